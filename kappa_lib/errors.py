@@ -1,0 +1,31 @@
+"""Errors a user can act on: what is wrong, and what to do about it."""
+
+
+class KappaError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        what: the thing that is wrong, named (file, tensor, key, value).
+        remedy: the next step for the person reading it.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        self.what = what
+        self.remedy = remedy
+        super().__init__(f"{what}\n  What to do: {remedy}" if remedy else what)
+
+
+class InputError(KappaError, ValueError):
+    """A value, tensor or setting that cannot be used."""
+
+
+class AssetError(KappaError):
+    """Weights or recordings that are missing, incomplete or not the pinned ones."""
+
+
+class CheckpointError(KappaError):
+    """A weight file that is truncated, inconsistent or has a missing shard."""
+
+
+class SpaceError(KappaError, OSError):
+    """Not enough room on the disk for what is about to be written."""
