@@ -112,24 +112,30 @@ def ascend_log_volume(
     """Projected gradient ascent of the log-volume on the simplex Σtᵢ = C, tᵢ = σᵢ².
 
     Knows nothing of eq. (12): the gradient of 1/2 Σ log tᵢ loses its mean, which keeps Σtᵢ, and
-    a step is cut so that no tᵢ shrinks by more than half.
+    a step is cut so that no tᵢ shrinks by more than a tenth.
 
     Args:
-        start: singular values, shape (k,); rescaled to the energy first.
+        start: positive singular values, shape (k,), any order; rescaled to the energy first.
         energy: C > 0.
         steps: number of steps.
         rate: step length in units of (C/k)², the inverse curvature at the maximum (over 2).
 
     Returns:
-        The spectra on the way, shape (steps + 1, k).
+        The spectra on the way, shape (steps + 1, k), each in the order of ``start``.
+
+    Raises:
+        InputError: a zero in ``start``: the gradient is infinite there.
     """
-    t = with_energy(start, energy) ** 2
+    s = np.asarray(start, dtype=np.float64)
+    if nonzero_spectrum(s, rtol=0.0).size < s.size:
+        raise InputError("the start has a zero singular value", "start from positive values")
+    t = s**2 * (positive_number(energy, "energy") / float(s @ s))
     step = positive_number(rate, "rate") * (energy / t.size) ** 2
     path = [np.sqrt(t)]
     for _ in range(steps):
         gradient = 0.5 / t
         move = step * (gradient - gradient.mean())
         shrink = float(np.max(-move / t, initial=0.0))
-        t = t + move * min(1.0, 0.5 / shrink if shrink > 0 else 1.0)
+        t = t + move * min(1.0, 0.1 / shrink if shrink > 0 else 1.0)
         path.append(np.sqrt(t))
     return np.array(path)

@@ -83,3 +83,5 @@ def test_bad_input_is_named():
             theorem.stationary_spectrum(1.0, k)
     with pytest.raises(InputError, match="zero norm"):
         theorem.with_energy([0.0, 0.0], 1.0)
+    with pytest.raises(InputError, match="zero singular value"):
+        theorem.ascend_log_volume([1.0, 0.0], 1.0)

@@ -1,8 +1,10 @@
 """The one matplotlib style, the arms' colours, and saving as PNG and SVG."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from kappa_lib.files import replacing
@@ -30,6 +32,26 @@ def use_style() -> None:
             "svg.hashsalt": "kappa",  # the same figure gives the same SVG bytes
         }
     )
+
+
+def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """``plt.subplots`` in this style, taken off pyplot's list of open figures.
+
+    A figure left open is drawn a second time when a notebook cell ends, with or without a
+    trailing semicolon under nbval; a closed one is shown once, as the cell's value.
+
+    Args:
+        rows: rows of axes.
+        cols: columns of axes.
+        options: passed on to ``plt.subplots``.
+
+    Returns:
+        The figure and its axes (one, or an array).
+    """
+    use_style()
+    figure, axes = plt.subplots(rows, cols, **options)
+    plt.close(figure)
+    return figure, axes
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
