@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from scipy.linalg import blas, eigh, svdvals
 
+from kappa_lib.checks import EPS, as_matrix, rank_tolerance
 from kappa_lib.errors import InputError
-from kappa_lib.matrix import EPS, as_matrix, rank_tolerance
 
 METHODS = ("auto", "gram", "svd")
 TOLERANCE = 1e-6
@@ -46,10 +46,24 @@ class Spectrum:
     rank_deficiency: int
 
 
+def pick_device(device: str) -> str:
+    """``auto`` is ``cuda`` where there is one, else ``cpu``; nothing else is accepted.
+
+    Raises:
+        InputError: any other device. MPS in particular returns wrong small singular values.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return device
+    raise InputError(f"device {device!r} can't be used for κ", "use auto, cpu, or cuda if present")
+
+
 def decompose(
     weight: torch.Tensor | np.ndarray,
     method: str = "auto",
     *,
+    device: str = "cpu",
     name: str = "weight",
     tolerance: float = TOLERANCE,
 ) -> Spectrum:
@@ -58,11 +72,12 @@ def decompose(
     Args:
         weight: matrix (rows, cols), any floating-point dtype.
         method: one of ``METHODS``.
+        device: ``cpu`` or ``cuda``.
         name: what error messages call the matrix.
         tolerance: ``auto`` leaves the Gram route where its bound on κ exceeds this.
 
     Raises:
-        InputError: unknown method, or a matrix refused by :func:`kappa_lib.matrix.as_matrix`.
+        InputError: unknown method, or a matrix refused by :func:`kappa_lib.checks.as_matrix`.
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")

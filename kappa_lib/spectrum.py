@@ -9,8 +9,8 @@ import math
 import numpy as np
 import torch
 
+from kappa_lib.checks import EPS, as_matrix, rank_tolerance
 from kappa_lib.errors import InputError
-from kappa_lib.matrix import EPS, as_matrix, rank_tolerance
 from kappa_lib.solvers import decompose
 
 # Median of κ/n of a square real Gaussian matrix as n → ∞: the root of
@@ -27,7 +27,7 @@ def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> 
         method: ``svd``, ``gram``, or ``auto`` (see :mod:`kappa_lib.solvers`).
 
     Raises:
-        InputError: see :func:`kappa_lib.matrix.as_matrix`.
+        InputError: see :func:`kappa_lib.checks.as_matrix`.
     """
     return decompose(weight, method=method).values
 
@@ -50,7 +50,7 @@ def condition_number(
 
     Args:
         weight: matrix (rows, cols).
-        rtol: what counts as zero relative to σ₁; default :func:`kappa_lib.matrix.rank_tolerance`.
+        rtol: what counts as zero relative to σ₁; default :func:`kappa_lib.checks.rank_tolerance`.
         method: see :func:`singular_values`.
     """
     matrix = as_matrix(weight)

@@ -1,0 +1,117 @@
+"""The κ table: its columns, its ranks, and its two files with their metadata."""
+
+import json
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import kappa_lib
+from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint, replacing
+
+COLUMNS = [
+    "tensor",
+    "type",
+    "layer",
+    "rows",
+    "cols",
+    "dtype",
+    "method",
+    "sigma_max",
+    "sigma_min",
+    "kappa",
+    "kappa_error",
+    "rank_deficiency",
+    "log_volume",
+    "frobenius",
+    "effective_rank",
+    "stable_rank",
+    "kappa_mp",
+    "kappa_excess",
+    "rank",
+    "rank_in_type",
+]
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
+_METADATA = b"kappa_lib"
+
+
+def type_of(name: str) -> str:
+    """Module type in a tensor's name: ``model.layers.3.self_attn.q_proj.weight`` → ``q_proj``."""
+    parts = re.sub(r"\[\d+\]$", "", name).split(".")
+    named = [part for part in parts if not part.isdigit() and part != "weight"]
+    return named[-1] if named else name
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the decoder layer a tensor belongs to, None outside of layers."""
+    found = _LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    packages = {name: version(name) for name in ("numpy", "scipy", "torch", "gguf")}
+    return {"kappa_lib": kappa_lib.__version__, **packages}
+
+
+def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
+    """A table from finished rows, with ranks by ascending κ (1 = smallest) and ``attrs``.
+
+    Args:
+        rows: one dictionary a tensor, with every column but the two ranks.
+        metadata: kept in ``table.attrs`` and in the Parquet file.
+    """
+    extra = [key for key in (rows[0] if rows else {}) if key not in COLUMNS]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+    table["layer"] = table["layer"].astype("Int64")
+    # Equal κ (expert copies) are ordered by name, so that a table never depends on the order.
+    order = table.sort_values(["kappa", "tensor"]).index
+    table.loc[order, "rank"] = range(1, len(table) + 1)
+    table["rank"] = table["rank"].astype("int64")
+    table["rank_in_type"] = table.groupby("type")["rank"].rank().astype("int64")
+    table.attrs = metadata
+    return table
+
+
+def digest(table: pd.DataFrame) -> str:
+    """Fingerprint of what a selection depends on: tensors, shapes and κ."""
+    facts = table[["tensor", "rows", "cols", "kappa"]].values.tolist()
+    return fingerprint(facts)
+
+
+def write(table: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
+    """Write ``kappa.parquet`` (with metadata) and ``kappa.csv`` into ``folder``, atomically."""
+    parquet, csv = folder / "kappa.parquet", folder / "kappa.csv"
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    text = json.dumps(table.attrs, sort_keys=True)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _METADATA: text})
+    with replacing(parquet) as temporary:
+        pq.write_table(arrow, temporary)
+    with replacing(csv) as temporary:
+        table.to_csv(temporary, index=False)
+    return parquet, csv
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read ``kappa.parquet`` (or the folder that holds it); metadata in ``attrs``.
+
+    Raises:
+        InputError: no such file, or not a κ table.
+    """
+    path = path / "kappa.parquet" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: there is no κ table here", "run `kappa scan` first")
+    try:
+        arrow = pq.read_table(path)
+        metadata = json.loads(arrow.schema.metadata[_METADATA])
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a κ table", "run `kappa scan` again") from error
+    table = arrow.to_pandas()
+    table["layer"] = table["layer"].astype("Int64")
+    table.attrs = metadata
+    return table

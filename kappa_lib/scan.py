@@ -1,0 +1,317 @@
+"""Checkpoint → κ table, one tensor at a time, resumable."""
+
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from kappa_lib import kappa_table, models, solvers, spectrum
+from kappa_lib.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from kappa_lib.errors import CheckpointError, InputError, KappaError
+from kappa_lib.files import Stage, fingerprint
+from kappa_lib.profiles import Profile
+
+# Raise when a change here or in the solvers alters any number of a row.
+NUMERICS = 1
+# Embeddings and output layer are no choice of the paper's: its 224 tensors are 7 in each of
+# 32 layers. An --include pattern brings them back.
+SKIPPED_KINDS = ("other", "embedding")
+Progress = Callable[[int, int, str], None]
+
+
+class ScanError(CheckpointError):
+    """Some tensors could not be measured; the others were.
+
+    Attributes:
+        table: κ table of the tensors that could be.
+        failures: name of the tensor or file → what is wrong with it.
+    """
+
+    def __init__(self, table: pd.DataFrame, failures: dict[str, str]) -> None:
+        self.table = table
+        self.failures = failures
+        listed = "\n".join(f"  {text}" for text in failures.values())
+        super().__init__(
+            f"{len(failures)} of {len(failures) + len(table)} could not be measured:\n{listed}",
+            "the rows of the others are kept; mend the checkpoint and scan again to complete it",
+        )
+
+
+def scan(
+    source: nn.Module | str | Path | Checkpoint,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    method: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Measure κ of every matrix of a checkpoint.
+
+    Args:
+        source: what :func:`kappa_lib.checkpoint.open_checkpoint` takes.
+        out: folder for ``kappa.parquet``, ``kappa.csv`` and ``kappa.rows.jsonl``, the finished
+            rows from which a killed scan goes on; None writes nothing.
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; never MPS, whose small
+            singular values are wrong.
+        method: see :mod:`kappa_lib.solvers`.
+        include: shell patterns of tensor names to measure; default: all matrices but embeddings
+            and the output layer.
+        exclude: shell patterns of tensor names to leave out.
+        dtype: round the weights to this torch dtype first, to see what storing them so does.
+        progress: called as progress(done, total, name) before each tensor and at the end.
+
+    Returns:
+        The κ table, a row a matrix, in storage order; metadata in ``attrs``.
+
+    Raises:
+        InputError: an unusable argument, or patterns that match nothing.
+        CheckpointError: nothing can be read.
+        ScanError: some tensors could not be measured, after the others were written.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    chosen = _chosen(checkpoint, include, exclude)
+    settings = {"method": method, "device": solvers.pick_device(device), "as": dtype or "stored"}
+    journal = _Journal(Path(out) / "kappa.rows.jsonl" if out is not None else None)
+    scanner = _Scanner(checkpoint, settings, journal, progress, sum(map(_count, chosen)))
+    for info in chosen:
+        scanner.measure(info)
+    table = kappa_table.build(scanner.rows, _metadata(checkpoint, chosen, settings))
+    if out is not None and len(table):
+        kappa_table.write(table, Path(out))
+    if progress:
+        progress(scanner.total, scanner.total, "")
+    if scanner.failures:
+        raise ScanError(table, scanner.failures)
+    return table
+
+
+def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """A stored tensor as named matrices, each (rows, cols).
+
+    Expert tensors (experts, out, in) give one a slice, named ``<tensor>[i]``; convolutions
+    (out, in, ...) become (out, rest); matrices, Conv1D's among them, stay as they are.
+    """
+    if info.kind == "experts":
+        yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
+    else:
+        yield info.name, tensor.reshape(tensor.shape[0], -1) if tensor.ndim > 2 else tensor
+
+
+def measure(
+    weight: torch.Tensor,
+    name: str = "weight",
+    *,
+    method: str = "auto",
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """One row of the κ table from one matrix (rows, cols), without its ranks.
+
+    Raises:
+        InputError: see :func:`kappa_lib.checks.as_matrix`.
+    """
+    found = solvers.decompose(weight, method, device=device, name=name)
+    s, (rows, cols) = found.values, found.shape
+    null = spectrum.marchenko_pastur_kappa(rows, cols)
+    return {
+        "tensor": name,
+        "type": kappa_table.type_of(name),
+        "layer": kappa_table.layer_of(name),
+        "rows": rows,
+        "cols": cols,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "method": found.method,
+        "sigma_max": float(s[0]),
+        "sigma_min": float(s[0] / found.kappa),
+        "kappa": found.kappa,
+        "kappa_error": found.kappa_error,
+        "rank_deficiency": found.rank_deficiency,
+        "log_volume": spectrum.log_volume(s),
+        "frobenius": spectrum.frobenius(s),
+        "effective_rank": spectrum.effective_rank(s),
+        "stable_rank": spectrum.stable_rank(s),
+        "kappa_mp": null,
+        "kappa_excess": found.kappa / null,
+    }
+
+
+class _Journal:
+    """Finished rows by key, appended to a file as they come; the last line may be torn."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is not None and path.is_file():
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            # A kill while appending leaves half a line, to which nothing may be appended.
+            with open(path, "r+b") as stream:
+                stream.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self._rows[record["key"]] = record["row"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path}: line {number} is not a finished row", "delete this file, scan again"
+                ) from error
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        return self._rows.get(key)
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        self._rows[key] = row
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "row": row}) + "\n")
+
+
+class _Scanner:
+    """Fills rows tensor by tensor, from the journal where it can."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: dict[str, str],
+        journal: _Journal,
+        progress: Progress | None,
+        total: int,
+    ) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.failures = {str(p.what): str(p.what) for p in checkpoint.problems}
+        self.total = total
+        self._checkpoint, self._settings, self._journal = checkpoint, settings, journal
+        self._progress, self._done = progress, 0
+
+    def measure(self, info: TensorInfo) -> None:
+        """Append the rows of one stored tensor, or record why there are none."""
+        try:
+            keys = {name: self._key(info, name) for name in _row_names(info)}
+            known = {name: self._journal.get(key) for name, key in keys.items()}
+            if all(known.values()):
+                self.rows += known.values()
+                self._done += len(known)
+                return
+            tensor = self._checkpoint.read(info)
+        except KappaError as problem:
+            self.failures[info.name] = problem.what
+            self._done += _count(info)
+            return
+        for name, matrix in matrices(info, tensor):
+            self._one(info, name, matrix, keys[name])
+
+    def _one(self, info: TensorInfo, name: str, matrix: torch.Tensor, key: str) -> None:
+        if self._progress:
+            self._progress(self._done, self.total, name)
+        self._done += 1
+        row = self._journal.get(key)
+        if row is None:
+            try:
+                row = self._compute(info, name, matrix)
+            except KappaError as problem:
+                self.failures[name] = problem.what
+                return
+            self._journal.add(key, row)
+        self.rows.append(row)
+
+    def _compute(self, info: TensorInfo, name: str, matrix: torch.Tensor) -> dict[str, Any]:
+        rounded = self._settings["as"]
+        if rounded != "stored":
+            matrix = matrix.to(_torch_dtype(rounded))
+        row = measure(
+            matrix, name, method=self._settings["method"], device=self._settings["device"]
+        )
+        label = info.dtype if rounded == "stored" else f"{info.dtype}→{rounded}"
+        return {**row, "dtype": label}
+
+    def _key(self, info: TensorInfo, name: str) -> str:
+        source = self._checkpoint
+        origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
+        return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
+
+
+def _torch_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
+    return dtype
+
+
+def _count(info: TensorInfo) -> int:
+    return info.shape[0] if info.kind == "experts" else 1
+
+
+def _row_names(info: TensorInfo) -> list[str]:
+    if info.kind != "experts":
+        return [info.name]
+    return [f"{info.name}[{i}]" for i in range(info.shape[0])]
+
+
+def _chosen(
+    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
+) -> list[TensorInfo]:
+    def wanted(info: TensorInfo) -> bool:
+        if len(info.shape) < 2 or any(fnmatch.fnmatchcase(info.name, p) for p in exclude):
+            return False
+        if include:
+            return any(fnmatch.fnmatchcase(info.name, p) for p in include)
+        return info.kind not in SKIPPED_KINDS
+
+    chosen = [info for info in checkpoint.tensors if wanted(info)]
+    if not chosen:
+        raise InputError(
+            f"{checkpoint.model_id}: no matrix left to measure"
+            f" (include {list(include)}, exclude {list(exclude)})",
+            f"patterns are matched to whole names such as {checkpoint.tensors[0].name}",
+        )
+    return chosen
+
+
+def _metadata(
+    checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
+) -> dict[str, Any]:
+    hashes: dict[str, str] = {}
+    for info in chosen:
+        if info.shard == "memory":
+            continue
+        hashes.setdefault(info.shard, checkpoint.digest(info))
+    return {
+        "model": checkpoint.model_id,
+        "revision": checkpoint.revision,
+        "shards": hashes,
+        "settings": settings,
+        "versions": kappa_table.versions(),
+    }
+
+
+def scan_stage(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
+    """The pipeline's scan: the profile's model → ``kappa.parquet`` and ``kappa.csv``.
+
+    Skipped while model, device and versions are those of the last run.
+    """
+    source = models.weights(profile.model)
+    outputs = [profile.folder / "kappa.parquet", profile.folder / "kappa.csv"]
+    inputs = {
+        "weights": models.identity(profile.model),
+        "device": solvers.pick_device(profile.device),
+        "versions": kappa_table.versions(),
+        "numerics": NUMERICS,
+    }
+    stage = Stage("scan", profile.folder, inputs, outputs)
+    if not stage.done():
+        scan(source, profile.folder, device=profile.device, progress=progress)
+        stage.finish()
+    return kappa_table.read(outputs[0])
