@@ -21,6 +21,7 @@ from kappa_lib.espeak import Voice
 from kappa_lib.fetch import Progress, say
 
 CORPORA = ("de", "en", "en_human")
+PARTS = ("train", "test")
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
 _SOURCES = {"de": 1, "en": 2, "en_human": 3}  # keeps the draws of the corpora apart
 _FORMAT = 1  # raise when the same split would give other audio
@@ -146,7 +147,7 @@ def build(
         progress: told what is being made.
 
     Returns:
-        ``train`` and ``test``, each with :data:`kappa_lib.audio.FEATURES`.
+        ``train`` and ``test``, each with :data:`kappa_lib.audio.FEATURES`; an empty part is absent.
 
     Raises:
         InputError: as :func:`split`.
@@ -158,7 +159,7 @@ def build(
     if not folder.is_dir():
         progress(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
         _make(drawn, folder)
-    parts = ("train", "test")
+    parts = [part for part in PARTS if getattr(drawn, part)]
     return datasets.DatasetDict({p: datasets.load_from_disk(str(folder / p)) for p in parts})
 
 
@@ -172,8 +173,9 @@ def _make(drawn: Split, folder: Path) -> None:
     count = len(drawn.train) + len(drawn.test)
     files.require_space(folder, count * 200_000)  # FLAC of 3 s is under 100 kB, plus a copy
     with files.replacing(folder) as temporary, _no_bars():
-        for part in ("train", "test"):
-            rows = list(_rows(drawn, part))
+        for part in PARTS:
+            if not (rows := list(_rows(drawn, part))):
+                continue  # an Arrow dataset without rows can be written but not read
             table = pa.Table.from_pylist(rows, schema=audio.FEATURES.arrow_schema)
             datasets.Dataset(table).save_to_disk(str(temporary / part))
         drawn.save(temporary / "split.json")
