@@ -106,23 +106,27 @@ install() {
 }
 
 run_tests() {
-    local failed="" strict lax
-    strict="$(ls notebooks/0[12]_*.ipynb 2>/dev/null || true)"
-    lax="$(ls notebooks/[0-9][0-9]_*.ipynb 2>/dev/null | grep -v '/0[12]_' || true)"
+    local failed="" notebook strict lax
+    strict=() lax=()
+    for notebook in notebooks/[0-9][0-9]_*.ipynb; do
+        case "$notebook" in
+            notebooks/0[12]_*) strict+=("$notebook") ;;
+            *) lax+=("$notebook") ;;
+        esac
+    done
     echo "== ruff"
     python -m ruff check . || failed="$failed ruff-check"
     python -m ruff format --check . || failed="$failed ruff-format"
     echo "== unit tests"
     python -m pytest || failed="$failed unit-tests"
-    # One pytest call holds one way to compare, so strict and lax notebooks take one each. The
-    # names contain no blanks; unquoted they become one argument each.
-    if [ -n "$strict" ]; then
+    # One pytest call compares in one way, so the strict and the lax notebooks take one each.
+    if [ ${#strict[@]} -gt 0 ]; then
         echo "== theory notebooks, every output compared"
-        python -m pytest --nbval $strict || failed="$failed strict-notebooks"
+        python -m pytest --nbval "${strict[@]}" || failed="$failed strict-notebooks"
     fi
-    if [ -n "$lax" ]; then
+    if [ ${#lax[@]} -gt 0 ]; then
         echo "== the other notebooks, marked outputs compared"
-        python -m pytest --nbval-lax $lax || failed="$failed lax-notebooks"
+        python -m pytest --nbval-lax "${lax[@]}" || failed="$failed lax-notebooks"
     fi
     [ -z "$failed" ] || fail "failed:$failed"
     echo "== all of it passed in $SECONDS s"

@@ -1,0 +1,186 @@
+"""How long-running library code says where it is, without disturbing a notebook's outputs.
+
+Where a report goes depends on who is watching:
+
+- ``KAPPA_PROGRESS`` names a file: JSON lines are appended to it. The notebook runner sets it and
+  shows them on its console, so that nothing of it lands in the executed notebook.
+- JupyterLab: one line that updates in place and disappears at the end.
+- Any other kernel (nbval, nbconvert): nothing, because their outputs are compared or committed.
+- A terminal: a line on stderr, at most one every ``EVERY`` seconds.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+CHANNEL = "KAPPA_PROGRESS"
+EVERY = 5.0  # seconds between two lines on a terminal
+EVERY_LIVE = 0.5  # seconds between two reports to something that overwrites the last one
+
+T = TypeVar("T")
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person reads it: ``8 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def line(report: dict[str, Any]) -> str:
+    """A report as one line: stage, steps done, time so far, time left, note."""
+    done, total, elapsed = report["done"], report["total"], report["elapsed"]
+    parts = [f"{done}/{total}" if total is not None else f"{done}"]
+    # Steps done before a resume cost nothing now, so they say nothing about the time left.
+    fresh = done - report["start"]
+    if report["closed"]:
+        parts.append(f"took {clock(elapsed)}")
+    elif total is not None and fresh > 0:
+        parts.append(f"{clock(elapsed / fresh * (total - done))} left")
+    if report["note"]:
+        parts.append(report["note"])
+    return f"{report['what']}: " + ", ".join(parts)
+
+
+def say(text: str) -> None:
+    """Report a sentence, for instance that a download has begun."""
+    if channel := os.environ.get(CHANNEL):
+        _append(channel, {"say": text})
+    else:
+        print(text, file=sys.stdout if _in_kernel() else sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress of one stage, to be used as a context manager.
+
+    Args:
+        what: the stage, as the reader knows it ("scan", "train selected, seed 0").
+        total: number of steps, None where it is not known.
+        start: steps that an earlier, interrupted call has already done.
+    """
+
+    def __init__(self, what: str, total: int | None = None, start: int = 0) -> None:
+        self.what, self.total, self.start = what, total, start
+        self.done, self.note = start, ""
+        self._began = time.monotonic()
+        self._last = -float("inf")
+        self._sink = _sink()
+        self._report(closed=False)
+
+    def update(self, n: int = 1, note: str = "") -> None:
+        """Count ``n`` more steps as done; ``note`` says something about the last one."""
+        self.done += n
+        self.note = note or self.note
+        if time.monotonic() - self._last >= self._sink.every:
+            self._report(closed=False)
+
+    def close(self) -> None:
+        """Report the end; the time it took is what the run's report shows."""
+        self._report(closed=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def _report(self, closed: bool) -> None:
+        self._last = time.monotonic()
+        self._sink.write(
+            {
+                "what": self.what,
+                "done": self.done,
+                "total": self.total,
+                "start": self.start,
+                "elapsed": round(self._last - self._began, 3),
+                "note": self.note,
+                "closed": closed,
+            }
+        )
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and report each as a step when the next one is asked for."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Progress(what, total) as progress:
+        for item in items:
+            yield item
+            progress.update()
+
+
+class _Silent:
+    every = float("inf")
+
+    def write(self, report: dict[str, Any]) -> None:
+        """A kernel whose outputs are compared or committed shows nothing."""
+
+
+class _File:
+    every = EVERY_LIVE
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def write(self, report: dict[str, Any]) -> None:
+        _append(self.path, report)
+
+
+class _Terminal:
+    every = EVERY
+
+    def write(self, report: dict[str, Any]) -> None:
+        if report["closed"] or report["done"] > report["start"]:
+            print(line(report), file=sys.stderr, flush=True)
+
+
+class _Lab:
+    every = EVERY_LIVE
+
+    def __init__(self) -> None:
+        self._display: Any = None
+
+    def write(self, report: dict[str, Any]) -> None:
+        from IPython.display import display
+
+        text = "" if report["closed"] else line(report)
+        content = {"text/plain": text}
+        if self._display is None:
+            self._display = display(content, raw=True, display_id=True)
+        else:
+            self._display.update(content, raw=True)
+
+
+def _sink() -> _Silent | _File | _Terminal | _Lab:
+    if channel := os.environ.get(CHANNEL):
+        return _File(channel)
+    if not _in_kernel():
+        return _Terminal()
+    # The server names the session of a notebook that a person has open; nbval and nbconvert,
+    # which start kernels themselves, do not.
+    return _Lab() if "JPY_SESSION_NAME" in os.environ else _Silent()
+
+
+def _in_kernel() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _append(path: str, report: dict[str, Any]) -> None:
+    # One write of one line: concurrent writers do not tear each other's lines.
+    with Path(path).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(report, ensure_ascii=False) + "\n")
