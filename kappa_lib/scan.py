@@ -1,8 +1,7 @@
 """Checkpoint → κ table, one tensor at a time, resumable."""
 
 import fnmatch
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kappa_lib import kappa_table, models, solvers, spectrum
+from kappa_lib import kappa_table, models, solvers
 from kappa_lib.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint
+from kappa_lib.journal import Journal
 from kappa_lib.profiles import Profile
+from kappa_lib.rows import matrices, measure, row_names
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 1
@@ -78,9 +79,11 @@ def scan(
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)
-    settings = {"method": method, "device": solvers.pick_device(device), "as": dtype or "stored"}
-    journal = _Journal(Path(out) / "kappa.rows.jsonl" if out is not None else None)
-    scanner = _Scanner(checkpoint, settings, journal, progress, sum(map(_count, chosen)))
+    settings = _settings(method, device, dtype)
+    journal = Journal(Path(out) / "kappa.rows.jsonl" if out is not None else None)
+    scanner = _Scanner(
+        checkpoint, settings, journal, progress, sum(len(row_names(info)) for info in chosen)
+    )
     for info in chosen:
         scanner.measure(info)
     table = kappa_table.build(scanner.rows, _metadata(checkpoint, chosen, settings))
@@ -93,92 +96,6 @@ def scan(
     return table
 
 
-def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A stored tensor as named matrices, each (rows, cols).
-
-    Expert tensors (experts, out, in) give one a slice, named ``<tensor>[i]``; convolutions
-    (out, in, ...) become (out, rest); matrices, Conv1D's among them, stay as they are.
-    """
-    if info.kind == "experts":
-        yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
-    else:
-        yield info.name, tensor.reshape(tensor.shape[0], -1) if tensor.ndim > 2 else tensor
-
-
-def measure(
-    weight: torch.Tensor,
-    name: str = "weight",
-    *,
-    method: str = "auto",
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """One row of the κ table from one matrix (rows, cols), without its ranks.
-
-    Raises:
-        InputError: see :func:`kappa_lib.checks.as_matrix`.
-    """
-    found = solvers.decompose(weight, method, device=device, name=name)
-    s, (rows, cols) = found.values, found.shape
-    null = spectrum.marchenko_pastur_kappa(rows, cols)
-    return {
-        "tensor": name,
-        "type": kappa_table.type_of(name),
-        "layer": kappa_table.layer_of(name),
-        "rows": rows,
-        "cols": cols,
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "method": found.method,
-        "sigma_max": float(s[0]),
-        "sigma_min": float(s[0] / found.kappa),
-        "kappa": found.kappa,
-        "kappa_error": found.kappa_error,
-        "rank_deficiency": found.rank_deficiency,
-        "log_volume": spectrum.log_volume(s),
-        "frobenius": spectrum.frobenius(s),
-        "effective_rank": spectrum.effective_rank(s),
-        "stable_rank": spectrum.stable_rank(s),
-        "kappa_mp": null,
-        "kappa_excess": found.kappa / null,
-    }
-
-
-class _Journal:
-    """Finished rows by key, appended to a file as they come; the last line may be torn."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._rows: dict[str, dict[str, Any]] = {}
-        if path is not None and path.is_file():
-            self._load(path)
-
-    def _load(self, path: Path) -> None:
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            # A kill while appending leaves half a line, to which nothing may be appended.
-            with open(path, "r+b") as stream:
-                stream.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                record = json.loads(line)
-                self._rows[record["key"]] = record["row"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}: line {number} is not a finished row", "delete this file, scan again"
-                ) from error
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        return self._rows.get(key)
-
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        self._rows[key] = row
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "row": row}) + "\n")
-
-
 class _Scanner:
     """Fills rows tensor by tensor, from the journal where it can."""
 
@@ -186,7 +103,7 @@ class _Scanner:
         self,
         checkpoint: Checkpoint,
         settings: dict[str, str],
-        journal: _Journal,
+        journal: Journal,
         progress: Progress | None,
         total: int,
     ) -> None:
@@ -199,7 +116,7 @@ class _Scanner:
     def measure(self, info: TensorInfo) -> None:
         """Append the rows of one stored tensor, or record why there are none."""
         try:
-            keys = {name: self._key(info, name) for name in _row_names(info)}
+            keys = {name: self._key(info, name) for name in row_names(info)}
             known = {name: self._journal.get(key) for name, key in keys.items()}
             if all(known.values()):
                 self.rows += known.values()
@@ -208,7 +125,7 @@ class _Scanner:
             tensor = self._checkpoint.read(info)
         except KappaError as problem:
             self.failures[info.name] = problem.what
-            self._done += _count(info)
+            self._done += len(row_names(info))
             return
         for name, matrix in matrices(info, tensor):
             self._one(info, name, matrix, keys[name])
@@ -243,21 +160,20 @@ class _Scanner:
         return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
 
 
+def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
+    """What a row depends on besides the tensor, checked before anything is read."""
+    if method not in solvers.METHODS:
+        raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
+    if dtype is not None:
+        _torch_dtype(dtype)
+    return {"method": method, "device": solvers.pick_device(device), "as": dtype or "stored"}
+
+
 def _torch_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
     return dtype
-
-
-def _count(info: TensorInfo) -> int:
-    return info.shape[0] if info.kind == "experts" else 1
-
-
-def _row_names(info: TensorInfo) -> list[str]:
-    if info.kind != "experts":
-        return [info.name]
-    return [f"{info.name}[{i}]" for i in range(info.shape[0])]
 
 
 def _chosen(
