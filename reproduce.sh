@@ -2,6 +2,9 @@
 # From a bare clone to REPORT.md, figures and executed notebooks.
 #
 #   bash reproduce.sh [--profile smoke|laptop|study|paper] [run]   the whole flow (default: laptop)
+#       --set KEY=VALUE   another value for a profile key, e.g. --set seeds=[0,1]; repeatable
+#       --only NN         this notebook only; repeatable
+#       --force           execute what is unchanged, too
 #   bash reproduce.sh test         lint, unit tests, and every notebook under nbval
 #   bash reproduce.sh lab [...]    JupyterLab on the notebooks; more arguments go to JupyterLab
 #   bash reproduce.sh --help
@@ -134,11 +137,14 @@ run_tests() {
 
 profile=laptop
 command=""
+options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help | help) usage; exit 0 ;;
         --profile) [ $# -ge 2 ] || fail "--profile needs a name" 2; profile="$2"; shift 2 ;;
         --profile=*) profile="${1#--profile=}"; shift ;;
+        --set | --only) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
+        --force) options+=("$1"); shift ;;
         run | test) [ -z "$command" ] || fail "one command at a time, see --help" 2; command="$1"; shift ;;
         lab) [ -z "$command" ] || fail "one command at a time, see --help" 2; command=lab; shift; break ;;
         *) fail "unknown argument '$1', see bash reproduce.sh --help" 2 ;;
@@ -150,7 +156,7 @@ done
 cd "$ROOT"
 install
 case "${command:-run}" in
-    run) exec python -m kappa_lib.runner --profile "$profile" ;;
+    run) exec python -m kappa_lib.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
     test) run_tests ;;
     lab) exec python -m jupyterlab --notebook-dir "$ROOT/notebooks" ${1+"$@"} ;;
 esac

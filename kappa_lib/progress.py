@@ -53,7 +53,7 @@ def line(report: dict[str, Any]) -> str:
 def say(text: str) -> None:
     """Report a sentence, for instance that a download has begun."""
     if channel := os.environ.get(CHANNEL):
-        _append(channel, {"say": text})
+        append(channel, {"say": text})
     else:
         print(text, file=sys.stdout if _in_kernel() else sys.stderr, flush=True)
 
@@ -137,7 +137,7 @@ class _File:
         self.path = path
 
     def write(self, report: dict[str, Any]) -> None:
-        _append(self.path, report)
+        append(self.path, report)
 
 
 class _Terminal:
@@ -180,7 +180,8 @@ def _in_kernel() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def _append(path: str, report: dict[str, Any]) -> None:
+def append(path: str, report: dict[str, Any]) -> None:
+    """Add one entry to a channel file."""
     # One write of one line: concurrent writers do not tear each other's lines.
     with Path(path).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(report, ensure_ascii=False) + "\n")
