@@ -37,6 +37,7 @@ COLUMNS = [
     "rank_in_type",
 ]
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
+_USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
 
 
@@ -45,6 +46,13 @@ def type_of(name: str) -> str:
     parts = re.sub(r"\[\d+\]$", "", name).split(".")
     named = [part for part in parts if not part.isdigit() and part != "weight"]
     return named[-1] if named else name
+
+
+def types(table: pd.DataFrame) -> list[str]:
+    """Module types inside decoder layers: attention before MLP where the names are known."""
+    found = table.loc[table["layer"].notna(), "type"].unique()
+    known = [kind for kind in _USUAL_ORDER if kind in found]
+    return known + [kind for kind in found if kind not in known]
 
 
 def layer_of(name: str) -> int | None:

@@ -15,6 +15,7 @@ from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint
 from kappa_lib.journal import Journal
 from kappa_lib.profiles import Profile
+from kappa_lib.progress import Progress
 from kappa_lib.rows import matrices, measure, row_names
 
 # Raise when a change here or in the solvers alters any number of a row.
@@ -22,7 +23,7 @@ NUMERICS = 1
 # Embeddings and output layer are no choice of the paper's: its 224 tensors are 7 in each of
 # 32 layers. An --include pattern brings them back.
 SKIPPED_KINDS = ("other", "embedding")
-Progress = Callable[[int, int, str], None]
+Report = Callable[[int, int, str], None]
 
 
 class ScanError(CheckpointError):
@@ -52,7 +53,7 @@ def scan(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     dtype: str | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> pd.DataFrame:
     """Measure κ of every matrix of a checkpoint.
 
@@ -104,7 +105,7 @@ class _Scanner:
         checkpoint: Checkpoint,
         settings: dict[str, str],
         journal: Journal,
-        progress: Progress | None,
+        progress: Report | None,
         total: int,
     ) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -213,7 +214,17 @@ def _metadata(
     }
 
 
-def scan_stage(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
+def reporter(shown: Progress) -> Report:
+    """A ``progress`` argument for :func:`scan` that moves ``shown``."""
+
+    def report(done: int, total: int, name: str) -> None:
+        shown.total = total
+        shown.update(done - shown.done, name)
+
+    return report
+
+
+def scan_stage(profile: Profile) -> pd.DataFrame:
     """The pipeline's scan: the profile's model → ``kappa.parquet`` and ``kappa.csv``.
 
     Skipped while model, device and versions are those of the last run.
@@ -228,6 +239,7 @@ def scan_stage(profile: Profile, progress: Progress | None = None) -> pd.DataFra
     }
     stage = Stage("scan", profile.folder, inputs, outputs)
     if not stage.done():
-        scan(source, profile.folder, device=profile.device, progress=progress)
+        with Progress("scan") as shown:
+            scan(source, profile.folder, device=profile.device, progress=reporter(shown))
         stage.finish()
     return kappa_table.read(outputs[0])

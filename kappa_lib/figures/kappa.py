@@ -1,0 +1,130 @@
+"""Figures of κ: over the model, against its null, of a selection, of storage, of measures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
+from kappa_lib.kappa_table import types
+
+# Without the yellow, which is faint in thin lines.
+TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
+
+
+def heat_map(table: pd.DataFrame, column: str = "kappa", label: str = "κ") -> Figure:
+    """One cell a matrix, layer × type, on a logarithmic colour scale.
+
+    Args:
+        table: κ table.
+        column: what to show, a positive quantity.
+        label: of the colour bar.
+    """
+    kinds = types(table)
+    grid = table.dropna(subset=["layer"]).pivot_table(index="type", columns="layer", values=column)
+    grid = grid.loc[kinds]
+    figure, axis = new_figure(figsize=(9, 3))
+    values = grid.to_numpy(dtype=float)
+    image = axis.imshow(values, aspect="auto", norm=LogNorm(), cmap="viridis")
+    axis.set_yticks(range(len(kinds)), kinds)
+    axis.set_xlabel("layer")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(False)
+    figure.colorbar(image, label=label, pad=0.01)
+    return figure
+
+
+def by_layer(table: pd.DataFrame) -> Figure:
+    """κ over the layers, a line a type, with the null of each type's shape dashed."""
+    figure, axis = new_figure(figsize=(9, 4))
+    for colour, kind in zip(TYPE_COLOURS, types(table), strict=False):
+        rows = table[(table["type"] == kind) & table["layer"].notna()].sort_values("layer")
+        axis.plot(rows["layer"], rows["kappa"], "o-", color=colour, markersize=3, label=kind)
+        axis.axhline(rows["kappa_mp"].iloc[0], color=colour, ls="--", lw=0.8)
+    axis.set(yscale="log", xlabel="layer", ylabel="κ (dashed: null of the shape)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def against_null(table: pd.DataFrame) -> Figure:
+    """Measured κ against what the shape alone makes typical; above the line, training added."""
+    figure, axis = new_figure(figsize=(5.5, 4))
+    for colour, kind in zip(TYPE_COLOURS, types(table), strict=False):
+        rows = table[table["type"] == kind]
+        # Shapes repeat, so points of a type are spread sideways by their order.
+        spread = np.linspace(0.88, 1.14, len(rows))
+        axis.plot(
+            rows["kappa_mp"] * spread, rows["kappa"], "o", color=colour, markersize=3, label=kind
+        )
+    ends = np.array([table["kappa_mp"].min() * 0.7, table["kappa_mp"].max() * 1.5])
+    axis.plot(ends, ends, "k--", lw=1)
+    axis.set(xscale="log", yscale="log", xlabel="κ of the null", ylabel="κ measured")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def spectra(values: Mapping[str, np.ndarray]) -> Figure:
+    """Singular values relative to the largest over their relative index.
+
+    Args:
+        values: label → spectrum (k,), descending.
+    """
+    figure, axis = new_figure(figsize=(6.5, 3.8))
+    for colour, (label, s) in zip(COLOURS, values.items(), strict=False):
+        axis.plot((np.arange(len(s)) + 0.5) / len(s), s / s[0], color=colour, label=label)
+    axis.set(yscale="log", xlabel="index i / k", ylabel="σᵢ / σ₁")
+    axis.legend(loc="lower left")
+    return figure
+
+
+def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
+    """What selections consist of, by type: tensors on the left, parameters on the right.
+
+    Args:
+        parts: label (beginning with the arm's name) → :func:`kappa_lib.nulls.composition`.
+    """
+    height = 0.55 * len(parts) + 1.4
+    figure, axes = new_figure(1, 2, figsize=(9.5, height), sharey=True)
+    colours = dict(zip(next(iter(parts.values())).index, TYPE_COLOURS, strict=False))
+    for axis, column, scale, unit in zip(
+        axes, ["tensors", "parameters"], [1, 1e6], ["tensors", "parameters (millions)"], strict=True
+    ):
+        for place, part in enumerate(parts.values()):
+            left = 0.0
+            for kind, value in part[column].items():
+                width = value / scale
+                label = kind if place == 0 and column == "tensors" else None
+                axis.barh(place, width, left=left, color=colours[kind], label=label)
+                left += width
+            axis.text(left, place, f" {left:,.0f}", va="center", fontsize=9)
+        axis.set(xlabel=unit, yticks=range(len(parts)), yticklabels=list(parts))
+        axis.margins(x=0.14)
+        axis.grid(axis="y", visible=False)
+    axes[0].invert_yaxis()
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
+    """Which matrices each arm trains: layer × type, a panel an arm.
+
+    Args:
+        table: κ table.
+        arms: arm → tensor names.
+    """
+    kinds = types(table)
+    inside = table.dropna(subset=["layer"])
+    figure, axes = new_figure(len(arms), 1, figsize=(8, 2 * len(arms)), sharex=True, squeeze=False)
+    for axis, (arm, names) in zip(axes[:, 0], arms.items(), strict=True):
+        rows = inside[inside["tensor"].isin(set(names))]
+        heights = [kinds.index(kind) for kind in rows["type"]]
+        axis.scatter(rows["layer"], heights, marker="s", s=40, color=ARM_COLOURS.get(arm, "k"))
+        axis.set(yticks=range(len(kinds)), yticklabels=kinds, title=arm)
+        axis.set_ylim(len(kinds) - 0.5, -0.5)
+    axes[-1, 0].set_xlabel("layer")
+    axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
