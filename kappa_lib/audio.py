@@ -1,17 +1,23 @@
 """One utterance as a typed row: 16-bit FLAC at 16 kHz beside its transcript, and back."""
 
 import io
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import soundfile
-from datasets import Audio, Features, Value
+from datasets import Audio, Dataset, DatasetDict, Features, Value
 
-from kappa_lib.errors import InputError
+from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
 
+PARTS = ("train", "test")
+_BATCH = 64  # rows in memory at a time
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -110,3 +116,29 @@ def check(item: dict[str, Any], samples: np.ndarray) -> None:
 def _name(item: dict[str, Any]) -> str:
     path = (item.get("audio") or {}).get("path")
     return f"utterance {item.get('id') or path or '(without id)'}"
+
+
+def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows with :data:`FEATURES` as ``<part>.arrow``; without rows there is no file."""
+    schema, remaining = FEATURES.arrow_schema, iter(rows)
+    batch = list(islice(remaining, _BATCH))
+    if not batch:
+        return
+    path = str(folder / f"{part}.arrow")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        while batch:
+            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            batch = list(islice(remaining, _BATCH))
+
+
+def load_parts(folder: Path) -> DatasetDict:
+    """What :func:`write_part` left in a folder, mapped from the disk; an empty part is absent.
+
+    Raises:
+        AssetError: a file is damaged.
+    """
+    paths = {part: folder / f"{part}.arrow" for part in PARTS}
+    try:
+        return DatasetDict({p: Dataset.from_file(str(f)) for p, f in paths.items() if f.is_file()})
+    except (pa.ArrowException, OSError) as error:
+        raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error

@@ -16,7 +16,18 @@ LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
 _BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
 _ASIDE = re.compile(r"\[[^]]*\]|\([^)]*\)|<[^>]*>")
-_SPOKEN = {"*": " star ", "#": " pound "}  # how the speaker reads the keys of a telephone
+_SPOKEN = {
+    # How the speaker reads the keys of a telephone,
+    "*": " star ",
+    "#": " pound ",
+    # and slips of spelling in the published transcripts, which no recogniser should be held to.
+    "exclaimation-point": "exclamation point",
+    "fourtieth": "fortieth",
+    "represenatives": "representatives",
+    "umute": "unmute",
+    "Un-indentified": "Unidentified",
+    "witheld": "withheld",
+}
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,13 @@ def prompts() -> tuple[Prompt, ...]:
 
 
 def clean(transcript: str) -> str:
-    """What is said: no stage directions, no dots of omission, keys by their spoken names.
+    """What is said: no stage directions, no dots of omission, keys by their names.
 
     Empty where nothing is said (tones, silence, monkeys).
     """
     text = _ASIDE.sub(" ", transcript)
-    for key, name in _SPOKEN.items():
-        text = text.replace(key, name)
+    for written, spoken in _SPOKEN.items():
+        text = text.replace(written, spoken)
     text = " ".join(text.replace("...", " ").split())
     return text if any(character.isalnum() for character in text) else ""
 

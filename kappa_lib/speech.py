@@ -6,25 +6,22 @@ is made from it once and kept as a typed Arrow dataset in the cache.
 
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 
 from kappa_lib import assets, audio, espeak, files, human_speech, matrix_sentences, paths
-from kappa_lib.errors import InputError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.espeak import Voice
 from kappa_lib.fetch import Progress, say
 
 CORPORA = ("de", "en", "en_human")
-PARTS = ("train", "test")
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
 _SOURCES = {"de": 1, "en": 2, "en_human": 3}  # keeps the draws of the corpora apart
-_FORMAT = 1  # raise when the same split would give other audio
+_FORMAT = 2  # raise when the same split would give other audio
 
 
 @dataclass(frozen=True)
@@ -159,8 +156,14 @@ def build(
     if not folder.is_dir():
         progress(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
         _make(drawn, folder)
-    parts = [part for part in PARTS if getattr(drawn, part)]
-    return datasets.DatasetDict({p: datasets.load_from_disk(str(folder / p)) for p in parts})
+    parts = audio.load_parts(folder)
+    for part in audio.PARTS:
+        if (found := len(parts.get(part, ()))) != (expected := len(getattr(drawn, part))):
+            raise AssetError(
+                f"{folder}: {found} {part} utterances instead of {expected}",
+                "delete the folder and run again",
+            )
+    return parts
 
 
 def _fingerprint(drawn: Split) -> str:
@@ -171,13 +174,11 @@ def _fingerprint(drawn: Split) -> str:
 
 def _make(drawn: Split, folder: Path) -> None:
     count = len(drawn.train) + len(drawn.test)
-    files.require_space(folder, count * 200_000)  # FLAC of 3 s is under 100 kB, plus a copy
-    with files.replacing(folder) as temporary, _no_bars():
-        for part in PARTS:
-            if not (rows := list(_rows(drawn, part))):
-                continue  # an Arrow dataset without rows can be written but not read
-            table = pa.Table.from_pylist(rows, schema=audio.FEATURES.arrow_schema)
-            datasets.Dataset(table).save_to_disk(str(temporary / part))
+    files.require_space(folder, count * 100_000)  # FLAC of 3 s is below this
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        for part in audio.PARTS:
+            audio.write_part(temporary, part, _rows(drawn, part))
         drawn.save(temporary / "split.json")
 
 
@@ -208,15 +209,3 @@ def _speak(utterances: Iterable[Utterance]) -> Iterator[np.ndarray]:
         folder = assets.human_recordings()
         for name in recorded:
             yield audio.trim(human_speech.decode_g722(folder / name))
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep the progress bars of ``datasets`` off stderr."""
-    before = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            datasets.enable_progress_bars()
