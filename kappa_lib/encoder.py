@@ -1,0 +1,139 @@
+"""The frozen Whisper encoder, with two back ends and a cache of what it computed."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import WhisperFeatureExtractor
+
+from kappa_lib import assets, paths
+from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint, replacing
+
+DEFAULT = "whisper-base"
+RATE = 16_000
+MAX_SECONDS = 30.0
+HOP = 160
+# CTranslate2 takes windows shorter than 30 s when their number of mel frames is a multiple of 8.
+FRAME_MULTIPLE = 8
+
+
+def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
+    """Whisper's log-mel spectrogram of one utterance, padded to a multiple of 8 frames.
+
+    Args:
+        audio: (samples,) float32 at 16 kHz, at most 30 s.
+        bands: mel bands of the encoder, 80 (128 for large-v3).
+
+    Returns:
+        (bands, frames) float32, 100 frames a second.
+
+    Raises:
+        InputError: not 1-D, empty, not finite, or longer than the encoder's window.
+    """
+    audio = np.asarray(audio, dtype=np.float32)
+    if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
+        raise InputError(
+            f"audio of shape {audio.shape} is empty, not 1-D or not finite", "pass (samples,)"
+        )
+    if audio.size > MAX_SECONDS * RATE:
+        raise InputError(
+            f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s",
+            "cut it into shorter utterances",
+        )
+    block = HOP * FRAME_MULTIPLE
+    padded = np.pad(audio, (0, -audio.size % block))
+    extractor = WhisperFeatureExtractor(feature_size=bands)
+    features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")
+    return features["input_features"][0]
+
+
+class CTranslate2Encoder:
+    """Whisper's encoder from a CTranslate2 folder, in fp32 on the CPU (fp16 on CUDA)."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        import ctranslate2  # heavy, and the other back end does without
+
+        kind = "float16" if device == "cuda" else "float32"
+        self._ct2 = ctranslate2
+        self._model = ctranslate2.models.Whisper(
+            str(folder), device=device, compute_type=kind, intra_threads=torch.get_num_threads()
+        )
+        self.bands = self._model.n_mels
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """(samples,) → (frames, width) float32, 50 frames a second."""
+        mel = np.ascontiguousarray(log_mel(audio, self.bands)[None])
+        output = self._model.encode(self._ct2.StorageView.from_array(mel), to_cpu=True)
+        return np.asarray(output, dtype=np.float32)[0]
+
+
+class TransformersEncoder:
+    """Whisper's encoder from a Hugging Face folder or model hub id."""
+
+    def __init__(self, source: Path | str, device: str = "cpu") -> None:
+        from transformers import WhisperModel
+
+        self._encoder = WhisperModel.from_pretrained(source, dtype=torch.float32).encoder
+        self._encoder.eval().requires_grad_(False).to(device)
+        self.bands = self._encoder.config.num_mel_bins
+
+    @torch.inference_mode()
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """(samples,) → (frames, width) float32, 50 frames a second."""
+        model, mel = self._encoder, torch.from_numpy(log_mel(audio, self.bands))[None]
+        mel = mel.to(model.device)
+        hidden = torch.nn.functional.gelu(model.conv1(mel))
+        hidden = torch.nn.functional.gelu(model.conv2(hidden)).transpose(1, 2)
+        # The module insists on 30 s; shorter windows take the first positions, as CTranslate2 does.
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        for layer in model.layers:
+            hidden = layer(hidden, None)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return model.layer_norm(hidden)[0].float().cpu().numpy()
+
+
+Encoder = CTranslate2Encoder | TransformersEncoder
+
+
+def load(encoder: str, device: str = "cpu") -> Encoder:
+    """The encoder that a profile names: the pinned asset, a local folder, or a model hub id."""
+    source = assets.whisper() if encoder == DEFAULT else encoder
+    if Path(source, "model.bin").is_file():
+        return CTranslate2Encoder(Path(source), device)
+    return TransformersEncoder(source, device)
+
+
+def encode_all(
+    items: Iterable[Any],
+    decode: Callable[[Any], np.ndarray],
+    key: dict,
+    make_encoder: Callable[[], Encoder],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[torch.Tensor]:
+    """Encode utterances once; later calls with the same ``key`` read the cache.
+
+    Args:
+        items: utterances, with a length.
+        decode: item → (samples,) float32 at 16 kHz.
+        key: what decides the result (encoder, corpus fingerprint), for the cache's name.
+        make_encoder: called only when there is something to encode.
+        progress: called with (done, total).
+
+    Returns:
+        One (frames, width) float16 tensor an utterance; fp16 is the precision of the weights.
+    """
+    path = paths.cache() / "features" / f"{fingerprint(key)[:16]}.safetensors"
+    if not path.is_file():
+        encoder, arrays = make_encoder(), {}
+        for i, item in enumerate(items):
+            arrays[f"{i:06d}"] = encoder(decode(item)).astype(np.float16)
+            if progress:
+                progress(i + 1, len(items))
+        with replacing(path) as temporary:
+            save_file(arrays, temporary)
+    stored = load_file(path)
+    return [torch.from_numpy(stored[name]) for name in sorted(stored)]

@@ -1,0 +1,189 @@
+"""What a run is judged by: word error rate, held-out loss, and what the LLM forgot as a text model."""
+
+import pydoc_data.topics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import jiwer
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from whisper_normalizer.basic import BasicTextNormalizer
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint
+from kappa_lib.speech_llm import SpeechLLM
+
+EVAL_BATCH = 48
+HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
+TEXT_WINDOW = 256
+NORMALISERS = {"de": "Whisper basic", "en": "Whisper English", "en_human": "Whisper English"}
+
+
+@cache
+def _normaliser(name: str) -> Callable[[str], str]:
+    return {"Whisper basic": BasicTextNormalizer, "Whisper English": EnglishTextNormalizer}[name]()
+
+
+def normalise(text: str, corpus: str) -> str:
+    """Text as WER compares it: Whisper's English normaliser for English, its basic one otherwise."""
+    return _normaliser(NORMALISERS.get(corpus, "Whisper basic"))(text).strip()
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], corpus: str) -> float:
+    """(substitutions + deletions + insertions) / reference words, over the whole test set.
+
+    Args:
+        references, hypotheses: one text an utterance.
+        corpus: decides the normaliser.
+
+    Returns:
+        A fraction; above 1 when the hypotheses are longer than what was said.
+
+    Raises:
+        InputError: no utterance, or a reference that is empty after normalisation.
+    """
+    if not references or len(references) != len(hypotheses):
+        raise InputError(
+            f"{len(references)} references and {len(hypotheses)} hypotheses of {corpus!r}",
+            "pass one hypothesis for each of at least one reference",
+        )
+    spoken = [normalise(text, corpus) for text in references]
+    for reference, text in zip(references, spoken, strict=True):
+        if not text:
+            raise InputError(
+                f"reference {reference!r} of {corpus!r} is empty after normalisation",
+                "drop it from the test set: its word error rate is undefined",
+            )
+    return jiwer.wer(spoken, [normalise(text, corpus) for text in hypotheses])
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """One corpus' test split, encoded."""
+
+    __test__ = False  # not a pytest class
+
+    corpus: str
+    ids: list[str]
+    texts: list[str]
+    features: list[Tensor]
+
+
+def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, so that little of a batch is padding."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def transcribe_all(model: SpeechLLM, test: TestSet, max_new_tokens: int) -> list[dict]:
+    """Transcribe a whole test set.
+
+    Returns:
+        A row an utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
+    """
+    rows: list[dict] = [{}] * len(test.texts)
+    for batch in batches([len(f) for f in test.features], EVAL_BATCH):
+        answers = model.transcribe([test.features[i] for i in batch], max_new_tokens)
+        for i, (text, capped) in zip(batch, answers, strict=True):
+            rows[i] = {
+                "corpus": test.corpus,
+                "id": test.ids[i],
+                "reference": test.texts[i],
+                "hypothesis": text,
+                "capped": capped,
+            }
+    return rows
+
+
+@torch.inference_mode()
+def heldout_loss(model: SpeechLLM, tests: Sequence[TestSet]) -> float:
+    """Token-weighted cross-entropy of the first 16 transcripts of every test set, in nats."""
+    total = count = 0.0
+    for test in tests:
+        loss, tokens = model.loss(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
+        total, count = total + loss.item() * tokens, count + tokens
+    return total / count
+
+
+def general_text(tokenizer: PreTrainedTokenizerBase, tokens: int) -> Tensor:
+    """Fixed English prose that every Python carries: the language reference's help topics.
+
+    Returns:
+        (windows, TEXT_WINDOW + 1) token ids whose predictions number ``tokens`` (rounded up).
+    """
+    text = "\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items()))
+    windows = -(-tokens // TEXT_WINDOW)
+    needed = windows * (TEXT_WINDOW + 1)
+    ids = tokenizer(text[: 8 * needed], add_special_tokens=False)["input_ids"]
+    if len(ids) < needed:
+        raise InputError(f"text_tokens={tokens} asks for more text than there is", "lower it")
+    return torch.tensor(ids[:needed]).reshape(windows, TEXT_WINDOW + 1)
+
+
+def text_fingerprint(windows: Tensor) -> str:
+    """Hash of the general text as tokens; it differs between Python versions."""
+    return fingerprint(windows.tolist())
+
+
+@torch.inference_mode()
+def log_probabilities(llm: PreTrainedModel, window: Tensor) -> Tensor:
+    """(length,) ids → (length - 1, vocabulary) fp32 log-probabilities of each next token."""
+    logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
+    return functional.log_softmax(logits.float(), dim=-1)
+
+
+class Forgetting:
+    """General-text cross-entropy and KL divergence from the model as it was at construction.
+
+    The base model's log-probabilities are kept on the CPU: positions × vocabulary × 4 bytes,
+    200 MB for 1,024 positions of the default model.
+    """
+
+    def __init__(
+        self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
+    ) -> None:
+        self.windows = general_text(tokenizer, tokens)
+        self.base = [log_probabilities(llm, window).cpu() for window in self.windows]
+
+    def measure(self, llm: PreTrainedModel) -> tuple[float, float]:
+        """Mean cross-entropy and mean KL(base ‖ now), both in nats a token."""
+        losses, divergences = [], []
+        for window, base in zip(self.windows, self.base, strict=True):
+            now = log_probabilities(llm, window).cpu()
+            losses.append(functional.nll_loss(now, window[1:]).item())
+            divergences.append(
+                functional.kl_div(now, base, reduction="batchmean", log_target=True).item()
+            )
+        return sum(losses) / len(losses), sum(divergences) / len(divergences)
+
+
+def evaluate(
+    model: SpeechLLM, tests: Sequence[TestSet], forgetting: Forgetting, max_new_tokens: int
+) -> tuple[dict, list[dict]]:
+    """Everything that is measured at one evaluation.
+
+    Returns:
+        The measured fields of a ``metrics.jsonl`` line, and the transcripts behind them.
+    """
+    rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
+    flat = [row for of_corpus in rows.values() for row in of_corpus]
+    text_loss, kl = forgetting.measure(model.llm)
+    metrics = {
+        "heldout_loss": heldout_loss(model, tests),
+        "wer": {
+            corpus: word_error_rate(
+                [r["reference"] for r in of_corpus], [r["hypothesis"] for r in of_corpus], corpus
+            )
+            for corpus, of_corpus in rows.items()
+        },
+        "text_loss": text_loss,
+        "kl": kl,
+        "capped": sum(r["capped"] for r in flat) / len(flat),
+        "empty": sum(not r["hypothesis"] for r in flat) / len(flat),
+    }
+    return metrics, flat

@@ -1,0 +1,51 @@
+"""Where a number came from: code, packages, machine."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from kappa_lib import __version__, paths
+
+PACKAGES = ("torch", "transformers", "numpy", "datasets", "jiwer", "ctranslate2")
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(paths.ROOT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # an installed copy, or a downloaded archive, has no history
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Commit (and whether the tree was clean), versions, machine, threads, device and time."""
+    changes = _git("status", "--porcelain")
+    gpu = torch.device(device).type == "cuda"
+    return {
+        "kappa_lib": __version__,
+        "commit": _git("rev-parse", "HEAD"),
+        "clean": None if changes is None else not changes,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

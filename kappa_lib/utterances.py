@@ -1,0 +1,113 @@
+"""From corpora to encoded utterances: what training and evaluation read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from datasets import Dataset
+from torch import Tensor
+
+from kappa_lib import audio, encoder, models, speech
+from kappa_lib.errors import AssetError
+from kappa_lib.evaluation import TestSet, normalise
+from kappa_lib.files import fingerprint, write_json
+from kappa_lib.profiles import Profile
+
+# What a progress callback is told: what is going on, how much is done, of how much.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class SpeechData:
+    """Encoded utterances of all corpora.
+
+    ``features`` hold one (frames, width) float16 tensor an utterance; ``missing`` names corpora
+    that could not be had and why.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    features: list[Tensor]
+    tests: list[TestSet]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of every utterance's id and text, training and test."""
+        tests = [[t.corpus, t.ids, t.texts] for t in self.tests]
+        return fingerprint([self.ids, self.texts, tests])
+
+
+def load(profile: Profile, progress: Progress | None = None) -> SpeechData:
+    """Build (or find) every corpus of a profile, encode it, and write ``split.json``.
+
+    A corpus whose recordings can't be had is left out and named in ``missing``.
+    """
+    data = SpeechData([], [], [], [])
+    make = _encoder_factory(profile)
+    for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
+        counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
+        if counts == (0, 0):
+            continue
+        try:
+            built = speech.build(corpus, *counts, seed=profile.seed)
+        except AssetError as error:
+            data.missing[corpus] = str(error)
+            continue
+        for split, items in built.items():
+            _append(data, corpus, split, items, _encode(items, profile, make, corpus, progress))
+    write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
+    return data
+
+
+def _encoder_factory(profile: Profile) -> Callable[[], encoder.Encoder]:
+    made: list[encoder.Encoder] = []
+
+    def make() -> encoder.Encoder:
+        if not made:
+            made.append(encoder.load(profile.encoder, models.pick_device(profile.device).type))
+        return made[0]
+
+    return make
+
+
+def _encode(
+    items: Dataset,
+    profile: Profile,
+    make: Callable[[], encoder.Encoder],
+    corpus: str,
+    progress: Progress | None,
+) -> list[Tensor]:
+    recordings = [sha256(row["audio"]["bytes"]).hexdigest() for row in items]
+    key = {"encoder": profile.encoder, "recordings": recordings}
+
+    def report(done: int, total: int) -> None:
+        if progress:
+            progress(f"encoding {corpus}", done, total)
+
+    return encoder.encode_all(items, audio.decode, key, make, report)
+
+
+def _append(
+    data: SpeechData, corpus: str, split: str, items: Dataset, features: list[Tensor]
+) -> None:
+    if split == "train":
+        data.ids.extend(items["id"])
+        data.texts.extend(items["text"])
+        data.features.extend(features)
+        return
+    keep = [i for i, text in enumerate(items["text"]) if normalise(text, corpus)]
+    ids, texts = items["id"], items["text"]
+    data.tests.append(
+        TestSet(
+            corpus, [ids[i] for i in keep], [texts[i] for i in keep], [features[i] for i in keep]
+        )
+    )
+
+
+def _split(data: SpeechData) -> dict:
+    return {
+        "missing": data.missing,
+        "train": dict(zip(data.ids, data.texts, strict=True)),
+        "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
+    }
