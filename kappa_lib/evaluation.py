@@ -1,4 +1,4 @@
-"""What a run is judged by: word error rate, held-out loss, and what the LLM forgot as a text model."""
+"""What a run is judged by: word error rate, held-out loss, and forgotten general text."""
 
 import pydoc_data.topics
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ def _normaliser(name: str) -> Callable[[str], str]:
 
 
 def normalise(text: str, corpus: str) -> str:
-    """Text as WER compares it: Whisper's English normaliser for English, its basic one otherwise."""
+    """Text as WER compares it; ``NORMALISERS`` names the corpus' normaliser."""
     return _normaliser(NORMALISERS.get(corpus, "Whisper basic"))(text).strip()
 
 
@@ -37,7 +37,8 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], corpus
     """(substitutions + deletions + insertions) / reference words, over the whole test set.
 
     Args:
-        references, hypotheses: one text an utterance.
+        references: what was said, an utterance each.
+        hypotheses: what was understood, in the same order.
         corpus: decides the normaliser.
 
     Returns:

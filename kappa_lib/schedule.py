@@ -20,6 +20,8 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     Args:
         lengths: of each item, in any unit.
         batch: items a step.
+        steps: number of batches.
+        seed: of the shuffling.
 
     Raises:
         InputError: fewer items than a batch holds.

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kappa_lib import models, provenance
-from kappa_lib.utterances import Progress, SpeechData
 from kappa_lib.evaluation import Forgetting, evaluate, text_fingerprint
-from kappa_lib.files import Stage, fingerprint, read_json, replacing, write_json, write_text
+from kappa_lib.files import Stage, fingerprint, read_json, replacing, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.run_state import RunState, read_metrics
 from kappa_lib.schedule import batch_plan, warm_up_and_decay
 from kappa_lib.selection import Selection
 from kappa_lib.speech_llm import Adaptor, SpeechLLM
+from kappa_lib.utterances import Progress, SpeechData
 from kappa_lib.warm_start import new_adaptor, warm_start
 
 VERSION = 1  # raise when a change to the code changes what a run computes

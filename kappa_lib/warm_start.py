@@ -109,4 +109,4 @@ def warm_start(
 def _alignable(target: Sequence[int], length: int) -> bool:
     """CTC needs a position a token, and a blank between two equal tokens."""
     repeats = sum(a == b for a, b in zip(target, target[1:], strict=False))
-    return 0 < len(target) and len(target) + repeats <= length
+    return len(target) > 0 and len(target) + repeats <= length
