@@ -7,6 +7,7 @@ pass through the LLM. Every arm of a seed starts from the same warm-started adap
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,14 @@ def warm_start(
     """Train the adaptor in place and return the CTC loss of every step, in nats an utterance.
 
     Args:
+        adaptor: changed in place.
         embeddings: (vocabulary, width) of the language model.
         features: one (frames, encoder_width) tensor an utterance.
         targets: the transcript's token ids, an utterance each.
+        steps: number of optimiser steps.
+        batch: utterances a step.
+        lr: peak AdamW learning rate.
+        seed: of the head's initialisation and the order of utterances.
         progress: called with (steps done, loss).
 
     Raises:
@@ -108,5 +114,5 @@ def warm_start(
 
 def _alignable(target: Sequence[int], length: int) -> bool:
     """CTC needs a position a token, and a blank between two equal tokens."""
-    repeats = sum(a == b for a, b in zip(target, target[1:], strict=False))
+    repeats = sum(a == b for a, b in pairwise(target))
     return len(target) > 0 and len(target) + repeats <= length
