@@ -1,0 +1,118 @@
+"""Figures of the runs: word error rate, loss and forgetting over training, an arm a colour."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
+
+TITLES = {
+    "wer_mean": "mean of German and English\n(as in the paper's Figure 1)",
+    "wer_de": "German, synthetic",
+    "wer_en": "English, synthetic",
+    "wer_en_human": "English, human\n(no human speech in training)",
+    "text_loss": "general-text loss",
+    "kl": "KL from the base model",
+    "heldout_loss": "held-out transcript loss",
+}
+UNITS = {"text_loss": "nats a token", "kl": "nats a token", "heldout_loss": "nats a token"}
+
+
+def colour(arm: str, arms: Sequence[str]) -> str:
+    """The arm's colour: fixed for the paper's two, by position for the controls."""
+    others = [name for name in arms if name not in ARM_COLOURS]
+    spare = [c for c in COLOURS if c not in ARM_COLOURS.values()]
+    return ARM_COLOURS.get(arm) or spare[others.index(arm) % len(spare)]
+
+
+def _curve(axis: Axes, table: pd.DataFrame, column: str, percent: bool) -> None:
+    arms = list(dict.fromkeys(table["arm"]))
+    for arm in arms:
+        rows = table[table["arm"] == arm]
+        grouped = (rows[column] * (100 if percent else 1)).groupby(rows["utterances"])
+        mean = grouped.mean()
+        axis.plot(mean.index, mean, "o-", ms=4, color=colour(arm, arms), label=arm)
+        if rows["seed"].nunique() > 1:
+            low, high = grouped.min(), grouped.max()
+            axis.fill_between(mean.index, low, high, color=colour(arm, arms), alpha=0.2, lw=0)
+
+
+def _spread_note(table: pd.DataFrame) -> str:
+    seeds = table["seed"].nunique()
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: lowest to highest"
+
+
+def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: str = "") -> Figure:
+    """Word error rate against utterances seen, a panel a test set.
+
+    Args:
+        table: of :func:`kappa_lib.study.results`.
+        human_trained: whether human recordings were among the training utterances.
+        note: said under the figure, for instance that a corpus is missing.
+    """
+    columns = [c for c in ("wer_mean", "wer_de", "wer_en", "wer_en_human") if c in table]
+    figure, axes = new_figure(1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        _curve(axis, table, column, percent=True)
+        title = TITLES[column]
+        axis.set_title(title.splitlines()[0] if human_trained and "human" in column else title)
+        axis.set_ylim(0, min(160, max(105, axis.get_ylim()[1])))
+        axis.set_xlabel("training utterances")
+    axes[0][0].set_ylabel("word error rate (%)")
+    axes[0][0].legend()
+    figure.suptitle(f"Word error rate over training ({_spread_note(table)})")
+    if note:
+        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+    return figure
+
+
+def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
+    """General-text loss, KL from the base model and held-out loss against utterances seen."""
+    columns = ("text_loss", "kl", "heldout_loss")
+    figure, axes = new_figure(1, len(columns), figsize=(3.7 * len(columns), 3.2))
+    for axis, column in zip(axes, columns, strict=True):
+        _curve(axis, table, column, percent=False)
+        axis.set(title=TITLES[column], xlabel="training utterances", ylabel=UNITS[column])
+    axes[0].legend()
+    figure.suptitle(f"What the language model forgot and learned ({_spread_note(table)})")
+    if note:
+        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+    return figure
+
+
+def learning_against_forgetting(table: pd.DataFrame) -> Figure:
+    """Each arm's path: what it learned (held-out loss) against what it forgot (text loss).
+
+    Lower and further right is better; arms are fairly compared at equal held-out loss.
+    """
+    figure, axis = new_figure(figsize=(5.2, 3.8))
+    arms = list(dict.fromkeys(table["arm"]))
+    for (arm, seed), rows in table.groupby(["arm", "seed"], sort=False):
+        first = seed == table["seed"].min()
+        axis.plot(
+            rows["heldout_loss"],
+            rows["text_loss"],
+            "o-",
+            ms=4,
+            color=colour(arm, arms),
+            label=arm if first else None,
+        )
+        last = rows.iloc[-1]
+        axis.annotate(f" step {last['step']}", (last["heldout_loss"], last["text_loss"]), size=8)
+    axis.set_xlabel("held-out transcript loss (nats a token)")
+    axis.set_ylabel("general-text loss (nats a token)")
+    axis.invert_xaxis()
+    axis.set_title("Learning (to the right) against forgetting (upwards)")
+    axis.legend()
+    return figure
+
+
+def warm_start(losses: Sequence[float]) -> Figure:
+    """CTC loss of the adaptor's warm start, a point a step."""
+    figure, axis = new_figure(figsize=(5, 2.8))
+    axis.plot(range(1, len(losses) + 1), losses)
+    axis.set(xlabel="step", ylabel="CTC loss (nats an utterance)", yscale="log")
+    axis.set_title("The adaptor's warm start")
+    return figure

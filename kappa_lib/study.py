@@ -1,0 +1,130 @@
+"""The whole comparison of a profile: every arm of every seed, and one table of what was measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kappa_lib import scan, selection, training, utterances
+from kappa_lib.errors import InputError
+from kappa_lib.files import read_json, replacing
+from kappa_lib.profiles import Profile
+from kappa_lib.progress import Stages
+from kappa_lib.run_state import read_metrics
+from kappa_lib.selection import Selection
+
+# The paper's Figure 1 averages the word error rates of its two languages.
+LANGUAGES = ("de", "en")
+
+
+def run(profile: Profile) -> pd.DataFrame:
+    """Train every arm of every seed, going on where an earlier call stopped.
+
+    Returns:
+        The table of :func:`results`.
+    """
+    stages = Stages()
+    data = utterances.load(profile, stages)
+    table = scan.scan_stage(profile)
+    arms = selection.select_stage(profile, table)
+    bench = training.Bench(profile, data, stages)
+    for seed in profile.seeds:
+        for arm in arms.values():
+            training.train(bench, arm, seed)
+    return _write(profile)
+
+
+def results(profile: Profile) -> pd.DataFrame:
+    """What the runs of a profile measured; trains first where there is no run yet.
+
+    Returns:
+        A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
+        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
+        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares).
+    """
+    folders = run_folders(profile)
+    return _write(profile) if folders else run(profile)
+
+
+def run_folders(profile: Profile) -> list[Path]:
+    """Folders of this profile's finished runs, in the order of its arms and seeds."""
+    names = [f"{arm}-seed{seed}" for arm in profile.arms for seed in profile.seeds]
+    folders = [profile.folder / "runs" / name for name in names]
+    return [f for f in folders if (f / "provenance.json").is_file()]
+
+
+def _write(profile: Profile) -> pd.DataFrame:
+    rows = [
+        _row(read_json(folder / "config.json"), metrics)
+        for folder in run_folders(profile)
+        for metrics in read_metrics(folder)
+    ]
+    table = pd.DataFrame(rows)
+    with replacing(profile.folder / "metrics.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+
+def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    wer = metrics["wer"]
+    flat = {key: value for key, value in metrics.items() if key != "wer"}
+    spoken = [wer[language] for language in LANGUAGES if language in wer]
+    return {
+        "arm": config["arm"],
+        "seed": config["seed"],
+        **flat,
+        **{f"wer_{corpus}": value for corpus, value in wer.items()},
+        "wer_mean": sum(spoken) / len(spoken) if spoken else float("nan"),
+    }
+
+
+def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
+    """A column over training, a list a seed; empty where the arm was not run."""
+    rows = table[table["arm"] == arm].sort_values(["seed", "step"])
+    return [group[column].tolist() for _, group in rows.groupby("seed")]
+
+
+def rises(table: pd.DataFrame, arm: str) -> list[float]:
+    """How much the general-text loss rose from the first to the last evaluation, a seed each."""
+    return [curve[-1] - curve[0] for curve in curves(table, arm, "text_loss")]
+
+
+def parameters(profile: Profile) -> pd.DataFrame:
+    """The arms side by side: tensors, parameters, and how many of each module type.
+
+    Raises:
+        InputError: the selections have not been made yet.
+    """
+    rows = []
+    for arm in profile.arms:
+        path = profile.folder / "selections" / f"{arm}.json"
+        if not path.is_file():
+            raise InputError(f"{path}: no selection yet", "run notebook 03 or `kappa select`")
+        chosen = Selection.load(path)
+        kinds = pd.Series([name.split(".")[-2] for name in chosen.tensors]).value_counts()
+        counts = {"tensors": len(chosen.tensors), "parameters": chosen.parameters}
+        rows.append({"arm": arm, "rule": chosen.rule, **counts, **kinds.sort_index()})
+    table = pd.DataFrame(rows).set_index("arm")
+    kinds = [c for c in table.columns if c != "rule"]
+    return table.fillna(0).astype(dict.fromkeys(kinds, int))
+
+
+def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:
+    """Reference and hypothesis of every test utterance at an evaluation, the last by default.
+
+    Raises:
+        InputError: there is no such run or step.
+    """
+    folder = profile.folder / "runs" / f"{arm}-seed{seed}" / "transcripts"
+    found = sorted(folder.glob("step*.json"))
+    chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]
+    if not chosen:
+        raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
+    return pd.DataFrame(json.loads(chosen[0].read_text(encoding="utf-8")))
+
+
+def missing(profile: Profile) -> dict[str, str]:
+    """Corpora that could not be had, and why; to be said wherever results are shown."""
+    path = profile.folder / "split.json"
+    return read_json(path)["missing"] if path.is_file() else {}
