@@ -1,4 +1,4 @@
-"""The whole comparison of a profile: every arm of every seed, and one table of what was measured."""
+"""The whole comparison of a profile: every arm of every seed, and one table of the results."""
 
 import json
 from pathlib import Path

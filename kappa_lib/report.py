@@ -1,0 +1,221 @@
+"""``REPORT.md`` of a profile: what ran, every measured number, the claims, and where time went."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kappa_lib import claims, evaluation, models, paths, progress, study
+from kappa_lib.files import read_json, write_text
+from kappa_lib.profiles import Profile
+
+FILE = "REPORT.md"
+BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
+
+
+def write(profile: Profile) -> Path:
+    """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
+    table = study.results(profile)
+    parts = [
+        f"# KappaTune companion: report of profile `{profile.profile}`",
+        missing_note(profile),
+        _setting(profile),
+        "## Word error rate at every evaluation",
+        wer_table(table),
+        _normalisers(profile),
+        "## What was learned and what was forgotten",
+        loss_table(table),
+        _figures(profile),
+        "## The arms",
+        arms_table(profile),
+        _claims(profile),
+        "## Where the time went",
+        time_table(profile.folder),
+        "## Provenance",
+        _provenance(profile),
+    ]
+    path = profile.folder / FILE
+    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    return path
+
+
+def missing_note(profile: Profile) -> str:
+    """A loud paragraph on the corpora that could not be had; empty where all were."""
+    lines = []
+    for corpus, why in study.missing(profile).items():
+        reason = why.splitlines()[0]
+        lines.append(f"> **Without `{corpus}`: its recordings could not be had.** {reason}")
+    return "\n>\n".join(lines)
+
+
+def _setting(profile: Profile) -> str:
+    seeds = len(profile.seeds)
+    spread = "one seed, so no spread" if seeds == 1 else f"{seeds} seeds, lowest to highest given"
+    return (
+        f"Language model `{profile.model}` (weights stored as {models.stored_as(profile.model)},"
+        f" computed in {profile.dtype}), frozen encoder `{profile.encoder}`;"
+        f" {len(profile.arms)} arms, {spread}; {profile.steps} steps of {profile.batch}"
+        f" utterances at a peak learning rate of {profile.lr:g}, from a CTC warm start of the"
+        f" adaptor ({profile.warm_steps} steps), which the paper does not have."
+        f" Training utterances: {_counts(profile.train_utterances)};"
+        f" test utterances: {_counts(profile.test_utterances)}."
+    )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {corpus}" for corpus, n in counts.items())
+
+
+def _number(values: Iterable[float], scale: float, digits: int) -> str:
+    """Mean, with the lowest and highest where there are several."""
+    scaled = [value * scale for value in values]
+    mean = sum(scaled) / len(scaled)
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:.{digits}f}"
+    if len(scaled) > 1:
+        text += f" ({min(scaled):.{digits}f}–{max(scaled):.{digits}f})"
+    return text
+
+
+def _markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
+    present = {column: how for column, how in columns.items() if column in table}
+    rows = []
+    for (arm, step), group in table.groupby(["arm", "step"], sort=False):
+        numbers = [_number(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()]
+        rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
+    return _markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
+
+
+def wer_table(table: pd.DataFrame) -> str:
+    """Word error rates in percent, a row an arm and evaluation."""
+    columns = {
+        "wer_de": ("WER de, %", 100.0, 1),
+        "wer_en": ("WER en, %", 100.0, 1),
+        "wer_mean": ("mean of both, %", 100.0, 1),
+        "wer_en_human": ("WER en_human, %", 100.0, 1),
+        "capped": ("capped, %", 100.0, 1),
+        "empty": ("empty, %", 100.0, 1),
+    }
+    return _evaluations(table, columns)
+
+
+def loss_table(table: pd.DataFrame) -> str:
+    """Losses in nats a token, a row an arm and evaluation."""
+    columns = {
+        "train_loss": ("training loss", 1.0, 3),
+        "heldout_loss": ("held-out loss", 1.0, 3),
+        "text_loss": ("general-text loss", 1.0, 4),
+        "kl": ("KL from base", 1.0, 4),
+    }
+    return _evaluations(table, columns)
+
+
+def _normalisers(profile: Profile) -> str:
+    used = {c: n for c, n in evaluation.NORMALISERS.items() if profile.test_utterances.get(c)}
+    named = ", ".join(f"{name} for {corpus}" for corpus, name in used.items())
+    return (
+        f"Normalisers: {named}. Capped: hypotheses that reached {profile.max_new_tokens} tokens"
+        " without an end of turn. Step 0 is the warm-started adaptor before any fine-tuning, the"
+        " same for every arm."
+    )
+
+
+def _figures(profile: Profile) -> str:
+    pictures = sorted((profile.folder / "figures").glob("*.png"))
+    return "\n\n".join(f"![{p.stem}](figures/{p.name})" for p in pictures)
+
+
+def arms_table(profile: Profile) -> str:
+    """Rule, tensors, parameters and module types of every arm."""
+    table = study.parameters(profile)
+    kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
+    rows = (
+        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}"]
+        + [str(row[kind]) for kind in kinds]
+        for arm, row in table.iterrows()
+    )
+    return _markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)
+
+
+def _claims(profile: Profile) -> str:
+    found = claims.load(profile.folder)
+    summary = ", ".join(f"{n} {verdict}" for verdict, n in claims.counts(found).items() if n)
+    return f"## The paper's claims\n\n{summary}.\n\n{claims.table_markdown(found)}"
+
+
+def time_table(folder: Path) -> str:
+    """Minutes of the installation and of each notebook with its longest stages."""
+    path = folder / "timings.json"
+    if not path.is_file():
+        return "Not recorded: the notebooks were not executed by the runner."
+    timings = read_json(path)
+    rows, total = [], timings.get("install_seconds") or 0.0
+    if total:
+        rows.append(["installation", progress.clock(total), ""])
+    for name, entry in timings["notebooks"].items():
+        total += entry["seconds"]
+        longest = sorted(entry["stages"].items(), key=lambda item: -item[1])[:4]
+        stages = "; ".join(f"{what} {progress.clock(seconds)}" for what, seconds in longest)
+        label = f"{name} (resumed)" if entry["resumed"] else name
+        rows.append([label, progress.clock(entry["seconds"]), stages])
+    rows.append(["**all**", f"**{progress.clock(total)}**", ""])
+    return _markdown(["part", "time", "longest stages"], rows)
+
+
+def _provenance(profile: Profile) -> str:
+    folders = study.run_folders(profile)
+    entries = {folder.name: read_json(folder / "provenance.json") for folder in folders}
+    if not entries:
+        return "No finished run."
+    last: dict[str, Any] = next(reversed(entries.values()))
+    commit = f"`{last['commit']}`" if last["commit"] else "unknown"
+    state = {True: "clean", False: "with uncommitted changes", None: "unknown state"}
+    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
+    speeds = _markdown(
+        ["run", "trainable in the LLM", "trainable in all", "seconds a step"],
+        (
+            [
+                name,
+                f"{entry['trainable_llm']:,}",
+                f"{entry['trainable_all']:,}",
+                f"{entry['seconds_per_step']:.2f}",
+            ]
+            for name, entry in entries.items()
+        ),
+    )
+    return (
+        f"Commit {commit} ({state[last['clean']]}), Python {last['python']}, {packages};"
+        f" {last['processor']}, {last['cores']} cores, {last['threads']} threads,"
+        f" device {last['device']}; finished {last['finished']}.\n\n{speeds}"
+    )
+
+
+def headline(profile: Profile) -> str:
+    """The few rows that the README shows: both ends of every arm, and its parameter count."""
+    table = study.results(profile)
+    ends = table[table["step"].isin([0, table["step"].max()])]
+    sizes = study.parameters(profile)["parameters"]
+    listed = ", ".join(f"{arm} {count:,}" for arm, count in sizes.items())
+    return f"{wer_table(ends)}\n\n{loss_table(ends)}\n\nTrained parameters of the LLM: {listed}."
+
+
+def replace_block(text: str, block: str) -> str:
+    """Put ``block`` between the README's two result markers."""
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError("the README has lost its result markers")
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+
+
+def update_readme(profile: Profile, readme: Path = paths.ROOT / "README.md") -> None:
+    """Write the results of a profile into the README."""
+    write_text(readme, replace_block(readme.read_text(encoding="utf-8"), headline(profile)))
