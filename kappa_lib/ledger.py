@@ -6,12 +6,14 @@ in ``<results>/stages/notebooks.json``, and is updated before and after each not
 interruption at any point is seen by the next call.
 """
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kappa_lib import files
+from kappa_lib.errors import InputError
 
 # Written by the runner itself or by the report, not by a notebook.
 _NOT_TRACKED = ("stages", "notebooks", "timings.json", "REPORT.md")
@@ -104,3 +106,22 @@ class Ledger:
 
     def _write(self) -> None:
         files.write_json(self.path, {"finished": self.finished, "started": self.started})
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a results folder for this process; the system frees it when the process ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    path = folder / "stages" / "running"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing to {folder}", "wait for it, or take another profile"
+            ) from None
+        yield

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from kappa_lib import files, paths
@@ -42,6 +43,18 @@ def pins(path: Path = LOCK) -> list[Requirement]:
     return found
 
 
+def pins_here(path: Path = LOCK) -> list[Requirement]:
+    """The lock's lines that apply to this platform and Python."""
+    return [pin for pin in pins(path) if pin.marker is None or pin.marker.evaluate()]
+
+
+def requires_python(path: Path = PYPROJECT) -> SpecifierSet:
+    """The Python versions that ``pyproject.toml`` allows."""
+    return SpecifierSet(
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]["requires-python"]
+    )
+
+
 def dependencies(path: Path = PYPROJECT) -> list[Requirement]:
     """The direct dependencies that ``pyproject.toml`` declares."""
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -54,9 +67,7 @@ def drift(path: Path = LOCK) -> list[str]:
     A build label (``2.13.0+cpu``) satisfies the pin of its version.
     """
     sentences = []
-    for pin in pins(path):
-        if pin.marker is not None and not pin.marker.evaluate():
-            continue
+    for pin in pins_here(path):
         try:
             version = metadata.version(pin.name)
         except metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ Where a report goes depends on who is watching:
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -121,6 +122,39 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         for item in items:
             yield item
             progress.update()
+
+
+class Stages:
+    """A callback told (what, done, total) that opens and closes a :class:`Progress` a stage.
+
+    Library functions take such a callback so as not to depend on who listens. A last part of
+    ``what`` after a comma that ends in a digit is a note on the step ("train, loss 1.23").
+    """
+
+    def __init__(self) -> None:
+        self._now: Progress | None = None
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Report ``done`` of ``total`` steps of the stage ``what``."""
+        if found := _MEASURED.fullmatch(what):
+            what, note = found["what"], note or found["note"]
+        if self._now is not None and self._now.what != what:
+            self.close()
+        if self._now is None:
+            self._now = Progress(what, total, start=done)
+        else:
+            self._now.update(done - self._now.done, note)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """End the stage that is open."""
+        if self._now is not None:
+            self._now.close()
+            self._now = None
+
+
+_MEASURED = re.compile(r"(?P<what>.+), (?P<note>[^,]*\d)")
 
 
 class _Silent:

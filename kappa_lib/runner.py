@@ -5,7 +5,6 @@ environment. Sources are never written to: executed copies go to ``results/<prof
 """
 
 import argparse
-import fcntl
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ import yaml
 from kappa_lib import files, paths, profiles
 from kappa_lib.console import Console
 from kappa_lib.errors import InputError, KappaError
-from kappa_lib.ledger import Ledger
+from kappa_lib.ledger import Ledger, alone
 from kappa_lib.notebook import declared, execute, execution_key
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import CHANNEL, clock
@@ -120,21 +119,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse to share a results folder with another run; the system frees it if this one dies."""
-    path = folder / "stages" / "running"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another run is writing to {folder}", "wait for it, or take another profile"
-            ) from None
-        yield
-
-
 def _setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
@@ -168,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
-        with _alone(profile.folder):
+        with alone(profile.folder):
             Run(profile, _chosen(options.only), console, options.force).everything()
     except KappaError as error:
         console.say(f"\n{error}")

@@ -1,6 +1,8 @@
 """The declarations of what to install agree with each other and with what is installed."""
 
+import ast
 import re
+import sys
 from importlib import metadata
 
 import pytest
@@ -44,6 +46,27 @@ def test_the_lock_is_the_closure_of_the_direct_dependencies():
     wanted = {name for name in closure(lock.dependencies()) if not cuda.match(name)}
     here = {name for name, pin in PINS.items() if not pin.marker or pin.marker.evaluate()}
     assert wanted == here
+
+
+def imported(folder):
+    """Top-level names of the third-party modules that the code in a folder imports."""
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.partition(".")[0])
+    own = {"kappa_lib", "tests", *(path.stem for path in (paths.ROOT / "tests").rglob("*.py"))}
+    return names - own - set(sys.stdlib_module_names)
+
+
+def test_everything_that_is_imported_is_declared():
+    providers = metadata.packages_distributions()
+    declared = {canonicalize_name(dependency.name) for dependency in lock.dependencies()}
+    for module in imported(paths.ROOT / "kappa_lib") | imported(paths.ROOT / "tests"):
+        distributions = {canonicalize_name(name) for name in providers.get(module, [])}
+        assert distributions & declared, f"{module} is imported and not declared in pyproject.toml"
 
 
 def test_installed_versions_are_the_pinned_ones():

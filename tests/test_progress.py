@@ -1,5 +1,6 @@
 """Progress goes to the channel, to a terminal, or nowhere, and its arithmetic is right."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -58,6 +59,26 @@ def test_reports_reach_the_channel_throttled(channel):
 def test_sentences_reach_the_channel(channel):
     progress.say("fetching")
     assert channel() == [{"say": "fetching"}]
+
+
+def test_a_callback_becomes_a_stage_each_with_its_measurement_as_a_note(channel):
+    stages = progress.Stages()
+    scan = functools.partial(stages, "scan")
+    scan(0, 2, "q_proj")
+    scan(2, 2, "")
+    stages("train, seed 0, loss 2.5", 1, 3)
+    stages("evaluate", 0, 2)
+    stages.close()
+    closed = [(e["what"], e["done"], e["total"]) for e in channel() if e["closed"]]
+    assert closed == [("scan", 2, 2), ("train, seed 0", 1, 3), ("evaluate", 0, 2)]
+
+
+def test_a_callback_that_begins_in_the_middle_was_resumed(channel):
+    stages = progress.Stages()
+    stages("train, loss 2.5", 41, 80)
+    stages("train, loss 2.4", 80, 80)
+    assert [entry["start"] for entry in channel()] == [41, 41]
+    assert channel()[-1]["note"] == "loss 2.4"
 
 
 def test_a_stage_that_fails_is_not_reported_as_ended(channel):

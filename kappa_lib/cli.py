@@ -1,0 +1,219 @@
+"""The ``kappa`` command: scan a checkpoint, select tensors, train an arm, report, examine."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kappa_lib import __version__
+from kappa_lib.errors import InputError, KappaError
+
+WRONG = 2  # exit status of an error that a person can act on
+INTERRUPTED = 130
+
+# The heavy imports wait until a command needs them, so that --help answers at once.
+
+
+def scan(options: argparse.Namespace) -> int:
+    """``kappa scan``: checkpoint → κ table and a summary by module type."""
+    from kappa_lib import models
+    from kappa_lib.progress import Stages
+    from kappa_lib.scan import scan as measure
+
+    source = options.source
+    if source == models.DEFAULT:
+        source = models.weights(source)
+    table = measure(
+        source,
+        options.out,
+        device=options.device,
+        method=options.method,
+        include=options.include,
+        exclude=options.exclude,
+        dtype=options.dtype,
+        progress=partial(Stages(), "scan"),
+    )
+    summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
+    summary["count"] = summary["count"].astype(int)
+    print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
+    if options.out:
+        print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+    return 0
+
+
+def select(options: argparse.Namespace) -> int:
+    """``kappa select``: κ table → one JSON of tensor names an arm."""
+    from kappa_lib import kappa_table, selection
+
+    table = kappa_table.read(options.table)
+    count = options.count
+    if count is None:
+        count = selection.count_for(table, options.share)
+    for arm in options.arm or ["selected", "inverse"]:
+        chosen = selection.select(table, arm, count, options.seed)
+        path = options.out / f"{arm}.json"
+        chosen.save(path)
+        print(f"{path}: {len(chosen.tensors)} tensors, {chosen.parameters:,} parameters")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """``kappa train``: the arms and seeds of a profile, with everything they need first."""
+    from kappa_lib import profiles
+
+    profile = profiles.load(options.profile, **overrides(options))
+
+    from kappa_lib import training, utterances
+    from kappa_lib.ledger import alone
+    from kappa_lib.progress import Stages
+    from kappa_lib.scan import scan_stage
+    from kappa_lib.selection import select_stage
+
+    stages = Stages()
+    with alone(profile.folder):
+        arms = select_stage(profile, scan_stage(profile, partial(stages, "scan")))
+        data = utterances.load(profile, stages)
+        for corpus, problem in data.missing.items():
+            print(f"without {corpus}: {problem}", file=sys.stderr)
+        bench = training.Bench(profile, data, stages)
+        for seed in profile.seeds:
+            for arm, chosen in arms.items():
+                last = training.train(bench, chosen, seed)[-1]
+                wer = ", ".join(f"{name} {value:.1%}" for name, value in last["wer"].items())
+                print(f"{arm}, seed {seed}: step {last['step']}, WER {wer}", flush=True)
+    stages.close()
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """``kappa report``: what is in a profile's results folder → REPORT.md."""
+    from kappa_lib import profiles
+
+    profile = profiles.load(options.profile)
+
+    from kappa_lib import report as writer
+
+    writer.write(profile)
+    print(profile.folder / "REPORT.md")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``kappa doctor``: everything that would stop a run; fails when something does."""
+    from kappa_lib import doctor as examiner
+
+    found = []
+    for check in examiner.examine(options.verify):
+        print(check, flush=True)
+        found.append(check.level)
+    print(f"{found.count('fail')} to mend, {found.count('warn')} to know")
+    return 1 if "fail" in found else 0
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace.
+
+    Raises:
+        InputError: a ``--set`` without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for text in options.set:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
+        values[key] = yaml.safe_load(value)
+    if options.arm:
+        values["arms"] = options.arm
+    if options.seed:
+        values["seeds"] = options.seed
+    return values
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    main_parser = argparse.ArgumentParser(prog="kappa", description=__doc__)
+    main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
+    main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_scan, _select, _train, _report, _doctor):
+        add(commands)
+    return main_parser
+
+
+def _scan(commands: Any) -> None:
+    command = commands.add_parser("scan", help="measure κ of every matrix of a checkpoint")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
+        " or smollm2-135m for the pinned default model",
+    )
+    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--method", default="auto", help="see kappa_lib.solvers")
+    command.add_argument("--include", action="append", default=[], metavar="PATTERN")
+    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    command.add_argument("--dtype", help="round the weights to this torch dtype first")
+    command.set_defaults(run=scan)
+
+
+def _select(commands: Any) -> None:
+    command = commands.add_parser("select", help="choose tensors from a κ table")
+    command.add_argument("table", type=Path, metavar="TABLE", help="kappa.parquet or its folder")
+    command.add_argument("--arm", action="append", help="repeatable; default: selected and inverse")
+    size = command.add_mutually_exclusive_group()
+    size.add_argument("--count", type=int, help="how many tensors")
+    size.add_argument(
+        "--share", type=float, default=100 / 224, help="which share of them; default: 100 of 224"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of random arms")
+    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
+    command.set_defaults(run=select)
+
+
+def _train(commands: Any) -> None:
+    command = commands.add_parser("train", help="train the arms of a profile, or go on with them")
+    _add_profile(command)
+    command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
+    command.add_argument("--seed", type=int, action="append", help="repeatable; the profile's")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    command.set_defaults(run=train)
+
+
+def _report(commands: Any) -> None:
+    command = commands.add_parser("report", help="write REPORT.md of a profile's results")
+    _add_profile(command)
+    command.set_defaults(run=report)
+
+
+def _doctor(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="say what would stop a run, and what to do")
+    command.add_argument("--verify", action="store_true", help="hash every cached file")
+    command.set_defaults(run=doctor)
+
+
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="laptop", help="default: %(default)s")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KappaError as error:
+        if options.debug:
+            raise
+        print(f"kappa: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
