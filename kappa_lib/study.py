@@ -6,33 +6,42 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import scan, selection, training, utterances
+from kappa_lib import scan, selection, utterances
 from kappa_lib.errors import InputError
+from kappa_lib.evaluation import word_error_rate
 from kappa_lib.files import read_json, replacing
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.run_state import read_metrics
 from kappa_lib.selection import Selection
+from kappa_lib.training import Bench, train
 
 # The paper's Figure 1 averages the word error rates of its two languages.
 LANGUAGES = ("de", "en")
 
 
-def run(profile: Profile) -> pd.DataFrame:
+def prepare(profile: Profile) -> tuple[Bench, dict[str, Selection]]:
+    """Encode the speech, measure κ, make the selections and load the model.
+
+    Returns:
+        What training needs: model, data and evaluation; and the arms by name.
+    """
+    stages = Stages()
+    data = utterances.load(profile, stages)
+    arms = selection.select_stage(profile, scan.scan_stage(profile))
+    return Bench(profile, data, stages), arms
+
+
+def train_all(bench: Bench, arms: dict[str, Selection]) -> pd.DataFrame:
     """Train every arm of every seed, going on where an earlier call stopped.
 
     Returns:
         The table of :func:`results`.
     """
-    stages = Stages()
-    data = utterances.load(profile, stages)
-    table = scan.scan_stage(profile)
-    arms = selection.select_stage(profile, table)
-    bench = training.Bench(profile, data, stages)
-    for seed in profile.seeds:
+    for seed in bench.profile.seeds:
         for arm in arms.values():
-            training.train(bench, arm, seed)
-    return _write(profile)
+            train(bench, arm, seed)
+    return _write(bench.profile)
 
 
 def results(profile: Profile) -> pd.DataFrame:
@@ -44,7 +53,7 @@ def results(profile: Profile) -> pd.DataFrame:
         and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares).
     """
     folders = run_folders(profile)
-    return _write(profile) if folders else run(profile)
+    return _write(profile) if folders else train_all(*prepare(profile))
 
 
 def run_folders(profile: Profile) -> list[Path]:
@@ -128,3 +137,29 @@ def missing(profile: Profile) -> dict[str, str]:
     """Corpora that could not be had, and why; to be said wherever results are shown."""
     path = profile.folder / "split.json"
     return read_json(path)["missing"] if path.is_file() else {}
+
+
+def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFrame:
+    """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
+    rows = transcripts(profile, arm, seed)
+    rows["wer"] = [
+        word_error_rate([r.reference], [r.hypothesis], r.corpus) for r in rows.itertuples()
+    ]
+    ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
+    chosen = pd.concat([ranked.head(each), ranked.tail(each)])
+    return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
+
+
+def last(table: pd.DataFrame, arm: str, column: str) -> list[float]:
+    """The last value of a column, a seed each; empty where the arm was not run."""
+    return [curve[-1] for curve in curves(table, arm, column)]
+
+
+def mean_of_last(curves_of_arm: list[list[float]]) -> float:
+    """Mean over seeds of the last evaluation."""
+    return sum(curve[-1] for curve in curves_of_arm) / len(curves_of_arm)
+
+
+def best_of_mean(curves_of_arm: list[list[float]]) -> float:
+    """The lowest point of the mean curve over seeds."""
+    return min(sum(column) / len(column) for column in zip(*curves_of_arm, strict=True))
