@@ -203,7 +203,7 @@ def status(verify: bool = False) -> list[dict[str, Any]]:
         try:
             report.append(_status_of(asset_of(), verify))
         except AssetError as error:
-            report.append({"name": name, "state": "refused", "problem": str(error)})
+            report.append(_entry(name, state="refused", problem=str(error)))
     return report
 
 
@@ -216,19 +216,17 @@ _CATALOGUE = {
 
 
 def _status_of(asset: Asset, verify: bool) -> dict[str, Any]:
-    entry = {
-        "name": asset.name,
-        "state": "missing",
-        "megabytes": asset.size / 1e6,
-        "folder": asset.folder,
-        "licence": asset.licence,
-        "origin": None,
-        "problem": None,
-    }
-    if asset.folder.is_dir():
-        try:
-            asset.get(verify=verify)
-            entry |= {"state": "ready", "origin": pins.read_record(asset.folder)["origin"]}
-        except AssetError as error:
-            entry |= {"state": "refused", "problem": str(error)}
-    return entry
+    known = {"megabytes": asset.size / 1e6, "folder": asset.folder, "licence": asset.licence}
+    if not asset.folder.is_dir():
+        return _entry(asset.name, state="missing", **known)
+    try:
+        asset.get(verify=verify)
+    except AssetError as error:
+        return _entry(asset.name, state="refused", problem=str(error), **known)
+    origin = pins.read_record(asset.folder)["origin"]
+    return _entry(asset.name, state="ready", origin=origin, **known)
+
+
+def _entry(name: str, **known: Any) -> dict[str, Any]:
+    empty = dict.fromkeys(("state", "megabytes", "folder", "origin", "licence", "problem"))
+    return {"name": name} | empty | known
