@@ -1,0 +1,192 @@
+"""What has to be true of the committed notebooks before anything is executed.
+
+nbval compares outputs only where a cell was executed and has some; these tests see to it that
+there is something to compare, and that notebooks, profiles and parameters name the same keys.
+"""
+
+import ast
+import re
+from dataclasses import fields
+from importlib import metadata
+
+import nbformat
+import pytest
+import yaml
+from IPython.core.inputtransformer2 import TransformerManager
+from packaging.utils import canonicalize_name
+
+from kappa_lib import lock, paths, profiles
+from kappa_lib.runner import sources
+
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sources()}
+STRICT = ("01_", "02_")
+LONGEST = 15  # lines of a code cell
+ABSOLUTE = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|var|opt|usr|mnt|work|private)/|[A-Z]:\\")
+COMPARED = re.compile(r"^\s*#.*NBVAL_CHECK_OUTPUT", re.MULTILINE)
+
+every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def code(name):
+    return [cell for cell in NOTEBOOKS[name].cells if cell.cell_type == "code"]
+
+
+def parse(cell):
+    return ast.parse(TransformerManager().transform_cell(cell.source))
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def is_compared(cell):
+    return bool(COMPARED.search(cell.source)) or "nbval-check-output" in tags(cell)
+
+
+def texts(cell):
+    """Every text that a cell's outputs hold; pictures are left out."""
+    for output in cell.outputs:
+        bundle = output.get("data", {"text": output.get("text", "")})
+        yield from ("".join(text) for kind, text in bundle.items() if not kind.startswith("image/"))
+
+
+def parameters(name):
+    """Name → value of the parameters cell; an expression that is no literal is an error."""
+    found = [cell for cell in code(name) if "parameters" in tags(cell)]
+    assert len(found) <= 1, "one cell is tagged parameters"
+    values = {}
+    for statement in parse(found[0]).body if found else []:
+        assert isinstance(statement, ast.Assign), f"{ast.unparse(statement)}: not key = value"
+        (target,) = statement.targets
+        assert isinstance(target, ast.Name), f"{ast.unparse(statement)}: not key = value"
+        try:
+            values[target.id] = ast.literal_eval(statement.value)
+        except ValueError:
+            pytest.fail(f"{ast.unparse(statement)}: derived, so papermill could not replace it")
+    return values
+
+
+@every_notebook
+def test_it_is_valid_and_runs_on_the_kernel_python3(name):
+    notebook = NOTEBOOKS[name]
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.display_name == "Python 3"
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@every_notebook
+def test_it_was_executed_from_top_to_bottom_without_an_error(name):
+    counts = [cell.execution_count for cell in code(name)]
+    assert counts == list(range(1, len(counts) + 1))
+    kinds = {output.output_type for cell in code(name) for output in cell.outputs}
+    assert "error" not in kinds
+
+
+@every_notebook
+def test_nothing_was_written_to_stderr(name):
+    # nbval compares stderr, and warnings and progress bars differ between machines.
+    assert not [
+        output.text
+        for cell in code(name)
+        for output in cell.outputs
+        if output.get("name") == "stderr"
+    ]
+
+
+@every_notebook
+def test_every_compared_cell_has_something_to_compare(name):
+    for cell in code(name):
+        if is_compared(cell):
+            assert cell.execution_count, f"cell {cell.id}"
+            assert cell.outputs, f"cell {cell.id}"
+    compared = [cell for cell in code(name) if is_compared(cell)]
+    if name.startswith(STRICT):
+        compared = [cell for cell in code(name) if cell.outputs and not is_ignored(cell)]
+    assert compared, "no output of this notebook is compared with anything"
+
+
+def is_ignored(cell):
+    return "NBVAL_IGNORE_OUTPUT" in cell.source or "nbval-ignore-output" in tags(cell)
+
+
+@every_notebook
+def test_a_cell_that_prints_has_its_output_in_place(name):
+    for cell in code(name):
+        last = parse(cell).body[-1:]
+        calls = [node for node in last if isinstance(node, ast.Expr)]
+        printed = [ast.unparse(call) for call in calls if ast.unparse(call).startswith("print(")]
+        assert cell.outputs or not printed, f"cell {cell.id} prints and shows nothing"
+
+
+@every_notebook
+def test_it_shows_a_figure(name):
+    pictures = [o for cell in code(name) for o in cell.outputs if "image/png" in o.get("data", {})]
+    assert pictures
+
+
+@every_notebook
+def test_it_defines_nothing(name):
+    for cell in code(name):
+        for node in ast.walk(parse(cell)):
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+            assert not isinstance(node, kinds), f"cell {cell.id} defines {node.name}"
+
+
+@every_notebook
+def test_its_cells_are_short(name):
+    for cell in code(name):
+        lines = cell.source.strip().count("\n") + 1
+        assert lines <= LONGEST or "parameters" in tags(cell), f"cell {cell.id} has {lines} lines"
+
+
+@every_notebook
+def test_no_absolute_path_is_in_it(name):
+    for cell in NOTEBOOKS[name].cells:
+        for text in [cell.source, *(texts(cell) if cell.cell_type == "code" else [])]:
+            found = ABSOLUTE.search(text)
+            assert not found, f"cell {cell.id}: …{text[max(0, found.start() - 20) :][:60]}…"
+
+
+@every_notebook
+def test_its_imports_are_declared(name):
+    providers = metadata.packages_distributions()
+    declared = {canonicalize_name(dependency.name) for dependency in lock.dependencies()}
+    for node in (node for cell in code(name) for node in ast.walk(parse(cell))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for module in {module.partition(".")[0] for module in modules}:
+            packages = {canonicalize_name(found) for found in providers.get(module, [])}
+            assert not packages or packages & {*declared, "kappa-lib"}, module
+
+
+@every_notebook
+def test_its_parameters_are_profile_keys_with_the_values_of_smoke(name):
+    smoke = profiles.load("smoke").values()
+    for key, value in parameters(name).items():
+        assert key in smoke, f"{key} is no profile key"
+        assert value == smoke[key], key
+
+
+def test_every_profile_key_is_in_a_parameters_cell():
+    declared = {key for name in NOTEBOOKS for key in parameters(name)}
+    assert {field.name for field in fields(profiles.Profile)} - declared == set()
+
+
+def test_numbers_are_unique():
+    numbers = [name[:2] for name in NOTEBOOKS]
+    assert len(numbers) == len(set(numbers)) > 0
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_loads_under_its_own_name(name):
+    profile = profiles.load(name)
+    assert profile.profile == name
+    content = yaml.safe_load((paths.PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert profile.values() == content
+
+
+def test_the_profiles_that_the_script_offers_exist():
+    script = (paths.ROOT / "reproduce.sh").read_text(encoding="utf-8")
+    offered = re.search(r"--profile ([a-z|]+)\]", script).group(1).split("|")
+    assert sorted(offered) == profiles.names()
