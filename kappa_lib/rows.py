@@ -1,5 +1,6 @@
 """A stored tensor as matrices, and a matrix as a row of the κ table."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,11 +38,14 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the κ table from one matrix (rows, cols), without its ranks.
 
+    The method ``extremes`` leaves NaN in the columns that need the whole spectrum.
+
     Raises:
         InputError: see :func:`kappa_lib.checks.as_matrix`.
     """
     found = solvers.decompose(weight, method, device=device, name=name)
-    s, (rows, cols) = found.values, found.shape
+    rows, cols = found.shape
+    s = found.values
     null = spectrum.marchenko_pastur_kappa(rows, cols)
     return {
         "tensor": name,
@@ -51,15 +55,15 @@ def measure(
         "cols": cols,
         "dtype": str(weight.dtype).removeprefix("torch."),
         "method": found.method,
-        "sigma_max": float(s[0]),
-        "sigma_min": float(s[0] / found.kappa),
+        "sigma_max": found.sigma_max,
+        "sigma_min": found.sigma_min,
         "kappa": found.kappa,
         "kappa_error": found.kappa_error,
         "rank_deficiency": found.rank_deficiency,
-        "log_volume": spectrum.log_volume(s),
-        "frobenius": spectrum.frobenius(s),
-        "effective_rank": spectrum.effective_rank(s),
-        "stable_rank": spectrum.stable_rank(s),
+        "log_volume": found.log_volume,
+        "frobenius": found.frobenius,
+        "effective_rank": math.nan if s is None else spectrum.effective_rank(s),
+        "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
         "kappa_excess": found.kappa / null,
     }

@@ -24,11 +24,13 @@ def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> 
 
     Args:
         weight: matrix (rows, cols) of any floating-point dtype; computed in float64.
-        method: ``svd``, ``gram``, or ``auto`` (see :mod:`kappa_lib.solvers`).
+        method: ``auto``, ``gram`` or ``svd`` (see :mod:`kappa_lib.solvers`).
 
     Raises:
         InputError: see :func:`kappa_lib.checks.as_matrix`.
     """
+    if method == "extremes":
+        raise InputError("method 'extremes' yields only σ₁ and σ_k", "use auto, gram or svd")
     return decompose(weight, method=method).values
 
 
