@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -16,9 +15,9 @@ from kappa_lib import files, paths, pins
 from kappa_lib.errors import AssetError
 from kappa_lib.mirrors import Mirror
 from kappa_lib.pins import Pin
+from kappa_lib.progress import say
 
 Progress = Callable[[str], None]
-say: Progress = partial(print, flush=True)
 REPORT_EVERY = 5.0  # seconds between two lines of progress
 
 

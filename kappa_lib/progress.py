@@ -20,6 +20,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 CHANNEL = "KAPPA_PROGRESS"
+# Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
+# which start kernels themselves, do not.
+_WATCHED = "JPY_SESSION_NAME"
 EVERY = 5.0  # seconds between two lines on a terminal
 EVERY_LIVE = 0.5  # seconds between two reports to something that overwrites the last one
 
@@ -52,11 +55,13 @@ def line(report: dict[str, Any]) -> str:
 
 
 def say(text: str) -> None:
-    """Report a sentence, for instance that a download has begun."""
+    """Report a sentence, for instance that a download has begun, to whom progress goes."""
     if channel := os.environ.get(CHANNEL):
         append(channel, {"say": text})
-    else:
-        print(text, file=sys.stdout if _in_kernel() else sys.stderr, flush=True)
+    elif not _in_kernel():
+        print(text, file=sys.stderr, flush=True)
+    elif _WATCHED in os.environ:
+        print(text, flush=True)
 
 
 class Progress:
@@ -204,9 +209,7 @@ def _sink() -> _Silent | _File | _Terminal | _Lab:
         return _File(channel)
     if not _in_kernel():
         return _Terminal()
-    # The server names the session of a notebook that a person has open; nbval and nbconvert,
-    # which start kernels themselves, do not.
-    return _Lab() if "JPY_SESSION_NAME" in os.environ else _Silent()
+    return _Lab() if _WATCHED in os.environ else _Silent()
 
 
 def _in_kernel() -> bool:

@@ -101,10 +101,13 @@ def test_a_kernel_keeps_nothing_of_it(session, monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     if session:
         monkeypatch.setenv("JPY_SESSION_NAME", session)
-    source = "from kappa_lib.progress import track\nprint(sum(track([1, 2], 'add')))"
+    source = (
+        "from kappa_lib.progress import say, track\nsay('begin')\nprint(sum(track([1, 2], 'add')))"
+    )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     NotebookClient(notebook, kernel_name="python3").execute()
     shown = [output for output in notebook.cells[0].outputs if output.output_type == "stream"]
-    assert [(output.name, output.text) for output in shown] == [("stdout", "3\n")]
+    assert {output.name for output in shown} == {"stdout"}
+    assert "".join(output.text for output in shown) == ("begin\n3\n" if session else "3\n")
     live = [output for output in notebook.cells[0].outputs if output.output_type != "stream"]
     assert [output.data["text/plain"] for output in live] == ([""] if session else [])
