@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
+from scipy.special import softmax
 
 from kappa_lib.entropy import mutual_information, positive_number
 from kappa_lib.errors import InputError
@@ -148,6 +149,34 @@ def _from_heights(inner: Spectrum, kappa: float, energy: float, k: int) -> Spect
     heights = np.concatenate([[1.0], np.sort(inner)[::-1], [0.0]])[:k]
     shape = kappa ** (heights - 1)
     return shape * math.sqrt(energy / float(shape @ shape))
+
+
+def free_maximum(
+    quantity: Callable[[Spectrum], float], start: NDArray[np.float64], energy: float
+) -> Spectrum:
+    """Where a ``quantity`` is largest among all spectra of one energy, by SciPy's BFGS.
+
+    Moves freely: tᵢ = C softmax(u)ᵢ turns any u into a spectrum on the constraint of eq. (9).
+
+    Args:
+        quantity: spectrum, shape (k,) -> number.
+        start: u, shape (k,).
+        energy: C > 0.
+
+    Returns:
+        The spectrum, shape (k,), in the order of ``start``.
+    """
+    total = positive_number(energy, "energy")
+
+    def spectrum(u: NDArray[np.float64]) -> Spectrum:
+        return np.sqrt(total * softmax(u))
+
+    # Differences between spectra can be small against the value itself (much noise): measure
+    # them from the start and in units of its distance to the flat spectrum.
+    origin = quantity(spectrum(np.asarray(start, dtype=np.float64)))
+    unit = abs(quantity(spectrum(np.zeros(len(start)))) - origin) or 1.0
+    found = minimize(lambda u: (origin - quantity(spectrum(u))) / unit, start)
+    return spectrum(found.x)
 
 
 def search_band(

@@ -87,6 +87,20 @@ def test_noise_drowns_the_difference():
     assert high == pytest.approx(0.5e-4, rel=1e-3)
 
 
+@pytest.mark.parametrize("sigma_n", [0.01, 1.0, 10.0])
+def test_free_maximum_of_information_is_at_kappa_one(sigma_n):
+    start = np.random.default_rng(3).standard_normal(5)
+    found = bands.free_maximum(lambda s: mutual_information(s, 1.0, sigma_n), start, 4.0)
+    assert float(found @ found) == pytest.approx(4.0)
+    assert found.max() / found.min() == pytest.approx(1, abs=1e-2)
+
+
+def test_free_maximum_goes_where_the_quantity_is_largest():
+    target = np.sqrt([0.5, 0.3, 0.2])
+    found = bands.free_maximum(lambda s: -float(np.sum((s - target) ** 2)), np.zeros(3), 1.0)
+    assert found == pytest.approx(target, abs=1e-4)
+
+
 @pytest.mark.parametrize(("kappa", "k"), [(0.9, 3), (np.nan, 3), (np.inf, 3), (2.0, 1), (2.0, 0)])
 def test_impossible_cases_are_named(kappa, k):
     with pytest.raises(InputError, match=r"κ =|rank k"):
