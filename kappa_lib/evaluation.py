@@ -30,7 +30,9 @@ def _normaliser(name: str) -> Callable[[str], str]:
 
 def normalise(text: str, corpus: str) -> str:
     """Text as WER compares it; ``NORMALISERS`` names the corpus' normaliser."""
-    return _normaliser(NORMALISERS.get(corpus, "Whisper basic"))(text).strip()
+    words = _normaliser(NORMALISERS.get(corpus, "Whisper basic"))(text).strip()
+    # The English normaliser keeps lone full stops.
+    return words if any(c.isalnum() for c in words) else ""
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], corpus: str) -> float:

@@ -105,15 +105,15 @@ def names() -> list[str]:
     return sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
 
 
-def load(profile: str, **overrides: Any) -> Profile:
-    """Read ``notebooks/profiles/<profile>.yaml`` and replace some of its values.
+def load(name: str, **overrides: Any) -> Profile:
+    """Read ``notebooks/profiles/<name>.yaml`` and replace some of its values.
 
     Raises:
         InputError: unknown profile, unknown or missing key, value of a wrong type or range.
     """
-    path = paths.PROFILES / f"{profile}.yaml"
+    path = paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
-        raise InputError(f"there is no profile {profile!r}", f"use one of {', '.join(names())}")
+        raise InputError(f"there is no profile {name!r}", f"use one of {', '.join(names())}")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     return _build(values, path.name, overrides)
 

@@ -1,0 +1,43 @@
+import os
+
+import pytest
+
+from kappa_lib.errors import SpaceError
+from kappa_lib.files import Stage, fingerprint, replacing, require_space, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_no_space_is_said_before_writing(tmp_path):
+    with pytest.raises(SpaceError, match="free"):
+        require_space(tmp_path / "not" / "yet", 10**18)
+    assert os.listdir(tmp_path) == []
+
+
+def test_fingerprint_ignores_the_order_of_keys_only():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+
+
+def stage(folder, **inputs):
+    return Stage("s", folder, inputs, [folder / "out.txt"])
+
+
+def test_a_stage_is_done_for_the_same_inputs_and_intact_outputs_only(tmp_path):
+    assert not stage(tmp_path, x=1).done()
+    write_text(tmp_path / "out.txt", "result")
+    stage(tmp_path, x=1).finish()
+    assert stage(tmp_path, x=1).done()
+    assert not stage(tmp_path, x=2).done()
+    write_text(tmp_path / "out.txt", "edited")
+    assert not stage(tmp_path, x=1).done()
+    (tmp_path / "out.txt").unlink()
+    assert not stage(tmp_path, x=1).done()

@@ -1,0 +1,54 @@
+import pytest
+import yaml
+
+from kappa_lib import paths, profiles
+from kappa_lib.errors import InputError
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_file_loads_under_its_own_name(name):
+    assert profiles.load(name).profile == name
+
+
+def test_the_share_is_the_paper_s():
+    assert profiles.load("laptop").share == 100 / 224
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"stepss": 3}, "stepss"),
+        ({"steps": "many"}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"lr": -1.0}, "lr"),
+        ({"share": 0.7}, "share"),
+        ({"dtype": "int4"}, "dtype"),
+        ({"device": "tpu"}, "device"),
+        ({"arms": []}, "arms"),
+        ({"test_utterances": {"fr": 3}}, "test_utterances"),
+    ],
+)
+def test_an_unusable_value_is_refused_by_name(change, said):
+    with pytest.raises(InputError, match=said):
+        profiles.load("smoke", **change)
+
+
+def test_an_unknown_profile_lists_the_known_ones():
+    with pytest.raises(InputError, match="laptop"):
+        profiles.load("desktop")
+
+
+def test_a_missing_key_is_named(tmp_path, monkeypatch):
+    values = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text(encoding="utf-8"))
+    del values["lr"]
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    with pytest.raises(InputError, match="missing profile key lr"):
+        profiles.load("smoke")
+
+
+def test_a_notebook_s_cell_wins_over_the_file():
+    profile = profiles.from_notebook({"profile": "smoke", "steps": 7, "unrelated": 1})
+    assert profile.steps == 7
+    assert profile.batch == profiles.load("smoke").batch

@@ -1,0 +1,171 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from kappa_lib import paths, study
+from kappa_lib.errors import CheckpointError, InputError, SpaceError
+from kappa_lib.run_state import RunState
+from kappa_lib.training import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+def start(model: Path, results: Path) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "KAPPA_RESULTS": str(results),
+        "PYTHONPATH": os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")]),
+    }
+    command = [sys.executable, str(paths.ROOT / "tests" / "tiny.py"), str(model)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    process.communicate()
+    assert process.returncode == 0
+
+
+def run_folder(results: Path) -> Path:
+    return results / "tiny" / "runs" / "selected-seed0"
+
+
+def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(model, whole))
+
+    process = start(model, broken)
+    for line in process.stdout:
+        if line.strip() == "step 3":
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert tiny.comparable(run_folder(broken))[-1]["step"] == 2
+    assert not (run_folder(broken) / "model.safetensors").exists()
+
+    finish(start(model, broken))
+    assert tiny.comparable(run_folder(broken)) == tiny.comparable(run_folder(whole))
+    assert [row["step"] for row in tiny.comparable(run_folder(whole))] == [0, 2, 4, 6]
+    trained = [load_file(run_folder(r) / "model.safetensors") for r in (whole, broken)]
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    """Both arms trained in this process."""
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAPPA_RESULTS", str(results))
+        profile = tiny.profile(model)
+        bench, arms = study.prepare(profile)
+        original = {n: p.clone() for n, p in bench.llm.named_parameters()}
+        table = study.train_all(bench, arms)
+        yield profile, bench, arms, original, table
+
+
+def test_only_the_selection_and_the_adaptor_change(finished):
+    profile, _, arms, original, _ = finished
+    for name, arm in arms.items():
+        trained = load_file(profile.folder / "runs" / f"{name}-seed0" / "model.safetensors")
+        inside = {n.removeprefix("llm.") for n in trained if n.startswith("llm.")}
+        assert inside == set(arm.tensors)
+        changed = [not torch.equal(trained[f"llm.{n}"], original[n]) for n in arm.tensors]
+        assert all(changed)
+
+
+def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
+    _, bench, _, original, table = finished
+    first = table[table["step"] == 0]
+    assert len(first) == 2
+    assert first["heldout_loss"].nunique() == 1
+    assert first["text_loss"].nunique() == 1
+    assert (first["kl"].abs() < 1e-6).all()
+    bench.restore()
+    now = dict(bench.llm.named_parameters())
+    assert all(torch.equal(now[n], original[n]) for n in original)
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    profile, bench, arms, *_ = finished
+    steps = []
+    folder = profile.folder / "runs" / "selected-seed0"
+    before = (folder / "metrics.jsonl").read_bytes()
+    train(bench, arms["selected"], 0, on_step=steps.append)
+    assert steps == []
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_metrics_have_the_documented_fields(finished):
+    profile, *_ = finished
+    lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
+    fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
+    fields |= {"text_loss", "kl", "capped", "empty"}
+    for line in lines:
+        row = json.loads(line)
+        assert set(row) == fields
+        assert set(row["wer"]) == {"de", "en"}
+
+
+def test_training_lowers_the_loss_on_what_it_trains_on(finished):
+    *_, table = finished
+    for _, rows in table.groupby("arm"):
+        assert rows["train_loss"].iloc[-1] < rows["train_loss"].iloc[1]
+
+
+def test_an_unknown_tensor_name_is_refused(finished):
+    _, bench, *_ = finished
+    model = bench.speech_llm(0)
+    with pytest.raises(InputError, match="no_such_tensor"):
+        model.unfreeze(["model.layers.0.no_such_tensor.weight"])
+
+
+def checkpoint(folder: Path):
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimiser = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimiser.step()
+    state = RunState(folder, "key")
+    state.start()
+    return state, {"w": parameter}, optimiser
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    content = state.resume_path.read_bytes()
+    state.resume_path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="resume.safetensors"):
+        state.resume(named, optimiser)
+
+
+def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    assert RunState(tmp_path, "other").resume(named, optimiser) is None
+    assert state.resume(named, optimiser) == 1
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    before = state.resume_path.read_bytes()
+    usage = type("Usage", (), {"free": 3})
+    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
+        state.save(2, named, optimiser)
+    assert state.resume_path.read_bytes() == before
+    assert not list(tmp_path.glob(".*partial*"))

@@ -1,0 +1,78 @@
+"""A small real setting for training tests: the default tokenizer, a random two-layer Llama."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from kappa_lib import models, profiles, study
+from kappa_lib.profiles import Profile
+from kappa_lib.run_state import read_metrics
+from kappa_lib.training import train
+
+SMALL = {
+    "share": 0.4,
+    "train_utterances": {"de": 8, "en": 8},
+    "test_utterances": {"de": 2, "en": 2},
+    "warm_steps": 3,
+    "warm_batch": 4,
+    "steps": 6,
+    "batch": 4,
+    "eval_every": 2,
+    "max_new_tokens": 6,
+    "text_tokens": 64,
+}
+
+
+def tokenizer():
+    return AutoTokenizer.from_pretrained(models.weights(models.DEFAULT))
+
+
+def llama(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def save_model(folder: Path) -> Path:
+    llama().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def profile(folder: Path, **changes) -> Profile:
+    return profiles.load("smoke", profile="tiny", model=str(folder), **{**SMALL, **changes})
+
+
+def run(folder: Path, announce: bool = False) -> list[dict]:
+    """Train the first arm; with ``announce`` each finished step is a line on stdout."""
+    bench, arms = study.prepare(profile(folder))
+
+    def say(step: int) -> None:
+        if announce:
+            print(f"step {step}", flush=True)
+
+    return train(bench, arms["selected"], 0, on_step=say)
+
+
+def comparable(folder: Path) -> list[dict]:
+    """Metrics without the one field that may differ between two runs of the same thing."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(folder)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    json.dumps(run(Path(sys.argv[1]), announce=True))
