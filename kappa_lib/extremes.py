@@ -19,7 +19,7 @@ from kappa_lib.gram import Tall, gram_error, product_error
 # misses an eigenvector to this level with a probability of about the level itself.
 LANCZOS_TOLERANCE = 1e-8
 _LANCZOS_RUNS = 200
-_BASIS = 24
+_BASIS = 16
 # ARPACK wants a basis smaller than the matrix; below this the whole spectrum is cheap anyway.
 SMALLEST = 64
 _REFINEMENTS = 8

@@ -220,7 +220,7 @@ def _assemble(
         sigma_min=ends[1].value,
         kappa_error=math.inf if undecided else _combined(*ends),
         rank_deficiency=zeros,
-        frobenius=float(np.linalg.norm(values)),
+        frobenius=float(values[0] * np.linalg.norm(values / values[0])),
         log_volume=float(np.log(values[: last + 1]).sum()),
         values=values,
     )
