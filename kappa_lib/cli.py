@@ -67,25 +67,17 @@ def train(options: argparse.Namespace) -> int:
 
     profile = profiles.load(options.profile, **overrides(options))
 
-    from kappa_lib import training, utterances
+    from kappa_lib import study
     from kappa_lib.ledger import alone
-    from kappa_lib.progress import Stages
-    from kappa_lib.scan import scan_stage
-    from kappa_lib.selection import select_stage
 
-    stages = Stages()
     with alone(profile.folder):
-        arms = select_stage(profile, scan_stage(profile, partial(stages, "scan")))
-        data = utterances.load(profile, stages)
-        for corpus, problem in data.missing.items():
+        bench, arms = study.prepare(profile)
+        for corpus, problem in bench.data.missing.items():
             print(f"without {corpus}: {problem}", file=sys.stderr)
-        bench = training.Bench(profile, data, stages)
-        for seed in profile.seeds:
-            for arm, chosen in arms.items():
-                last = training.train(bench, chosen, seed)[-1]
-                wer = ", ".join(f"{name} {value:.1%}" for name, value in last["wer"].items())
-                print(f"{arm}, seed {seed}: step {last['step']}, WER {wer}", flush=True)
-    stages.close()
+        table = study.train_all(bench, arms)
+    last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
+    rates = [name for name in last.columns if name.startswith("wer_")]
+    print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
     return 0
 
 
