@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kappa_lib import kappa_table, solvers, spectrum
+from kappa_lib import comparators, kappa_table, solvers, spectrum
 from kappa_lib.checkpoint import TensorInfo
 
 
@@ -66,4 +66,6 @@ def measure(
         "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
         "kappa_excess": found.kappa / null,
+        "spectrum_snr": math.nan if s is None else comparators.spectrum_snr(s, found.shape),
+        "alpha": math.nan if s is None else comparators.tail_exponent(s),
     }
