@@ -56,8 +56,12 @@ def selection_without_data(tensors_ranked: int, tensors_total: int) -> str:
 
 
 @decides("anisotropy-is-central")
-def anisotropy_is_central(text_loss: float, text_loss_flattened: float) -> str:
-    return HOLDS if text_loss_flattened > text_loss + 0.1 else FAILS
+def anisotropy_is_central(
+    text_loss: float, text_loss_flattened: float, text_loss_shaken: float
+) -> str:
+    if text_loss_flattened <= text_loss + 0.1:
+        return FAILS
+    return HOLDS if text_loss_flattened > text_loss_shaken + 0.1 else CONFOUNDED
 
 
 @decides("parameters-similar")

@@ -253,8 +253,18 @@ CASES = [
     ("kappa-as-proxy", {"spearman_all": 0.1, "spearman_within_type": 0.1}, "fails"),
     ("selection-without-data", {"tensors_ranked": 210, "tensors_total": 210}, "holds"),
     ("selection-without-data", {"tensors_ranked": 200, "tensors_total": 210}, "fails"),
-    ("anisotropy-is-central", {"text_loss": 3.0, "text_loss_flattened": 5.0}, "holds"),
-    ("anisotropy-is-central", {"text_loss": 3.0, "text_loss_flattened": 3.05}, "fails"),
+    *[
+        (
+            "anisotropy-is-central",
+            {"text_loss": 3.0, "text_loss_flattened": flat, "text_loss_shaken": shaken},
+            verdict,
+        )
+        for flat, shaken, verdict in [
+            (5.0, 4.0, "holds"),
+            (5.0, 5.0, "confounded"),
+            (3.05, 3.0, "fails"),
+        ]
+    ],
     ("parameters-similar", {"parameters_selected": 100, "parameters_inverse": 91}, "holds"),
     ("parameters-similar", {"parameters_selected": 100, "parameters_inverse": 60}, "fails"),
     ("selected-beats-inverse", {"wer_selected": GOOD, "wer_inverse": POOR}, "holds"),
