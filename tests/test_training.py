@@ -10,8 +10,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from kappa_lib import paths, study
+from kappa_lib import paths, report, study
 from kappa_lib.errors import CheckpointError, InputError, SpaceError
+from kappa_lib.files import read_json, write_json
 from kappa_lib.run_state import RunState
 from kappa_lib.training import train
 
@@ -65,7 +66,7 @@ def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(model, tmp_path_factory):
+def trained(model, tmp_path_factory):
     """Both arms trained in this process."""
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +75,14 @@ def finished(model, tmp_path_factory):
         bench, arms = study.prepare(profile)
         original = {n: p.clone() for n, p in bench.llm.named_parameters()}
         table = study.train_all(bench, arms)
-        yield profile, bench, arms, original, table
+    return results, (profile, bench, arms, original, table)
+
+
+@pytest.fixture
+def finished(trained, monkeypatch):
+    results, setting = trained
+    monkeypatch.setenv("KAPPA_RESULTS", str(results))
+    return setting
 
 
 def test_only_the_selection_and_the_adaptor_change(finished):
@@ -133,6 +141,47 @@ def test_an_unknown_tensor_name_is_refused(finished):
         model.unfreeze(["model.layers.0.no_such_tensor.weight"])
 
 
+def test_the_report_shows_every_evaluation_and_both_counts(finished):
+    profile, _, arms, _, table = finished
+    text = report.write(profile).read_text()
+    for _, row in table.iterrows():
+        line = f"| {row['arm']} | {row['step']} | {row['utterances']} | {100 * row['wer_de']:.1f} |"
+        assert line in text
+    assert all(f"{arm.parameters:,}" in text for arm in arms.values())
+    assert "one seed, so no spread" in text
+    assert "could not be had" not in text
+
+
+def test_the_report_says_loudly_what_is_missing(finished):
+    profile, *_ = finished
+    path = profile.folder / "split.json"
+    before = path.read_text()
+    write_json(path, {**read_json(path), "missing": {"en_human": "no mirror answered"}})
+    try:
+        first = report.write(profile).read_text().splitlines()[:4]
+    finally:
+        path.write_text(before)
+    assert any("Without `en_human`" in line and "no mirror answered" in line for line in first)
+
+
+def test_results_come_back_without_training(finished):
+    profile, *_, table = finished
+    assert study.results(profile).round(9).equals(table.round(9))
+    assert study.curves(table, "selected", "wer_de") == [
+        table[table["arm"] == "selected"]["wer_de"].tolist()
+    ]
+    assert study.curves(table, "random", "wer_de") == []
+
+
+def test_best_and_worst_transcripts(finished):
+    profile, *_ = finished
+    rows = study.extremes(profile, "selected", 0, each=2)
+    assert rows["wer"].tolist() == sorted(rows["wer"])
+    assert set(rows.columns) == {"corpus", "wer", "reference", "hypothesis"}
+    with pytest.raises(InputError, match="no transcripts"):
+        study.transcripts(profile, "selected", seed=9)
+
+
 def checkpoint(folder: Path):
     parameter = torch.nn.Parameter(torch.ones(4))
     optimiser = torch.optim.AdamW([parameter])
@@ -148,7 +197,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     state.save(1, named, optimiser)
     content = state.resume_path.read_bytes()
     state.resume_path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="resume.safetensors"):
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors"):
         state.resume(named, optimiser)
 
 
