@@ -1,6 +1,7 @@
 """A training run on disk: one atomic checkpoint, and metrics that agree with it."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ class RunState:
 
     def start(self) -> None:
         """Forget whatever another configuration left in this folder."""
-        for path in (self.resume_path, self.model_path, self.metrics_path):
-            path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self._write_metrics([])
 
     def save(

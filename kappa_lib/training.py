@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kappa_lib import models, provenance
+from kappa_lib.errors import KappaError
 from kappa_lib.evaluation import Forgetting, evaluate, text_fingerprint
 from kappa_lib.files import Stage, fingerprint, read_json, replacing, write_json
 from kappa_lib.profiles import Profile
@@ -250,6 +251,8 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     loss, _ = model.loss([data.features[i] for i in items], [data.texts[i] for i in items])
+    if not torch.isfinite(loss):
+        raise KappaError(f"the training loss became {loss.item()}", "lower the profile's lr")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(named.values(), CLIP)
@@ -263,9 +266,14 @@ def _record(run: Run, state: RunState, row: dict[str, Any], measured: dict[str, 
     state.append({**row, **measured["metrics"]})
 
 
-def _finish(run: Run, state: RunState, named: dict[str, nn.Parameter], optimiser) -> None:  # noqa: ANN001
+def _finish(
+    run: Run,
+    state: RunState,
+    named: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+) -> None:
     rows = state.metrics()
-    state.finish(named)
+    # Before the model file, whose presence is what marks a run as finished.
     write_json(
         run.folder / "provenance.json",
         {
@@ -276,3 +284,4 @@ def _finish(run: Run, state: RunState, named: dict[str, nn.Parameter], optimiser
             "trainable_all": sum(p.numel() for p in named.values()),
         },
     )
+    state.finish(named)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from kappa_lib import paths, report, study
-from kappa_lib.errors import CheckpointError, InputError, SpaceError
+from kappa_lib import paths, report, study, training
+from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run_state import RunState
 from kappa_lib.training import train
@@ -180,6 +181,24 @@ def test_best_and_worst_transcripts(finished):
     assert set(rows.columns) == {"corpus", "wer", "reference", "hypothesis"}
     with pytest.raises(InputError, match="no transcripts"):
         study.transcripts(profile, "selected", seed=9)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch):
+    profile, bench, arms, *_ = finished
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    poisoned = replace(bench.data.tests[0], corpus="en")
+    data = replace(bench.data, features=[f * float("nan") for f in bench.data.features])
+    broken = training.Bench(profile, replace(data, tests=[poisoned]))
+    with pytest.raises(KappaError, match="loss became nan"):
+        train(broken, arms["selected"], 0)
+
+
+def test_starting_anew_leaves_nothing_of_another_configuration(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path / "run")
+    state.save(1, named, optimiser)
+    (state.folder / "provenance.json").write_text("{}")
+    RunState(state.folder, "other").start()
+    assert [p.name for p in state.folder.iterdir()] == ["metrics.jsonl"]
 
 
 def checkpoint(folder: Path):
