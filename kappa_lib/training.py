@@ -70,10 +70,10 @@ class Bench:
                 parameters[name].copy_(value)
         self.original = {}
 
-    def tell(self, what: str, done: int, total: int) -> None:
+    def tell(self, what: str, done: int, total: int, note: str = "") -> None:
         """Report progress to whoever listens."""
         if self.progress:
-            self.progress(what, done, total)
+            self.progress(what, done, total, note)
 
     def describe(self, *keys: str) -> dict[str, Any]:
         """What decides a result: the named settings, the weights, the data, this code's version."""
@@ -106,12 +106,13 @@ def warm(bench: Bench, seed: int) -> dict[str, Any]:
     )
     if not stage.done():
         losses = _warm_adaptor(bench, seed, path)
-        bench.tell(f"seed {seed}, evaluating step 0", 0, 1)
+        bench.tell(f"evaluating the start, seed {seed}", 0, 1)
         metrics, rows = evaluate(
             bench.speech_llm(seed), bench.data.tests, bench.forgetting, profile.max_new_tokens
         )
         write_json(evaluation, {"metrics": metrics, "ctc_loss": losses, "transcripts": rows})
         stage.finish()
+        bench.tell(f"evaluating the start, seed {seed}", 1, 1)
     return read_json(evaluation)
 
 
@@ -121,7 +122,7 @@ def _warm_adaptor(bench: Bench, seed: int, path: Path) -> list[float]:
     ids = [bench.tokenizer(text, add_special_tokens=False)["input_ids"] for text in data.texts]
 
     def report(step: int, loss: float) -> None:
-        bench.tell(f"seed {seed}, warm start, CTC loss {loss:.2f}", step, profile.warm_steps)
+        bench.tell(f"warm start, seed {seed}", step, profile.warm_steps, f"CTC loss {loss:.2f}")
 
     losses = warm_start(
         adaptor,
@@ -217,7 +218,9 @@ def _loop(
     clock = time.perf_counter()
     for step in range(first, profile.steps):
         losses.append(_step(model, named, optimiser, plan[step], data, _rate(profile, step)))
-        run.bench.tell(f"{run.name}, loss {losses[-1]:.3f}", step + 1, profile.steps)
+        pace = len(losses) / (time.perf_counter() - clock)
+        note = f"loss {losses[-1]:.3f}, {pace:.2f} steps/s"
+        run.bench.tell(f"training {run.name}", step + 1, profile.steps, note)
         if (step + 1) % profile.eval_every == 0 or step + 1 == profile.steps:
             seconds += time.perf_counter() - clock
             measured, rows = evaluate(

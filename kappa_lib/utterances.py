@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Protocol
 
 from datasets import Dataset
 from torch import Tensor
@@ -13,8 +14,11 @@ from kappa_lib.evaluation import TestSet, normalise
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 
-# What a progress callback is told: what is going on, how much is done, of how much.
-Progress = Callable[[str, int, int], None]
+
+class Progress(Protocol):
+    """Told what is going on, how much of it is done, of how much, and a note on the last step."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
