@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from transformers import WhisperFeatureExtractor
+from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers.utils import logging as transformers_logging
 
-from kappa_lib import assets, paths
-from kappa_lib.errors import InputError
+from kappa_lib import assets, hub, paths
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, replacing
 
 DEFAULT = "whisper-base"
@@ -72,13 +73,14 @@ class CTranslate2Encoder:
 
 
 class TransformersEncoder:
-    """Whisper's encoder from a Hugging Face folder or model hub id."""
+    """Whisper's encoder from a Hugging Face folder or model hub id, in fp32.
+
+    Raises:
+        AssetError: the weights can't be had, or are not those of a Whisper model.
+    """
 
     def __init__(self, source: Path | str, device: str = "cpu") -> None:
-        from transformers import WhisperModel
-
-        self._encoder = WhisperModel.from_pretrained(source, dtype=torch.float32).encoder
-        self._encoder.eval().requires_grad_(False).to(device)
+        self._encoder = _whisper_encoder(source).to(device)
         self.bands = self._encoder.config.num_mel_bins
 
     @torch.inference_mode()
@@ -92,8 +94,32 @@ class TransformersEncoder:
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
         for layer in model.layers:
             hidden = layer(hidden, None)
-            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         return model.layer_norm(hidden)[0].float().cpu().numpy()
+
+
+def _whisper_encoder(source: Path | str) -> PreTrainedModel:
+    """The encoder alone: the decoder, the larger part of a checkpoint, is never read."""
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    class EncoderOnly(WhisperEncoder):
+        _keys_to_ignore_on_load_unexpected = ("decoder", "proj_out")
+
+    transformers_logging.disable_progress_bar()
+    with hub.explained(source):
+        encoder, found = EncoderOnly.from_pretrained(
+            source,
+            dtype=torch.float32,
+            key_mapping={r"^(model\.)?encoder\.": ""},
+            output_loading_info=True,
+        )
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise AssetError(
+            f"{source}: {len(found['missing_keys'])} tensors of a Whisper encoder are missing,"
+            f" {sorted(found['missing_keys'])[0]} among them",
+            "name a Whisper model",
+        )
+    return encoder.eval().requires_grad_(False)
 
 
 Encoder = CTranslate2Encoder | TransformersEncoder
