@@ -5,6 +5,7 @@ functions see the matrix tall: (rows, k) with rows ≥ k, transposed where neede
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -25,50 +26,58 @@ class Tall:
     """
 
     def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
-        self._matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-        self.rows, self.k = self._matrix.shape
+        self._matrix = matrix
+        self._is_tall = matrix.shape[0] >= matrix.shape[1]
+        self.rows, self.k = matrix.shape if self._is_tall else matrix.shape[::-1]
         self.device = device
 
-    def _blocks(self) -> list[tuple[slice, torch.Tensor]]:
+    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Slices of the tall rows, and the stored numbers there in the order they are stored."""
         step = max(1, BLOCK_NUMBERS // self.k)
-        starts = range(0, self.rows, step)
-        return [(slice(s, min(s + step, self.rows)), self._matrix[s : s + step]) for s in starts]
+        for start in range(0, self.rows, step):
+            rows = slice(start, min(start + step, self.rows))
+            yield rows, self._matrix[rows] if self._is_tall else self._matrix[:, rows]
+
+    def _wide_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The same in float64 as (b, k) arrays: C-ordered, or Fortran where stored wide."""
+        for rows, block in self._blocks():
+            wide = block.to("cpu", torch.float64).contiguous().numpy()
+            yield rows, wide if self._is_tall else wide.T
 
     def gram(self) -> np.ndarray:
         """WᵀW by a symmetric rank-k product: its lower triangle, (k, k) in Fortran order."""
         if self.device == "cuda":
             return self._gram_on_cuda()
         product = np.zeros((self.k, self.k), order="F")
-        for _, block in self._blocks():
-            wide = _wide(block)
-            # A C-ordered (b, k) block, transposed, is the Fortran (k, b) that BLAS reads in place.
-            product = blas.dsyrk(1.0, wide.T, beta=1.0, c=product, lower=1, overwrite_c=1)
+        for _, block in self._wide_blocks():
+            # BLAS reads Fortran order: the (b, k) block as it is, or its (k, b) transpose.
+            read, trans = (block.T, 0) if self._is_tall else (block, 1)
+            product = blas.dsyrk(
+                1.0, read, beta=1.0, c=product, trans=trans, lower=1, overwrite_c=1
+            )
         return product
 
     def _gram_on_cuda(self) -> np.ndarray:
         product = torch.zeros(self.k, self.k, dtype=torch.float64, device="cuda")
         for _, block in self._blocks():
             wide = block.to("cuda", torch.float64)
+            wide = wide if self._is_tall else wide.T
             product.addmm_(wide.T, wide)
         return np.asfortranarray(product.cpu().numpy())
 
     def times(self, vectors: np.ndarray) -> np.ndarray:
         """W V: (k, q) → (rows, q)."""
         result = np.empty((self.rows, vectors.shape[1]))
-        for rows, block in self._blocks():
-            result[rows] = _wide(block) @ vectors
+        for rows, block in self._wide_blocks():
+            result[rows] = block @ vectors
         return result
 
     def transposed_times(self, vectors: np.ndarray) -> np.ndarray:
         """Wᵀ Y: (rows, q) → (k, q)."""
         result = np.zeros((self.k, vectors.shape[1]))
-        for rows, block in self._blocks():
-            result += _wide(block).T @ vectors[rows]
+        for rows, block in self._wide_blocks():
+            result += block.T @ vectors[rows]
         return result
-
-
-def _wide(block: torch.Tensor) -> np.ndarray:
-    return block.to("cpu", torch.float64).contiguous().numpy()
 
 
 def product_error(length: int) -> float:

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint
 from kappa_lib.journal import Journal
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Progress
+from kappa_lib.progress import Stages
 from kappa_lib.rows import matrices, measure, row_names
 
 # Raise when a change here or in the solvers alters any number of a row.
@@ -214,16 +215,6 @@ def _metadata(
     }
 
 
-def reporter(shown: Progress) -> Report:
-    """A ``progress`` argument for :func:`scan` that moves ``shown``."""
-
-    def report(done: int, total: int, name: str) -> None:
-        shown.total = total
-        shown.update(done - shown.done, name)
-
-    return report
-
-
 def scan_stage(profile: Profile) -> pd.DataFrame:
     """The pipeline's scan: the profile's model → ``kappa.parquet`` and ``kappa.csv``.
 
@@ -239,7 +230,6 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
     }
     stage = Stage("scan", profile.folder, inputs, outputs)
     if not stage.done():
-        with Progress("scan") as shown:
-            scan(source, profile.folder, device=profile.device, progress=reporter(shown))
+        scan(source, profile.folder, device=profile.device, progress=partial(Stages(), "scan"))
         stage.finish()
     return kappa_table.read(outputs[0])

@@ -128,3 +128,70 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
     axes[-1, 0].set_xlabel("layer")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
+    """Spearman correlations between measures, over all matrices and within module types.
+
+    Args:
+        overall: :func:`kappa_lib.comparators.rank_correlation`.
+        within: the same with ``within_type=True``.
+    """
+    figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
+    titles = ["over all matrices", "within each module type"]
+    for axis, matrix, title in zip(axes, [overall, within], titles, strict=True):
+        image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+        places = range(len(matrix))
+        axis.set_xticks(places, matrix.columns, rotation=45, ha="right")
+        axis.set_yticks(places, matrix.index)
+        axis.set_title(title)
+        axis.grid(False)
+        for row in places:
+            for col in places:
+                value = matrix.iloc[row, col]
+                colour = "white" if abs(value) > 0.6 else "black"
+                axis.text(
+                    col, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour
+                )
+    figure.colorbar(image, ax=axes, label="Spearman correlation", shrink=0.8)
+    return figure
+
+
+def storage(kappas: pd.DataFrame, kinds: Mapping[str, str]) -> Figure:
+    """κ after storage relative to κ before, a panel a format, a point a matrix.
+
+    Args:
+        kappas: :func:`kappa_lib.storage.study`; the first column is the reference.
+        kinds: tensor name → module type.
+    """
+    reference, *formats = kappas.columns
+    figure, axes = new_figure(1, len(formats), figsize=(2.2 * len(formats) + 1, 3.2), sharey=True)
+    kind = pd.Series(kinds).reindex(kappas.index)
+    for axis, form in zip(np.atleast_1d(axes), formats, strict=True):
+        for colour, name in zip(TYPE_COLOURS, kind.unique(), strict=False):
+            rows = kappas[kind == name]
+            ratio = rows[form] / rows[reference]
+            axis.plot(rows[reference], ratio, "o", color=colour, markersize=3, label=name)
+        axis.axhline(1, color="black", lw=0.8)
+        axis.set(xscale="log", yscale="log", title=form, xlabel="κ before")
+    np.atleast_1d(axes)[0].set_ylabel("κ after / κ before")
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
+    return figure
+
+
+def uncertainty(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
+    """κ as stored (mark) and κ of draws of what was there before rounding (dots).
+
+    Args:
+        table: κ table rows of the matrices drawn, indexed by tensor.
+        draws: tensor × draw, κ of each draw.
+    """
+    figure, axis = new_figure(figsize=(7, 3.4))
+    for place, tensor in enumerate(draws.index):
+        values = draws.loc[tensor]
+        axis.plot([place] * len(values), values, "o", color=COLOURS[5], markersize=4)
+        axis.plot(place, table.loc[tensor, "kappa"], "_", color="black", markersize=18, mew=2)
+    axis.set(yscale="log", ylabel="κ (bar: as stored; dots: draws)")
+    axis.set_xticks(range(len(draws)), table.loc[draws.index, "type"])
+    return figure

@@ -1,0 +1,120 @@
+"""Large random matrices with the spectrum of trained ones, and whole checkpoints of them.
+
+W = G D H: a Gaussian G, column scales D that fall off as trained spectra do, and an orthogonal
+mixing H (signs and a fast Walsh-Hadamard transform), so that no axis is special. Making one costs
+a few passes over it, where a matrix of exact spectrum would cost two QR factorisations.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from kappa_lib.files import replacing, require_space, write_json
+
+# Fall-off exp(-decay·x) over the relative index x, by module type, such that at the default
+# model's sizes κ comes near the default model's medians (about 1e4 for q and o, 6 to 30 else).
+DECAY = {"q_proj": 4.0, "o_proj": 3.0, "k_proj": 3.0, "v_proj": 1.0}
+MLP_DECAY = 2.4
+# The standard deviation of trained weights of this size, in order of magnitude.
+_SCALE = 0.02
+
+
+def hadamard_mix(matrix: torch.Tensor) -> torch.Tensor:
+    """Rows times an orthogonal Walsh-Hadamard matrix, in place; columns in the largest 2ⁿ blocks.
+
+    Args:
+        matrix: (rows, cols) with cols = b·2ⁿ; each of the b blocks is mixed within itself.
+    """
+    rows, cols = matrix.shape
+    block = cols & -cols
+    width = 1
+    while width < block:
+        pairs = matrix.view(rows, cols // (2 * width), 2, width)
+        first = pairs[:, :, 0].clone()
+        pairs[:, :, 0] += pairs[:, :, 1]
+        torch.sub(first, pairs[:, :, 1], out=pairs[:, :, 1])
+        width *= 2
+    return matrix.mul_(1.0 / math.sqrt(block))
+
+
+def trained_like(rows: int, cols: int, decay: float, seed: int) -> torch.Tensor:
+    """A bf16 matrix (rows, cols) with a smoothly falling spectrum.
+
+    Args:
+        rows: output size.
+        cols: input size.
+        decay: natural logarithm of the ratio of the first column scale to the last.
+        seed: of the Gaussian entries and signs.
+    """
+    k, n = min(rows, cols), max(rows, cols)
+    generator = torch.Generator().manual_seed(seed)
+    tall = torch.randn(n, k, generator=generator)
+    signs = torch.randint(0, 2, (k,), generator=generator) * 2.0 - 1.0
+    tall *= signs * torch.exp(-decay * torch.arange(k) / k)
+    mixed = hadamard_mix(tall).mul_(_SCALE).bfloat16()
+    return mixed if rows >= cols else mixed.T.contiguous()
+
+
+def decay_of(module: str) -> float:
+    """Fall-off used for a module path such as ``self_attn.q_proj``."""
+    return DECAY.get(module.rsplit(".", 1)[-1], MLP_DECAY)
+
+
+def write_checkpoint(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], layers: int, vocabulary: int
+) -> Iterator[str]:
+    """Write a sharded bf16 checkpoint of random weights, a shard a layer, with its index.
+
+    Args:
+        folder: where to; created.
+        shapes: module path inside a layer → (rows, cols).
+        layers: how many layers.
+        vocabulary: rows of the embedding and of the output layer.
+
+    Yields:
+        The name of each shard once it is written.
+
+    Raises:
+        SpaceError: the disk has no room for all of it.
+    """
+    width = shapes["self_attn.q_proj"][1]
+    numbers = layers * sum(m * n for m, n in shapes.values()) + 2 * vocabulary * width
+    require_space(folder, 2 * numbers + 100_000_000)
+    folder.mkdir(parents=True, exist_ok=True)
+    index: dict[str, str] = {}
+    total = layers + 1
+    for part in range(total):
+        name = f"model-{part + 1:05d}-of-{total:05d}.safetensors"
+        tensors = _ends(vocabulary, width) if part == layers else _layer(shapes, part)
+        with replacing(folder / name) as temporary:
+            save_file(tensors, temporary)
+        index.update(dict.fromkeys(tensors, name))
+        yield name
+    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
+
+
+def _layer(shapes: Mapping[str, tuple[int, int]], layer: int) -> dict[str, torch.Tensor]:
+    return {
+        f"model.layers.{layer}.{module}.weight": trained_like(
+            *shape, decay_of(module), seed=1000 * layer + place
+        )
+        for place, (module, shape) in enumerate(shapes.items())
+    }
+
+
+def _ends(vocabulary: int, width: int) -> dict[str, torch.Tensor]:
+    """Embedding and output layer; κ is not measured on them, so their spectrum is left plain."""
+    generator = torch.Generator().manual_seed(0)
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    shape = (vocabulary, width)
+    return {n: torch.randn(shape, generator=generator).mul_(_SCALE).bfloat16() for n in names}
+
+
+def kappa_of(weight: torch.Tensor) -> float:
+    """κ by a float64 SVD, the benchmark's reference."""
+    s = np.linalg.svd(weight.double().numpy(), compute_uv=False)
+    return float(s[0] / s[-1])
