@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
 
@@ -17,6 +18,7 @@ TITLES = {
     "kl": "KL from the base model",
     "heldout_loss": "held-out transcript loss",
 }
+WER_TOP = 110  # per cent
 UNITS = {"text_loss": "nats a token", "kl": "nats a token", "heldout_loss": "nats a token"}
 
 
@@ -53,19 +55,29 @@ def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: st
         note: said under the figure, for instance that a corpus is missing.
     """
     columns = [c for c in ("wer_mean", "wer_de", "wer_en", "wer_en_human") if c in table]
-    figure, axes = new_figure(1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False)
+    figure, axes = new_figure(
+        1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False, sharey=True
+    )
     for axis, column in zip(axes[0], columns, strict=True):
         _curve(axis, table, column, percent=True)
         title = TITLES[column]
         axis.set_title(title.splitlines()[0] if human_trained and "human" in column else title)
-        axis.set_ylim(0, min(160, max(105, axis.get_ylim()[1])))
+        _clip(axis, table, column)
         axis.set_xlabel("training utterances")
     axes[0][0].set_ylabel("word error rate (%)")
-    axes[0][0].legend()
+    axes[0][-1].legend()
     figure.suptitle(f"Word error rate over training ({_spread_note(table)})")
     if note:
         figure.supxlabel(note, fontsize=8, color=COLOURS[1])
     return figure
+
+
+def _clip(axis: Axes, table: pd.DataFrame, column: str) -> None:
+    """Show 0 to 110 %, and say in words what lies above: mostly the untrained start."""
+    axis.set_ylim(0, WER_TOP)
+    start = 100 * table.loc[table["step"] == 0, column].max()
+    if start > WER_TOP:
+        axis.text(0.02, 0.03, f"start: {start:.0f} %", transform=axis.transAxes, size=8)
 
 
 def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
@@ -103,6 +115,10 @@ def learning_against_forgetting(table: pd.DataFrame) -> Figure:
         axis.annotate(f" step {last['step']}", (last["heldout_loss"], last["text_loss"]), size=8)
     axis.set_xlabel("held-out transcript loss (nats a token)")
     axis.set_ylabel("general-text loss (nats a token)")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_xaxis()
     axis.set_title("Learning (to the right) against forgetting (upwards)")
     axis.legend()
