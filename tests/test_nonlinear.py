@@ -129,6 +129,24 @@ def test_mixture_entropy_limits():
     assert apart - one == pytest.approx(stats.entropy([0.25, 0.75]), abs=1e-6)
 
 
+def test_entropy_moves_with_squared_distances():
+    # The identity behind the contraction theorem: dh/ds = Σ pᵢpⱼ wᵢⱼ d|xᵢ-xⱼ|²/ds / (4σ²).
+    rng = np.random.default_rng(5)
+    points, velocities, noise = rng.normal(0, 2, 6), rng.normal(0, 1, 6), 0.7
+    weights = rng.dirichlet(np.ones(6))
+    grid = np.linspace(-15, 15, 20_001)
+    bumps = stats.norm.pdf(grid, points[:, None], noise)
+    shared = bumps[:, None] * bumps[None] / (weights @ bumps)
+    pairs = shared.sum(axis=-1) * (grid[1] - grid[0])
+    growth = 2 * np.subtract.outer(points, points) * np.subtract.outer(velocities, velocities)
+    formula = (np.outer(weights, weights) * pairs * growth).sum() / (4 * noise**2)
+    ends = [
+        nonlinear.mixture_entropy(points + step * velocities, noise, weights)
+        for step in (-1e-4, 1e-4)
+    ]
+    assert (ends[1] - ends[0]) / 2e-4 == pytest.approx(formula, rel=1e-4)
+
+
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="unknown activation 'sine'"):
         nonlinear.largest_slope("sine")
