@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,16 @@ class NotebookError(KappaError):
     """A notebook that could not be executed to its end."""
 
 
-def declared(notebook: Path, profile: Profile) -> dict[str, Any]:
-    """The settings of ``profile`` that a notebook's parameters cell declares.
+def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings of ``profile`` that a notebook is given.
+
+    Those are the ones that its parameters cell declares, and those whose value is not the one in
+    the profile's file, since the library would read that file for what the cell leaves out.
+
+    Args:
+        notebook: the source.
+        profile: the settings.
+        replaced: keys whose value differs from the profile's file.
 
     Raises:
         InputError: the cell declares something that is no profile key.
@@ -42,27 +51,34 @@ def declared(notebook: Path, profile: Profile) -> dict[str, Any]:
             f"{notebook.name}: its parameters cell declares {', '.join(unknown)}",
             "declare profile keys only (kappa_lib.profiles.Profile)",
         )
-    return profile.values(*names) if names else {}
+    return profile.values(*names, *replaced) if names else {}
 
 
-def execution_key(notebook: Path, parameters: dict[str, Any]) -> str:
-    """Fingerprint of what decides an execution: cells, parameters, code, pins and Python."""
+def execution_key(notebook: Path, profile: Profile) -> str:
+    """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
     package = Path(__file__).parent
     code = [p for p in sorted(package.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
+    beside = sorted(notebook.parent.glob("*.yaml"))
     cells = nbformat.read(notebook, as_version=4).cells
     return files.fingerprint(
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
-            "parameters": parameters,
+            "profile": profile.values(),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
+            "beside": [[p.name, files.sha256(p)] for p in beside],
             "pins": files.sha256(lock.LOCK),
             "python": platform.python_version(),
         }
     )
 
 
-def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
+def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
     """Execute one notebook in its own folder; the copy appears as ``target`` once it succeeds.
+
+    Args:
+        notebook: the source, which stays as it is.
+        values: of the parameters.
+        target: where the executed copy goes.
 
     Raises:
         NotebookError: a cell failed or the kernel died; says which cell, the error's last lines
@@ -74,7 +90,7 @@ def execute(notebook: Path, parameters: dict[str, Any], target: Path) -> None:
         papermill.execute_notebook(
             str(notebook),
             str(partial),
-            parameters=parameters,
+            parameters=values,
             cwd=str(notebook.parent),
             engine_name=_ENGINE,
             progress_bar=False,
@@ -107,8 +123,9 @@ def _cell_message(notebook: Path, error: PapermillExecutionError, partial: Path)
 def _dead_message(notebook: Path, partial: Path) -> str:
     memory = psutil.virtual_memory()
     cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []
-    done = [cell.execution_count for cell in cells if cell.get("execution_count")]
-    where = f"in cell [{max(done)}]" if done else "before its first cell had ended"
+    # The kernel's own count of the last cell may have died with it; papermill's note has not.
+    begun = [c for c in cells if c.cell_type == "code" and c.metadata.papermill.get("start_time")]
+    where = f"in cell [{len(begun)}]" if begun else "before its first cell"
     return (
         f"{notebook.name}: the kernel died {where} ({memory.available / 1e9:.1f} of "
         f"{memory.total / 1e9:.1f} GB of memory are free now)\n"

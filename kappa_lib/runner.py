@@ -20,7 +20,7 @@ from kappa_lib import files, paths, profiles
 from kappa_lib.console import Console
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.ledger import Ledger, alone
-from kappa_lib.notebook import declared, execute, execution_key
+from kappa_lib.notebook import execute, execution_key, parameters
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import CHANNEL, clock
 
@@ -46,32 +46,33 @@ class Run:
         self.profile, self.notebooks, self.console, self.force = profile, notebooks, console, force
         self.folder = profile.folder
         self.ledger = Ledger(self.folder, [path.stem for path in sources(notebooks[0].parent)])
+        as_filed = profiles.load(profile.profile).values()
+        self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
         self.timings = Timings(self.folder / "timings.json")
 
     def notebook(self, source: Path, place: str) -> None:
         """Execute one notebook unless nothing it depends on has changed.
 
         Raises:
-            NotebookError, InputError: see :func:`execute` and :func:`declared`.
+            NotebookError, InputError: see :func:`execute` and :func:`parameters`.
         """
         name = source.stem
-        parameters = declared(source, self.profile)
-        key = execution_key(source, parameters)
+        values = parameters(source, self.profile, self.replaced)
+        key = execution_key(source, self.profile)
         if not self.force and self.ledger.current(name, key):
             self.console.say(f"{place} {name}: unchanged, skipped")
             return
-        resumed = self.ledger.interrupted(name)
-        self.console.say(f"{place} {name}" + (": resuming" if resumed else ""))
+        resumes = self.ledger.interrupted(name)
+        self.console.say(f"{place} {name}" + (": resuming" if resumes else ""))
         self.ledger.start(name)
         target = self.folder / "notebooks" / source.name
-        began, self.console.stages = time.monotonic(), {}
         channel = self.folder / "stages" / f"{name}.progress"
-        with self.console.following(channel), _environment(CHANNEL, str(channel)):
-            execute(source, parameters, target)
+        with self.timings.measuring(name, resumes, self.console) as timing:
+            with self.console.following(channel), _environment(CHANNEL, str(channel)):
+                execute(source, values, target)
+            timing["finished"] = True
         self.ledger.finish(name, key, target)
-        seconds = time.monotonic() - began
-        self.timings.notebook(name, seconds, resumed, self.console.stages)
-        self.console.say(f"{place} {name}: done in {clock(seconds)}")
+        self.console.say(f"{place} {name}: done in {clock(timing['seconds'])}")
 
     def report(self) -> None:
         """Write the report of what is in the results folder."""
@@ -81,14 +82,17 @@ class Run:
             report.write(self.profile)
 
     def everything(self) -> None:
-        """All notebooks, then the report."""
+        """All notebooks in order."""
         for index, source in enumerate(self.notebooks, start=1):
             self.notebook(source, f"[{index}/{len(self.notebooks)}]")
-        self.report()
 
 
 class Timings:
-    """``timings.json``: seconds of the installation, and of each notebook and its stages."""
+    """``timings.json``: seconds of the installation, and of each notebook and its stages.
+
+    An entry is ``resumed`` when earlier work in the same folder, interrupted or finished, may
+    have spared this execution a part. The time of an interrupted attempt is added to the next.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -96,14 +100,32 @@ class Timings:
         installation = os.environ.get("KAPPA_INSTALL_SECONDS")
         self.content["install_seconds"] = float(installation) if installation else None
 
-    def notebook(self, name: str, seconds: float, resumed: bool, stages: dict[str, float]) -> None:
-        """Record an execution; ``resumed`` says that an interrupted one had done a part of it."""
-        self.content["notebooks"][name] = {
-            "seconds": round(seconds, 1),
-            "resumed": resumed,
-            "stages": {what: round(took, 1) for what, took in stages.items()},
-        }
-        files.write_json(self.path, self.content)
+    @contextmanager
+    def measuring(self, name: str, resumes: bool, console: Console) -> Iterator[dict[str, Any]]:
+        """Record the time that the block takes, whether or not it fails.
+
+        Args:
+            name: of the notebook.
+            resumes: whether its last execution did not come to its end.
+            console: which collects the times of the stages.
+
+        Yields:
+            The entry; the block sets its ``finished``.
+        """
+        before = self.content["notebooks"].get(name)
+        entry: dict[str, Any] = {"seconds": 0.0, "resumed": resumes or before is not None}
+        began, console.stages = time.monotonic(), {}
+        if before and not before["finished"]:
+            began -= before["seconds"]
+            console.stages = dict(before["stages"])
+        entry["finished"] = False
+        self.content["notebooks"][name] = entry
+        try:
+            yield entry
+        finally:
+            entry["seconds"] = round(time.monotonic() - began, 1)
+            entry["stages"] = {what: round(took, 1) for what, took in console.stages.items()}
+            files.write_json(self.path, self.content)
 
 
 @contextmanager
@@ -153,14 +175,19 @@ def main(arguments: list[str] | None = None) -> int:
         profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         with alone(profile.folder):
-            Run(profile, _chosen(options.only), console, options.force).everything()
+            execution = Run(profile, _chosen(options.only), console, options.force)
+            execution.everything()
+            # A report on a part of the notebooks would have to do the others' work.
+            if not options.only:
+                execution.report()
     except KappaError as error:
         console.say(f"\n{error}")
         return 1
     except KeyboardInterrupt:
         console.say("\ninterrupted; the same command goes on from the last finished stage")
         return 130
-    console.say(f"done in {clock(time.monotonic() - began)}: {profile.folder / 'REPORT.md'}")
+    made = profile.folder / ("notebooks" if options.only else "REPORT.md")
+    console.say(f"done in {clock(time.monotonic() - began)}: {made}")
     return 0
 
 

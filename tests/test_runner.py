@@ -16,7 +16,7 @@ from kappa_lib import files, paths, profiles
 from kappa_lib.console import Console
 from kappa_lib.errors import InputError
 from kappa_lib.ledger import Ledger
-from kappa_lib.notebook import NotebookError, declared
+from kappa_lib.notebook import NotebookError, parameters
 from kappa_lib.runner import Run, main
 
 pytestmark = pytest.mark.slow
@@ -34,19 +34,19 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(path, *cells, parameters="profile = 'smoke'\nseed = 0"):
+def write(path, *cells, settings="profile = 'smoke'\nseed = 0"):
     """A notebook with a parameters cell and the given code cells under a heading."""
-    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    first = new_code_cell(settings, metadata={"tags": ["parameters"]})
     content = [first, new_markdown_cell("# Work"), *map(new_code_cell, cells)]
     nbformat.write(new_notebook(cells=content, metadata={"kernelspec": KERNEL}), path)
     return path
 
 
-def run(*notebooks, **settings):
+def run(*notebooks, **values):
     """Execute each in turn as the runner does; returns the console's text."""
     out = io.StringIO()
-    force = settings.pop("force", False)
-    pass_ = Run(profiles.load("smoke", **settings), list(notebooks), Console(out), force)
+    force = values.pop("force", False)
+    pass_ = Run(profiles.load("smoke", **values), list(notebooks), Console(out), force)
     try:
         for index, source in enumerate(notebooks, start=1):
             pass_.notebook(source, f"[{index}/{len(notebooks)}]")
@@ -55,23 +55,24 @@ def run(*notebooks, **settings):
     return run.text
 
 
-def test_declared_parameters_are_injected_and_others_are_not(folder):
-    source = write(folder / "01_a.ipynb", *WRITES, "print(seed, 'steps' in globals())")
+def test_declared_and_replaced_parameters_are_injected_and_others_are_not(folder):
+    shows = "print(seed, steps, 'batch' in globals(), profile.batch)"
+    source = write(folder / "01_a.ipynb", *WRITES, shows)
     before = source.read_bytes()
     run(source, seed=7, steps=99)
     executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
-    assert executed.cells[-1].outputs[0].text == "7 False\n"
-    # steps is not declared in the cell, so the notebook takes it from the profile's file.
-    written = files.read_json(paths.results("smoke") / "data" / "7.json")
-    assert written == profiles.load("smoke").steps
+    batch = profiles.load("smoke").batch
+    assert executed.cells[-1].outputs[0].text == f"7 99 False {batch}\n"
+    # The cell does not declare steps, and the library has the run's value all the same.
+    assert files.read_json(paths.results("smoke") / "data" / "7.json") == 99
     assert source.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["01_a.ipynb", "results"]
 
 
 def test_a_parameter_that_is_no_profile_key_is_refused(folder):
-    source = write(folder / "01_a.ipynb", parameters="profile = 'smoke'\nsteeps = 3")
+    source = write(folder / "01_a.ipynb", settings="profile = 'smoke'\nsteeps = 3")
     with pytest.raises(InputError, match=r"01_a\.ipynb: its parameters cell declares steeps"):
-        declared(source, profiles.load("smoke"))
+        parameters(source, profiles.load("smoke"))
 
 
 def test_unchanged_is_skipped_and_each_kind_of_change_is_not(folder):
@@ -102,8 +103,14 @@ def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
     assert partial.is_file()
     assert not partial.with_name("01_a.ipynb").exists()
 
+    first = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
+    assert first["finished"] is False
+
     write(source, *WRITES)
     assert "[1/1] 01_a: resuming" in run(source)
+    both = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
+    assert both["seconds"] > first["seconds"] > 0
+    assert both["resumed"] is both["finished"] is True
     assert "unchanged" in run(source)
     assert not partial.exists()
 
@@ -125,6 +132,7 @@ def test_progress_reaches_the_console_and_the_timings_but_not_the_notebook(folde
     assert list(entry["stages"]) == ["adding"]
     assert entry["seconds"] > entry["stages"]["adding"]
     assert entry["resumed"] is False
+    assert entry["finished"] is True
     executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
     assert [output.name for output in executed.cells[-1].outputs] == ["stdout"]
 
@@ -142,7 +150,7 @@ def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
     )
     command = [sys.executable, "-c", code, str(paths.ROOT / "tests"), str(source)]
     process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (folder / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     kernel = int((folder / "pid").read_text())
