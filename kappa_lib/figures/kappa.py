@@ -157,18 +157,18 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     return figure
 
 
-def storage(kappas: pd.DataFrame, kinds: Mapping[str, str]) -> Figure:
+def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
     """κ after storage relative to κ before, a panel a format, a point a matrix.
 
     Args:
+        table: κ table.
         kappas: :func:`kappa_lib.storage.study`; the first column is the reference.
-        kinds: tensor name → module type.
     """
     reference, *formats = kappas.columns
     figure, axes = new_figure(1, len(formats), figsize=(2.2 * len(formats) + 1, 3.2), sharey=True)
-    kind = pd.Series(kinds).reindex(kappas.index)
+    kind = table.set_index("tensor")["type"].reindex(kappas.index)
     for axis, form in zip(np.atleast_1d(axes), formats, strict=True):
-        for colour, name in zip(TYPE_COLOURS, kind.unique(), strict=False):
+        for colour, name in zip(TYPE_COLOURS, types(table), strict=False):
             rows = kappas[kind == name]
             ratio = rows[form] / rows[reference]
             axis.plot(rows[reference], ratio, "o", color=colour, markersize=3, label=name)
@@ -181,17 +181,18 @@ def storage(kappas: pd.DataFrame, kinds: Mapping[str, str]) -> Figure:
 
 
 def uncertainty(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
-    """κ as stored (mark) and κ of draws of what was there before rounding (dots).
+    """κ as stored (bar) and κ of draws of what was there before rounding (dots).
 
     Args:
-        table: κ table rows of the matrices drawn, indexed by tensor.
-        draws: tensor × draw, κ of each draw.
+        table: κ table.
+        draws: tensor × draw, κ of each draw; one matrix of each type.
     """
+    rows = table[table["tensor"].isin(draws.index)].set_index("type").loc[types(table)]
     figure, axis = new_figure(figsize=(7, 3.4))
-    for place, tensor in enumerate(draws.index):
-        values = draws.loc[tensor]
+    for place, row in enumerate(rows.itertuples()):
+        values = draws.loc[row.tensor]
         axis.plot([place] * len(values), values, "o", color=COLOURS[5], markersize=4)
-        axis.plot(place, table.loc[tensor, "kappa"], "_", color="black", markersize=18, mew=2)
+        axis.plot(place, row.kappa, "_", color="black", markersize=18, mew=2)
     axis.set(yscale="log", ylabel="κ (bar: as stored; dots: draws)")
-    axis.set_xticks(range(len(draws)), table.loc[draws.index, "type"])
+    axis.set_xticks(range(len(rows)), rows.index)
     return figure
