@@ -7,6 +7,7 @@
 #       --force           execute what is unchanged, too
 #   bash reproduce.sh test         lint, unit tests, and every notebook under nbval
 #   bash reproduce.sh lab [...]    JupyterLab on the notebooks; more arguments go to JupyterLab
+#   bash reproduce.sh bench [...]  κ timed against the author's and PEFT's way, 15 minutes
 #   bash reproduce.sh --help
 #
 # What it needs: Linux or macOS (Apple silicon), Python 3.11 or newer with venv, 6 GB of disk and
@@ -146,7 +147,9 @@ while [ $# -gt 0 ]; do
         --set | --only) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
         --force) options+=("$1"); shift ;;
         run | test) [ -z "$command" ] || fail "one command at a time, see --help" 2; command="$1"; shift ;;
-        lab) [ -z "$command" ] || fail "one command at a time, see --help" 2; command=lab; shift; break ;;
+        lab | bench)
+            [ -z "$command" ] || fail "one command at a time, see --help" 2
+            command="$1"; shift; break ;;
         *) fail "unknown argument '$1', see bash reproduce.sh --help" 2 ;;
     esac
 done
@@ -158,5 +161,6 @@ install
 case "${command:-run}" in
     run) exec python -m kappa_lib.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
     test) run_tests ;;
+    bench) exec python -m kappa_lib.bench ${1+"$@"} ;;
     lab) exec python -m jupyterlab --notebook-dir "$ROOT/notebooks" ${1+"$@"} ;;
 esac

@@ -39,6 +39,7 @@ def project(tmp_path):
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "kappa_lib" / "__init__.py").touch()
     (root / "kappa_lib" / "runner.py").write_text(RUNNER)
+    (root / "kappa_lib" / "bench.py").write_text(RUNNER)
     return root
 
 
@@ -74,6 +75,8 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
 
     second = call(project, "run", "--profile", "smoke", "--set", "seeds=[0, 1]", "--force")
     assert second.stdout.startswith("RUN --profile smoke --set seeds=[0, 1] --force")
+
+    assert call(project, "bench", "--divide", "8").stdout.startswith("RUN --divide 8")
 
     (project / "requirements.lock").write_text(good + "# another comment\n")
     assert "== installing" in call(project).stdout
