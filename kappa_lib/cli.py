@@ -1,4 +1,4 @@
-"""The ``kappa`` command: scan a checkpoint, select tensors, train an arm, report, examine."""
+"""The ``kappa`` command: scan, select, train, report, plan, examine."""
 
 import argparse
 import sys
@@ -94,6 +94,14 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    """``kappa plan``: what a profile would cost, before anything is downloaded."""
+    from kappa_lib import plan_text
+
+    print(plan_text.main_text(options.profile, options.memory, options.tflops), end="")
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     """``kappa doctor``: everything that would stop a run; fails when something does."""
     from kappa_lib import doctor as examiner
@@ -131,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
     main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_scan, _select, _train, _report, _doctor):
+    for add in (_scan, _select, _train, _report, _plan, _doctor):
         add(commands)
     return main_parser
 
@@ -180,6 +188,16 @@ def _report(commands: Any) -> None:
     command = commands.add_parser("report", help="write REPORT.md of a profile's results")
     _add_profile(command)
     command.set_defaults(run=report)
+
+
+def _plan(commands: Any) -> None:
+    command = commands.add_parser("plan", help="say what a profile would cost, without a download")
+    _add_profile(command)
+    command.add_argument("--memory", type=float, metavar="GIB", help="of the device it has to fit")
+    command.add_argument(
+        "--tflops", type=float, help="sustained; default: as measured by runs here"
+    )
+    command.set_defaults(run=plan)
 
 
 def _doctor(commands: Any) -> None:
