@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import claims, evaluation, models, paths, progress, study
+from kappa_lib import claims, evaluation, models, progress, study
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 
@@ -204,7 +204,29 @@ def headline(profile: Profile) -> str:
     ends = table[table["step"].isin([0, table["step"].max()])]
     sizes = study.parameters(profile)["parameters"]
     listed = ", ".join(f"{arm} {count:,}" for arm, count in sizes.items())
-    return f"{wer_table(ends)}\n\n{loss_table(ends)}\n\nTrained parameters of the LLM: {listed}."
+    return "\n\n".join(
+        [
+            missing_note(profile) or "All three test sets were available.",
+            wer_table(ends),
+            loss_table(ends),
+            f"Trained parameters of the LLM: {listed}. {_effort(profile)}",
+        ]
+    )
+
+
+def _effort(profile: Profile) -> str:
+    """How long the run took, and on what."""
+    path = profile.folder / "timings.json"
+    entries = [read_json(f / "provenance.json") for f in study.run_folders(profile)]
+    if not path.is_file() or not entries:
+        return "Its time was not recorded."
+    timings, machine = read_json(path), entries[-1]
+    installation = timings.get("install_seconds") or 0.0
+    total = installation + sum(entry["seconds"] for entry in timings["notebooks"].values())
+    return (
+        f"`bash reproduce.sh` took {progress.clock(total)}, {progress.clock(installation)} of it"
+        f" installation, on {machine['cores']} cores ({machine['processor']})."
+    )
 
 
 def replace_block(text: str, block: str) -> str:
@@ -216,6 +238,6 @@ def replace_block(text: str, block: str) -> str:
     return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
-def update_readme(profile: Profile, readme: Path = paths.ROOT / "README.md") -> None:
-    """Write the results of a profile into the README."""
+def update_readme(profile: Profile, readme: Path) -> None:
+    """Write the results of a profile into the README, between its markers."""
     write_text(readme, replace_block(readme.read_text(encoding="utf-8"), headline(profile)))
