@@ -135,6 +135,7 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     Raises:
         InputError: the source is none of these.
         CheckpointError: nothing in it can be read; the first problem is the message.
+        AssetError: a hub id that can't be had, see :func:`hub_folder`.
     """
     if isinstance(source, nn.Module):
         checkpoint: Checkpoint = ModuleCheckpoint(source)
@@ -167,30 +168,17 @@ def _open_path(source: str | Path) -> Checkpoint:
 def hub_folder(model_id: str, revision: str | None = None) -> Path:
     """Fetch a model's safetensors and configuration with the hub's client; return the folder.
 
+    Args:
+        model_id: ``owner/name``.
+        revision: commit, branch or tag; the main branch by default.
+
     Raises:
-        CheckpointError: gated, unknown, or out of reach; the message says which.
+        AssetError: gated, unknown, or out of reach; the message says which.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+
+    from kappa_lib.hub import explained
 
     patterns = ["*.safetensors", "*.safetensors.index.json", "config.json"]
-    try:
+    with explained(model_id):
         return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        raise CheckpointError(
-            f"{model_id}: gated, its owner has not yet let this account in",
-            "accept the licence on the model's page, then log in with `hf auth login`",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{model_id}: no such model, or a private one", "check the spelling, or log in"
-        ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{model_id}: the model hub can't be reached and no copy is cached",
-            "connect, or give the path of a local folder",
-        ) from error

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from kappa_lib.checkpoint import kind_of, open_checkpoint
-from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.errors import AssetError, CheckpointError, InputError
 from kappa_lib.gguf_file import module_name
 
 HEADS, KV_HEADS = 4, 2
@@ -181,7 +181,7 @@ def test_folder_without_weights_is_refused(tmp_path):
 
 def test_hub_id_without_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="can't be reached") as caught:
+    with pytest.raises(AssetError, match="nobody/never-cached-model") as caught:
         open_checkpoint("nobody/never-cached-model")
     assert "local folder" in caught.value.remedy
 

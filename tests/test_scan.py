@@ -16,7 +16,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from kappa_lib import kappa_table
+from kappa_lib import assets, kappa_table, models
 from kappa_lib.errors import InputError
 from kappa_lib.scan import ScanError, scan
 
@@ -118,6 +118,7 @@ scan(sys.argv[1], sys.argv[2], progress=lambda done, total, name: time.sleep(0.3
 """
 
 
+@pytest.mark.slow
 def test_killed_scan_resumes_to_the_same_files(folder, tmp_path):
     scan(folder, tmp_path / "whole")
     cut = tmp_path / "cut"
@@ -241,3 +242,15 @@ def test_table_that_is_not_one_is_refused(tmp_path):
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "kappa.parquet")
     with pytest.raises(InputError, match="not a κ table"):
         kappa_table.read(tmp_path)
+
+
+@pytest.mark.slow
+def test_default_model_has_the_same_kappa_as_gguf_folder_and_module():
+    every_tenth = {"include": [f"*.layers.{i}.*_proj.weight" for i in (0, 10, 20)]}
+    model, _ = models.load(models.DEFAULT)
+    sources = [assets.language_model(), models.weights(models.DEFAULT), model]
+    columns = ["kappa", "kappa_error", "sigma_min", "log_volume", "alpha"]
+    tables = [scan(s, **every_tenth).set_index("tensor")[columns].sort_index() for s in sources]
+    assert len(tables[0]) == 21
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    pd.testing.assert_frame_equal(tables[0], tables[2], check_exact=True)
