@@ -92,7 +92,10 @@ class ModuleCheckpoint(Checkpoint):
 
     def __init__(self, module: nn.Module) -> None:
         config = getattr(module, "config", None)
-        super().__init__(getattr(config, "_name_or_path", "") or type(module).__name__)
+        # The folder's name where it was loaded from a folder: where that lay says nothing.
+        name = Path(getattr(config, "_name_or_path", ""))
+        shown = name.name if name.is_absolute() else name.as_posix()
+        super().__init__(shown if name.name else type(module).__name__)
         self._parameters = dict(module.named_parameters())
         owners = dict(module.named_modules())
         for name, parameter in self._parameters.items():
