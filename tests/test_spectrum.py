@@ -89,3 +89,14 @@ def test_null_is_near_the_median_of_gaussian_matrices(shape):
 def test_null_refuses_an_empty_shape():
     with pytest.raises(InputError, match="0×4"):
         spectrum.marchenko_pastur_kappa(0, 4)
+
+
+def test_measures_of_an_uneven_spectrum():
+    s = np.array([3.0, 2.0, 1.0])
+    assert spectrum.stable_rank(s) == pytest.approx(14 / 9)
+    assert spectrum.effective_rank(s) == pytest.approx(2 ** (2 / 3) * 3**0.5)
+    assert spectrum.log_volume(s) == pytest.approx(np.log(6))
+
+
+def test_log_volume_leaves_out_what_float64_cannot_tell_from_zero():
+    assert spectrum.log_volume(np.array([2.0, 1.0, 1e-17])) == pytest.approx(np.log(2))

@@ -75,6 +75,17 @@ def test_no_random_matrix_beats_the_bound():
         assert linear_entropy(np.linalg.svd(weight, compute_uv=False), 0.5) < largest
 
 
+@FEW
+@given(SPECTRA, st.floats(0.01, 100), st.floats(0.01, 100))
+def test_with_energy_keeps_ratios_and_meets_the_constraint(s, energy, sigma_x):
+    scaled = theorem.with_energy(s, energy)
+    assert float(scaled @ scaled) == pytest.approx(energy)
+    assert scaled / scaled[0] == pytest.approx(np.sort(s)[::-1] / max(s))
+    flat = theorem.stationary_spectrum(energy, len(s))
+    largest = theorem.largest_linear_entropy(energy, len(s), sigma_x)
+    assert largest == pytest.approx(linear_entropy(flat, sigma_x), abs=1e-9 * len(s))
+
+
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="energy"):
         theorem.largest_log_volume(0.0, 3)
