@@ -57,31 +57,36 @@ class Factored:
         return float(np.log(np.diag(self.factor)).sum())
 
 
-def factor(product: np.ndarray, tall: Tall, *, top: float | None = None) -> Factored | None:
-    """Extreme eigenvalues of the Gram matrix; None where it is not safely positive definite.
+def factor(
+    product: np.ndarray, tall: Tall, eigenvalues: np.ndarray | None = None
+) -> Factored | None:
+    """Ends of the Gram matrix's spectrum; None where it is not safely positive definite.
 
     Args:
         product: lower triangle of the Gram matrix, (k, k), k ≥ ``SMALLEST``.
         tall: the matrix it came from.
-        top: σ₁² if it is known already.
+        eigenvalues: all of them, descending, if they are known; else Lanczos finds the ends. A
+            single start vector sees one of several equal eigenvalues, which is no error in σ,
+            and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
     lower, info = lapack.dpotrf(product, lower=1, clean=1)
     if info != 0:
         return None
-    error = gram_error(tall.rows, tall.k, float(np.trace(product)))
     try:
         inverse, vectors = _lanczos(lambda x: lapack.dpotrs(lower, x, lower=1)[0], tall.k, 2)
-        if top is None:
-            top = float(_lanczos(lambda x: blas.dsymv(1.0, product, x, lower=1), tall.k, 1)[0][0])
+        if eigenvalues is None:
+            top, _ = _lanczos(lambda x: blas.dsymv(1.0, product, x, lower=1), tall.k, 1)
     except ArpackNoConvergence:
         return None
     second, smallest = 1.0 / np.sort(inverse)
-    slack = 1.0 + LANCZOS_TOLERANCE
+    largest, slack = (top[0], LANCZOS_TOLERANCE) if eigenvalues is None else (eigenvalues[0], 0.0)
+    second = second if eigenvalues is None else eigenvalues[-2]
+    error = gram_error(tall.rows, tall.k, float(np.trace(product)))
     return Factored(
         factor=lower,
-        largest=(top, error + top * LANCZOS_TOLERANCE),
-        smallest=(smallest, error + smallest * LANCZOS_TOLERANCE),
-        second=second / slack - error,
+        largest=(float(largest), error + largest * slack),
+        smallest=(float(smallest), error + smallest * LANCZOS_TOLERANCE),
+        second=float(second) * (1.0 - slack) - error,
         vector=vectors[:, int(np.argmax(inverse))],
     )
 
@@ -143,7 +148,7 @@ def _temple(found: Factored, tall: Tall, frobenius: float, sigma: float, residua
     """Relative error of σ = ‖Wv‖ as the smallest singular value, from v's residual.
 
     With only one eigenvalue of WᵀW below b, that one is at least σ² - ‖r‖²/(b - σ²). Rounding in
-    Wv and in the residual is added at its bound.
+    Wv and in the residual is added at its bound, and what Lanczos can't part.
     """
     rounding = product_error(tall.k) * frobenius
     distance = found.second - sigma**2
@@ -153,4 +158,4 @@ def _temple(found: Factored, tall: Tall, frobenius: float, sigma: float, residua
     low = (sigma - rounding) ** 2 - residual**2 / distance
     if low <= 0:
         return math.inf
-    return max(sigma / math.sqrt(low), 1 + rounding / sigma) - 1
+    return max(sigma / math.sqrt(low), 1 + rounding / sigma) - 1 + LANCZOS_TOLERANCE

@@ -143,7 +143,7 @@ def _by_gram(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum:
     found = _assemble(values, errors, shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
-    factored = extremes.factor(product, tall, top=float(values[0] ** 2))
+    factored = extremes.factor(product, tall, values**2)
     if factored is None:
         return found
     end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)

@@ -17,17 +17,17 @@ few = settings(derandomize=True, max_examples=25, deadline=None)
 seeds = st.integers(0, 10_000)
 
 
-def exact_matrix(log_size: int, bits: int, seed: int) -> tuple[np.ndarray, float]:
+def exact_matrix(log_size: int, bits: int, copies: int, seed: int) -> tuple[np.ndarray, float]:
     """An integer matrix whose singular values are known without computing: H D H, permuted.
 
-    H is a Hadamard matrix and D holds distinct integers, so every entry is an integer below 2⁵³
-    and the singular values are n times those of D, exactly.
+    H is a Hadamard matrix and D holds integers, so every entry is an integer below 2⁵³ and the
+    singular values are n times those of D, exactly; the smallest occurs ``copies`` times.
     """
     n = 2**log_size
     rng = np.random.default_rng(seed)
     middle = np.floor(2.0 ** rng.uniform(1, max(bits, 1.5), n - 2))
-    d = np.concatenate([[1.0], middle, [2.0**bits]])
-    d[1:-1] = np.minimum(d[1:-1], 2.0**bits)
+    d = np.concatenate([[1.0], np.minimum(middle, 2.0**bits), [2.0**bits]])
+    d[:copies] = 1.0
     h = hadamard(n).astype(float)
     weight = (h * d) @ h
     assert np.abs(weight).max() < 2**53
@@ -40,10 +40,10 @@ def assert_within_bound(weight, truth: float, method: str) -> None:
 
 
 @few
-@given(log_size=st.integers(2, 8), bits=st.integers(0, 44), seed=seeds)
+@given(log_size=st.integers(2, 8), bits=st.integers(0, 44), copies=st.integers(1, 3), seed=seeds)
 @pytest.mark.parametrize("method", METHODS)
-def test_bound_holds_where_the_truth_is_known_exactly(method, log_size, bits, seed):
-    weight, truth = exact_matrix(log_size, bits, seed)
+def test_bound_holds_where_the_truth_is_known_exactly(method, log_size, bits, copies, seed):
+    weight, truth = exact_matrix(log_size, bits, copies, seed)
     assert_within_bound(weight, truth, method)
 
 
