@@ -206,11 +206,23 @@ def headline(profile: Profile) -> str:
     listed = ", ".join(f"{arm} {count:,}" for arm, count in sizes.items())
     return "\n\n".join(
         [
-            missing_note(profile) or "All three test sets were available.",
+            missing_note(profile) or "Every test set was available.",
             wer_table(ends),
             loss_table(ends),
+            _outcome(ends),
             f"Trained parameters of the LLM: {listed}. {_effort(profile)}",
         ]
+    )
+
+
+def _outcome(ends: pd.DataFrame) -> str:
+    """Which arm learned and which forgot, in words, from both ends of the runs."""
+    final = ends[ends["step"] > 0].groupby("arm")[["wer_mean", "text_loss"]].mean()
+    seeds = ends["seed"].nunique()
+    return (
+        f"In this run ({seeds} seed{'s' if seeds > 1 else ''}), `{final['wer_mean'].idxmin()}` ended"
+        f" with the lowest mean WER of German and English, `{final['text_loss'].idxmin()}` with the"
+        " lowest general-text loss."
     )
 
 

@@ -215,6 +215,7 @@ def _loop(
     plan = batch_plan([len(f) for f in data.features], profile.batch, profile.steps, run.seed)
     seconds = state.metrics()[-1]["seconds"]
     losses: list[float] = []
+    run.bench.tell(f"training {run.name}", first, profile.steps)
     clock = time.perf_counter()
     for step in range(first, profile.steps):
         losses.append(_step(model, named, optimiser, plan[step], data, _rate(profile, step)))
