@@ -219,10 +219,10 @@ def _outcome(ends: pd.DataFrame) -> str:
     """Which arm learned and which forgot, in words, from both ends of the runs."""
     final = ends[ends["step"] > 0].groupby("arm")[["wer_mean", "text_loss"]].mean()
     seeds = ends["seed"].nunique()
+    spread = "one seed" if seeds == 1 else f"{seeds} seeds"
     return (
-        f"In this run ({seeds} seed{'s' if seeds > 1 else ''}), `{final['wer_mean'].idxmin()}` ended"
-        f" with the lowest mean WER of German and English, `{final['text_loss'].idxmin()}` with the"
-        " lowest general-text loss."
+        f"In this run ({spread}), `{final['wer_mean'].idxmin()}` ended with the lowest mean WER of"
+        f" German and English, `{final['text_loss'].idxmin()}` with the lowest general-text loss."
     )
 
 

@@ -1,7 +1,6 @@
 """The whole comparison of a profile: every arm of every seed, and one table of the results."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def prepare(profile: Profile) -> tuple[Bench, dict[str, Selection]]:
     """
     stages = Stages()
     data = utterances.load(profile, stages)
-    arms = selection.select_stage(profile, scan.scan_stage(profile, partial(stages, "κ scan")))
+    arms = selection.select_stage(profile, scan.scan_stage(profile))
     return Bench(profile, data, stages), arms
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kappa_lib.errors import InputError
 from kappa_lib.checks import as_matrix
+from kappa_lib.errors import InputError
 
 BROKEN = {
     "NaN": torch.tensor([[1.0, float("nan")], [0.0, 1.0]]),

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,5 +46,5 @@ def test_learning_rate_rises_to_its_peak_and_ends_at_a_tenth():
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.1)
-    assert all(a < b for a, b in zip(factors[:9], factors[1:10], strict=True))
-    assert all(a > b for a, b in zip(factors[9:], factors[10:], strict=False))
+    assert all(a < b for a, b in pairwise(factors[:10]))
+    assert all(a > b for a, b in pairwise(factors[9:]))
