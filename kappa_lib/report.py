@@ -152,7 +152,7 @@ def _claims(profile: Profile) -> str:
 
 
 def time_table(folder: Path) -> str:
-    """Minutes of the installation and of each notebook with its longest stages."""
+    """Installation and each notebook with its longest stages, as first executed in full."""
     path = folder / "timings.json"
     if not path.is_file():
         return "Not recorded: the notebooks were not executed by the runner."
@@ -161,11 +161,12 @@ def time_table(folder: Path) -> str:
     if total:
         rows.append(["installation", progress.clock(total), ""])
     for name, entry in timings["notebooks"].items():
-        total += entry["seconds"]
-        longest = sorted(entry["stages"].items(), key=lambda item: -item[1])[:4]
+        spent = entry.get("first") or entry
+        total += spent["seconds"]
+        longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
         stages = "; ".join(f"{what} {progress.clock(seconds)}" for what, seconds in longest)
-        label = f"{name} (resumed)" if entry["resumed"] else name
-        rows.append([label, progress.clock(entry["seconds"]), stages])
+        label = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
+        rows.append([label, progress.clock(spent["seconds"]), stages])
     rows.append(["**all**", f"**{progress.clock(total)}**", ""])
     return _markdown(["part", "time", "longest stages"], rows)
 
@@ -234,7 +235,8 @@ def _effort(profile: Profile) -> str:
         return "Its time was not recorded."
     timings, machine = read_json(path), entries[-1]
     installation = timings.get("install_seconds") or 0.0
-    total = installation + sum(entry["seconds"] for entry in timings["notebooks"].values())
+    spent = (entry.get("first") or entry for entry in timings["notebooks"].values())
+    total = installation + sum(entry["seconds"] for entry in spent)
     return (
         f"`bash reproduce.sh` took {progress.clock(total)}, {progress.clock(installation)} of it"
         f" installation, on {machine['cores']} cores ({machine['processor']})."

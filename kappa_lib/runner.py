@@ -92,6 +92,7 @@ class Timings:
 
     An entry is ``resumed`` when earlier work in the same folder, interrupted or finished, may
     have spared this execution a part. The time of an interrupted attempt is added to the next.
+    ``first`` keeps the time of an execution that was spared nothing, for the report.
     """
 
     def __init__(self, path: Path) -> None:
@@ -119,6 +120,10 @@ class Timings:
             began -= before["seconds"]
             console.stages = dict(before["stages"])
         entry["finished"] = False
+        if before:
+            whole = before["finished"] and not before["resumed"]
+            kept = {key: before[key] for key in ("seconds", "stages")} if whole else None
+            entry["first"] = before.get("first") or kept
         self.content["notebooks"][name] = entry
         try:
             yield entry

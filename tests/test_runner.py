@@ -137,6 +137,17 @@ def test_progress_reaches_the_console_and_the_timings_but_not_the_notebook(folde
     assert [output.name for output in executed.cells[-1].outputs] == ["stdout"]
 
 
+def test_an_execution_that_was_spared_nothing_keeps_its_time(folder):
+    entries = []
+    for text in ("slow", "fast", "again"):
+        run(write(folder / "01_a.ipynb", *WRITES, f"print({text!r})"))
+        timings = files.read_json(paths.results("smoke") / "timings.json")
+        entries.append(timings["notebooks"]["01_a"])
+    whole = {key: entries[0][key] for key in ("seconds", "stages")}
+    assert "first" not in entries[0]
+    assert entries[1]["first"] == entries[2]["first"] == whole
+
+
 def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
     waits = (
         "import os, time\nprint(os.getpid(), flush=True)\nopen('pid', 'w').write(str(os.getpid()))"
