@@ -1,18 +1,18 @@
 """The frozen Whisper encoder, with two back ends and a cache of what it computed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
 from kappa_lib import assets, hub, paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.files import fingerprint, replacing
+from kappa_lib.files import fingerprint, replacing, require_space, sha256
 
 DEFAULT = "whisper-base"
 RATE = 16_000
@@ -20,6 +20,7 @@ MAX_SECONDS = 30.0
 HOP = 160
 # CTranslate2 takes windows shorter than 30 s when their number of mel frames is a multiple of 8.
 FRAME_MULTIPLE = 8
+SHARD = 1000  # utterances a file of the cache; 2 GB at most of Whisper large's features at 15 s
 
 
 def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
@@ -108,6 +109,7 @@ def _whisper_encoder(source: Path | str) -> PreTrainedModel:
     with hub.explained(source):
         encoder, found = EncoderOnly.from_pretrained(
             source,
+            revision=hub.REVISIONS.get(str(source), "main"),
             dtype=torch.float32,
             key_mapping={r"^(model\.)?encoder\.": ""},
             output_loading_info=True,
@@ -133,8 +135,18 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
     return TransformersEncoder(source, device)
 
 
+def identity(encoder: str) -> str | dict[str, str]:
+    """What pins an encoder's weights, for caches: its name and revision, or its files' hashes."""
+    folder = Path(encoder).expanduser()
+    if folder.is_dir():
+        stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
+        return {path.name: sha256(path) for path in stored}
+    revision = hub.REVISIONS.get(encoder)
+    return f"{encoder}@{revision}" if revision else encoder
+
+
 def encode_all(
-    items: Iterable[Any],
+    items: Sequence[Any],
     decode: Callable[[Any], np.ndarray],
     key: dict,
     make_encoder: Callable[[], Encoder],
@@ -142,8 +154,12 @@ def encode_all(
 ) -> list[torch.Tensor]:
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
+    The cache is a file for every ``SHARD`` utterances, written when they are done: an interrupted
+    call goes on with the next file. The tensors are mapped from the disk, so that a corpus may
+    be larger than the memory.
+
     Args:
-        items: utterances, with a length.
+        items: utterances.
         decode: item → (samples,) float32 at 16 kHz.
         key: what decides the result (encoder, corpus fingerprint), for the cache's name.
         make_encoder: called only when there is something to encode.
@@ -151,15 +167,24 @@ def encode_all(
 
     Returns:
         One (frames, width) float16 tensor an utterance; fp16 is the precision of the weights.
+
+    Raises:
+        SpaceError: the disk cannot hold the next file; the finished ones stay.
     """
-    path = paths.cache() / "features" / f"{fingerprint(key)[:16]}.safetensors"
-    if not path.is_file():
-        encoder, arrays = make_encoder(), {}
-        for i, item in enumerate(items):
-            arrays[f"{i:06d}"] = encoder(decode(item)).astype(np.float16)
-            if progress:
-                progress(i + 1, len(items))
-        with replacing(path) as temporary:
-            save_file(arrays, temporary)
-    stored = load_file(path)
-    return [torch.from_numpy(stored[name]) for name in sorted(stored)]
+    stem, features = fingerprint(key)[:16], []
+    for start in range(0, len(items), SHARD):
+        part = range(start, min(start + SHARD, len(items)))
+        name = stem if len(items) <= SHARD else f"{stem}-{start // SHARD:05d}"
+        path = paths.cache() / "features" / f"{name}.safetensors"
+        if not path.is_file():
+            encoder, arrays = make_encoder(), {}
+            for i in part:
+                arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
+                if progress:
+                    progress(i + 1, len(items))
+            require_space(path.parent, sum(array.nbytes for array in arrays.values()))
+            with replacing(path) as temporary:
+                save_file(arrays, temporary)
+        stored = load_file(path)
+        features += [stored[name] for name in sorted(stored)]
+    return features

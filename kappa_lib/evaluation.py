@@ -20,7 +20,13 @@ from kappa_lib.speech_llm import SpeechLLM
 EVAL_BATCH = 48
 HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
 TEXT_WINDOW = 256
-NORMALISERS = {"de": "Whisper basic", "en": "Whisper English", "en_human": "Whisper English"}
+NORMALISERS = {
+    "de": "Whisper basic",
+    "en": "Whisper English",
+    "en_human": "Whisper English",
+    "librispeech": "Whisper English",
+    "mls_german": "Whisper basic",
+}
 
 
 @cache

@@ -1,10 +1,13 @@
-"""The Hugging Face Hub's many ways to fail, as one error that says what to do."""
+"""Models of the Hugging Face Hub: pinned, and the hub's many ways to fail as one clear error."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from datasets.exceptions import DatasetsError
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -16,6 +19,15 @@ from huggingface_hub.errors import (
 
 from kappa_lib.errors import AssetError, SpaceError
 
+# Commits of the models that the profiles name; any other is taken as it is today.
+REVISIONS = {
+    "meta-llama/Llama-3.1-8B-Instruct": "0e9e39f249a16976918f6564b8830bc894c89659",
+    "meta-llama/Llama-3.2-3B-Instruct": "0cb88a4f764b7a12671c53f0838cd831a0843b95",
+    "meta-llama/Llama-3.2-1B-Instruct": "9213176726f574b556790deb65791e0c5aa438b6",
+    "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
+}
+# Weights as safetensors, configuration and tokenizer; never pickles.
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 _LOCAL = "or name a local folder that holds it"
 # First match wins: a gated repository is also a repository that was not found.
 _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
@@ -50,18 +62,43 @@ def explained(name: str | Path) -> Iterator[None]:
 
     Raises:
         AssetError: what could not be had, the hub's own reason, and the next step.
+        SpaceError: the disk filled up on the way.
     """
     try:
         yield
     except (AssetError, SpaceError):
         raise
     except tuple(kind for kind, _, _ in _REMEDIES) as error:
+        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(error)):
+            raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
         why, remedy = next(
             (why, remedy)
             for kind, why, remedy in _REMEDIES
             if any(isinstance(cause, kind) for cause in _causes(error))
         )
         raise AssetError(f"{name}: {why}\n  {_first_line(error)}", remedy) from error
+
+
+@cache
+def snapshot(model: str) -> Path:
+    """Fetch a model at its pinned revision with the hub's client, or find it in the hub's cache.
+
+    Returns:
+        A folder of safetensors, configuration and tokenizer, named after the commit.
+
+    Raises:
+        AssetError: gated, unknown or out of reach; says what to do.
+        SpaceError: the disk filled up on the way.
+    """
+    with explained(model):
+        return Path(
+            snapshot_download(
+                model,
+                revision=REVISIONS.get(model),
+                allow_patterns=_PATTERNS,
+                ignore_patterns=["original/*"],
+            )
+        )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

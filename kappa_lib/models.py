@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from kappa_lib import assets, paths
+from kappa_lib import assets, hub, paths
 from kappa_lib.errors import AssetError
 from kappa_lib.files import read_json, replacing, require_space, sha256, write_json
 
@@ -29,8 +29,8 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def weights(model: str) -> Path | str:
-    """Folder of safetensors for a profile's ``model``; a model hub id is returned as it is.
+def weights(model: str) -> Path:
+    """Folder of safetensors for a profile's ``model``, fetched where it is a model hub id.
 
     The default model comes as a 4-bit GGUF. It is dequantised to fp32 once (the arithmetic is
     exact in fp32) and kept in the cache, since every later load then takes a second.
@@ -45,13 +45,13 @@ def weights(model: str) -> Path | str:
         return folder
     if folder.exists() or model.startswith((".", "/", "~")):
         raise AssetError(f"{folder}: no config.json there", "name a Hugging Face model folder")
-    return model
+    return hub.snapshot(model)
 
 
 def stored_as(model: str) -> str:
     """How the weights were stored before anything here touched them, for captions."""
     folder = weights(model)
-    record = Path(folder) / "origin.json"
+    record = folder / "origin.json"
     return read_json(record)["stored_as"] if record.is_file() else "as in the checkpoint"
 
 
@@ -82,8 +82,8 @@ def _dequantised(gguf: Path) -> Path:
 def identity(model: str) -> dict[str, str]:
     """What pins the weights: the hash of the file they came from, or id and revision."""
     folder = weights(model)
-    if isinstance(folder, str):
-        return {"hub": folder}
+    if folder.parent.name == "snapshots":
+        return {"hub": model, "revision": folder.name}
     record = folder / "origin.json"
     if record.is_file():
         return read_json(record)

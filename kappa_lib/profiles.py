@@ -10,7 +10,7 @@ import yaml
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 
-CORPORA = ("de", "en", "en_human")
+CORPORA = ("de", "en", "en_human", "librispeech", "mls_german")
 
 
 @dataclass(frozen=True)

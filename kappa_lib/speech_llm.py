@@ -14,6 +14,8 @@ STACK = 4  # the paper sub-samples audio embeddings four times, by concatenation
 HEAD_WIDTH = 64
 INSTRUCTION = "Transcribe the speech."
 _AUDIO = "<<audio>>"
+# Llama 3.2's template writes the day's date into the prompt where none is given; this is 3.1's.
+_DATE = "26 Jul 2024"
 
 
 def positions(frames: int) -> int:
@@ -192,7 +194,9 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
         {"role": "system", "content": INSTRUCTION},
         {"role": "user", "content": _AUDIO},
     ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, date_string=_DATE
+    )
     before, after = text.split(_AUDIO)
     return (
         tokenizer(before, add_special_tokens=False)["input_ids"],

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 
-from kappa_lib import audio, encoder, models, speech
+from kappa_lib import audio, encoder, hub_speech, models, speech
 from kappa_lib.errors import AssetError
 from kappa_lib.evaluation import TestSet, normalise
 from kappa_lib.files import fingerprint, write_json
@@ -26,7 +26,7 @@ class SpeechData:
     """Encoded utterances of all corpora.
 
     ``features`` hold one (frames, width) float16 tensor an utterance; ``missing`` names corpora
-    that could not be had and why.
+    that could not be had and why; ``left_out`` holds corpus → part → reason → unusable rows.
     """
 
     ids: list[str]
@@ -34,6 +34,7 @@ class SpeechData:
     features: list[Tensor]
     tests: list[TestSet]
     missing: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -45,7 +46,12 @@ class SpeechData:
 def load(profile: Profile, progress: Progress | None = None) -> SpeechData:
     """Build (or find) every corpus of a profile, encode it, and write ``split.json``.
 
-    A corpus whose recordings can't be had is left out and named in ``missing``.
+    A corpus of the laptop's that can't be had is left out and named in ``missing``. LibriSpeech
+    and Multilingual LibriSpeech are what a profile of the paper's size is about: without them it
+    stops.
+
+    Raises:
+        AssetError: one of these two can't be had.
     """
     data = SpeechData([], [], [], [])
     make = _encoder_factory(profile)
@@ -53,15 +59,23 @@ def load(profile: Profile, progress: Progress | None = None) -> SpeechData:
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         if counts == (0, 0):
             continue
-        try:
-            built = speech.build(corpus, *counts, seed=profile.seed)
-        except AssetError as error:
-            data.missing[corpus] = str(error)
-            continue
-        for split, items in built.items():
+        for split, items in _build(data, corpus, counts, profile.seed).items():
             _append(data, corpus, split, items, _encode(items, profile, make, corpus, progress))
     write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
     return data
+
+
+def _build(data: SpeechData, corpus: str, counts: tuple[int, int], seed: int) -> DatasetDict:
+    """The rows of a corpus; what is missing or was left out is noted in ``data``."""
+    if corpus in hub_speech.SOURCES:
+        built = hub_speech.build(corpus, *counts, seed)
+        data.left_out[corpus] = hub_speech.left_out(corpus, *counts, seed)
+        return built
+    try:
+        return speech.build(corpus, *counts, seed)
+    except AssetError as error:
+        data.missing[corpus] = str(error)
+        return DatasetDict()
 
 
 def _encoder_factory(profile: Profile) -> Callable[[], encoder.Encoder]:
@@ -83,7 +97,7 @@ def _encode(
     progress: Progress | None,
 ) -> list[Tensor]:
     recordings = [sha256(row["audio"]["bytes"]).hexdigest() for row in items]
-    key = {"encoder": profile.encoder, "recordings": recordings}
+    key = {"encoder": encoder.identity(profile.encoder), "recordings": recordings}
 
     def report(done: int, total: int) -> None:
         if progress:
@@ -112,6 +126,7 @@ def _append(
 def _split(data: SpeechData) -> dict:
     return {
         "missing": data.missing,
+        "left_out": data.left_out,
         "train": dict(zip(data.ids, data.texts, strict=True)),
         "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
     }

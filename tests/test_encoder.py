@@ -5,8 +5,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+import tiny_paper
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperFeatureExtractor
 
 from kappa_lib import assets, audio, encoder, speech, whisper_convert
 from kappa_lib.errors import AssetError, CheckpointError, InputError
@@ -28,26 +29,6 @@ def spoken(corpus: str) -> np.ndarray:
 def converted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "whisper-base"
     return whisper_convert.convert(assets.whisper(), folder)
-
-
-def tiny_whisper(bands: int = 80) -> WhisperForConditionalGeneration:
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        d_model=32,
-        num_mel_bins=bands,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        vocab_size=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    return WhisperForConditionalGeneration(config).eval()
 
 
 @pytest.mark.parametrize("bands", [80, 128])
@@ -111,7 +92,7 @@ def test_both_back_ends_agree_on_real_weights_and_speech(converted, corpus):
 
 
 def test_a_full_window_equals_the_modules_own_forward(tmp_path):
-    whole = tiny_whisper(bands=128)
+    whole = tiny_paper.whisper(bands=128)
     whole.save_pretrained(tmp_path)
     noise = np.random.default_rng(1).normal(0, 0.1, FULL).astype(np.float32)
     mel = torch.from_numpy(encoder.log_mel(noise, 128))[None]
@@ -122,11 +103,11 @@ def test_a_full_window_equals_the_modules_own_forward(tmp_path):
 
 
 def test_only_the_encoder_is_loaded_and_nothing_is_said(tmp_path, capfd):
-    tiny_whisper().save_pretrained(tmp_path)
+    tiny_paper.whisper(bands=80).save_pretrained(tmp_path)
     capfd.readouterr()
     loaded = encoder.load(str(tmp_path))
     assert capfd.readouterr() == ("", "")
-    own = tiny_whisper().model.encoder.state_dict()
+    own = tiny_paper.whisper(bands=80).model.encoder.state_dict()
     found = loaded._encoder.state_dict()
     assert found.keys() == own.keys()
     for name, value in found.items():
@@ -135,7 +116,7 @@ def test_only_the_encoder_is_loaded_and_nothing_is_said(tmp_path, capfd):
 
 def test_other_weights_and_absent_folders_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    whisper = tiny_whisper()
+    whisper = tiny_paper.whisper(bands=80)
     whisper.model.encoder.layers = whisper.model.encoder.layers[:1]
     whisper.save_pretrained(tmp_path / "half")
     with pytest.raises(AssetError, match=r"half: 15 tensors .* missing"):
@@ -147,7 +128,7 @@ def test_other_weights_and_absent_folders_are_refused_by_name(tmp_path, monkeypa
 def test_conversion_undoes_what_ctranslate2s_own_converter_does(tmp_path):
     from ctranslate2.converters.transformers import WhisperLoader
 
-    whisper = tiny_whisper()
+    whisper = tiny_paper.whisper(bands=80)
     spec = WhisperLoader().get_model_spec(whisper)
     spec.register_vocabulary([f"token{i}" for i in range(64)])
     spec.validate()
@@ -170,3 +151,47 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         with pytest.raises(CheckpointError, match=complaint):
             whisper_convert.convert(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    monkeypatch.setattr(encoder, "SHARD", 3)
+    tiny_paper.whisper(bands=80).save_pretrained(tmp_path / "whisper")
+    generator = np.random.default_rng(0)
+    sounds = [generator.normal(0, 0.1, n).astype(np.float32) for n in range(2000, 9000, 1000)]
+    done = []
+
+    def make():
+        return encoder.load(str(tmp_path / "whisper"))
+
+    def fails_at_five(sound):
+        if sound is sounds[5]:
+            raise KeyboardInterrupt
+        return sound
+
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_all(sounds, fails_at_five, {"a": 1}, make, lambda i, n: done.append(i))
+    kept = sorted(path.name for path in (tmp_path / "features").iterdir())
+    assert len(kept) == 1
+    assert done == [1, 2, 3, 4, 5]
+
+    features = encoder.encode_all(sounds, lambda s: s, {"a": 1}, make, lambda i, n: done.append(i))
+    assert done[5:] == [4, 5, 6, 7]
+    alone = make()
+    for sound, found in zip(sounds, features, strict=True):
+        assert found.dtype == torch.float16
+        np.testing.assert_array_equal(found.numpy(), alone(sound).astype(np.float16))
+    assert len(list((tmp_path / "features").iterdir())) == 3
+
+
+def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        whisper = tiny_paper.whisper()
+        with torch.no_grad():
+            whisper.model.encoder.layer_norm.bias.add_(seed)
+        whisper.save_pretrained(tmp_path / name)
+    one, two = (encoder.identity(str(tmp_path / name)) for name in ("one", "two"))
+    assert one.keys() == two.keys() == {"model.safetensors"}
+    assert one != two
+    assert "@" in encoder.identity("openai/whisper-large-v3")
+    assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT

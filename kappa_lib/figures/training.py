@@ -14,6 +14,8 @@ TITLES = {
     "wer_de": "German, synthetic",
     "wer_en": "English, synthetic",
     "wer_en_human": "English, human\n(no human speech in training)",
+    "wer_librispeech": "English, LibriSpeech test-clean",
+    "wer_mls_german": "German, MLS test",
     "text_loss": "general-text loss",
     "kl": "KL from the base model",
     "heldout_loss": "held-out transcript loss",
@@ -54,7 +56,7 @@ def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: st
         human_trained: whether human recordings were among the training utterances.
         note: said under the figure, for instance that a corpus is missing.
     """
-    columns = [c for c in ("wer_mean", "wer_de", "wer_en", "wer_en_human") if c in table]
+    columns = [c for c in TITLES if c.startswith("wer_") and c in table]
     figure, axes = new_figure(
         1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False, sharey=True
     )
