@@ -8,9 +8,11 @@ import torch
 from kappa_lib import architectures, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.plan import CURRENT, Plan, plan, work, workload
+from kappa_lib.footprint import CURRENT
+from kappa_lib.plan import Plan, plan, work
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import PAPER_SHARE
+from kappa_lib.workload import workload
 
 GIB = 2**30
 DEVICES = (8, 16, 24, 40, 48, 80, 141)  # GiB of memory that common accelerators have

@@ -9,7 +9,18 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from kappa_lib import architectures, cli, models, nulls, plan, plan_text, profiles, selection
+from kappa_lib import (
+    architectures,
+    cli,
+    footprint,
+    models,
+    nulls,
+    plan,
+    plan_text,
+    profiles,
+    selection,
+    workload,
+)
 from kappa_lib.errors import InputError
 from kappa_lib.files import write_json
 from kappa_lib.speech_llm import Adaptor
@@ -172,13 +183,13 @@ def small(layers: int) -> LlamaConfig:
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_activations_of_a_layer_are_what_autograd_saves(dtype, size):
     layer = saved_bytes(small(3), dtype) - saved_bytes(small(2), dtype)
-    assert layer / 64 == pytest.approx(plan.layer_activations(small(2), size), rel=0.01)
+    assert layer / 64 == pytest.approx(footprint.layer_activations(small(2), size), rel=0.01)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers():
     layer = saved_bytes(small(3), torch.float32, True) - saved_bytes(small(2), torch.float32, True)
-    load = plan.Workload(32, 32, 0, 0, 0, 0)
-    three, two = (plan.activations(small(n), 4, load, 2, True) for n in (3, 2))
+    load = workload.Workload(32, 32, 0, 0, 0, 0)
+    three, two = (footprint.activations(small(n), 4, load, 2, True) for n in (3, 2))
     assert layer == pytest.approx(three - two, rel=0.01)
 
 
@@ -197,8 +208,8 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_optimiser():
     gradients = sum(p.grad.nbytes for p in trained.parameters())
 
     # The same model from a folder's configuration; the adaptor comes on top.
-    found = plan.memory(paper(), count)
-    without = plan.memory(paper(), 0)
+    found = footprint.memory(paper(), count)
+    without = footprint.memory(paper(), 0)
     assert found.gradients - without.gradients == gradients
     assert found.optimiser - without.optimiser == moments + gradients
     assert found.originals == 2 * count
@@ -206,7 +217,7 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_optimiser():
 
 def test_recipes_order_as_they_should():
     profile = paper()
-    needed = {r.name: plan.memory(profile, 2_000_000_000, r) for r in plan.RECIPES}
+    needed = {r.name: footprint.memory(profile, 2_000_000_000, r) for r in footprint.RECIPES}
     master = needed["AdamW, fp32 master copies"]
     assert needed["8-bit AdamW, fp32 master copies"].total < master.total
     assert needed["Adafactor, fp32 master copies"].optimiser < master.optimiser / 2
@@ -240,7 +251,7 @@ def test_features_and_downloads_have_their_real_sizes():
     profile = paper(train_utterances={"en": 1000}, test_utterances={"en": 0})
     sizes = plan.disk(profile, [10])
     assert sizes["model"] == 2 * architectures.parameters(architectures.llama_config(LLAMA_8B))
-    seconds = 1000 * plan.SECONDS["en"].mean
+    seconds = 1000 * workload.SECONDS["en"].mean
     assert sizes["features"] == pytest.approx(seconds * 50 * 1280 * 2)
 
 
@@ -270,7 +281,7 @@ def test_time_follows_the_rate_and_the_steps():
     once, twice = (plan.work(profile, trained), plan.work(paper(steps=200), trained))
     assert twice.training == 2 * once.training
     config = architectures.llama_config(LLAMA_8B)
-    tokens = 100 * 16 * plan.workload(profile).mean
+    tokens = 100 * 16 * workload.workload(profile).mean
     floor = tokens * (4 * architectures.layer_matrices(config) + 2 * trained)
     assert floor < once.training < 1.2 * floor
 
