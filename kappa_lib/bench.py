@@ -7,17 +7,14 @@ takes about a quarter of an hour, most of it in the routes that ours is compared
 """
 
 import argparse
-import gc
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from peft.helpers import KappaTuneSelector
 from scipy.linalg import eigvalsh_tridiagonal
@@ -27,6 +24,7 @@ from kappa_lib import kappa_table, models, nulls, paths, synthetic
 from kappa_lib.figures import bench as figures
 from kappa_lib.figures.style import save
 from kappa_lib.files import write_json
+from kappa_lib.memory import PeakMemory
 from kappa_lib.progress import say
 from kappa_lib.rows import measure
 from kappa_lib.solvers import decompose
@@ -62,32 +60,6 @@ ROUTES: dict[str, Callable[[torch.Tensor], float]] = {
 }
 
 
-class _PeakMemory:
-    """Highest resident memory above the level at the start, sampled every few milliseconds."""
-
-    def __enter__(self) -> "_PeakMemory":
-        gc.collect()
-        self._process = psutil.Process()
-        self._start = self._highest = self._process.memory_info().rss
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.005):
-            self._highest = max(self._highest, self._process.memory_info().rss)
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def megabytes(self) -> float:
-        """Rise in MB."""
-        return (self._highest - self._start) / 1e6
-
-
 def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = function()
@@ -115,10 +87,10 @@ def one_shape(module: str, shape: tuple[int, int], rate: float) -> dict[str, Any
     truth = synthetic.kappa_of(weight)
     routes = {}
     for name, route in ROUTES.items():
-        with _PeakMemory() as memory:
+        with PeakMemory() as memory:
             seconds, kappa = _timed(lambda route=route: route(weight))
         error = abs(kappa / truth - 1)
-        routes[name] = {"seconds": seconds, "error": error, "peak_mb": memory.megabytes}
+        routes[name] = {"seconds": seconds, "error": error, "peak_mb": memory.rise / 1e6}
         say(f"{module} {shape[0]}×{shape[1]} {name}: {seconds:.2f} s, error {error:.0e}")
     floor = floor_seconds(*shape, rate)
     return {"shape": list(shape), "kappa": truth, "floor_seconds": floor, "routes": routes}

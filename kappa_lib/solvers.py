@@ -165,7 +165,7 @@ def _ends(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum | No
     factored = extremes.factor(product, tall)
     if factored is None:
         return None
-    top, bottom = extremes.top_end(factored), extremes.bottom_end(factored)
+    top, bottom = factored.top, factored.bottom
     label = "extremes (dsyrk, dpotrf, Lanczos)"
     if _combined(top, bottom) > tolerance:
         bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
