@@ -188,5 +188,5 @@ def test_every_profile_loads_under_its_own_name(name):
 
 def test_the_profiles_that_the_script_offers_exist():
     script = (paths.ROOT / "reproduce.sh").read_text(encoding="utf-8")
-    offered = re.search(r"--profile ([a-z|]+)\]", script).group(1).split("|")
+    offered = re.search(r"--profile ([a-z0-9|-]+)\]", script).group(1).split("|")
     assert sorted(offered) == profiles.names()
