@@ -1,7 +1,8 @@
 """Measures of one matrix's singular values: κ, log-volume, ranks, and the null of its shape.
 
 Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
-:func:`singular_values` returns it. Functions that take ``weight`` expect a matrix (rows, cols).
+:func:`singular_values` returns it, and raise InputError otherwise. Functions that take
+``weight`` expect a matrix (rows, cols).
 """
 
 import math
@@ -59,8 +60,23 @@ def condition_number(
     return kappa_of_spectrum(singular_values(matrix, method), tuple(matrix.shape), rtol)
 
 
+def _checked(s: np.ndarray) -> np.ndarray:
+    """``s`` itself, if it is a spectrum: 1-D, finite, descending, not negative and not all zero."""
+    s = np.asarray(s, dtype=np.float64)
+    if s.ndim != 1 or s.size == 0 or not np.isfinite(s).all():
+        raise InputError(f"a spectrum of shape {s.shape}", "give finite values, 1-D, at least one")
+    # Values that should be equal may differ in their last bits, in either order.
+    if s.min() < 0 or s[0] == 0 or (np.diff(s) > len(s) * EPS * s[0]).any():
+        raise InputError(
+            f"values from {s[0]:.6g} to {s[-1]:.6g} are no spectrum",
+            "give singular values in descending order, none negative, the first above zero",
+        )
+    return s
+
+
 def _non_zero(s: np.ndarray) -> np.ndarray:
     """The part of a spectrum above float64's own resolution."""
+    s = _checked(s)
     return s[s > len(s) * EPS * s[0]]
 
 
@@ -71,17 +87,18 @@ def log_volume(s: np.ndarray) -> float:
 
 def frobenius(s: np.ndarray) -> float:
     """‖W‖_F = √Σσᵢ²."""
-    return float(np.sqrt(np.square(s).sum()))
+    return float(np.sqrt(np.square(_checked(s)).sum()))
 
 
 def effective_rank(s: np.ndarray) -> float:
     """exp of the Shannon entropy of σᵢ/Σσ, in [1, k] (Roy & Vetterli, EUSIPCO 2007)."""
-    p = _non_zero(s) / s.sum()
+    p = _non_zero(s) / np.sum(s)
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def stable_rank(s: np.ndarray) -> float:
     """‖W‖_F²/σ₁², in [1, k] (Rudelson & Vershynin, J. ACM 54, 2007)."""
+    s = _checked(s)
     return float(np.square(s / s[0]).sum())
 
 
