@@ -20,7 +20,7 @@ def test_rise_is_what_was_allocated():
 
 
 def test_another_process_is_watched_until_it_ends():
-    grow = f"x = bytearray({MEGABYTES} * 10**6); import time; time.sleep(0.5)"
+    grow = f"x = b'1' * ({MEGABYTES} * 10**6); import time; time.sleep(2)"
     child = subprocess.Popen([sys.executable, "-c", grow])
     with PeakMemory(child.pid) as memory:
         assert child.wait() == 0
