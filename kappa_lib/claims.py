@@ -41,7 +41,7 @@ class Claim:
         statement: the claim in our words.
         rule: how the verdict follows from the numbers, in words.
         numbers: names of the measured numbers.
-        cell: ``notebook.ipynb#cell-id`` that decides it, or None while none does.
+        cell: ``notebook.ipynb#cell-id`` that decides it.
         verdict: one of ``VERDICTS``, or ``not decided``.
         measured: the numbers that the verdict came from; empty while undecided.
     """
@@ -52,7 +52,7 @@ class Claim:
     statement: str
     rule: str
     numbers: tuple[str, ...]
-    cell: str | None
+    cell: str
     verdict: str = UNDECIDED
     measured: dict[str, Any] | None = None
 
@@ -67,7 +67,7 @@ def catalogue(file: Path = FILE) -> dict[str, Claim]:
 
     Raises:
         InputError: a missing or unknown key (a verdict, for instance), a repeated id, a claim
-            without a rule, or numbers that are not those its rule reads.
+            without a rule or a deciding cell, or numbers that are not those its rule reads.
     """
     claims: dict[str, Claim] = {}
     for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
@@ -88,6 +88,8 @@ def _read(entry: dict[str, Any], source: str) -> Claim:
         )
     if entry["group"] not in GROUPS:
         raise InputError(f"{source}: {name!r} is of group {entry['group']!r}", f"use {GROUPS}")
+    if not entry["cell"]:
+        raise InputError(f"{source}: claim {name!r} names no deciding cell", "enter notebook#cell")
     if name not in RULES:
         raise InputError(f"{source}: claim {name!r} has no rule", "write one in kappa_lib/rules_*")
     if list(entry["numbers"]) != numbers_of(RULES[name]):
@@ -136,15 +138,11 @@ def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
         numbers: the measured numbers that the rule reads; numpy values are converted.
 
     Raises:
-        InputError: see :func:`decide`; or a claim for which no cell is named in the catalogue.
+        InputError: see :func:`decide`.
     """
     plain = {name: _plain(value) for name, value in numbers.items()}
     verdict = decide(claim_id, plain)
     claim = catalogue()[claim_id]
-    if claim.cell is None:
-        raise InputError(
-            f"claim {claim_id!r} names no deciding cell", "enter notebook#cell in claims.yaml"
-        )
     value = {
         "id": claim_id,
         "verdict": verdict,
@@ -214,7 +212,7 @@ def table_markdown(claims: Iterable[Claim]) -> str:
             claim.statement,
             numbers or "–",
             f"**{claim.verdict}**",
-            claim.cell or "–",
+            claim.cell,
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
