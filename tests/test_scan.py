@@ -254,3 +254,11 @@ def test_default_model_has_the_same_kappa_as_gguf_folder_and_module():
     assert len(tables[0]) == 21
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
     pd.testing.assert_frame_equal(tables[0], tables[2], check_exact=True)
+
+
+def test_a_checkpoint_with_nothing_sound_is_named_in_full(tmp_path):
+    save_file({"layers.0.a.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    with pytest.raises(ScanError, match="1 of 1 could not be measured") as caught:
+        scan(tmp_path, tmp_path / "out")
+    assert caught.value.table.empty
+    assert not (tmp_path / "out" / "kappa.parquet").exists()
