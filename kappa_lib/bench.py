@@ -69,7 +69,7 @@ def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _best(function: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Wall and CPU seconds of the fastest of three calls, or of one that takes long, and its result.
+    """Wall and CPU seconds of the fastest of three calls (or of one long one), and its result.
 
     The CPU seconds of all threads tell a busy machine from a slow route.
     """
