@@ -46,8 +46,8 @@ def scan(options: argparse.Namespace) -> int:
 
 
 def select(options: argparse.Namespace) -> int:
-    """``kappa select``: κ table → one JSON of tensor names an arm."""
-    from kappa_lib import kappa_table, selection
+    """``kappa select``: κ table → the tensors of each arm, as JSON and for PEFT and Axolotl."""
+    from kappa_lib import exports, kappa_table, selection
 
     table = kappa_table.read(options.table)
     count = options.count
@@ -55,9 +55,9 @@ def select(options: argparse.Namespace) -> int:
         count = selection.count_for(table, options.share)
     for arm in options.arm or ["selected", "inverse"]:
         chosen = selection.select(table, arm, count, options.seed)
-        path = options.out / f"{arm}.json"
-        chosen.save(path)
-        print(f"{path}: {len(chosen.tensors)} tensors, {chosen.parameters:,} parameters")
+        written = ", ".join(path.name for path in exports.write(chosen, options.out))
+        size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
+        print(f"{options.out / arm}: {size} ({written})")
     return 0
 
 
@@ -154,7 +154,12 @@ def _scan(commands: Any) -> None:
     )
     command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    command.add_argument("--method", default="auto", help="see kappa_lib.solvers")
+    command.add_argument(
+        "--method",
+        default="auto",
+        choices=("auto", "gram", "extremes", "svd"),
+        help="see kappa_lib.solvers",
+    )
     command.add_argument("--include", action="append", default=[], metavar="PATTERN")
     command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
     command.add_argument("--dtype", help="round the weights to this torch dtype first")

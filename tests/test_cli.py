@@ -45,7 +45,10 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
     for arm, expected in {"selected": ordered[:3], "inverse": ordered[-3:]}.items():
         chosen = json.loads((tmp_path / f"{arm}.json").read_text())
         assert chosen["tensors"] == sorted(expected)
-        assert f"{arm}.json: 3 tensors, {chosen['parameters']:,} parameters" in shown
+        assert f"{arm}: 3 tensors, {chosen['parameters']:,} parameters" in shown
+        for end in ("json", "peft.json", "axolotl.yaml"):
+            assert (tmp_path / f"{arm}.{end}").is_file()
+            assert f"{arm}.{end}" in shown
 
 
 def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):
