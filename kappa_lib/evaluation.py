@@ -15,6 +15,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
+from kappa_lib.mixed_precision import autocast
 from kappa_lib.speech_llm import SpeechLLM
 
 EVAL_BATCH = 48
@@ -142,7 +143,8 @@ def text_fingerprint(windows: Tensor) -> str:
 @torch.inference_mode()
 def log_probabilities(llm: PreTrainedModel, window: Tensor) -> Tensor:
     """(length,) ids → (length - 1, vocabulary) fp32 log-probabilities of each next token."""
-    logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
+    with autocast(llm):
+        logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
     return functional.log_softmax(logits.float(), dim=-1)
 
 

@@ -1,6 +1,6 @@
 """Memory of one device while an arm trains, and other ways to hold the same arm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import LlamaConfig
 
@@ -14,38 +14,60 @@ RESERVE = 2 * 2**30  # CUDA context, workspaces and fragmentation
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the trained tensors are optimised, as far as memory is concerned.
+    """How the trained tensors are held and updated, as far as memory is concerned.
 
     Attributes:
         name: in words.
-        states: bytes a trained parameter takes beside weight and gradient; None for AdamW in
-            the weights' own type, which is what ``kappa train`` runs.
+        extra: bytes a trained parameter takes beside its place among the frozen ones.
+        gradient: bytes of its gradient.
+        states: bytes of the optimiser's states for it.
+        temporaries: bytes of its share of an update's temporaries.
         checkpointing: whether only the layers' inputs are kept for the backward pass.
         shards: devices over which weights, gradients and states are spread.
         offload: whether the optimiser's states live in the host's memory.
     """
 
     name: str
-    states: float | None = None
+    extra: float
+    gradient: float
+    states: float
+    temporaries: float = 0.0
     checkpointing: bool = False
     shards: int = 1
     offload: bool = False
 
 
-# Adafactor's row and column averages are thousandths of a byte a parameter; bitsandbytes' 8-bit
-# AdamW has two bytes and a scale for each block of 256. Both need the fp32 master copy.
-CURRENT = Recipe("AdamW in the weights' type")
-RECIPES = (
-    CURRENT,
-    Recipe("AdamW, fp32 master copies", 12.0),
-    Recipe("8-bit AdamW, fp32 master copies", 6.03),
-    Recipe("Adafactor, fp32 master copies", 4.01),
-    Recipe("AdamW, fp32 master copies, checkpointing", 12.0, True),
-    Recipe("Adafactor, fp32 master copies, checkpointing", 4.01, True),
-    Recipe("AdamW, fp32 master copies, checkpointing, states on the host", 12.0, True, 1, True),
-    Recipe("AdamW, fp32 master copies, checkpointing, sharded over 2", 12.0, True, 2),
-    Recipe("AdamW, fp32 master copies, checkpointing, sharded over 8", 12.0, True, 8),
-)
+# fp32 throughout: an update that is not fused has temporaries as large as the gradients.
+_FP32 = Recipe("fp32, AdamW", 0, 4, 8, 4)
+# bf16 with fp32 for what trains: 2 bytes more for the weight and 2 for the copy that autocast
+# rounds it to. Adafactor's row and column averages are thousandths of a byte a parameter;
+# bitsandbytes' 8-bit AdamW has two bytes and a scale for each block of 256.
+_MIXED = Recipe("fp32 for what trains, AdamW, layers recomputed", 4, 4, 8, checkpointing=True)
+_OTHERS = {
+    "float32": (
+        replace(_FP32, name="fp32, AdamW, layers recomputed", checkpointing=True),
+        replace(_FP32, name="fp32, Adafactor", states=0.01),
+    ),
+    "bfloat16": (
+        Recipe("bf16 alone, AdamW (rounds small updates away)", 0, 2, 4, checkpointing=True),
+        replace(_MIXED, name="the same, every activation kept", checkpointing=False),
+        replace(_MIXED, name="the same, 8-bit AdamW", states=2.03),
+        replace(_MIXED, name="the same, Adafactor", states=0.01),
+        replace(_MIXED, name="the same, states on the host", offload=True),
+        replace(_MIXED, name="the same, sharded over 2 devices", shards=2),
+        replace(_MIXED, name="the same, sharded over 8 devices", shards=8),
+    ),
+}
+
+
+def current(profile: Profile) -> Recipe:
+    """What ``kappa train`` does for a profile; its dtype decides."""
+    return _MIXED if profile.dtype == "bfloat16" else _FP32
+
+
+def recipes(profile: Profile) -> tuple[Recipe, ...]:
+    """What is done, and other ways to hold the same arms."""
+    return (current(profile), *_OTHERS[profile.dtype])
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,6 @@ class Memory:
     """Bytes on one device while an arm trains."""
 
     weights: float
-    originals: float
     gradients: float
     optimiser: float
     activations: float
@@ -64,38 +85,43 @@ class Memory:
         return sum(vars(self).values())
 
 
-def memory(profile: Profile, trained: int, recipe: Recipe = CURRENT) -> Memory:
+def memory(profile: Profile, trained: int, recipe: Recipe | None = None) -> Memory:
     """Bytes on each device for an arm of ``trained`` language-model parameters. An estimate.
 
-    - weights: every parameter in the profile's dtype, and the adaptor in fp32;
-    - originals: a copy of the trained tensors, from which the next arm starts;
-    - gradients: of the trained tensors in their dtype, of the adaptor in fp32;
-    - optimiser: the recipe's states; two fp32 moments for the adaptor; and the temporaries of
-      one fused update, as large as the gradients;
+    - weights: every parameter in the profile's dtype, the recipe's extra for those that train,
+      and the adaptor in fp32;
+    - gradients: of the trained tensors, and of the adaptor in fp32;
+    - optimiser: the recipe's states and temporaries; two fp32 moments for the adaptor;
     - activations: :func:`activations` of a batch of the longest utterances, or the evaluation's
       key-value cache where that is larger;
     - reserve: a constant.
     """
+    recipe = recipe or current(profile)
     config = architectures.llama_config(profile.model)
     size = 2 if profile.dtype == "bfloat16" else 4
     everything = architectures.parameters(config)
     adaptor = architectures.adaptor_parameters(
         architectures.encoder_size(profile.encoder).width, config.hidden_size
     )
-    states = 2 * size if recipe.states is None else recipe.states
-    gradients = size * trained + 4 * adaptor
-    kept = 0.0 if recipe.offload else states * trained + 8 * adaptor
+    kept = 0.0 if recipe.offload else recipe.states * trained + 8 * adaptor
     load = workload(profile)
     return Memory(
-        weights=(size * everything + 4 * adaptor) / recipe.shards,
-        originals=size * trained / recipe.shards,
-        gradients=gradients / recipe.shards,
-        optimiser=(kept + gradients) / recipe.shards,
+        weights=(size * everything + recipe.extra * trained + 4 * adaptor) / recipe.shards,
+        gradients=(recipe.gradient * trained + 4 * adaptor) / recipe.shards,
+        optimiser=(kept + recipe.temporaries * trained) / recipe.shards,
         activations=max(
             activations(config, size, load, profile.batch, recipe.checkpointing),
             _cache(config, size, profile, load),
         ),
     )
+
+
+def host_memory(profile: Profile, trained: int) -> float:
+    """Bytes in the host's memory: the trained tensors as they were, and the base model's
+    log-probabilities of the general text. An estimate."""
+    config = architectures.llama_config(profile.model)
+    size = 2 if profile.dtype == "bfloat16" else 4
+    return size * trained + 4.0 * profile.text_tokens * config.vocab_size
 
 
 def layer_activations(config: LlamaConfig, size: int) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 from transformers import LlamaConfig
 
 from kappa_lib import architectures, nulls, selection
-from kappa_lib.footprint import RECIPES, memory
+from kappa_lib.footprint import current, memory, recipes
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import Selection
 from kappa_lib.workload import FRAMES, workload
@@ -70,20 +70,20 @@ def disk(profile: Profile, trained: list[int]) -> dict[str, float]:
     """Bytes on the disk by kind: downloads, speech, encoder features, runs. An estimate.
 
     Features are ``FRAMES`` a second of the encoder's width in fp16. A run leaves its trained
-    tensors; the one under way also has its checkpoint with the optimiser's two moments.
+    tensors in fp32; the one under way also has its checkpoint with the optimiser's two moments.
     """
     config = architectures.llama_config(profile.model)
     size = 2 if profile.dtype == "bfloat16" else 4
     encoder = architectures.encoder_size(profile.encoder)
     adaptor = architectures.adaptor_parameters(encoder.width, config.hidden_size)
     seconds = workload(profile).seconds
-    finished = sum(size * n + 4 * adaptor for n in trained) * len(profile.seeds)
+    finished = 4.0 * sum(n + adaptor for n in trained) * len(profile.seeds)
     return {
         "model": float(size * architectures.parameters(config)),
         "encoder": float(encoder.download),
         "speech": seconds * FLAC_BYTES,
         "features": seconds * FRAMES * encoder.width * 2,
-        "runs": float(finished + 3 * (size * max(trained) + 4 * adaptor)),
+        "runs": finished + 12.0 * (max(trained) + adaptor),
     }
 
 
@@ -97,21 +97,21 @@ class Work:
     shared: float
 
 
-def work(profile: Profile, trained: int, checkpointing: bool = False) -> Work:
+def work(profile: Profile, trained: int) -> Work:
     """Arithmetic, counting a multiplication and an addition as two. An estimate.
 
     A position costs 2 operations a matrix parameter forwards and 2 backwards, since gradients
     pass every layer on their way to the adaptor; 2 more a trained parameter; attention
     4·layers·width·length forwards and twice that backwards; the output layer 6 a parameter at
-    each label. Checkpointing adds a forward pass. Shared by all arms: encoding every utterance
-    once, and the adaptor's warm start (6 operations a parameter and position).
+    each label. Layers computed again add a forward pass. Shared by all arms: encoding every
+    utterance once, and the adaptor's warm start (6 operations a parameter and position).
     """
     config = architectures.llama_config(profile.model)
     encoder = architectures.encoder_size(profile.encoder)
     load = workload(profile)
     forward = _forward(config, load.mean)
     head = 2.0 * config.vocab_size * config.hidden_size
-    passes = 3 if checkpointing else 2
+    passes = 3 if current(profile).checkpointing else 2
     utterance = load.mean * (passes * forward + 2 * trained) + load.labels * 3 * head
     step = profile.batch * utterance
     evaluations = -(-profile.steps // profile.eval_every)
@@ -159,7 +159,7 @@ def plan(profile: Profile) -> Plan:
     found = arms(profile)
     rows: list[dict[str, Any]] = []
     for arm in found:
-        for recipe in RECIPES:
+        for recipe in recipes(profile):
             needed = memory(profile, arm.parameters, recipe)
             parts = {"arm": arm.name, "recipe": recipe.name, **vars(needed)}
             rows.append({**parts, "total": needed.total})

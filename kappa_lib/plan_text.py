@@ -8,7 +8,7 @@ import torch
 from kappa_lib import architectures, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.footprint import CURRENT
+from kappa_lib.footprint import current, host_memory
 from kappa_lib.plan import Plan, plan, work
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import PAPER_SHARE
@@ -137,21 +137,23 @@ def _arms(made: Plan) -> str:
 
 
 def _memory(made: Plan) -> str:
-    now = made.memory[made.memory["recipe"] == CURRENT.name].drop(columns="recipe")
-    now = _in_gib(now.set_index("arm"))
-    largest = max(made.arms, key=lambda arm: arm.parameters).name
-    ways = made.memory[made.memory["arm"] == largest].set_index("recipe")["total"]
+    recipe = current(made.profile).name
+    now = made.memory[made.memory["recipe"] == recipe].drop(columns="recipe")
+    largest = max(made.arms, key=lambda arm: arm.parameters)
+    ways = made.memory[made.memory["arm"] == largest.name].set_index("recipe")["total"]
     rows = [
         {"": name, "GiB": f"{total / GIB:.1f}", "smallest device": _smallest(total)}
         for name, total in ways.items()
     ]
+    host = host_memory(made.profile, largest.parameters)
     return "\n".join(
         [
-            f"Memory of one device in GiB, {CURRENT.name}: an estimate",
-            now.to_string(),
+            f"Memory of one device in GiB, an estimate: {recipe}",
+            _in_gib(now.set_index("arm")).to_string(),
+            f"  and {host / GIB:.1f} GiB of the host's",
             "",
-            f"Other ways to hold the largest arm, {largest}; master copies keep the small updates"
-            " that bf16 weights round away",
+            f"Other ways to hold the largest arm, {largest.name}; only the first one is what"
+            " `kappa train` does",
             pd.DataFrame(rows).to_string(index=False),
         ]
     )
@@ -171,7 +173,7 @@ def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
         return "No memory was given and there is no CUDA device here: no verdict on whether it fits"
     room, name = device
     totals = made.memory.groupby("recipe", sort=False)["total"].max()
-    if totals[CURRENT.name] <= room:
+    if totals[current(made.profile).name] <= room:
         return f"Every arm fits {name} as it is"
     fitting = [recipe for recipe, total in totals.items() if total <= room]
     if not fitting:

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib.errors import InputError
+from kappa_lib.mixed_precision import autocast
 
 STACK = 4  # the paper sub-samples audio embeddings four times, by concatenation
 HEAD_WIDTH = 64
@@ -139,15 +140,16 @@ class SpeechLLM(nn.Module):
         inputs = pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(r) for r in rows], device=inputs.device)
         mask = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
-        hidden = self.llm.get_decoder()(
-            inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False
-        ).last_hidden_state
-        # The last prompt position predicts the first label, and so on.
-        spans = [
-            h[len(p) - 1 : len(p) - 1 + len(y)]
-            for h, p, y in zip(hidden, prompts, labels, strict=True)
-        ]
-        logits = self.llm.get_output_embeddings()(torch.cat(spans)).float()
+        with autocast(self.llm):
+            hidden = self.llm.get_decoder()(
+                inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False
+            ).last_hidden_state
+            # The last prompt position predicts the first label, and so on.
+            spans = [
+                h[len(p) - 1 : len(p) - 1 + len(y)]
+                for h, p, y in zip(hidden, prompts, labels, strict=True)
+            ]
+            logits = self.llm.get_output_embeddings()(torch.cat(spans)).float()
         target = torch.cat(labels)
         return nn.functional.cross_entropy(logits, target), len(target)
 
@@ -165,14 +167,15 @@ class SpeechLLM(nn.Module):
         lengths = torch.tensor([len(p) for p in prompts], device=rows[0].device)
         places = torch.arange(longest, device=rows[0].device)
         mask = (places >= longest - lengths[:, None]).long()
-        output = self.llm.generate(
-            inputs_embeds=torch.stack(rows),
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=self.end,
-            pad_token_id=self.end,
-        )
+        with autocast(self.llm):
+            output = self.llm.generate(
+                inputs_embeds=torch.stack(rows),
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=self.end,
+                pad_token_id=self.end,
+            )
         ended = (output == self.end).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
         return [(text.strip(), not end) for text, end in zip(texts, ended, strict=True)]

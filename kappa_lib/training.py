@@ -14,6 +14,7 @@ from kappa_lib import models, provenance
 from kappa_lib.errors import KappaError
 from kappa_lib.evaluation import Forgetting, evaluate, text_fingerprint
 from kappa_lib.files import Stage, fingerprint, read_json, replacing, write_json
+from kappa_lib.mixed_precision import promote, put_back, recomputing
 from kappa_lib.profiles import Profile
 from kappa_lib.run_state import RunState, read_metrics
 from kappa_lib.schedule import batch_plan, warm_up_and_decay
@@ -41,8 +42,9 @@ class Bench:
         self, profile: Profile, data: SpeechData, progress: Progress | None = None
     ) -> None:
         self.profile, self.data, self.progress = profile, data, progress
-        torch.use_deterministic_algorithms(True)
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
+        # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do.
+        torch.use_deterministic_algorithms(True, warn_only=self.llm.device.type == "cuda")
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
         self.original: dict[str, torch.Tensor] = {}
 
@@ -59,15 +61,16 @@ class Bench:
         model = SpeechLLM(self.llm, self.tokenizer, adaptor)
         names = selection.tensors if selection else []
         chosen = model.unfreeze(names)
-        self.original = {n: p.detach().clone() for n, p in zip(names, chosen, strict=True)}
+        pairs = zip(names, chosen, strict=True)
+        self.original = {n: p.detach().to("cpu", copy=True) for n, p in pairs}
+        promote(chosen)
         return model
 
     def restore(self) -> None:
         """Put back the weights that the last run changed."""
         parameters = dict(self.llm.named_parameters())
-        with torch.no_grad():
-            for name, value in self.original.items():
-                parameters[name].copy_(value)
+        for name, value in self.original.items():
+            put_back(parameters[name], value)
         self.original = {}
 
     def tell(self, what: str, done: int, total: int, note: str = "") -> None:
@@ -190,7 +193,11 @@ def train(
     start = warm(bench, seed)
     model = bench.speech_llm(seed, selection)
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(named.values(), lr=bench.profile.lr, weight_decay=WEIGHT_DECAY)
+    # The fused update needs no temporaries as large as the gradients.
+    fused = True if bench.llm.device.type == "cuda" else None
+    optimiser = torch.optim.AdamW(
+        named.values(), lr=bench.profile.lr, weight_decay=WEIGHT_DECAY, fused=fused
+    )
     step = state.resume(named, optimiser)
     if step is None:
         step = 0
@@ -254,7 +261,8 @@ def _step(
 ) -> float:
     for group in optimiser.param_groups:
         group["lr"] = rate
-    loss, _ = model.loss([data.features[i] for i in items], [data.texts[i] for i in items])
+    with recomputing(model.llm):
+        loss, _ = model.loss([data.features[i] for i in items], [data.texts[i] for i in items])
     if not torch.isfinite(loss):
         raise KappaError(f"the training loss became {loss.item()}", "lower the profile's lr")
     optimiser.zero_grad(set_to_none=True)

@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 from kappa_lib import hub_speech, models, profiles, study
 from kappa_lib.files import read_json
+from kappa_lib.run_state import read_metrics
 from kappa_lib.speech_llm import INSTRUCTION, SpeechLLM, chat_prompt
+from kappa_lib.training import train
 from kappa_lib.warm_start import new_adaptor
 
 PAPERS = [name for name in profiles.names() if name.startswith("paper")]
@@ -75,8 +77,9 @@ def test_a_run_changes_its_own_tensors_and_no_others(run):
         kept = load_file(profile.folder / "runs" / f"{arm}-seed0" / "model.safetensors")
         trained = {name.removeprefix("llm."): t for name, t in kept.items() if "llm." in name}
         assert sorted(trained) == chosen.tensors
-        assert all(tensor.dtype == torch.bfloat16 for tensor in trained.values())
-        assert any(not torch.equal(tensor, original[name]) for name, tensor in trained.items())
+        # What trains is held in fp32, so that no update is rounded away.
+        assert all(tensor.dtype == torch.float32 for tensor in trained.values())
+        assert not any(torch.equal(tensor, original[name]) for name, tensor in trained.items())
     bench.restore()
     for name, parameter in bench.llm.named_parameters():
         assert torch.equal(parameter, original[name]), name
@@ -91,6 +94,24 @@ def test_a_second_call_trains_nothing(run, monkeypatch):
     assert read_json(profile.folder / "split.json")["left_out"] == {
         corpus: {"train": {}, "test": {}} for corpus in hub_speech.SOURCES
     }
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, monkeypatch):
+    profile, bench, arms, _ = run
+    whole = read_metrics(profile.folder / "runs" / "selected-seed0")
+
+    def stop_after_three(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("KAPPA_RESULTS", str(root / "again"))
+    with pytest.raises(KeyboardInterrupt):
+        train(bench, arms["selected"], 0, stop_after_three)
+    steps = []
+    again = train(bench, arms["selected"], 0, steps.append)
+    assert steps == [3, 4]
+    assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
 
 
 def test_llama_3_s_template_closes_turns_with_its_own_token_whatever_the_day(root):
