@@ -1,7 +1,8 @@
-"""Keep the small results of a run in the repository, and the README's table true to them.
+"""Keep the small results of a run in the repository, and the README's tables true to them.
 
 ``python -m kappa_lib.reference laptop`` copies from ``results/laptop`` to
-``results/reference/laptop`` and writes the README's results block from the copy.
+``results/reference/laptop`` and writes the README's results from the copy; with ``bench`` and
+``scale`` the same for the benchmark and the scale run.
 """
 
 import os
@@ -11,8 +12,7 @@ from pathlib import Path
 
 from kappa_lib import paths, profiles, report
 from kappa_lib.errors import InputError
-from kappa_lib.files import replacing
-from kappa_lib.profiles import Profile
+from kappa_lib.files import read_json, replacing, write_text
 
 REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
@@ -28,32 +28,92 @@ KEPT = (
     "runs/*/config.json",
     "runs/*/metrics.jsonl",
     "runs/*/provenance.json",
+    "bench.*",
+    "scale.json",
 )
+# What marks a finished run, and what to call for one.
+FINISHED = {
+    "bench": ("bench.json", "bash reproduce.sh bench"),
+    "scale": ("scale.json", "python -m kappa_lib.scale"),
+}
 
 
-def publish(profile: Profile) -> Path:
+def publish(name: str) -> Path:
     """Copy a finished run's small files to ``results/reference`` and update the README.
 
+    Args:
+        name: a profile, ``bench`` or ``scale``.
+
     Raises:
-        InputError: the profile has not been run to its report.
+        InputError: it has not been run to its end.
     """
-    if not (profile.folder / report.FILE).is_file():
-        raise InputError(
-            f"{profile.folder} holds no {report.FILE}",
-            f"run `bash reproduce.sh --profile {profile.profile}` first",
-        )
-    target = REFERENCE / profile.profile
-    found = [path for pattern in KEPT for path in sorted(profile.folder.glob(pattern))]
+    source, target = paths.results(name), REFERENCE / name
+    mark, command = FINISHED.get(name, (report.FILE, f"bash reproduce.sh --profile {name}"))
+    if not (source / mark).is_file():
+        raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
+    found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
     with replacing(target) as temporary:
         for path in found:
-            copy = temporary / path.relative_to(profile.folder)
+            copy = temporary / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
     os.environ["KAPPA_RESULTS"] = str(REFERENCE)
-    report.update_readme(profile, README)
+    text = README.read_text(encoding="utf-8")
+    for block, content in blocks().items():
+        text = report.replace_block(text, block, content)
+    write_text(README, text)
     return target
 
 
+def blocks() -> dict[str, str]:
+    """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
+    found = {"results": report.headline(profiles.load("laptop"))}
+    found["benchmark"] = "\n\n".join(
+        [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
+    )
+    return found
+
+
+def bench_table(measured: dict) -> str:
+    """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
+    layer, model = measured["layer"], measured["default_model_seconds"]
+    rows = []
+    for route, seconds in layer["seconds"].items():
+        errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
+        ratio = layer["seconds"]["torch.linalg.svdvals, fp32"] / seconds
+        cells = f"{seconds:.1f} | {ratio:.1f} × | {max(errors):.0e} | {model[route]:.1f}"
+        rows.append(f"| {route} | {cells} |")
+    goals = [
+        f"{route}: {what} {'under' if what != 'speed-up over svdvals' else 'of'} {goal['goal']:g}"
+        f" {'reached' if goal['reached'] else 'missed'} ({goal['measured']:.2g})"
+        for route, of_route in measured["verdicts"].items()
+        for what, goal in of_route.items()
+    ]
+    return "\n".join(
+        [
+            "| route | a layer of Llama-3-8B's shapes, s | against svdvals | largest error of κ"
+            " | the default model, s |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"On {measured['machine']['cores']} cores. Goals: {'; '.join(goals)}.",
+        ]
+    )
+
+
+def _scale_sentence() -> list[str]:
+    path = REFERENCE / "scale" / "scale.json"
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    return [
+        f"A checkpoint of Llama-3-8B's shapes ({found['matrices']} matrices,"
+        f" {found['checkpoint_gb']:.1f} GB of bf16 shards) took `kappa scan --method"
+        f" {found['method']}` {found['seconds'] / 60:.0f} minutes beside other work, with"
+        f" {found['peak_gib']:.2f} GiB of memory at the peak."
+    ]
+
+
 if __name__ == "__main__":
-    print(publish(profiles.load(sys.argv[1])))
+    print(publish(sys.argv[1]))

@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from kappa_lib import claims, evaluation, models, progress, study
+from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 
 FILE = "REPORT.md"
-BEGIN, END = "<!-- results: generated, do not edit -->", "<!-- end of results -->"
+# Between such lines the README holds what a run wrote.
+MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
 
 
 def write(profile: Profile) -> Path:
@@ -243,15 +245,21 @@ def _effort(profile: Profile) -> str:
     )
 
 
-def replace_block(text: str, block: str) -> str:
-    """Put ``block`` between the README's two result markers."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+def block_of(text: str, name: str) -> str:
+    """What stands between the README's two markers of a name."""
+    begin, end = (marker.format(name) for marker in MARKERS)
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """Put ``block`` between the two markers of a name.
+
+    Raises:
+        InputError: the text has no such markers.
+    """
+    begin, end = (marker.format(name) for marker in MARKERS)
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError("the README has lost its result markers")
-    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
-
-
-def update_readme(profile: Profile, readme: Path) -> None:
-    """Write the results of a profile into the README, between its markers."""
-    write_text(readme, replace_block(readme.read_text(encoding="utf-8"), headline(profile)))
+        raise InputError(f"the text has no {begin}", "put both markers back")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"

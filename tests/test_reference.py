@@ -2,17 +2,28 @@ import re
 
 import pytest
 
-from kappa_lib import paths, profiles, reference, report
+from kappa_lib import paths, reference, report
 from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
 
-PUBLISHED = sorted(path.name for path in reference.REFERENCE.glob("*"))
+PUBLISHED = sorted(path.parent.name for path in reference.REFERENCE.glob("*/REPORT.md"))
 
 
 def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
     readme = reference.README.read_text(encoding="utf-8")
-    shown = readme.split(report.BEGIN)[1].split(report.END)[0].strip()
-    assert shown == report.headline(profiles.load("laptop"))
+    written = reference.blocks()
+    assert set(written) == {"results", "benchmark"}
+    for name, block in written.items():
+        assert report.block_of(readme, name) == block
+
+
+def test_the_benchmark_s_table_is_that_of_its_seconds():
+    measured = read_json(reference.REFERENCE / "bench" / "bench.json")
+    table = reference.bench_table(measured)
+    seconds = measured["layer"]["seconds"]
+    ratio = seconds["torch.linalg.svdvals, fp32"] / seconds["ours, κ alone"]
+    assert f"| ours, κ alone | {seconds['ours, κ alone']:.1f} | {ratio:.1f} × |" in table
 
 
 def test_pictures_and_links_of_the_readme_exist():
@@ -34,9 +45,9 @@ def test_a_published_report_has_its_pictures(name):
 def test_a_profile_without_a_report_is_not_published(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     with pytest.raises(InputError, match=r"REPORT\.md"):
-        reference.publish(profiles.load("smoke"))
+        reference.publish("smoke")
 
 
 def test_a_readme_without_markers_is_not_written():
-    with pytest.raises(ValueError, match="markers"):
-        report.replace_block("no markers here", "block")
+    with pytest.raises(InputError, match="both markers"):
+        report.replace_block("no markers here", "results", "block")
