@@ -140,6 +140,11 @@ def missing(profile: Profile) -> dict[str, str]:
     return read_json(path)["missing"] if path.is_file() else {}
 
 
+def missing_note(profile: Profile) -> str:
+    """One line for a figure's caption on the corpora that could not be had; empty if none."""
+    return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in missing(profile))
+
+
 def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFrame:
     """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
     rows = transcripts(profile, arm, seed)

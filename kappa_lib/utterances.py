@@ -13,6 +13,7 @@ from kappa_lib.errors import AssetError
 from kappa_lib.evaluation import TestSet, normalise
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
+from kappa_lib.progress import say
 
 
 class Progress(Protocol):
@@ -75,6 +76,7 @@ def _build(data: SpeechData, corpus: str, counts: tuple[int, int], seed: int) ->
         return speech.build(corpus, *counts, seed)
     except AssetError as error:
         data.missing[corpus] = str(error)
+        say(f"WITHOUT {corpus}: the run goes on without these recordings. {error}")
         return DatasetDict()
 
 

@@ -24,7 +24,7 @@ def test_every_corpus_is_encoded_and_the_split_written(profile):
     assert all(torch.equal(a, b) for a, b in zip(data.features, again.features, strict=True))
 
 
-def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypatch):
+def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypatch, capsys):
     def refused(*_, **__):
         raise AssetError("asterisk: no mirror answered", "connect")
 
@@ -32,4 +32,5 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
     data = utterances.load(profile)
     assert [t.corpus for t in data.tests] == ["de"]
     assert "no mirror answered" in data.missing["en_human"]
+    assert "WITHOUT en_human" in capsys.readouterr().err
     assert "no mirror answered" in (profile.folder / "split.json").read_text()

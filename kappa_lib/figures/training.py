@@ -69,9 +69,13 @@ def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: st
     axes[0][0].set_ylabel("word error rate (%)")
     axes[0][-1].legend()
     figure.suptitle(f"Word error rate over training ({_spread_note(table)})")
+    _caption(figure, note)
+    return figure
+
+
+def _caption(figure: Figure, note: str) -> None:
     if note:
         figure.supxlabel(note, fontsize=8, color=COLOURS[1])
-    return figure
 
 
 def _clip(axis: Axes, table: pd.DataFrame, column: str) -> None:
@@ -91,12 +95,11 @@ def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
         axis.set(title=TITLES[column], xlabel="training utterances", ylabel=UNITS[column])
     axes[0].legend()
     figure.suptitle(f"What the language model forgot and learned ({_spread_note(table)})")
-    if note:
-        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+    _caption(figure, note)
     return figure
 
 
-def learning_against_forgetting(table: pd.DataFrame) -> Figure:
+def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
     """Each arm's path: what it learned (held-out loss) against what it forgot (text loss).
 
     Lower and further right is better; arms are fairly compared at equal held-out loss.
@@ -124,13 +127,15 @@ def learning_against_forgetting(table: pd.DataFrame) -> Figure:
     axis.invert_xaxis()
     axis.set_title("Learning (to the right) against forgetting (upwards)")
     axis.legend()
+    _caption(figure, note)
     return figure
 
 
-def warm_start(losses: Sequence[float]) -> Figure:
+def warm_start(losses: Sequence[float], note: str = "") -> Figure:
     """CTC loss of the adaptor's warm start, a point a step."""
     figure, axis = new_figure(figsize=(5, 2.8))
     axis.plot(range(1, len(losses) + 1), losses)
     axis.set(xlabel="step", ylabel="CTC loss (nats an utterance)", yscale="log")
     axis.set_title("The adaptor's warm start")
+    _caption(figure, note)
     return figure
