@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from kappa_lib import team
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.mixed_precision import autocast
@@ -91,23 +92,25 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def transcribe_all(model: SpeechLLM, test: TestSet, max_new_tokens: int) -> list[dict]:
-    """Transcribe a whole test set.
+    """Transcribe a whole test set; several processes share its batches.
 
     Returns:
         A row an utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
     """
-    rows: list[dict] = [{}] * len(test.texts)
-    for batch in batches([len(f) for f in test.features], EVAL_BATCH):
-        answers = model.transcribe([test.features[i] for i in batch], max_new_tokens)
-        for i, (text, capped) in zip(batch, answers, strict=True):
-            rows[i] = {
+    groups = list(batches([len(f) for f in test.features], EVAL_BATCH))
+    found: dict[int, dict] = {}
+    for number in team.mine(len(groups)):
+        group = groups[number]
+        answers = model.transcribe([test.features[i] for i in group], max_new_tokens)
+        for i, (text, capped) in zip(group, answers, strict=True):
+            found[i] = {
                 "corpus": test.corpus,
                 "id": test.ids[i],
                 "reference": test.texts[i],
                 "hypothesis": text,
                 "capped": capped,
             }
-    return rows
+    return team.gathered(found)
 
 
 @torch.inference_mode()
@@ -152,24 +155,26 @@ class Forgetting:
     """General-text cross-entropy and KL divergence from the model as it was at construction.
 
     The base model's log-probabilities are kept on the CPU: positions × vocabulary × 4 bytes,
-    200 MB for 1,024 positions of the default model.
+    200 MB for 1,024 positions of the default model. Several processes share the positions.
     """
 
     def __init__(
         self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> None:
         self.windows = general_text(tokenizer, tokens)
-        self.base = [log_probabilities(llm, window).cpu() for window in self.windows]
+        mine = team.mine(len(self.windows))
+        self.base = {i: log_probabilities(llm, self.windows[i]).cpu() for i in mine}
 
     def measure(self, llm: PreTrainedModel) -> tuple[float, float]:
         """Mean cross-entropy and mean KL(base ‖ now), both in nats a token."""
-        losses, divergences = [], []
-        for window, base in zip(self.windows, self.base, strict=True):
+        found = {}
+        for number, base in self.base.items():
+            window = self.windows[number]
             now = log_probabilities(llm, window).cpu()
-            losses.append(functional.nll_loss(now, window[1:]).item())
-            divergences.append(
-                functional.kl_div(now, base, reduction="batchmean", log_target=True).item()
-            )
+            loss = functional.nll_loss(now, window[1:]).item()
+            divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
+            found[number] = (loss, divergence.item())
+        losses, divergences = zip(*team.gathered(found), strict=True)
         return sum(losses) / len(losses), sum(divergences) / len(divergences)
 
 

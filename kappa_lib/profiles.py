@@ -10,6 +10,8 @@ import yaml
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 
+OPTIMISERS = ("adamw", "adafactor")
+WAYS = ("ddp", "fsdp2")
 CORPORA = ("de", "en", "en_human", "librispeech", "mls_german")
 
 
@@ -30,7 +32,10 @@ class Profile:
         train_utterances: corpus → number of training items.
         test_utterances: corpus → number of test items.
         warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
-        steps, batch, lr: fine-tuning; utterances a step and peak AdamW learning rate.
+        steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
+            learning rate.
+        optimiser: ``adamw``, or ``adafactor`` with small states, see ``kappa_lib.optimisers``.
+        parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``kappa_lib.parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
         text_tokens: general-text positions on which forgetting is measured.
@@ -53,6 +58,8 @@ class Profile:
     steps: int
     batch: int
     lr: float
+    optimiser: str
+    parallel: str
     eval_every: int
     max_new_tokens: int
     text_tokens: int
@@ -66,6 +73,14 @@ class Profile:
         _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
         _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "float32 or bfloat16")
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
+        _require(self.parallel in WAYS, "parallel", self.parallel, " or ".join(WAYS))
+        _require(
+            self.optimiser == "adamw" or self.parallel == "ddp",
+            "optimiser",
+            self.optimiser,
+            "adamw with parallel: fsdp2, which shards AdamW's states anyway",
+        )
         _require(self.arms, "arms", self.arms, "at least one selection")
         _require(self.seeds, "seeds", self.seeds, "at least one seed")
         for name in ("train_utterances", "test_utterances"):

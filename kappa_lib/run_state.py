@@ -11,18 +11,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kappa_lib import team
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import replacing, require_space, write_text
-
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+from kappa_lib.parallel import full, placed
 
 
 class RunState:
     """Files of one run: ``resume.safetensors`` while it lasts, ``model.safetensors`` after it.
 
-    A checkpoint holds the trainable tensors, both AdamW moments, the random state and the
-    position, in one file that is replaced atomically. Lines of ``metrics.jsonl`` later than the
-    checkpoint are dropped on resume and measured again.
+    A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
+    the position, in one file that is replaced atomically. Tensors are whole in it, however they
+    were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl``
+    later than the checkpoint are dropped on resume and measured again.
+
+    With several processes all of them call :meth:`save`, :meth:`resume` and :meth:`finish`; the
+    leading one writes.
 
     Args:
         folder: of the run.
@@ -60,15 +64,21 @@ class RunState:
         Raises:
             SpaceError: the disk cannot hold it; the previous checkpoint stays.
         """
-        tensors = {f"weight/{name}": p.detach().cpu().contiguous() for name, p in named.items()}
+        tensors, plain = {}, set()
         for name, parameter in named.items():
-            for moment, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
+            tensors[f"weight/{name}"] = full(parameter)
+            for kind, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{kind}/{name}"] = full(torch.as_tensor(value))
+                if not torch.is_tensor(value):
+                    plain.add(kind)
         tensors["random"] = torch.get_rng_state()
+        if not team.leads():
+            return
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         require_space(self.folder, size)
+        header = {"step": str(step), "key": self.key, "plain": json.dumps(sorted(plain))}
         with replacing(self.resume_path) as temporary:
-            save_file(tensors, temporary, {"step": str(step), "key": self.key})
+            save_file(tensors, temporary, header)
 
     def resume(
         self, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
@@ -85,38 +95,56 @@ class RunState:
                 header = stored.metadata() or {}
                 if header.get("key") != self.key:
                     return None
-                for name, parameter in named.items():
-                    _restore(stored, name, parameter, optimiser)
+                _restore(stored, json.loads(header["plain"]), named, optimiser)
                 torch.set_rng_state(stored.get_tensor("random"))
         except Exception as error:
             raise CheckpointError(
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
             ) from error
         step = int(header["step"])
-        self._write_metrics(row for row in self.metrics() if row["step"] <= step)
+        if team.leads():
+            self._write_metrics(row for row in self.metrics() if row["step"] <= step)
         return step
 
     def finish(self, named: dict[str, nn.Parameter]) -> None:
         """Keep the trained tensors as ``model.safetensors``; the resume file goes."""
-        tensors = {name: p.detach().cpu().contiguous() for name, p in named.items()}
+        tensors = {name: full(p) for name, p in named.items()}
+        if not team.leads():
+            return
         with replacing(self.model_path) as temporary:
             save_file(tensors, temporary, {"key": self.key})
         self.resume_path.unlink(missing_ok=True)
 
 
+@torch.no_grad()
 def _restore(
-    stored: Any, name: str, parameter: nn.Parameter, optimiser: torch.optim.Optimizer
+    stored: Any,
+    plain: list[str],
+    named: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
 ) -> None:
-    parameter.data.copy_(stored.get_tensor(f"weight/{name}"))
-    available = set(stored.keys())
-    state: dict[str, Tensor] = {}
-    for moment in _MOMENTS:
-        if f"{moment}/{name}" in available:
-            value = stored.get_tensor(f"{moment}/{name}")
-            # AdamW keeps its step counter on the CPU whatever the parameter's device.
-            state[moment] = value if moment == "step" else value.to(parameter.device)
-    if state:
-        optimiser.state[parameter] = state
+    kinds: dict[str, list[str]] = {}
+    for key in set(stored.keys()) - {"random"}:
+        kind, _, name = key.partition("/")
+        kinds.setdefault(name, []).append(kind)
+    states: dict[int, dict[str, Any]] = {}
+    known = optimiser.state_dict()
+    numbers = {id(p): i for i, p in enumerate(optimiser.param_groups[0]["params"])}
+    for name, parameter in named.items():
+        parameter.copy_(placed(stored.get_tensor(f"weight/{name}"), parameter))
+        states[numbers[id(parameter)]] = {
+            kind: _state(stored.get_tensor(f"{kind}/{name}"), parameter, kind in plain)
+            for kind in kinds[name]
+            if kind != "weight"
+        }
+    # The optimiser knows which of its states belong on the device.
+    optimiser.load_state_dict({**known, "state": states})
+
+
+def _state(value: Tensor, parameter: nn.Parameter, plain: bool) -> Any:
+    if plain:
+        return value.item()
+    return placed(value, parameter) if value.shape == parameter.shape else value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -123,6 +123,10 @@ class SpeechLLM(nn.Module):
         """Token ids that the model learns to answer: the transcript and the end of the turn."""
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
 
+    def forward(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
+        """As :meth:`loss`; what Accelerate wraps is a module's call."""
+        return self.loss(features, texts)
+
     def loss(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
         """Auto-regressive cross-entropy of the transcripts given the audio (section 4.2).
 

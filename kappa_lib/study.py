@@ -14,7 +14,8 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.run_state import read_metrics
 from kappa_lib.selection import Selection
-from kappa_lib.training import Bench, train
+from kappa_lib.training import train
+from kappa_lib.workbench import Bench
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
 # that stand for them, at the laptop's size and at the paper's.

@@ -11,11 +11,12 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from kappa_lib import paths, report, study, training
+from kappa_lib import paths, report, study
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run_state import RunState
 from kappa_lib.training import train
+from kappa_lib.workbench import Bench
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     poisoned = replace(bench.data.tests[0], corpus="en")
     data = replace(bench.data, features=[f * float("nan") for f in bench.data.features])
-    broken = training.Bench(profile, replace(data, tests=[poisoned]))
+    broken = Bench(profile, replace(data, tests=[poisoned]))
     with pytest.raises(KappaError, match="loss became nan"):
         train(broken, arms["selected"], 0)
 

@@ -1,0 +1,73 @@
+"""``kappa`` in several processes on one machine, through the launcher that Accelerate wraps.
+
+``accelerate launch`` starts several processes on GPUs, and needs MPI to do so on CPUs; torchrun,
+to which it hands over, does both alike. On several machines call either yourself:
+``accelerate launch ... -m kappa_lib.cli train ...`` works as well.
+"""
+
+import os
+from collections.abc import Sequence
+from signal import Signals
+
+import torch
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from kappa_lib.errors import InputError, KappaError
+
+_SPOKEN = 2  # exit status of a process that has said what is wrong (kappa_lib.cli.WRONG)
+
+
+class ProcessError(KappaError):
+    """One of several processes ended before its work was done; the others were ended, too."""
+
+
+def launch(arguments: Sequence[str], processes: int, device: str = "auto") -> None:
+    """Run ``kappa ARGUMENTS`` in several processes and wait for all of them.
+
+    Args:
+        arguments: of the command.
+        processes: how many.
+        device: ``cpu`` keeps off GPUs; with ``auto`` and ``cuda`` each process takes one.
+
+    Raises:
+        InputError: fewer than one process, or more than there are GPUs.
+        ProcessError: a process failed or was killed: which, how, and what to do.
+    """
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    _check(processes, on_cpu)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    if on_cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "kappa_lib.cli"]
+    try:
+        torchrun.run(torchrun.parse_args([*options, *arguments]))
+    except ChildFailedError as error:
+        raise _explained(error, processes) from error
+
+
+def _check(processes: int, on_cpu: bool) -> None:
+    if processes < 1:
+        raise InputError(f"{processes} processes can't work", "give a positive number")
+    if not on_cpu and processes > (found := torch.cuda.device_count()):
+        raise InputError(
+            f"{processes} processes need a GPU each, and {found} are visible",
+            "start fewer, or more machines with `accelerate launch`",
+        )
+
+
+def _explained(error: ChildFailedError, processes: int) -> ProcessError:
+    rank, failure = error.get_first_failure()
+    code = failure.exitcode
+    if code < 0:
+        what = f"was ended by {Signals(-code).name}"
+        cause = "SIGKILL without a sender is most often the system's, for want of memory; "
+    elif code == _SPOKEN:
+        what, cause = "stopped; its reason stands above", "mend that; "
+    else:
+        what, cause = f"failed with exit status {code}; its traceback stands above", ""
+    return ProcessError(
+        f"process {rank} of {processes} {what}. The others were ended",
+        cause + "the same command goes on from the last checkpoint, with any number of processes",
+    )

@@ -1,0 +1,114 @@
+"""The processes that work on one run together: one, unless a launcher started more.
+
+Talking to each other is Accelerate's part; a process that is alone never calls it. Every function
+that says "all" has to be called by all processes, in the same order.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+from kappa_lib.errors import InputError
+
+# How long the others wait for what one process does alone, a warm start for instance. A process
+# that ends ends the job at once, whatever this is.
+PATIENCE = timedelta(hours=12)
+
+T = TypeVar("T")
+
+
+def size() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def leads() -> bool:
+    """Whether this is the process that writes files and reports progress."""
+    return rank() == 0
+
+
+@cache
+def _state() -> PartialState:
+    return PartialState(timeout=PATIENCE)
+
+
+def join() -> None:
+    """Meet the other processes; the first call sets up how they talk (NCCL, gloo on CPUs)."""
+    if size() > 1:
+        _state()
+
+
+def leave() -> None:
+    """Wait for all processes, then take the connections between them down."""
+    if size() > 1:
+        _state().wait_for_everyone()
+        _state().destroy_process_group()
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if size() > 1:
+        _state().wait_for_everyone()
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """Let the leading process do the block before all others: it fetches and makes files for them.
+
+    If it fails, it ends, and the launcher ends the others that wait for it.
+    """
+    if not leads():
+        wait()
+    yield
+    if leads():
+        wait()
+
+
+def mine(total: int) -> range:
+    """This process' part of ``total`` numbered pieces of work: every ``size``-th."""
+    return range(rank(), total, size())
+
+
+def gathered(found: Mapping[int, T]) -> list[T]:
+    """The results of all processes' pieces, in the order of their numbers, for all of them.
+
+    Args:
+        found: number of the piece → its result.
+    """
+    pairs = list(found.items())
+    if size() > 1:
+        _state()
+        pairs = gather_object(pairs)
+    return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def agreed(value: T) -> T:
+    """The leading process' value, for all."""
+    if size() == 1:
+        return value
+    _state()
+    return broadcast_object_list([value])[0]
+
+
+def require_same(value: str, what: str) -> None:
+    """Refuse to go on when a process sees something else than the leading one.
+
+    Raises:
+        InputError: naming ``what`` and this process.
+    """
+    if agreed(value) != value:
+        raise InputError(
+            f"process {rank()} of {size()} sees other {what} than process 0",
+            "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
+        )
