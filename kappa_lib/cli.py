@@ -3,13 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kappa_lib import __version__
+from kappa_lib import __version__, team
 from kappa_lib.errors import InputError, KappaError
 
 WRONG = 2  # exit status of an error that a person can act on
@@ -39,9 +40,9 @@ def scan(options: argparse.Namespace) -> int:
     )
     summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
     summary["count"] = summary["count"].astype(int)
-    print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
+    _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
     if options.out:
-        print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+        _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
     return 0
 
 
@@ -70,14 +71,14 @@ def train(options: argparse.Namespace) -> int:
     from kappa_lib import study
     from kappa_lib.ledger import alone
 
-    with alone(profile.folder):
+    with alone(profile.folder) if team.leads() else nullcontext():
         bench, arms = study.prepare(profile)
         for corpus, problem in bench.data.missing.items():
-            print(f"without {corpus}: {problem}", file=sys.stderr)
+            _print(f"without {corpus}: {problem}", file=sys.stderr)
         table = study.train_all(bench, arms)
     last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
     rates = [name for name in last.columns if name.startswith("wer_")]
-    print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
+    _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
     return 0
 
 
@@ -112,6 +113,12 @@ def doctor(options: argparse.Namespace) -> int:
         found.append(check.level)
     print(f"{found.count('fail')} to mend, {found.count('warn')} to know")
     return 1 if "fail" in found else 0
+
+
+def _print(text: str, **where: Any) -> None:
+    """Print once, however many processes do this."""
+    if team.leads():
+        print(text, **where)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -163,6 +170,7 @@ def _scan(commands: Any) -> None:
     command.add_argument("--include", action="append", default=[], metavar="PATTERN")
     command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
     command.add_argument("--dtype", help="round the weights to this torch dtype first")
+    _add_processes(command)
     command.set_defaults(run=scan)
 
 
@@ -186,6 +194,7 @@ def _train(commands: Any) -> None:
     command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
     command.add_argument("--seed", type=int, action="append", help="repeatable; the profile's")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    _add_processes(command)
     command.set_defaults(run=train)
 
 
@@ -215,15 +224,47 @@ def _add_profile(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", default="laptop", help="default: %(default)s")
 
 
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share the work among N processes, a GPU each where there are GPUs",
+    )
+
+
+def _device(options: argparse.Namespace) -> str:
+    """``auto``, ``cpu`` or ``cuda``: the scan's own option, or the profile's value."""
+    if hasattr(options, "device"):
+        return options.device
+    from kappa_lib import profiles
+
+    return profiles.load(options.profile, **overrides(options)).device
+
+
+def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """The same command in several processes."""
+    from kappa_lib.launch import launch
+
+    launch(arguments, options.processes, _device(options))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options)
+        if getattr(options, "processes", 1) != 1 and not team.launched():
+            return _launch(options, sys.argv[1:] if arguments is None else arguments)
+        status = options.run(options)
+        team.leave()
+        return status
     except KappaError as error:
         if options.debug:
             raise
-        print(f"kappa: {error}", file=sys.stderr)
+        who = "kappa" if team.leads() else f"kappa, process {team.rank()}"
+        print(f"{who}: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
-from kappa_lib import assets, hub, paths
+from kappa_lib import assets, hub, paths, team
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, replacing, require_space, sha256
 
@@ -155,8 +155,8 @@ def encode_all(
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
     The cache is a file for every ``SHARD`` utterances, written when they are done: an interrupted
-    call goes on with the next file. The tensors are mapped from the disk, so that a corpus may
-    be larger than the memory.
+    call goes on with the next file, and several processes share the files. The tensors are mapped
+    from the disk, so that a corpus may be larger than the memory.
 
     Args:
         items: utterances.
@@ -171,20 +171,20 @@ def encode_all(
     Raises:
         SpaceError: the disk cannot hold the next file; the finished ones stay.
     """
-    stem, features = fingerprint(key)[:16], []
-    for start in range(0, len(items), SHARD):
-        part = range(start, min(start + SHARD, len(items)))
-        name = stem if len(items) <= SHARD else f"{stem}-{start // SHARD:05d}"
-        path = paths.cache() / "features" / f"{name}.safetensors"
-        if not path.is_file():
-            encoder, arrays = make_encoder(), {}
-            for i in part:
-                arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
-                if progress:
-                    progress(i + 1, len(items))
-            require_space(path.parent, sum(array.nbytes for array in arrays.values()))
-            with replacing(path) as temporary:
-                save_file(arrays, temporary)
-        stored = load_file(path)
-        features += [stored[name] for name in sorted(stored)]
-    return features
+    stem, count = fingerprint(key)[:16], -(-len(items) // SHARD)
+    names = [stem] if count == 1 else [f"{stem}-{number:05d}" for number in range(count)]
+    shards = [paths.cache() / "features" / f"{name}.safetensors" for name in names]
+    for number in team.mine(count):
+        if shards[number].is_file():
+            continue
+        encoder, arrays = make_encoder(), {}
+        for i in range(number * SHARD, min((number + 1) * SHARD, len(items))):
+            arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
+            if progress:
+                progress(i + 1, len(items))
+        require_space(shards[number].parent, sum(array.nbytes for array in arrays.values()))
+        with replacing(shards[number]) as temporary:
+            save_file(arrays, temporary)
+    team.wait()
+    stored = [load_file(path) for path in shards]
+    return [shard[name] for shard in stored for name in sorted(shard)]

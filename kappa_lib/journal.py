@@ -1,4 +1,8 @@
-"""Finished rows on disk as they come, from which a killed scan goes on."""
+"""Finished rows on disk as they come, from which a killed scan goes on.
+
+Each process appends to a file of its own and reads those of all, so that another number of
+processes can go on.
+"""
 
 import json
 from pathlib import Path
@@ -8,18 +12,25 @@ from kappa_lib.errors import InputError
 
 
 class Journal:
-    """Finished rows by key, appended to a file as they come; the last line may be torn."""
+    """Finished rows by key, appended to a file as they come; the last line may be torn.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Args:
+        folder: where the files are; None keeps nothing.
+        number: of this process; the first one's file is ``kappa.rows.jsonl``.
+    """
+
+    def __init__(self, folder: Path | None, number: int = 0) -> None:
+        self._path = (
+            folder / f"kappa.rows{f'.{number}' if number else ''}.jsonl" if folder else None
+        )
         self._rows: dict[str, dict[str, Any]] = {}
-        if path is not None and path.is_file():
+        for path in sorted(folder.glob("kappa.rows*.jsonl")) if folder else ():
             self._load(path)
 
     def _load(self, path: Path) -> None:
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
+        if len(whole) < len(data) and path == self._path:
             # A kill while appending leaves half a line, to which nothing may be appended.
             with open(path, "r+b") as stream:
                 stream.truncate(len(whole))

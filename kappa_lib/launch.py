@@ -11,6 +11,7 @@ from signal import Signals
 
 import torch
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from kappa_lib.errors import InputError, KappaError
@@ -33,6 +34,7 @@ def launch(arguments: Sequence[str], processes: int, device: str = "auto") -> No
     Raises:
         InputError: fewer than one process, or more than there are GPUs.
         ProcessError: a process failed or was killed: which, how, and what to do.
+        KeyboardInterrupt: interrupted or asked to end.
     """
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     _check(processes, on_cpu)
@@ -45,6 +47,8 @@ def launch(arguments: Sequence[str], processes: int, device: str = "auto") -> No
         torchrun.run(torchrun.parse_args([*options, *arguments]))
     except ChildFailedError as error:
         raise _explained(error, processes) from error
+    except SignalException as error:
+        raise KeyboardInterrupt from error
 
 
 def _check(processes: int, on_cpu: bool) -> None:

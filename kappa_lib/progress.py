@@ -7,6 +7,8 @@ Where a report goes depends on who is watching:
 - JupyterLab: one line that updates in place and disappears at the end.
 - Any other kernel (nbval, nbconvert): nothing, because their outputs are compared or committed.
 - A terminal: a line on stderr, at most one every ``EVERY`` seconds.
+
+Of several processes on one run, the leading one alone reports.
 """
 
 import json
@@ -18,6 +20,8 @@ from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from kappa_lib import team
 
 CHANNEL = "KAPPA_PROGRESS"
 # Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
@@ -56,6 +60,8 @@ def line(report: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """Report a sentence, for instance that a download has begun, to whom progress goes."""
+    if not team.leads():
+        return
     if channel := os.environ.get(CHANNEL):
         append(channel, {"say": text})
     elif not _in_kernel():
@@ -205,6 +211,8 @@ class _Lab:
 
 
 def _sink() -> _Silent | _File | _Terminal | _Lab:
+    if not team.leads():
+        return _Silent()
     if channel := os.environ.get(CHANNEL):
         return _File(channel)
     if not _in_kernel():

@@ -81,6 +81,13 @@ class Run:
         with self.ledger.written_by_another():
             report.write(self.profile)
 
+    def stale(self) -> bool:
+        """Whether a notebook would be executed."""
+        return self.force or not all(
+            self.ledger.current(path.stem, execution_key(path, self.profile))
+            for path in self.notebooks
+        )
+
     def everything(self) -> None:
         """All notebooks in order."""
         for index, source in enumerate(self.notebooks, start=1):
@@ -160,6 +167,19 @@ def _chosen(only: list[str]) -> list[Path]:
     return found
 
 
+def _train_together(options: argparse.Namespace, profile: Profile, console: Console) -> None:
+    """Train in several processes, so that the notebooks find the runs finished.
+
+    Raises:
+        ProcessError, InputError: see :func:`kappa_lib.launch.launch`.
+    """
+    from kappa_lib.launch import launch  # heavy, and one process does without
+
+    console.say(f"training in {options.processes} processes; the notebooks follow")
+    values = [word for text in options.set for word in ("--set", text)]
+    launch(["train", "--profile", profile.profile, *values], options.processes, profile.device)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the runner; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kappa_lib.runner", description=__doc__)
@@ -171,6 +191,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another profile value"
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in N processes, see kappa train",
+    )
     options = parser.parse_args(arguments)
     # The kernels inherit it: a warning of the debugger would be the first line of every log.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
@@ -179,8 +206,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
+        notebooks = _chosen(options.only)
+        if options.processes != 1 and Run(profile, notebooks, console, options.force).stale():
+            _train_together(options, profile, console)
         with alone(profile.folder):
-            execution = Run(profile, _chosen(options.only), console, options.force)
+            execution = Run(profile, notebooks, console, options.force)
             execution.everything()
             # A report on a part of the notebooks would have to do the others' work.
             if not options.only:

@@ -1,6 +1,7 @@
-"""Checkpoint → κ table, one tensor at a time, resumable."""
+"""Checkpoint → κ table, one tensor at a time, resumable; several processes share the tensors."""
 
 import fnmatch
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kappa_lib import kappa_table, models, solvers
+from kappa_lib import kappa_table, models, solvers, team
 from kappa_lib.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint
@@ -61,7 +62,7 @@ def scan(
     Args:
         source: what :func:`kappa_lib.checkpoint.open_checkpoint` takes.
         out: folder for ``kappa.parquet``, ``kappa.csv`` and ``kappa.rows.jsonl``, the finished
-            rows from which a killed scan goes on; None writes nothing.
+            rows from which a killed scan goes on (a file a process); None writes nothing.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; never MPS, whose small
             singular values are wrong.
         method: see :mod:`kappa_lib.solvers`.
@@ -69,10 +70,12 @@ def scan(
             and the output layer.
         exclude: shell patterns of tensor names to leave out.
         dtype: round the weights to this torch dtype first, to see what storing them so does.
-        progress: called as progress(done, total, name) before each tensor and at the end.
+        progress: called as progress(done, total, name) before each tensor of this process and
+            at the end.
 
     Returns:
-        The κ table, a row a matrix, in storage order; metadata in ``attrs``.
+        The κ table, a row a matrix, in storage order; metadata in ``attrs``. The same for all
+        processes, the leading one of which writes it.
 
     Raises:
         InputError: an unusable argument, or patterns that match nothing.
@@ -82,20 +85,39 @@ def scan(
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
-    journal = Journal(Path(out) / "kappa.rows.jsonl" if out is not None else None)
+    journal = Journal(Path(out) if out is not None else None, team.rank())
+    order = _by_cost(chosen)
+    mine = [order[i] for i in team.mine(len(order))]
     scanner = _Scanner(
-        checkpoint, settings, journal, progress, sum(len(row_names(info)) for info in chosen)
+        checkpoint, settings, journal, progress, sum(len(row_names(chosen[i])) for i in mine)
     )
-    for info in chosen:
-        scanner.measure(info)
-    table = kappa_table.build(scanner.rows, _metadata(checkpoint, chosen, settings))
-    if out is not None and len(table):
+    rows = team.gathered({i: scanner.measure(chosen[i]) for i in mine})
+    failures: dict[str, str] = {}
+    for found in team.gathered({team.rank(): scanner.failures}):
+        failures |= found
+    table = kappa_table.build(
+        [row for found in rows for row in found], _metadata(checkpoint, chosen, settings)
+    )
+    if out is not None and len(table) and team.leads():
         kappa_table.write(table, Path(out))
+    team.wait()
     if progress:
         progress(scanner.total, scanner.total, "")
-    if scanner.failures:
-        raise ScanError(table, scanner.failures)
+    if failures and team.leads():
+        raise ScanError(table, failures)
     return table
+
+
+def _by_cost(chosen: Sequence[TensorInfo]) -> list[int]:
+    """In which order tensors are dealt to several processes; one alone keeps that of storage."""
+    numbers = range(len(chosen))
+    if team.size() == 1:
+        return list(numbers)
+
+    def cost(number: int) -> int:
+        return math.prod(chosen[number].shape) * min(chosen[number].shape)
+
+    return sorted(numbers, key=lambda number: (-cost(number), number))
 
 
 class _Scanner:
@@ -109,30 +131,32 @@ class _Scanner:
         progress: Report | None,
         total: int,
     ) -> None:
-        self.rows: list[dict[str, Any]] = []
         self.failures = {str(p.what): str(p.what) for p in checkpoint.problems}
         self.total = total
         self._checkpoint, self._settings, self._journal = checkpoint, settings, journal
         self._progress, self._done = progress, 0
 
-    def measure(self, info: TensorInfo) -> None:
-        """Append the rows of one stored tensor, or record why there are none."""
+    def measure(self, info: TensorInfo) -> list[dict[str, Any]]:
+        """The rows of one stored tensor; why some are missing goes to ``failures``."""
         try:
             keys = {name: self._key(info, name) for name in row_names(info)}
             known = {name: self._journal.get(key) for name, key in keys.items()}
             if all(known.values()):
-                self.rows += known.values()
                 self._done += len(known)
-                return
+                return list(known.values())
             tensor = self._checkpoint.read(info)
         except KappaError as problem:
             self.failures[info.name] = problem.what
             self._done += len(row_names(info))
-            return
-        for name, matrix in matrices(info, tensor):
-            self._one(info, name, matrix, keys[name])
+            return []
+        rows = [
+            self._one(info, name, matrix, keys[name]) for name, matrix in matrices(info, tensor)
+        ]
+        return [row for row in rows if row is not None]
 
-    def _one(self, info: TensorInfo, name: str, matrix: torch.Tensor, key: str) -> None:
+    def _one(
+        self, info: TensorInfo, name: str, matrix: torch.Tensor, key: str
+    ) -> dict[str, Any] | None:
         if self._progress:
             self._progress(self._done, self.total, name)
         self._done += 1
@@ -142,9 +166,9 @@ class _Scanner:
                 row = self._compute(info, name, matrix)
             except KappaError as problem:
                 self.failures[name] = problem.what
-                return
+                return None
             self._journal.add(key, row)
-        self.rows.append(row)
+        return row
 
     def _compute(self, info: TensorInfo, name: str, matrix: torch.Tensor) -> dict[str, Any]:
         rounded = self._settings["as"]
@@ -229,7 +253,9 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
         "numerics": NUMERICS,
     }
     stage = Stage("scan", profile.folder, inputs, outputs)
-    if not stage.done():
+    if not team.agreed(stage.done()):
         scan(source, profile.folder, device=profile.device, progress=partial(Stages(), "scan"))
-        stage.finish()
+        if team.leads():
+            stage.finish()
+        team.wait()
     return kappa_table.read(outputs[0])

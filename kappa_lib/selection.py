@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kappa_lib import kappa_table
+from kappa_lib import kappa_table, team
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, read_json, write_json
 from kappa_lib.profiles import Profile
@@ -248,8 +248,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
         "table": kappa_table.digest(table),
     }
     stage = Stage("select", profile.folder, inputs, list(paths.values()))
-    if not stage.done():
-        for arm, path in paths.items():
-            select(table, arm, count, profile.seed).save(path)
-        stage.finish()
+    with team.leader_first():
+        if not stage.done():
+            for arm, path in paths.items():
+                select(table, arm, count, profile.seed).save(path)
+            stage.finish()
     return {arm: Selection.load(path) for arm, path in paths.items()}

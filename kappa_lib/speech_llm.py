@@ -179,6 +179,8 @@ class SpeechLLM(nn.Module):
                 do_sample=False,
                 eos_token_id=self.end,
                 pad_token_id=self.end,
+                # Each process has utterances of its own; transformers would have them keep step.
+                synced_gpus=False,
             )
         ended = (output == self.end).any(dim=1).tolist()
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import scan, selection, utterances
+from kappa_lib import models, scan, selection, team, utterances
 from kappa_lib.errors import InputError
 from kappa_lib.evaluation import word_error_rate
 from kappa_lib.files import read_json, replacing
@@ -29,6 +29,8 @@ def prepare(profile: Profile) -> tuple[Bench, dict[str, Selection]]:
         What training needs: model, data and evaluation; and the arms by name.
     """
     stages = Stages()
+    with team.leader_first():
+        models.weights(profile.model)
     data = utterances.load(profile, stages)
     arms = selection.select_stage(profile, scan.scan_stage(profile))
     return Bench(profile, data, stages), arms
@@ -72,8 +74,9 @@ def _write(profile: Profile) -> pd.DataFrame:
         for metrics in read_metrics(folder)
     ]
     table = pd.DataFrame(rows)
-    with replacing(profile.folder / "metrics.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    if team.leads():
+        with replacing(profile.folder / "metrics.csv") as temporary:
+            table.to_csv(temporary, index=False)
     return table
 
 

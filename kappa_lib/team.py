@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
-
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from typing import Any, TypeVar
 
 from kappa_lib.errors import InputError
+
+# Accelerate is heavy, and a process that is alone does without: it is imported where it is needed.
 
 # How long the others wait for what one process does alone, a warm start for instance. A process
 # that ends ends the job at once, whatever this is.
@@ -28,6 +27,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launched() -> bool:
+    """Whether a launcher (torchrun, ``accelerate launch``) started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
 def rank() -> int:
     """Number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
@@ -39,8 +43,13 @@ def leads() -> bool:
 
 
 @cache
-def _state() -> PartialState:
-    return PartialState(timeout=PATIENCE)
+def _state() -> Any:
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 def join() -> None:
@@ -88,6 +97,8 @@ def gathered(found: Mapping[int, T]) -> list[T]:
     """
     pairs = list(found.items())
     if size() > 1:
+        from accelerate.utils import gather_object
+
         _state()
         pairs = gather_object(pairs)
     return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
@@ -97,6 +108,8 @@ def agreed(value: T) -> T:
     """The leading process' value, for all."""
     if size() == 1:
         return value
+    from accelerate.utils import broadcast_object_list
+
     _state()
     return broadcast_object_list([value])[0]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
-from kappa_lib import audio, encoder, hub_speech, models, speech
+from kappa_lib import audio, encoder, hub_speech, models, speech, team
 from kappa_lib.errors import AssetError
 from kappa_lib.evaluation import TestSet, normalise
 from kappa_lib.files import fingerprint, write_json
@@ -60,9 +60,12 @@ def load(profile: Profile, progress: Progress | None = None) -> SpeechData:
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         if counts == (0, 0):
             continue
-        for split, items in _build(data, corpus, counts, profile.seed).items():
+        with team.leader_first():
+            parts = _build(data, corpus, counts, profile.seed)
+        for split, items in parts.items():
             _append(data, corpus, split, items, _encode(items, profile, make, corpus, progress))
-    write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
+    if team.leads():
+        write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
     return data
 
 
