@@ -99,7 +99,13 @@ def plan(options: argparse.Namespace) -> int:
     """``kappa plan``: what a profile would cost, before anything is downloaded."""
     from kappa_lib import plan_text
 
-    print(plan_text.main_text(options.profile, options.memory, options.tflops), end="")
+    values = overrides(options)
+    print(
+        plan_text.main_text(
+            options.profile, options.memory, options.tflops, options.processes, **values
+        ),
+        end="",
+    )
     return 0
 
 
@@ -122,7 +128,7 @@ def _print(text: str, **where: Any) -> None:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace.
+    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace, where there are such.
 
     Raises:
         InputError: a ``--set`` without ``=``.
@@ -133,9 +139,9 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
         if not separator:
             raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
         values[key] = yaml.safe_load(value)
-    if options.arm:
+    if getattr(options, "arm", None):
         values["arms"] = options.arm
-    if options.seed:
+    if getattr(options, "seed", None):
         values["seeds"] = options.seed
     return values
 
@@ -209,8 +215,12 @@ def _plan(commands: Any) -> None:
     _add_profile(command)
     command.add_argument("--memory", type=float, metavar="GIB", help="of the device it has to fit")
     command.add_argument(
-        "--tflops", type=float, help="sustained; default: as measured by runs here"
+        "--tflops", type=float, help="sustained by one device; default: as measured by runs here"
     )
+    command.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on N devices instead of one"
+    )
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     command.set_defaults(run=plan)
 
 
@@ -255,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
     options = parser().parse_args(arguments)
     try:
-        if getattr(options, "processes", 1) != 1 and not team.launched():
+        several = options.run in (scan, train) and options.processes != 1
+        if several and not team.launched():
             return _launch(options, sys.argv[1:] if arguments is None else arguments)
         status = options.run(options)
         team.leave()

@@ -62,7 +62,11 @@ class CTranslate2Encoder:
         kind = "float16" if device == "cuda" else "float32"
         self._ct2 = ctranslate2
         self._model = ctranslate2.models.Whisper(
-            str(folder), device=device, compute_type=kind, intra_threads=torch.get_num_threads()
+            str(folder),
+            device=device,
+            device_index=torch.cuda.current_device() if device == "cuda" else 0,
+            compute_type=kind,
+            intra_threads=torch.get_num_threads(),
         )
         self.bands = self._model.n_mels
 

@@ -18,6 +18,7 @@ class Recipe:
 
     Attributes:
         name: in words.
+        how: options of `kappa train` that give it; empty where there are none.
         extra: bytes a trained parameter takes beside its place among the frozen ones.
         gradient: bytes of its gradient.
         states: bytes of the optimiser's states for it.
@@ -28,6 +29,7 @@ class Recipe:
     """
 
     name: str
+    how: str
     extra: float
     gradient: float
     states: float
@@ -37,37 +39,58 @@ class Recipe:
     offload: bool = False
 
 
+NOT_HERE = "not in this code"
 # fp32 throughout: an update that is not fused has temporaries as large as the gradients.
-_FP32 = Recipe("fp32, AdamW", 0, 4, 8, 4)
 # bf16 with fp32 for what trains: 2 bytes more for the weight and 2 for the copy that autocast
-# rounds it to. Adafactor's row and column averages are thousandths of a byte a parameter;
-# bitsandbytes' 8-bit AdamW has two bytes and a scale for each block of 256.
-_MIXED = Recipe("fp32 for what trains, AdamW, layers recomputed", 4, 4, 8, checkpointing=True)
-_OTHERS = {
-    "float32": (
-        replace(_FP32, name="fp32, AdamW, layers recomputed", checkpointing=True),
-        replace(_FP32, name="fp32, Adafactor", states=0.01),
-    ),
-    "bfloat16": (
-        Recipe("bf16 alone, AdamW (rounds small updates away)", 0, 2, 4, checkpointing=True),
-        replace(_MIXED, name="the same, every activation kept", checkpointing=False),
-        replace(_MIXED, name="the same, 8-bit AdamW", states=2.03),
-        replace(_MIXED, name="the same, Adafactor", states=0.01),
-        replace(_MIXED, name="the same, states on the host", offload=True),
-        replace(_MIXED, name="the same, sharded over 2 devices", shards=2),
-        replace(_MIXED, name="the same, sharded over 8 devices", shards=8),
+# rounds it to.
+_ADAMW = {
+    "float32": Recipe("fp32, AdamW", "--set optimiser=adamw", 0, 4, 8, 4),
+    "bfloat16": Recipe(
+        "fp32 for what trains, AdamW, layers recomputed",
+        "--set optimiser=adamw",
+        4,
+        4,
+        8,
+        checkpointing=True,
     ),
 }
+# Adafactor's row and column averages are thousandths of a byte a parameter, and it updates one
+# tensor at a time.
+_SMALL_STATES = {"states": 0.01, "temporaries": 0.0}
+_SHARDED = "--processes {0} --set parallel=fsdp2"
 
 
-def current(profile: Profile) -> Recipe:
-    """What ``kappa train`` does for a profile; its dtype decides."""
-    return _MIXED if profile.dtype == "bfloat16" else _FP32
+def _adafactor(recipe: Recipe) -> Recipe:
+    name = recipe.name.replace("AdamW", "Adafactor")
+    return replace(recipe, name=name, how="--set optimiser=adafactor", **_SMALL_STATES)
 
 
-def recipes(profile: Profile) -> tuple[Recipe, ...]:
+def _sharded(recipe: Recipe, devices: int) -> Recipe:
+    name = f"{recipe.name}, sharded over {devices} devices"
+    return replace(recipe, name=name, how=_SHARDED.format(devices), shards=devices)
+
+
+def current(profile: Profile, processes: int = 1) -> Recipe:
+    """What ``kappa train --processes N`` does for a profile."""
+    recipe = _ADAMW[profile.dtype]
+    if profile.optimiser == "adafactor":
+        recipe = _adafactor(recipe)
+    if profile.parallel == "fsdp2" and processes > 1:
+        recipe = _sharded(recipe, processes)
+    return recipe
+
+
+def recipes(profile: Profile, processes: int = 1) -> tuple[Recipe, ...]:
     """What is done, and other ways to hold the same arms."""
-    return (current(profile), *_OTHERS[profile.dtype])
+    adamw = _ADAMW[profile.dtype]
+    first = current(profile, processes)
+    others = (
+        adamw,
+        _adafactor(adamw),
+        *(_sharded(adamw, devices) for devices in (2, 4, 8)),
+        replace(adamw, name=f"{adamw.name}, states on the host", how=NOT_HERE, offload=True),
+    )
+    return (first, *(recipe for recipe in others if recipe.name != first.name))
 
 
 @dataclass(frozen=True)
@@ -85,18 +108,28 @@ class Memory:
         return sum(vars(self).values())
 
 
-def memory(profile: Profile, trained: int, recipe: Recipe | None = None) -> Memory:
+def memory(
+    profile: Profile, trained: int, recipe: Recipe | None = None, processes: int = 1
+) -> Memory:
     """Bytes on each device for an arm of ``trained`` language-model parameters. An estimate.
 
     - weights: every parameter in the profile's dtype, the recipe's extra for those that train,
       and the adaptor in fp32;
     - gradients: of the trained tensors, and of the adaptor in fp32;
     - optimiser: the recipe's states and temporaries; two fp32 moments for the adaptor;
-    - activations: :func:`activations` of a batch of the longest utterances, or the evaluation's
-      key-value cache where that is larger;
+    - activations: :func:`activations` of each process' part of a batch of the longest utterances
+      (and, of sharded weights, a whole layer), or what an evaluation holds where that is larger:
+      the key-value cache (and, of sharded weights, a whole copy), in the place of gradients;
     - reserve: a constant.
+
+    Args:
+        profile: the settings.
+        trained: parameters of the arm.
+        recipe: how they are held; by default as one process does.
+        processes: which share a batch.
     """
     recipe = recipe or current(profile)
+    processes = max(processes, recipe.shards)
     config = architectures.llama_config(profile.model)
     size = 2 if profile.dtype == "bfloat16" else 4
     everything = architectures.parameters(config)
@@ -105,13 +138,19 @@ def memory(profile: Profile, trained: int, recipe: Recipe | None = None) -> Memo
     )
     kept = 0.0 if recipe.offload else recipe.states * trained + 8 * adaptor
     load = workload(profile)
+    # What is gathered of sharded weights: what trains comes in fp32, as it is held.
+    copy = size * everything + (recipe.extra - 2 if size == 2 else 0) * trained
+    whole = copy if recipe.shards > 1 else 0.0
+    batch = -(-profile.batch // processes)
+    gradients = (recipe.gradient * trained + 4 * adaptor) / recipe.shards
     return Memory(
         weights=(size * everything + recipe.extra * trained + 4 * adaptor) / recipe.shards,
-        gradients=(recipe.gradient * trained + 4 * adaptor) / recipe.shards,
+        gradients=gradients,
         optimiser=(kept + recipe.temporaries * trained) / recipe.shards,
         activations=max(
-            activations(config, size, load, profile.batch, recipe.checkpointing),
-            _cache(config, size, profile, load),
+            activations(config, size, load, batch, recipe.checkpointing)
+            + whole / config.num_hidden_layers,
+            _cache(config, size, profile, load) + whole - gradients,
         ),
     )
 

@@ -52,7 +52,11 @@ def stored_as(model: str) -> str:
     """How the weights were stored before anything here touched them, for captions."""
     folder = weights(model)
     record = folder / "origin.json"
-    return read_json(record)["stored_as"] if record.is_file() else "as in the checkpoint"
+    if record.is_file():
+        return read_json(record)["stored_as"]
+    config = read_json(folder / "config.json")
+    # transformers renamed the key; checkpoints keep the name of their day.
+    return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
 
 
 def _dequantised(gguf: Path) -> Path:

@@ -4,6 +4,7 @@
 gradients and optimiser states over the devices and gathers a layer at a time.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,8 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
         device: of the model.
     """
     team.join()
+    # The profile decides, not a configuration of Accelerate's that happens to lie around.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     shards = way == "fsdp2" and team.size() > 1
     plugin = _sharding() if shards else None
     found = Accelerator(

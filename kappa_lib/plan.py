@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import LlamaConfig
 
 from kappa_lib import architectures, nulls, selection
+from kappa_lib.evaluation import EVAL_BATCH
 from kappa_lib.footprint import current, memory, recipes
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import Selection
@@ -89,12 +90,17 @@ def disk(profile: Profile, trained: list[int]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations of one arm of one seed, and of what all share."""
+    """Floating-point operations of one arm of one seed, and of what all share.
+
+    ``reads`` are the bytes that generating the transcripts of an arm's evaluations reads: the
+    weights once for each token of a batch's longest answer. Memory bounds it, not arithmetic.
+    """
 
     step: float
     training: float
     evaluations: float
     shared: float
+    reads: float
 
 
 def work(profile: Profile, trained: int) -> Work:
@@ -119,12 +125,15 @@ def work(profile: Profile, trained: int) -> Work:
     scored = profile.text_tokens * (_forward(config, 256.0) + head)
     adaptor = architectures.adaptor_parameters(encoder.width, config.hidden_size)
     warm = 6.0 * adaptor * load.mean * profile.warm_batch * profile.warm_steps
+    size = 2 if profile.dtype == "bfloat16" else 4
+    answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
     encoding = load.seconds * FRAMES * 2.0 * encoder.parameters
     return Work(
         step=step,
         training=profile.steps * step,
         evaluations=evaluations * (load.tests * heard + scored),
         shared=encoding + warm * len(profile.seeds),
+        reads=answers * size * architectures.parameters(config),
     )
 
 
@@ -144,14 +153,19 @@ class Plan:
     memory: pd.DataFrame
     disk: dict[str, float]
     work: dict[str, Work]
+    processes: int = 1
 
 
-def plan(profile: Profile) -> Plan:
+def plan(profile: Profile, processes: int = 1) -> Plan:
     """Count and estimate everything about a profile.
 
+    Args:
+        profile: the settings.
+        processes: a device each.
+
     Returns:
-        A plan whose ``memory`` has a row an arm and recipe: ``arm``, ``recipe``, the parts of
-        :class:`kappa_lib.footprint.Memory` and ``total``, in bytes.
+        A plan whose ``memory`` has a row an arm and recipe: ``arm``, ``recipe``, ``how``, the
+        parts of :class:`kappa_lib.footprint.Memory` and ``total``, in bytes of one device.
 
     Raises:
         InputError: the sizes of the profile's model or encoder are not known.
@@ -159,9 +173,9 @@ def plan(profile: Profile) -> Plan:
     found = arms(profile)
     rows: list[dict[str, Any]] = []
     for arm in found:
-        for recipe in recipes(profile):
-            needed = memory(profile, arm.parameters, recipe)
-            parts = {"arm": arm.name, "recipe": recipe.name, **vars(needed)}
+        for recipe in recipes(profile, processes):
+            needed = memory(profile, arm.parameters, recipe, processes)
+            parts = {"arm": arm.name, "recipe": recipe.name, "how": recipe.how, **vars(needed)}
             rows.append({**parts, "total": needed.total})
     trained = [arm.parameters for arm in found]
     return Plan(
@@ -170,4 +184,5 @@ def plan(profile: Profile) -> Plan:
         pd.DataFrame(rows),
         disk(profile, trained),
         {arm.name: work(profile, arm.parameters) for arm in found},
+        processes,
     )

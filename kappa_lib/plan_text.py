@@ -1,6 +1,7 @@
 """A plan as text, and the rate of arithmetic that turns it into hours."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -8,7 +9,7 @@ import torch
 from kappa_lib import architectures, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.footprint import current, host_memory
+from kappa_lib.footprint import NOT_HERE, current, host_memory
 from kappa_lib.plan import Plan, plan, work
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import PAPER_SHARE
@@ -17,6 +18,7 @@ from kappa_lib.workload import workload
 GIB = 2**30
 DEVICES = (8, 16, 24, 40, 48, 80, 141)  # GiB of memory that common accelerators have
 ASSUMED = 100.0  # TFLOP/s in terms of which hours are shown when no rate is known
+BANDWIDTH = 1e12  # bytes a second in terms of which generation is shown
 _BASIS = {
     "selection": "made from the measured κ",
     "shapes": "exact: module types and their numbers decide",
@@ -137,13 +139,18 @@ def _arms(made: Plan) -> str:
 
 
 def _memory(made: Plan) -> str:
-    recipe = current(made.profile).name
-    now = made.memory[made.memory["recipe"] == recipe].drop(columns="recipe")
+    recipe = current(made.profile, made.processes).name
+    now = made.memory[made.memory["recipe"] == recipe].drop(columns=["recipe", "how"])
     largest = max(made.arms, key=lambda arm: arm.parameters)
-    ways = made.memory[made.memory["arm"] == largest.name].set_index("recipe")["total"]
+    ways = made.memory[made.memory["arm"] == largest.name]
     rows = [
-        {"": name, "GiB": f"{total / GIB:.1f}", "smallest device": _smallest(total)}
-        for name, total in ways.items()
+        {
+            "": way.recipe,
+            "GiB": f"{way.total / GIB:.1f}",
+            "smallest device": _smallest(way.total),
+            "options": way.how,
+        }
+        for way in ways.itertuples()
     ]
     host = host_memory(made.profile, largest.parameters)
     return "\n".join(
@@ -152,8 +159,8 @@ def _memory(made: Plan) -> str:
             _in_gib(now.set_index("arm")).to_string(),
             f"  and {host / GIB:.1f} GiB of the host's",
             "",
-            f"Other ways to hold the largest arm, {largest.name}; only the first one is what"
-            " `kappa train` does",
+            f"Ways to hold the largest arm, {largest.name}, and the options that give them; the"
+            " first is the profile's",
             pd.DataFrame(rows).to_string(index=False),
         ]
     )
@@ -172,13 +179,19 @@ def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
     if device is None:
         return "No memory was given and there is no CUDA device here: no verdict on whether it fits"
     room, name = device
-    totals = made.memory.groupby("recipe", sort=False)["total"].max()
-    if totals[current(made.profile).name] <= room:
+    totals = made.memory.groupby(["recipe", "how"], sort=False)["total"].max()
+    if totals[current(made.profile, made.processes).name].iloc[0] <= room:
         return f"Every arm fits {name} as it is"
-    fitting = [recipe for recipe, total in totals.items() if total <= room]
+    fitting = [
+        f"  {how}  ({recipe})"
+        for (recipe, how), total in totals.items()
+        if total <= room and how != NOT_HERE
+    ]
     if not fitting:
-        return f"No way listed here fits {name}: take a smaller model, a smaller batch or a GPU"
-    return f"Not every arm fits {name} as it is; these ways do: " + "; ".join(fitting)
+        return (
+            f"No way listed here fits {name}: take a smaller model, a smaller batch or a larger GPU"
+        )
+    return "\n".join([f"Not every arm fits {name} as it is; these options do:", *fitting])
 
 
 def _disk(made: Plan) -> str:
@@ -192,12 +205,19 @@ def _time(made: Plan, rate: Rate | None) -> str:
     seeds = len(made.profile.seeds)
     each = {name: (w.training + w.evaluations) * seeds for name, w in made.work.items()}
     total = sum(each.values()) + max(w.shared for w in made.work.values())
+    devices = f"{made.processes} devices, each" if made.processes > 1 else "one device"
+    pace = shown.value * made.processes
     lines = [
-        f"  {name}: {operations:.2e} operations, {_duration(operations / shown.value)}"
+        f"  {name}: {operations:.2e} operations, {_duration(operations / pace)}"
         for name, operations in {**each, "altogether": total}.items()
     ]
-    head = f"Time at {shown.value / 1e12:.3g} TFLOP/s sustained ({shown.source})"
-    note = "  generation is bound by memory, not arithmetic: evaluations take longer than that"
+    head = f"Time on {devices} at {shown.value / 1e12:.3g} TFLOP/s sustained ({shown.source})"
+    reads = sum(w.reads for w in made.work.values()) * seeds
+    spent = _duration(reads / BANDWIDTH / made.processes)
+    note = (
+        f"  and the generation of transcripts, which memory bounds: {reads:.1e} bytes of weights"
+        f" read, {spent} more at {BANDWIDTH / 1e12:g} TB/s (only a unit)"
+    )
     return "\n".join([head, *lines, note])
 
 
@@ -212,18 +232,26 @@ def _duration(seconds: float) -> str:
 
 
 def main_text(
-    profile_name: str, memory_gib: float | None = None, tflops: float | None = None
+    profile_name: str,
+    memory_gib: float | None = None,
+    tflops: float | None = None,
+    processes: int = 1,
+    **overrides: Any,
 ) -> str:
     """What ``kappa plan`` prints.
 
     Args:
         profile_name: a profile's name.
         memory_gib: of the device to fit; a CUDA device found here otherwise.
-        tflops: sustained rate; what finished runs measured here otherwise.
+        tflops: sustained rate of one device; what finished runs measured here otherwise.
+        processes: a device each.
+        overrides: other values for the profile's keys.
 
     Raises:
         InputError: unknown profile, a model of unknown sizes, or a number that is not positive.
     """
-    profile = profiles.load(profile_name)
+    if processes < 1:
+        raise InputError(f"{processes} processes can't work", "give a positive number")
+    profile = profiles.load(profile_name, **overrides)
     device = device_memory(profile, memory_gib)
-    return text(plan(profile), device, known_rate(profile, tflops))
+    return text(plan(profile, processes), device, known_rate(profile, tflops))

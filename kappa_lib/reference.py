@@ -8,9 +8,10 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from kappa_lib import paths, profiles, report
+from kappa_lib import architectures, footprint, paths, plan, profiles, report
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, replacing, write_text
 
@@ -31,6 +32,9 @@ KEPT = (
     "bench.*",
     "scale.json",
 )
+# The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
+# arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
+TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
@@ -69,10 +73,60 @@ def publish(name: str) -> Path:
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
     found = {"results": report.headline(profiles.load("laptop"))}
+    found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
         [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
     )
     return found
+
+
+def plan_table() -> str:
+    """What the profiles of the paper's size take, by `kappa plan`; nothing of it was measured."""
+    rows = [_plan_row(name) for name in profiles.names() if name.startswith("paper")]
+    ways = " | ".join(f"GiB, {name}" for name in _WAYS)
+    return "\n".join(
+        [
+            f"| profile | trained, selected / inverse | {ways} | disk, GB | GPU hours |",
+            "|---|---|" + "---|" * (len(_WAYS) + 2),
+            *rows,
+        ]
+    )
+
+
+_WAYS = {
+    "AdamW": {},
+    "Adafactor": {"optimiser": "adafactor"},
+    f"FSDP2 on {SHARDS} GPUs, each": {"parallel": "fsdp2"},
+}
+
+
+def _plan_row(name: str) -> str:
+    profile = profiles.load(name)
+    made = plan.plan(profile)
+    trained = {arm.name: arm.parameters for arm in made.arms}
+    largest = max(trained.values())
+    sizes = []
+    for changes in _WAYS.values():
+        processes = SHARDS if "parallel" in changes else 1
+        needed = footprint.memory(
+            replace(profile, **changes),
+            largest,
+            footprint.current(replace(profile, **changes), processes),
+        )
+        sizes.append(f"{needed.total / 2**30:.0f}")
+    operations = sum(w.training + w.evaluations for w in made.work.values())
+    reads = sum(w.reads for w in made.work.values())
+    shared = max(w.shared for w in made.work.values())
+    hours = (operations + shared) / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)
+    cells = [
+        f"`{name}`",
+        f"{trained['selected'] / 1e9:.2f} / {trained['inverse'] / 1e9:.2f} billion of"
+        f" {architectures.parameters(architectures.llama_config(profile.model)) / 1e9:.2f}",
+        *sizes,
+        f"{sum(made.disk.values()) / 1e9:.0f}",
+        f"{hours / 3600:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def bench_table(measured: dict) -> str:

@@ -24,6 +24,7 @@ def write(profile: Profile) -> Path:
         f"# KappaTune companion: report of profile `{profile.profile}`",
         missing_note(profile),
         _setting(profile),
+        left_out(profile),
         "## Word error rate at every evaluation",
         wer_table(table),
         _normalisers(profile),
@@ -52,6 +53,17 @@ def missing_note(profile: Profile) -> str:
     return "\n>\n".join(lines)
 
 
+def left_out(profile: Profile) -> str:
+    """A sentence on the rows of the corpora that were unusable; empty where none was."""
+    found = [
+        f"{rows:,} of `{corpus}` {part} ({reason})"
+        for corpus, parts in study.left_out(profile).items()
+        for part, reasons in parts.items()
+        for reason, rows in reasons.items()
+    ]
+    return f"Rows left out because they were unusable: {', '.join(found)}." if found else ""
+
+
 def _setting(profile: Profile) -> str:
     seeds = len(profile.seeds)
     spread = "one seed, so no spread" if seeds == 1 else f"{seeds} seeds, lowest to highest given"
@@ -59,8 +71,9 @@ def _setting(profile: Profile) -> str:
         f"Language model `{profile.model}` (weights stored as {models.stored_as(profile.model)},"
         f" computed in {profile.dtype}), frozen encoder `{profile.encoder}`;"
         f" {len(profile.arms)} arms, {spread}; {profile.steps} steps of {profile.batch}"
-        f" utterances at a peak learning rate of {profile.lr:g}, from a CTC warm start of the"
-        f" adaptor ({profile.warm_steps} steps), which the paper does not have."
+        f" utterances at a peak learning rate of {profile.lr:g} ({profile.optimiser}),"
+        f" from a CTC warm start of the adaptor ({profile.warm_steps} steps), which the paper"
+        " does not have."
         f" Training utterances: {_counts(profile.train_utterances)};"
         f" test utterances: {_counts(profile.test_utterances)}."
     )
@@ -99,8 +112,7 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
 def wer_table(table: pd.DataFrame) -> str:
     """Word error rates in percent, a row an arm and evaluation."""
     columns = {
-        "wer_de": ("WER de, %", 100.0, 1),
-        "wer_en": ("WER en, %", 100.0, 1),
+        **{f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in study.LANGUAGES},
         "wer_mean": ("mean of both, %", 100.0, 1),
         "wer_en_human": ("WER en_human, %", 100.0, 1),
         "capped": ("capped, %", 100.0, 1),

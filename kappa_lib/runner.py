@@ -175,9 +175,13 @@ def _train_together(options: argparse.Namespace, profile: Profile, console: Cons
     """
     from kappa_lib.launch import launch  # heavy, and one process does without
 
-    console.say(f"training in {options.processes} processes; the notebooks follow")
+    name = f"training in {options.processes} processes"
+    console.say(f"{name}; the notebooks follow")
     values = [word for text in options.set for word in ("--set", text)]
-    launch(["train", "--profile", profile.profile, *values], options.processes, profile.device)
+    timings = Timings(profile.folder / "timings.json")
+    with timings.measuring(name, False, console) as timing:
+        launch(["train", "--profile", profile.profile, *values], options.processes, profile.device)
+        timing["finished"] = True
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -82,6 +82,7 @@ def scan(
         CheckpointError: nothing can be read.
         ScanError: some tensors could not be measured, after the others were written.
     """
+    team.join()
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)

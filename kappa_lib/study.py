@@ -144,6 +144,12 @@ def missing(profile: Profile) -> dict[str, str]:
     return read_json(path)["missing"] if path.is_file() else {}
 
 
+def left_out(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
+    """Corpus → part → reason → rows that could not be used."""
+    path = profile.folder / "split.json"
+    return read_json(path)["left_out"] if path.is_file() else {}
+
+
 def missing_note(profile: Profile) -> str:
     """One line for a figure's caption on the corpora that could not be had; empty if none."""
     return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in missing(profile))

@@ -170,6 +170,8 @@ class _Training:
         self._forward, wrapped = self.accelerator.prepare(model, optimiser)
         self.optimiser = wrapped.optimizer
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        # A run that was interrupted in a step may have left some on the shared model.
+        self.optimiser.zero_grad(set_to_none=True)
 
     def step(self, items: list[int], rate: float) -> float:
         """Update on a batch, of which each process takes its part.
@@ -192,10 +194,11 @@ class _Training:
         mean = self.accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(mean):
             raise KappaError(f"the training loss became {mean}", "lower the profile's lr")
-        self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.named.values(), CLIP)
         self.optimiser.step()
+        # Now rather than before the next step: an evaluation needs their memory.
+        self.optimiser.zero_grad(set_to_none=True)
         return mean
 
     def release(self) -> None:

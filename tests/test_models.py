@@ -33,6 +33,7 @@ def test_a_local_folder_is_identified_by_its_shards(tmp_path):
     folder = tiny.save_model(tmp_path / "llama")
     assert models.weights(str(folder)) == folder
     assert "model.safetensors" in models.identity(str(folder))
+    assert models.stored_as(str(folder)) == "float32"
 
 
 def test_device_auto_is_cuda_only_where_there_is_one():

@@ -200,8 +200,9 @@ def test_the_papers_profile_runs_through_every_notebook(root, tmp_path, monkeypa
         record = read_json(folder / "runs" / f"{arm}-seed0" / "provenance.json")
         assert record["processes"] == 2, "the notebooks found the runs finished"
     text = (folder / "REPORT.md").read_text()
-    assert "WER librispeech" in text
-    assert "WER mls_german" in text
+    assert "| WER librispeech, % | WER mls_german, % | mean of both, % |" in text
+    assert "weights stored as bfloat16, computed in bfloat16" in text
+    assert "| training in 2 processes |" in text
     assert (folder / "figures" / "wer_over_training.png").is_file()
     # Nothing has changed, so nothing is launched and nothing is executed.
     capsys.readouterr()

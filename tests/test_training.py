@@ -166,6 +166,20 @@ def test_the_report_says_loudly_what_is_missing(finished):
     assert any("Without `en_human`" in line and "no mirror answered" in line for line in first)
 
 
+def test_the_report_counts_the_rows_that_were_left_out(finished):
+    profile, *_ = finished
+    path = profile.folder / "split.json"
+    before = path.read_text()
+    counts = {"mls_german": {"train": {"no audio": 2}, "test": {}}}
+    write_json(path, {**read_json(path), "left_out": counts})
+    try:
+        text = report.write(profile).read_text()
+    finally:
+        path.write_text(before)
+    assert "unusable: 2 of `mls_german` train (no audio)." in text
+    assert "unusable" not in report.write(profile).read_text()
+
+
 def test_results_come_back_without_training(finished):
     profile, *_, table = finished
     assert study.results(profile).round(9).equals(table.round(9))
