@@ -134,11 +134,13 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row a pair and outcome: ``seeds``, ``mean``, ``lowest``, ``highest``, ``agree``: which
-        arm every seed favours, ``first`` or ``second``, or ``no`` where they differ.
+        arm every seed favours, ``first`` or ``second``, ``no`` where they differ, and
+        ``one seed`` where there is nothing to agree.
     """
     long = found.melt(["pair", "seed"], var_name="outcome", value_name="difference")
     grouped = long.groupby(["pair", "outcome"], sort=False)["difference"]
     table = grouped.agg(seeds="size", mean="mean", lowest="min", highest="max").reset_index()
     better = np.where(table["highest"] < 0, "first", "no")
-    table["agree"] = np.where(table["lowest"] > 0, "second", better)
+    agree = np.where(table["lowest"] > 0, "second", better)
+    table["agree"] = np.where(table["seeds"] == 1, "one seed", agree)
     return table

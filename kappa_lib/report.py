@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import claims, evaluation, models, progress, study
+from kappa_lib import claims, evaluation, models, pairs, progress, study
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
@@ -31,6 +31,8 @@ def write(profile: Profile) -> Path:
         "## What was learned and what was forgotten",
         loss_table(table),
         _figures(profile),
+        "## Arm against arm",
+        pairs_table(table),
         "## The arms",
         arms_table(profile),
         _claims(profile),
@@ -130,6 +132,34 @@ def loss_table(table: pd.DataFrame) -> str:
         "kl": ("KL from base", 1.0, 4),
     }
     return _evaluations(table, columns)
+
+
+def pairs_table(table: pd.DataFrame) -> str:
+    """Differences between two arms of the same seed, a row a pair."""
+    found = pairs.outcomes(table)
+    if found.empty:
+        return "No two arms that are compared with each other."
+    rows = []
+    for name, outcomes in pairs.summary(found).groupby("pair", sort=False):
+        cells = [
+            "–"
+            if math.isnan(row.mean)
+            else f"{row.mean:+.{digits}f} ({row.lowest:+.{digits}f} to {row.highest:+.{digits}f};"
+            f" {_AGREE[row.agree]})"
+            for row, digits in zip(outcomes.itertuples(), (1, 4, 4), strict=True)
+        ]
+        rows.append([name, *cells])
+    header = ["pair", "WER, points", "general-text loss", "the same at equal held-out loss"]
+    note = (
+        "First arm less second at the last evaluation: mean over seeds, lowest to highest, and"
+        " which arm all seeds favour; negative is better for the first. Losses in nats a token."
+    )
+    return f"{note}\n\n{_markdown(header, rows)}"
+
+
+_AGREE = {"first": "all: first", "second": "all: second", "no": "seeds differ"} | {
+    "one seed": "one seed"
+}
 
 
 def _normalisers(profile: Profile) -> str:

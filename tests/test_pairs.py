@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from kappa_lib import pairs, selection
+from kappa_lib import pairs, report, selection
 from kappa_lib.figures.pairs import TITLES, paired
 
 
@@ -60,8 +60,8 @@ def test_a_run_that_learned_nothing_cannot_be_compared():
     flat = run("selected", 0, [5.0, 5.0], [10.0, 10.0], 1.0)
     falling = run("inverse", 0, [5.0, 1.0], [10.0, 10.0], 0.1)
     assert math.isnan(pairs.at_equal_learning(flat, falling))
-    found = pairs.summary(pairs.outcomes(pd.concat([flat, falling]))).set_index("outcome")
-    assert found.loc["text_at_equal", "agree"] == "no"
+    found = pairs.outcomes(pd.concat([flat, falling]))
+    assert found["text_at_equal"].isna().all()
     paired(pairs.outcomes(pd.concat([flat, falling])))
 
 
@@ -92,6 +92,16 @@ def test_seeds_agree_only_when_all_do():
     )
     other = pairs.summary(pairs.outcomes(turned)).set_index("outcome")
     assert other.loc["wer", "agree"] == "second"
+    alone = results()[results()["seed"] == 0]
+    assert set(pairs.summary(pairs.outcomes(alone))["agree"]) == {"one seed"}
+
+
+def test_the_report_shows_every_pair():
+    text = report.pairs_table(results())
+    row = "| lowest_in_type − highest_in_type | -12.0 (-22.0 to -2.0; all: first) |"
+    assert row in text
+    assert "0.0000 (-0.1000 to +0.1000; seeds differ)" in text
+    assert "No two arms" in report.pairs_table(results()[:2])
 
 
 def table(kinds: list[str], kappas: list[float]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kappa_lib.figures.style import COLOURS, new_figure
 
@@ -31,6 +32,7 @@ def paired(found: pd.DataFrame, note: str = "") -> Figure:
             axis.plot(rows[column].mean(), height, "|", ms=18, mew=2.5, color=COLOURS[1])
         axis.axvline(0, color=COLOURS[-1], lw=1)
         widest = 1.15 * max(found[column].abs().fillna(0.0).max(), 1e-9)
+        axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         axis.set(title=title, xlim=(-widest, widest), ylim=(0.4, len(names) + 0.6))
     axes[0][0].set_yticks(list(places.values()), list(places))
     seeds = found["seed"].nunique()
