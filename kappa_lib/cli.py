@@ -27,7 +27,8 @@ def scan(options: argparse.Namespace) -> int:
 
     source = options.source
     if source == models.DEFAULT:
-        source = models.weights(source)
+        with team.leader_first():
+            source = models.weights(source)
     table = measure(
         source,
         options.out,
@@ -275,7 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         who = "kappa" if team.leads() else f"kappa, process {team.rank()}"
-        print(f"{who}: {error}", file=sys.stderr)
+        if team.leads() or not error.of_all:
+            print(f"{who}: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)

@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         name: in words.
-        how: options of `kappa train` that give it; empty where there are none.
+        optimiser: the profile's key.
         extra: bytes a trained parameter takes beside its place among the frozen ones.
         gradient: bytes of its gradient.
         states: bytes of the optimiser's states for it.
@@ -29,7 +29,7 @@ class Recipe:
     """
 
     name: str
-    how: str
+    optimiser: str
     extra: float
     gradient: float
     states: float
@@ -39,35 +39,25 @@ class Recipe:
     offload: bool = False
 
 
-NOT_HERE = "not in this code"
-# fp32 throughout: an update that is not fused has temporaries as large as the gradients.
-# bf16 with fp32 for what trains: 2 bytes more for the weight and 2 for the copy that autocast
-# rounds it to.
+AS_IT_IS, NOT_HERE = "as it is", "not in this code"
 _ADAMW = {
-    "float32": Recipe("fp32, AdamW", "--set optimiser=adamw", 0, 4, 8, 4),
+    # An update that is not fused has temporaries as large as the gradients.
+    "float32": Recipe("fp32, AdamW", "adamw", 0, 4, 8, 4),
+    # fp32 for what trains: 2 bytes more for the weight.
     "bfloat16": Recipe(
-        "fp32 for what trains, AdamW, layers recomputed",
-        "--set optimiser=adamw",
-        4,
-        4,
-        8,
-        checkpointing=True,
+        "fp32 for what trains, AdamW, layers recomputed", "adamw", 2, 4, 8, checkpointing=True
     ),
 }
-# Adafactor's row and column averages are thousandths of a byte a parameter, and it updates one
-# tensor at a time.
-_SMALL_STATES = {"states": 0.01, "temporaries": 0.0}
-_SHARDED = "--processes {0} --set parallel=fsdp2"
 
 
 def _adafactor(recipe: Recipe) -> Recipe:
+    """Row and column averages are thousandths of a byte a parameter; tensors update in turn."""
     name = recipe.name.replace("AdamW", "Adafactor")
-    return replace(recipe, name=name, how="--set optimiser=adafactor", **_SMALL_STATES)
+    return replace(recipe, name=name, optimiser="adafactor", states=0.01, temporaries=0.0)
 
 
 def _sharded(recipe: Recipe, devices: int) -> Recipe:
-    name = f"{recipe.name}, sharded over {devices} devices"
-    return replace(recipe, name=name, how=_SHARDED.format(devices), shards=devices)
+    return replace(recipe, name=f"{recipe.name}, sharded over {devices} devices", shards=devices)
 
 
 def current(profile: Profile, processes: int = 1) -> Recipe:
@@ -88,9 +78,25 @@ def recipes(profile: Profile, processes: int = 1) -> tuple[Recipe, ...]:
         adamw,
         _adafactor(adamw),
         *(_sharded(adamw, devices) for devices in (2, 4, 8)),
-        replace(adamw, name=f"{adamw.name}, states on the host", how=NOT_HERE, offload=True),
+        replace(adamw, name=f"{adamw.name}, states on the host", offload=True),
     )
     return (first, *(recipe for recipe in others if recipe.name != first.name))
+
+
+def options(recipe: Recipe, profile: Profile, processes: int = 1) -> str:
+    """What to add to ``--profile P --processes N`` for a recipe."""
+    if recipe.offload:
+        return NOT_HERE
+    way = "fsdp2" if recipe.shards > 1 else "ddp"
+    number = recipe.shards if recipe.shards > 1 else processes
+    # One process does neither, but Adafactor and sharding exclude each other.
+    matters = number > 1 or recipe.optimiser == "adafactor"
+    words = [
+        f"--processes {number}" if number != processes else "",
+        f"--set optimiser={recipe.optimiser}" if recipe.optimiser != profile.optimiser else "",
+        f"--set parallel={way}" if matters and way != profile.parallel else "",
+    ]
+    return " ".join(filter(None, words)) or AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -118,49 +124,74 @@ def memory(
     - gradients: of the trained tensors, and of the adaptor in fp32;
     - optimiser: the recipe's states and temporaries; two fp32 moments for the adaptor;
     - activations: :func:`activations` of each process' part of a batch of the longest utterances
-      (and, of sharded weights, a whole layer), or what an evaluation holds where that is larger:
-      the key-value cache (and, of sharded weights, a whole copy), in the place of gradients;
+      and, of sharded weights, a whole layer and all that is in none (:func:`_gathered`); or what an
+      evaluation holds where that is larger: the key-value cache and, of sharded weights, a whole
+      copy, in the place of the gradients (which several whole copies keep as buffers);
     - reserve: a constant.
 
     Args:
         profile: the settings.
         trained: parameters of the arm.
         recipe: how they are held; by default as one process does.
-        processes: which share a batch.
+        processes: which share a batch; the recipe's shards, where it has them.
     """
     recipe = recipe or current(profile)
-    processes = max(processes, recipe.shards)
+    processes = recipe.shards if recipe.shards > 1 else processes
     config = architectures.llama_config(profile.model)
     size = 2 if profile.dtype == "bfloat16" else 4
     everything = architectures.parameters(config)
-    adaptor = architectures.adaptor_parameters(
-        architectures.encoder_size(profile.encoder).width, config.hidden_size
-    )
+    adaptor = _adaptor(profile, config)
     kept = 0.0 if recipe.offload else recipe.states * trained + 8 * adaptor
     load = workload(profile)
-    # What is gathered of sharded weights: what trains comes in fp32, as it is held.
-    copy = size * everything + (recipe.extra - 2 if size == 2 else 0) * trained
-    whole = copy if recipe.shards > 1 else 0.0
-    batch = -(-profile.batch // processes)
+    weights = size * everything + recipe.extra * trained + 4 * adaptor
     gradients = (recipe.gradient * trained + 4 * adaptor) / recipe.shards
+    layer, copy = _gathered(config, size, weights) if recipe.shards > 1 else (0.0, 0.0)
+    freed = gradients if processes == 1 or recipe.shards > 1 else 0.0
+    batch = -(-profile.batch // processes)
     return Memory(
-        weights=(size * everything + recipe.extra * trained + 4 * adaptor) / recipe.shards,
+        weights=weights / recipe.shards,
         gradients=gradients,
         optimiser=(kept + recipe.temporaries * trained) / recipe.shards,
         activations=max(
-            activations(config, size, load, batch, recipe.checkpointing)
-            + whole / config.num_hidden_layers,
-            _cache(config, size, profile, load) + whole - gradients,
+            activations(config, size, load, batch, recipe.checkpointing) + layer,
+            _cache(config, size, profile, load) + copy - freed,
         ),
     )
 
 
-def host_memory(profile: Profile, trained: int) -> float:
-    """Bytes in the host's memory: the trained tensors as they were, and the base model's
-    log-probabilities of the general text. An estimate."""
+def _adaptor(profile: Profile, config: LlamaConfig) -> int:
+    width = architectures.encoder_size(profile.encoder).width
+    return architectures.adaptor_parameters(width, config.hidden_size)
+
+
+def _gathered(config: LlamaConfig, size: int, weights: float) -> tuple[float, float]:
+    """Bytes that FSDP2 gathers on each device: while training, and for an evaluation.
+
+    A layer at a time, beside the tables and the adaptor, which no layer holds and which stay; and
+    everything.
+    """
+    tables = 1 if config.tie_word_embeddings else 2
+    outside = size * tables * config.vocab_size * config.hidden_size
+    return outside + (weights - outside) / config.num_hidden_layers, weights
+
+
+def host_memory(profile: Profile, trained: int, processes: int = 1) -> float:
+    """Bytes in the memory of a machine that runs ``processes`` of a run. An estimate.
+
+    - of each process: the trained tensors as they were or, with FSDP2, the whole model with fp32
+      for what trains, on its way to the devices;
+    - the base model's log-probabilities of the general text, which the processes share;
+    - the leading process' checkpoint: fp32 weights and the optimiser's states.
+    """
     config = architectures.llama_config(profile.model)
+    recipe, adaptor = current(profile, processes), _adaptor(profile, config)
     size = 2 if profile.dtype == "bfloat16" else 4
-    return size * trained + 4.0 * profile.text_tokens * config.vocab_size
+    originals = size * trained
+    if recipe.shards > 1:
+        originals = size * architectures.parameters(config) + recipe.extra * trained
+    answers = 4.0 * profile.text_tokens * config.vocab_size
+    checkpoint = (4 + recipe.states) * trained + 12 * adaptor
+    return processes * originals + answers + checkpoint
 
 
 def layer_activations(config: LlamaConfig, size: int) -> float:

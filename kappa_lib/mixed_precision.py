@@ -20,9 +20,13 @@ def is_mixed(llm: PreTrainedModel) -> bool:
 
 
 def autocast(llm: PreTrainedModel) -> torch.autocast:
-    """A context in which products with ``llm``'s weights are taken in its own type."""
-    table = llm.get_input_embeddings().weight
-    return torch.autocast(table.device.type, dtype=torch.bfloat16, enabled=is_mixed(llm))
+    """A context in which products with ``llm``'s weights are taken in its own type.
+
+    Nothing is cached: the rounded copies of all that trains would be held to the end of a pass,
+    and each is needed in one layer.
+    """
+    kind = llm.get_input_embeddings().weight.device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=is_mixed(llm), cache_enabled=False)
 
 
 def promote(parameters: Iterable[nn.Parameter]) -> None:

@@ -4,12 +4,11 @@
 gradients and optimiser states over the devices and gathers a layer at a time.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -32,8 +31,6 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
         device: of the model.
     """
     team.join()
-    # The profile decides, not a configuration of Accelerate's that happens to lie around.
-    os.environ.pop("ACCELERATE_USE_FSDP", None)
     shards = way == "fsdp2" and team.size() > 1
     plugin = _sharding() if shards else None
     found = Accelerator(
@@ -43,7 +40,9 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if shards and not is_sharded(found):
-        # Accelerate turns sharding on where there is a GPU; on CPUs the same code runs, too.
+        # Accelerate turns sharding on where there is a GPU; on CPUs the same code runs, too. Its
+        # objects read this from the state that all of a process share.
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         found.state.distributed_type = DistributedType.FSDP
         found.state.fsdp_plugin = plugin
     return found
@@ -58,9 +57,10 @@ def _sharding() -> FullyShardedDataParallelPlugin:
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         reshard_after_forward=True,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        auto_wrap_policy="transformer_based_wrap",  # the layers that the model names
         cpu_ram_efficient_loading=False,
+        cpu_offload=False,
+        activation_checkpointing=False,
     )
 
 
@@ -80,10 +80,16 @@ def whole(model: nn.Module) -> Iterator[None]:
             shard.set_reshard_after_forward(shard is not model, recurse=False)
 
 
-def full(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards, on the CPU; all processes have to ask for it."""
+def collected(tensor: Tensor) -> Tensor | None:
+    """A tensor with all its shards on the CPU, for the leading process; None for the others.
+
+    All processes have to ask for it, and the others must not hold a copy: a checkpoint of the
+    paper's size takes 38 GB.
+    """
     value = tensor.detach()
-    return (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.cpu().contiguous() if team.leads() else None
 
 
 def placed(value: Tensor, like: Tensor) -> Tensor:

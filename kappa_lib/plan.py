@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 
 from kappa_lib import architectures, nulls, selection
 from kappa_lib.evaluation import EVAL_BATCH
-from kappa_lib.footprint import current, memory, recipes
+from kappa_lib.footprint import current, memory, options, recipes
 from kappa_lib.profiles import Profile
 from kappa_lib.selection import Selection
 from kappa_lib.workload import FRAMES, workload
@@ -175,7 +175,12 @@ def plan(profile: Profile, processes: int = 1) -> Plan:
     for arm in found:
         for recipe in recipes(profile, processes):
             needed = memory(profile, arm.parameters, recipe, processes)
-            parts = {"arm": arm.name, "recipe": recipe.name, "how": recipe.how, **vars(needed)}
+            parts = {
+                "arm": arm.name,
+                "recipe": recipe.name,
+                "how": options(recipe, profile, processes),
+            }
+            parts |= vars(needed)
             rows.append({**parts, "total": needed.total})
     trained = [arm.parameters for arm in found]
     return Plan(

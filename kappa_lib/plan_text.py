@@ -37,8 +37,8 @@ class Rate:
 def measured_rate(profile: Profile) -> Rate | None:
     """The mean rate of a profile's finished runs, from their ``provenance.json``.
 
-    A run's seconds a step over the arithmetic of a step (:func:`kappa_lib.plan.work`); None
-    where nothing has run.
+    A run's seconds a step over the arithmetic of a step (:func:`kappa_lib.plan.work`), for one of
+    its processes; None where nothing has run.
     """
     found, device = [], ""
     for path in sorted((profile.folder / "runs").glob("*/provenance.json")):
@@ -48,7 +48,7 @@ def measured_rate(profile: Profile) -> Rate | None:
             continue
         ran = replace(profile, batch=config["batch"], steps=config["steps"])
         step = work(ran, config["parameters"]).step
-        found.append(step / record["seconds_per_step"])
+        found.append(step / record["seconds_per_step"] / record.get("processes", 1))
         device = record["device"] if record["device"] != "cpu" else record["processor"]
     if not found:
         return None
@@ -152,15 +152,15 @@ def _memory(made: Plan) -> str:
         }
         for way in ways.itertuples()
     ]
-    host = host_memory(made.profile, largest.parameters)
+    host = host_memory(made.profile, largest.parameters, made.processes)
     return "\n".join(
         [
             f"Memory of one device in GiB, an estimate: {recipe}",
             _in_gib(now.set_index("arm")).to_string(),
             f"  and {host / GIB:.1f} GiB of the host's",
             "",
-            f"Ways to hold the largest arm, {largest.name}, and the options that give them; the"
-            " first is the profile's",
+            f"Ways to hold the largest arm, {largest.name}, and what to add to the command for"
+            " them",
             pd.DataFrame(rows).to_string(index=False),
         ]
     )
@@ -191,7 +191,7 @@ def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
         return (
             f"No way listed here fits {name}: take a smaller model, a smaller batch or a larger GPU"
         )
-    return "\n".join([f"Not every arm fits {name} as it is; these options do:", *fitting])
+    return "\n".join([f"Not every arm fits {name} as it is; with these it does:", *fitting])
 
 
 def _disk(made: Plan) -> str:

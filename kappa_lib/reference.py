@@ -11,7 +11,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from kappa_lib import architectures, footprint, paths, plan, profiles, report
+import pandas as pd
+
+from kappa_lib import architectures, claims, footprint, paths, plan, profiles, report
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, replacing, write_text
 
@@ -20,6 +22,7 @@ README = paths.ROOT / "README.md"
 KEPT = (
     "REPORT.md",
     "metrics.csv",
+    "pairs.csv",
     "kappa.csv",
     "split.json",
     "timings.json",
@@ -73,11 +76,41 @@ def publish(name: str) -> Path:
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
     found = {"results": report.headline(profiles.load("laptop"))}
+    if (REFERENCE / "study" / report.FILE).is_file():
+        found["study"] = study_block()
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
         [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
     )
     return found
+
+
+def study_block() -> str:
+    """The arms of the study against each other, and the verdicts that follow from it."""
+    folder = REFERENCE / "study"
+    table = pd.read_csv(folder / "metrics.csv")
+    runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
+    decided = {c.id: c for c in claims.load(folder) if c.id in _DECIDED_BY_THE_STUDY}
+    verdicts = "\n".join(
+        f"- {decided[name].statement} **{decided[name].verdict}**" for name in _DECIDED_BY_THE_STUDY
+    )
+    return "\n\n".join(
+        [
+            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
+            f" {table['step'].max()} steps.",
+            report.pairs_table(table),
+            "By rules fixed before the run, from these numbers:",
+            verdicts,
+        ]
+    )
+
+
+_DECIDED_BY_THE_STUDY = (
+    "selected-beats-inverse",
+    "inverse-forgets-more",
+    "mitigates-forgetting",
+    "kappa-is-the-cause",
+)
 
 
 def plan_table() -> str:

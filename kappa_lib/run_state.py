@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kappa_lib import team
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import replacing, require_space, write_text
-from kappa_lib.parallel import full, placed
+from kappa_lib.parallel import collected, placed
 
 
 class RunState:
@@ -66,14 +66,14 @@ class RunState:
         """
         tensors, plain = {}, set()
         for name, parameter in named.items():
-            tensors[f"weight/{name}"] = full(parameter)
+            tensors[f"weight/{name}"] = collected(parameter)
             for kind, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"{kind}/{name}"] = full(torch.as_tensor(value))
+                tensors[f"{kind}/{name}"] = collected(torch.as_tensor(value))
                 if not torch.is_tensor(value):
                     plain.add(kind)
-        tensors["random"] = torch.get_rng_state()
         if not team.leads():
             return
+        tensors["random"] = torch.get_rng_state()
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         require_space(self.folder, size)
         header = {"step": str(step), "key": self.key, "plain": json.dumps(sorted(plain))}
@@ -108,7 +108,7 @@ class RunState:
 
     def finish(self, named: dict[str, nn.Parameter]) -> None:
         """Keep the trained tensors as ``model.safetensors``; the resume file goes."""
-        tensors = {name: full(p) for name, p in named.items()}
+        tensors = {name: collected(p) for name, p in named.items()}
         if not team.leads():
             return
         with replacing(self.model_path) as temporary:

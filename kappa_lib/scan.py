@@ -36,6 +36,8 @@ class ScanError(CheckpointError):
         failures: name of the tensor or file → what is wrong with it.
     """
 
+    of_all = True
+
     def __init__(self, table: pd.DataFrame, failures: dict[str, str]) -> None:
         self.table = table
         self.failures = failures
@@ -83,7 +85,8 @@ def scan(
         ScanError: some tensors could not be measured, after the others were written.
     """
     team.join()
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    with team.leader_first():
+        checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
     journal = Journal(Path(out) if out is not None else None, team.rank())
@@ -104,7 +107,7 @@ def scan(
     team.wait()
     if progress:
         progress(scanner.total, scanner.total, "")
-    if failures and team.leads():
+    if failures:
         raise ScanError(table, failures)
     return table
 

@@ -42,6 +42,16 @@ def leads() -> bool:
     return rank() == 0
 
 
+# What a configuration of Accelerate's that lies around would change; the profile decides instead.
+_OVERRULED = (
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+)
+
+
 @cache
 def _state() -> Any:
     import torch
@@ -54,6 +64,9 @@ def _state() -> Any:
 
 def join() -> None:
     """Meet the other processes; the first call sets up how they talk (NCCL, gloo on CPUs)."""
+    for name in list(os.environ):
+        if name in _OVERRULED or name.startswith("FSDP_"):
+            del os.environ[name]
     if size() > 1:
         _state()
 
@@ -68,6 +81,7 @@ def leave() -> None:
 def wait() -> None:
     """Wait until all processes are here."""
     if size() > 1:
+        join()
         _state().wait_for_everyone()
 
 
@@ -99,7 +113,7 @@ def gathered(found: Mapping[int, T]) -> list[T]:
     if size() > 1:
         from accelerate.utils import gather_object
 
-        _state()
+        join()
         pairs = gather_object(pairs)
     return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
 
@@ -110,7 +124,7 @@ def agreed(value: T) -> T:
         return value
     from accelerate.utils import broadcast_object_list
 
-    _state()
+    join()
     return broadcast_object_list([value])[0]
 
 

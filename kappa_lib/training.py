@@ -48,6 +48,7 @@ def warm(bench: Bench, seed: int) -> dict[str, Any]:
         [path, evaluation],
     )
     if not team.agreed(stage.done()):
+        bench.restore()
         # Small work that nothing is gained from sharing; the evaluation after it is not small.
         losses = _warm_adaptor(bench, seed, path) if team.leads() else []
         team.wait()
@@ -105,8 +106,12 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """Everything that decides this run's metrics."""
+        settings = self.bench.describe(*_RUN_KEYS)
+        if settings["optimiser"] == "adamw":
+            # Runs from before there was a choice are the same runs.
+            del settings["optimiser"]
         return {
-            **self.bench.describe(*_RUN_KEYS),
+            **settings,
             "arm": self.selection.arm,
             "tensors": fingerprint(self.selection.tensors),
             "parameters": self.selection.parameters,
@@ -264,6 +269,7 @@ def _finish(run: Run, state: RunState, training: _Training) -> None:
                 **provenance.describe(run.bench.llm.device),
                 "processes": team.size(),
                 "parallel": run.bench.profile.parallel if team.size() > 1 else None,
+                "sharded": parallel.is_sharded(training.accelerator),
                 "seconds_per_step": last["seconds"] / last["step"],
                 "optimiser": type(training.optimiser).__name__,
                 "trainable_llm": run.selection.parameters,

@@ -62,6 +62,10 @@ def load(profile: Profile, progress: Progress | None = None) -> SpeechData:
             continue
         with team.leader_first():
             parts = _build(data, corpus, counts, profile.seed)
+        # A mirror that answers one process and not another must not leave them with other data.
+        reasons = team.gathered({team.rank(): data.missing.get(corpus)})
+        if why := next(filter(None, reasons), None):
+            parts, data.missing[corpus] = DatasetDict(), why
         for split, items in parts.items():
             _append(data, corpus, split, items, _encode(items, profile, make, corpus, progress))
     if team.leads():

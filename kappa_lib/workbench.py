@@ -1,5 +1,6 @@
 """A profile's model, data and evaluation, loaded once and shared by its runs."""
 
+import gc
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Bench:
         device = models.pick_device(profile.device)
         self.accelerator = parallel.accelerator(profile.parallel, device)
         team.require_same(data.key, "speech data")
+        self.llm: Any
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do.
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
@@ -78,6 +80,10 @@ class Bench:
         """Put back the weights that the last run changed."""
         profile = self.profile
         if self._taken_apart:
+            # Sharded modules refer to themselves: without a collection two models would be held.
+            self.llm = None
+            gc.collect()
+            torch.cuda.empty_cache()
             self.llm, _ = models.load(profile.model, profile.dtype, profile.device)
             self._taken_apart = False
         parameters = dict(self.llm.named_parameters())

@@ -24,7 +24,7 @@ from kappa_lib import (
     workload,
 )
 from kappa_lib.errors import InputError
-from kappa_lib.files import write_json
+from kappa_lib.files import read_json, write_json
 from kappa_lib.mixed_precision import autocast, promote
 from kappa_lib.speech_llm import Adaptor
 
@@ -213,9 +213,8 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
     profile = paper(dtype=str(dtype).removeprefix("torch."))
     found, without = (footprint.memory(profile, n) for n in (count, 0))
     recipe = footprint.current(profile)
-    copies = 2 * count if dtype == torch.bfloat16 else 0  # what autocast keeps beside the weights
     wider = sum(p.nbytes for p in llm.parameters()) - before
-    assert found.weights - without.weights == wider + copies
+    assert found.weights - without.weights == wider
     assert found.gradients - without.gradients == sum(p.grad.nbytes for p in trained)
     moments = sum(value.nbytes for value in states)
     assert found.optimiser - without.optimiser == moments + recipe.temporaries * count
@@ -223,10 +222,11 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
 
 def test_recipes_order_as_they_should():
     profile = paper()
-    ways = footprint.recipes(profile)
-    needed = {r.how: footprint.memory(profile, 2_000_000_000, r) for r in ways}
-    done = needed["--set optimiser=adamw"]
-    assert ways[0] == footprint.current(profile)
+    needed = {
+        footprint.options(r, profile): footprint.memory(profile, 2_000_000_000, r)
+        for r in footprint.recipes(profile)
+    }
+    done = needed[footprint.AS_IT_IS]
     assert needed["--set optimiser=adafactor"].optimiser < done.optimiser / 10
     assert needed["--set optimiser=adafactor"].weights == done.weights
     halved = needed["--processes 2 --set parallel=fsdp2"]
@@ -238,18 +238,29 @@ def test_recipes_order_as_they_should():
     assert needed[footprint.NOT_HERE].optimiser == 0
 
 
-@pytest.mark.parametrize(
-    ("changes", "processes"),
-    [({}, 1), ({"optimiser": "adafactor"}, 1), ({"parallel": "fsdp2"}, 4), ({}, 4)],
-)
-def test_the_first_recipe_is_what_the_options_give(changes, processes):
+SETTINGS = [
+    ({}, 1),
+    ({}, 4),
+    ({"optimiser": "adafactor"}, 1),
+    ({"optimiser": "adafactor"}, 4),
+    ({"parallel": "fsdp2"}, 1),
+    ({"parallel": "fsdp2"}, 4),
+]
+
+
+@pytest.mark.parametrize(("changes", "processes"), SETTINGS)
+def test_options_give_the_recipe_beside_which_they_stand(changes, processes):
     profile = paper(**changes)
-    first, *others = footprint.recipes(profile, processes)
-    assert first == footprint.current(profile, processes)
-    assert first.name not in {recipe.name for recipe in others}
-    assert first.shards == (4 if changes.get("parallel") == "fsdp2" else 1)
-    adamw, now = (footprint.current(p) for p in (paper(), profile))
-    assert (now.states < adamw.states) == (changes.get("optimiser") == "adafactor")
+    ways = footprint.recipes(profile, processes)
+    assert len({way.name for way in ways}) == len(ways)
+    assert footprint.options(ways[0], profile, processes) == footprint.AS_IT_IS
+    for recipe in ways:
+        words = footprint.options(recipe, profile, processes)
+        if words in (footprint.AS_IT_IS, footprint.NOT_HERE):
+            continue
+        typed = cli.parser().parse_args(["train", "--processes", str(processes), *words.split()])
+        again = paper(**changes | cli.overrides(typed))  # refuses what train would refuse
+        assert footprint.current(again, typed.processes) == recipe
 
 
 def test_processes_share_a_batch_and_the_time():
@@ -277,7 +288,18 @@ def test_adafactors_states_are_as_small_as_planned():
 
 def test_the_host_keeps_the_original_tensors_and_the_base_models_answers():
     profile = paper(text_tokens=1000)
-    assert footprint.host_memory(profile, 500) == 2 * 500 + 4 * 1000 * 128256
+    adaptor = architectures.adaptor_parameters(1280, 4096)
+    answers, whole = (
+        4 * 1000 * 128256,
+        architectures.parameters(architectures.llama_config(LLAMA_8B)),
+    )
+    checkpoint = 12 * (500 + adaptor)
+    assert footprint.host_memory(profile, 500) == 2 * 500 + answers + checkpoint
+    # Eight copies of the originals, or of the whole model; one checkpoint.
+    assert footprint.host_memory(profile, 500, 8) == 8 * 2 * 500 + answers + checkpoint
+    sharded = paper(text_tokens=1000, parallel="fsdp2")
+    expected = 8 * (2 * whole + 2 * 500) + answers + checkpoint
+    assert footprint.host_memory(sharded, 500, 8) == expected
 
 
 def test_arithmetic_of_a_step_is_what_torch_counts():
@@ -327,6 +349,15 @@ def test_the_rate_is_arithmetic_over_measured_time():
     assert plan_text.known_rate(paper(), 250.0).value == 250e12
 
 
+def test_a_rate_is_that_of_one_of_the_processes():
+    profile = profiles.load("smoke")
+    write_run(profile, 2.0, 1000)
+    alone = plan_text.measured_rate(profile).value
+    path = profile.folder / "runs" / "selected-seed0" / "provenance.json"
+    write_json(path, read_json(path) | {"processes": 4})
+    assert plan_text.measured_rate(profile).value == pytest.approx(alone / 4)
+
+
 def test_time_follows_the_rate_and_the_steps():
     profile = paper(steps=100, eval_every=100)
     trained = 2_000_000_000
@@ -348,8 +379,8 @@ def test_the_text_says_what_fits_and_what_does_not():
     assert "the exact one comes after the scan" in shown
     assert "nothing has been downloaded" in shown
     assert "Not every arm fits 40 GiB as it is" in shown
-    assert "--processes 8 --set parallel=fsdp2" in shown.partition("these options do")[2]
-    assert footprint.NOT_HERE not in shown.partition("these options do")[2]
+    assert "--processes 8 --set parallel=fsdp2" in shown.partition("with these it does")[2]
+    assert footprint.NOT_HERE not in shown.partition("with these it does")[2]
     roomy = plan_text.text(made, (999 * plan_text.GIB, "999 GiB"))
     assert "Every arm fits 999 GiB" in roomy
     tight = plan_text.text(made, (1 * plan_text.GIB, "1 GiB"))

@@ -13,7 +13,7 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
     readme = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
-    assert set(written) == {"results", "plan", "benchmark"}
+    assert set(written) == {"results", "study", "plan", "benchmark"}
     for name, block in written.items():
         assert report.block_of(readme, name) == block
 

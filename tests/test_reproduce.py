@@ -73,8 +73,10 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
     assert int(words[3]) > 0
     assert words[4] == str(project / ".venv")
 
-    second = call(project, "run", "--profile", "smoke", "--set", "seeds=[0, 1]", "--force")
-    assert second.stdout.startswith("RUN --profile smoke --set seeds=[0, 1] --force")
+    options = ["--set", "seeds=[0, 1]", "--processes", "2", "--force"]
+    second = call(project, "run", "--profile", "smoke", *options)
+    expected = "RUN --profile smoke --set seeds=[0, 1] --processes 2 --force"
+    assert second.stdout.startswith(expected)
 
     assert call(project, "bench", "--divide", "8").stdout.startswith("RUN --divide 8")
 

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from kappa_lib import paths, report, study
+from kappa_lib import paths, report, study, training
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run_state import RunState
@@ -117,6 +118,17 @@ def test_a_finished_run_is_not_run_again(finished):
     train(bench, arms["selected"], 0, on_step=steps.append)
     assert steps == []
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_optimiser_is_another_run(finished):
+    profile, bench, arms, *_ = finished
+    run = training.Run(bench, arms["selected"], 0)
+    recorded = read_json(run.folder / "config.json")
+    assert recorded == run.config()
+    assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
+    other = copy.copy(bench)
+    other.profile = replace(profile, optimiser="adafactor")
+    assert training.Run(other, arms["selected"], 0).config()["optimiser"] == "adafactor"
 
 
 def test_metrics_have_the_documented_fields(finished):
