@@ -21,6 +21,7 @@ TITLES = {
     "heldout_loss": "held-out transcript loss",
 }
 WER_TOP = 110  # per cent
+FEW = 2  # arms whose legend fits into a panel, and runs that can be labelled
 UNITS = {"text_loss": "nats a token", "kl": "nats a token", "heldout_loss": "nats a token"}
 
 
@@ -67,10 +68,19 @@ def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: st
         _clip(axis, table, column)
         axis.set_xlabel("training utterances")
     axes[0][0].set_ylabel("word error rate (%)")
-    axes[0][-1].legend()
+    _legend(figure, axes[0][-1])
     figure.suptitle(f"Word error rate over training ({_spread_note(table)})")
     _caption(figure, note)
     return figure
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Beside the panels when it would cover the curves."""
+    handles, names = axis.get_legend_handles_labels()
+    if len(names) <= FEW:
+        axis.legend()
+    else:
+        figure.legend(handles, names, loc="outside right center")
 
 
 def _caption(figure: Figure, note: str) -> None:
@@ -93,7 +103,7 @@ def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
     for axis, column in zip(axes, columns, strict=True):
         _curve(axis, table, column, percent=False)
         axis.set(title=TITLES[column], xlabel="training utterances", ylabel=UNITS[column])
-    axes[0].legend()
+    _legend(figure, axes[0])
     figure.suptitle(f"What the language model forgot and learned ({_spread_note(table)})")
     _caption(figure, note)
     return figure
@@ -104,9 +114,10 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
 
     Lower and further right is better; arms are fairly compared at equal held-out loss.
     """
-    figure, axis = new_figure(figsize=(5.2, 3.8))
     arms = list(dict.fromkeys(table["arm"]))
-    for (arm, seed), rows in table.groupby(["arm", "seed"], sort=False):
+    figure, axis = new_figure(figsize=(5.2 if len(arms) <= FEW else 7.2, 3.8))
+    runs = table.groupby(["arm", "seed"], sort=False)
+    for (arm, seed), rows in runs:
         first = seed == table["seed"].min()
         axis.plot(
             rows["heldout_loss"],
@@ -117,6 +128,9 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
             label=arm if first else None,
         )
         last = rows.iloc[-1]
+        if runs.ngroups > FEW:
+            axis.plot(last["heldout_loss"], last["text_loss"], "s", ms=8, color=colour(arm, arms))
+            continue
         axis.annotate(f" step {last['step']}", (last["heldout_loss"], last["text_loss"]), size=8)
     axis.set_xlabel("held-out transcript loss (nats a token)")
     axis.set_ylabel("general-text loss (nats a token)")
@@ -125,8 +139,9 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_xaxis()
-    axis.set_title("Learning (to the right) against forgetting (upwards)")
-    axis.legend()
+    ends = ", squares: last step" if runs.ngroups > FEW else ""
+    axis.set_title(f"Learning (to the right) against forgetting (upwards{ends})")
+    _legend(figure, axis)
     _caption(figure, note)
     return figure
 
