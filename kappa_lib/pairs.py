@@ -38,9 +38,10 @@ def differences(arms: dict[str, Selection], kappa: pd.DataFrame) -> pd.DataFrame
         kappa: the κ table that they were made from.
 
     Returns:
-        A row a pair: ``kappa`` (median κ of the first over that of the second), ``parameters``
-        (first over second), ``types`` (share of tensors whose module type has no counterpart in
-        the other arm: 0 the same types, 1 none in common), ``tensors`` (share that both train).
+        A row a pair: ``kappa`` (geometric mean κ of the first over that of the second),
+        ``parameters`` (first over second), ``types`` (share of tensors whose module type has no
+        counterpart in the other arm: 0 the same types, 1 none in common), ``layer`` (mean layer of
+        the first less that of the second), ``tensors`` (share that both train).
     """
     table = kappa.set_index("tensor")
     rows = {}
@@ -54,9 +55,10 @@ def differences(arms: dict[str, Selection], kappa: pd.DataFrame) -> pd.DataFrame
         ).fillna(0.0)
         both = set(first.index) & set(second.index)
         rows[name_of(pair)] = {
-            "kappa": first["kappa"].median() / second["kappa"].median(),
+            "kappa": float(np.exp(np.log(first["kappa"]).mean() - np.log(second["kappa"]).mean())),
             "parameters": arms[pair[0]].parameters / arms[pair[1]].parameters,
             "types": (shares["a"] - shares["b"]).abs().sum() / 2,
+            "layer": float(first["layer"].mean() - second["layer"].mean()),
             "tensors": len(both) / max(len(first), len(second)),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -121,11 +121,13 @@ def test_what_differs_between_two_arms():
     }
     found = pairs.differences(arms, kappa)
     whole = found.loc["selected − inverse"]
-    assert whole["kappa"] == pytest.approx(3.0 / 75.0)
+    assert whole["kappa"] == pytest.approx((2 * 4 / (100 * 50)) ** 0.5)
     assert (whole["parameters"], whole["types"], whole["tensors"]) == (0.5, 1.0, 0.0)
     within = found.loc["lowest_in_type − highest_in_type"]
-    assert within["kappa"] == pytest.approx(26.0 / 52.0)
+    assert within["kappa"] == pytest.approx(0.5)
     assert (within["parameters"], within["types"], within["tensors"]) == (1.0, 0.0, 0.0)
+    # By hand: v_proj of layers 2, 3 less q_proj of 0, 1; and layers 1, 2 less 0, 3.
+    assert (whole["layer"], within["layer"]) == (2.0, 0.0)
 
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
