@@ -69,7 +69,11 @@ def start(root: Path, results: Path, *arguments: str) -> subprocess.Popen:
 def call(root: Path, results: Path, *arguments: str) -> str:
     """Run to the end; returns stdout."""
     process = start(root, results, *arguments)
-    out, problems = process.communicate(timeout=300)
+    try:
+        out, problems = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its processes
+        raise
     assert process.returncode == 0, problems
     return out
 
