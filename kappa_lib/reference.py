@@ -122,6 +122,11 @@ def plan_table() -> str:
             f"| profile | trained, selected / inverse | {ways} | disk, GB | GPU hours |",
             "|---|---|" + "---|" * (len(_WAYS) + 2),
             *rows,
+            "",
+            "Billions are parameters of the language model; the selections are those of an"
+            " untrained model of these shapes, until a scan knows better. GiB are of each GPU, for"
+            " the largest arm. GPU hours are all arms with one seed, if a GPU sustains"
+            f" {TFLOPS:g} TFLOP/s and reads weights at {BANDWIDTH:g} TB/s.",
         ]
     )
 
