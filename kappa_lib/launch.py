@@ -18,8 +18,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from kappa_lib.errors import InputError, KappaError
 
 _SPOKEN = 2  # exit status of a process that has said what is wrong (kappa_lib.cli.WRONG)
-
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
