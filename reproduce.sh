@@ -161,8 +161,8 @@ done
 cd "$ROOT"
 install
 case "${command:-run}" in
-    run) exec python -m kappa_lib.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
+    run) exec python -m kappa_lib.run.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
     test) run_tests ;;
-    bench) exec python -m kappa_lib.bench ${1+"$@"} ;;
+    bench) exec python -m benchmarks.bench ${1+"$@"} ;;
     lab) exec python -m jupyterlab --notebook-dir "$ROOT/notebooks" ${1+"$@"} ;;
 esac

@@ -26,7 +26,7 @@ class Profile:
         dtype: of the language model's weights, ``float32`` or ``bfloat16``.
         device: ``auto`` (CUDA where there is one, else CPU), ``cpu`` or ``cuda``.
         share: share of the decoder's matrices that an arm trains; the paper's is 100/224.
-        arms: selections to compare, see ``kappa_lib.selection``.
+        arms: selections to compare, see ``kappa_lib.spectra.selection``.
         seed: of everything that is drawn once: speech, split, random selections.
         seeds: one training run an arm for each.
         train_utterances: corpus → number of training items.
@@ -34,8 +34,8 @@ class Profile:
         warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
         steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
             learning rate.
-        optimiser: ``adamw``, or ``adafactor`` with small states, see ``kappa_lib.optimisers``.
-        parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``kappa_lib.parallel``.
+        optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
+        parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
         text_tokens: general-text positions on which forgetting is measured.

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from kappa_lib import team
+from kappa_lib import distributed
 
 CHANNEL = "KAPPA_PROGRESS"
 # Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
@@ -60,7 +60,7 @@ def line(report: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """Report a sentence, for instance that a download has begun, to whom progress goes."""
-    if not team.leads():
+    if not distributed.is_main_process():
         return
     if channel := os.environ.get(CHANNEL):
         append(channel, {"say": text})
@@ -211,7 +211,7 @@ class _Lab:
 
 
 def _sink() -> _Silent | _File | _Terminal | _Lab:
-    if not team.leads():
+    if not distributed.is_main_process():
         return _Silent()
     if channel := os.environ.get(CHANNEL):
         return _File(channel)

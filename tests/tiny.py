@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from kappa_lib import models, profiles, study
+from kappa_lib import profiles
 from kappa_lib.profiles import Profile
-from kappa_lib.run_state import read_metrics
-from kappa_lib.training import train
+from kappa_lib.run import stages
+from kappa_lib.training.checkpoints import read_metrics
+from kappa_lib.training.trainer import train
+from kappa_lib.weights import models
 
 SMALL = {
     "share": 0.4,
@@ -59,7 +61,7 @@ def profile(folder: Path, **changes) -> Profile:
 
 def run(folder: Path, announce: bool = False) -> list[dict]:
     """Train the first arm; with ``announce`` each finished step is a line on stdout."""
-    bench, arms = study.prepare(profile(folder))
+    bench, arms = stages.prepare(profile(folder))
 
     def say(step: int) -> None:
         if announce:

@@ -17,8 +17,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from kappa_lib import architectures, profiles
+from kappa_lib import profiles
 from kappa_lib.profiles import Profile
+from kappa_lib.run import sizes
 
 BEGIN, HEADER, ENDED_HEADER, TURN = (
     "<|begin_of_text|>",
@@ -91,7 +92,7 @@ def llama(layers: int = 4) -> LlamaForCausalLM:
         "bos_token_id": ids["bos"],
         "eos_token_id": [words.convert_tokens_to_ids(t) for t in SPECIAL if t.startswith("<|e")],
     }
-    full = architectures.CONFIGS["meta-llama/Llama-3.1-8B-Instruct"]
+    full = sizes.CONFIGS["meta-llama/Llama-3.1-8B-Instruct"]
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(**full | changes)).to(torch.bfloat16)
 

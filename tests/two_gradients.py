@@ -10,7 +10,9 @@ from pathlib import Path
 import tiny_paper
 from safetensors.torch import save_file
 
-from kappa_lib import parallel, study, team, training
+from kappa_lib import distributed
+from kappa_lib.run import stages
+from kappa_lib.training import parallel, trainer
 
 
 class Stop(Exception):
@@ -24,14 +26,14 @@ def main(root: Path, results: str, way: str, out: str) -> None:
         "KAPPA_RESULTS": results,
     }
     changes = {"arms": ["selected"], "dtype": "float32", "parallel": way}
-    bench, arms = study.prepare(tiny_paper.profile(root, **changes))
-    training.warm(bench, 0)
-    run = training.Run(bench, arms["selected"], 0)
-    steps = training._Training(run, bench.speech_llm(0, arms["selected"]))
+    bench, arms = stages.prepare(tiny_paper.profile(root, **changes))
+    trainer.warm(bench, 0)
+    run = trainer.Run(bench, arms["selected"], 0)
+    steps = trainer._Training(run, bench.speech_llm(0, arms["selected"]))
 
     def keep(parameters, limit):
-        kept = {name: parallel.collected(p.grad) for name, p in steps.named.items()}
-        if team.leads():
+        kept = {name: parallel.full_tensor(p.grad) for name, p in steps.named.items()}
+        if distributed.is_main_process():
             save_file(kept, out)
         raise Stop
 
@@ -39,7 +41,7 @@ def main(root: Path, results: str, way: str, out: str) -> None:
     try:
         steps.step([0, 5, 9, 14], 1e-3)
     except Stop:
-        team.leave()
+        distributed.shut_down()
 
 
 if __name__ == "__main__":

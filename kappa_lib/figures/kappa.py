@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
-from kappa_lib.kappa_table import types
+from kappa_lib.spectra.kappa_table import types
 
 # Without the yellow, which is faint in thin lines.
 TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
@@ -85,7 +85,7 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """What selections consist of, by type: tensors on the left, parameters on the right.
 
     Args:
-        parts: label (beginning with the arm's name) → :func:`kappa_lib.nulls.composition`.
+        parts: label (beginning with the arm's name) → :func:`kappa_lib.spectra.nulls.composition`.
     """
     height = 0.55 * len(parts) + 1.4
     figure, axes = new_figure(1, 2, figsize=(9.5, height), sharey=True)
@@ -134,7 +134,7 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     """Spearman correlations between measures, over all matrices and within module types.
 
     Args:
-        overall: :func:`kappa_lib.comparators.rank_correlation`.
+        overall: :func:`kappa_lib.spectra.measures.rank_correlation`.
         within: the same with ``within_type=True``.
     """
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
@@ -162,7 +162,7 @@ def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
 
     Args:
         table: κ table.
-        kappas: :func:`kappa_lib.storage.study`; the first column is the reference.
+        kappas: :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
     """
     reference, *formats = kappas.columns
     figure, axes = new_figure(1, len(formats), figsize=(2.2 * len(formats) + 1, 3.2), sharey=True)

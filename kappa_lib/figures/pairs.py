@@ -17,7 +17,7 @@ def paired(found: pd.DataFrame, note: str = "") -> Figure:
     """A row a pair, a panel an outcome: left of zero the first arm of the pair did better.
 
     Args:
-        found: of :func:`kappa_lib.pairs.outcomes`.
+        found: of :func:`kappa_lib.evidence.pairs.outcomes`.
         note: said under the figure.
     """
     names = list(dict.fromkeys(found["pair"]))

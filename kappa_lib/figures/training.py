@@ -53,7 +53,7 @@ def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: st
     """Word error rate against utterances seen, a panel a test set.
 
     Args:
-        table: of :func:`kappa_lib.study.results`.
+        table: of :func:`kappa_lib.evidence.tables.results`.
         human_trained: whether human recordings were among the training utterances.
         note: said under the figure, for instance that a corpus is missing.
     """

@@ -15,8 +15,9 @@ import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.utils import canonicalize_name
 
-from kappa_lib import lock, paths, profiles
-from kappa_lib.runner import sources
+from kappa_lib import paths, profiles
+from kappa_lib.run import lock
+from kappa_lib.run.runner import sources
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sources()}
 STRICT = ("01_", "02_")

@@ -1,0 +1,1 @@
+"""What runs measured → tables, comparisons, verdicts by rule, and the report."""

@@ -1,0 +1,288 @@
+"""The ``kappa`` command: scan, select, train, report, plan, examine."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kappa_lib import __version__, distributed
+from kappa_lib.errors import InputError, KappaError
+
+WRONG = 2  # exit status of an error that a person can act on
+INTERRUPTED = 130
+
+# The heavy imports wait until a command needs them, so that --help answers at once.
+
+
+def scan(options: argparse.Namespace) -> int:
+    """``kappa scan``: checkpoint → κ table and a summary by module type."""
+    from kappa_lib.progress import Stages
+    from kappa_lib.spectra.scan import scan as measure
+    from kappa_lib.weights import models
+
+    source = options.source
+    if source == models.DEFAULT:
+        with distributed.main_process_first():
+            source = models.weights(source)
+    table = measure(
+        source,
+        options.out,
+        device=options.device,
+        method=options.method,
+        include=options.include,
+        exclude=options.exclude,
+        dtype=options.dtype,
+        progress=partial(Stages(), "scan"),
+    )
+    summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
+    summary["count"] = summary["count"].astype(int)
+    _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
+    if options.out:
+        _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+    return 0
+
+
+def select(options: argparse.Namespace) -> int:
+    """``kappa select``: κ table → the tensors of each arm, as JSON and for PEFT and Axolotl."""
+    from kappa_lib.spectra import exports, kappa_table, selection
+
+    table = kappa_table.read(options.table)
+    count = options.count
+    if count is None:
+        count = selection.count_for(table, options.share)
+    for arm in options.arm or ["selected", "inverse"]:
+        chosen = selection.select(table, arm, count, options.seed)
+        written = ", ".join(path.name for path in exports.write(chosen, options.out))
+        size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
+        print(f"{options.out / arm}: {size} ({written})")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """``kappa train``: the arms and seeds of a profile, with everything they need first."""
+    from kappa_lib import profiles
+
+    profile = profiles.load(options.profile, **overrides(options))
+
+    from kappa_lib.run import stages
+    from kappa_lib.run.ledger import alone
+
+    with alone(profile.folder) if distributed.is_main_process() else nullcontext():
+        bench, arms = stages.prepare(profile)
+        for corpus, problem in bench.data.missing.items():
+            _print(f"without {corpus}: {problem}", file=sys.stderr)
+        table = stages.train_all(bench, arms)
+    last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
+    rates = [name for name in last.columns if name.startswith("wer_")]
+    _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """``kappa report``: what is in a profile's results folder → REPORT.md."""
+    from kappa_lib import profiles
+
+    profile = profiles.load(options.profile)
+
+    from kappa_lib.evidence import report as writer
+
+    writer.write(profile)
+    print(profile.folder / "REPORT.md")
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    """``kappa plan``: what a profile would cost, before anything is downloaded."""
+    from kappa_lib.run import plan_text
+
+    values = overrides(options)
+    print(
+        plan_text.main_text(
+            options.profile, options.memory, options.tflops, options.processes, **values
+        ),
+        end="",
+    )
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``kappa doctor``: everything that would stop a run; fails when something does."""
+    from kappa_lib.run import doctor as examiner
+
+    found = []
+    for check in examiner.examine(options.verify):
+        print(check, flush=True)
+        found.append(check.level)
+    print(f"{found.count('fail')} to mend, {found.count('warn')} to know")
+    return 1 if "fail" in found else 0
+
+
+def _print(text: str, **where: Any) -> None:
+    """Print once, however many processes do this."""
+    if distributed.is_main_process():
+        print(text, **where)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace, where there are such.
+
+    Raises:
+        InputError: a ``--set`` without ``=``.
+    """
+    values: dict[str, Any] = {}
+    for text in options.set:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
+        values[key] = yaml.safe_load(value)
+    if getattr(options, "arm", None):
+        values["arms"] = options.arm
+    if getattr(options, "seed", None):
+        values["seeds"] = options.seed
+    return values
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    main_parser = argparse.ArgumentParser(prog="kappa", description=__doc__)
+    main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
+    main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_scan, _select, _train, _report, _plan, _doctor):
+        add(commands)
+    return main_parser
+
+
+def _scan(commands: Any) -> None:
+    command = commands.add_parser("scan", help="measure κ of every matrix of a checkpoint")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
+        " or smollm2-135m for the pinned default model",
+    )
+    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument(
+        "--method",
+        default="auto",
+        choices=("auto", "gram", "extremes", "svd"),
+        help="see kappa_lib.spectra.solvers",
+    )
+    command.add_argument("--include", action="append", default=[], metavar="PATTERN")
+    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    command.add_argument("--dtype", help="round the weights to this torch dtype first")
+    _add_processes(command)
+    command.set_defaults(run=scan)
+
+
+def _select(commands: Any) -> None:
+    command = commands.add_parser("select", help="choose tensors from a κ table")
+    command.add_argument("table", type=Path, metavar="TABLE", help="kappa.parquet or its folder")
+    command.add_argument("--arm", action="append", help="repeatable; default: selected and inverse")
+    size = command.add_mutually_exclusive_group()
+    size.add_argument("--count", type=int, help="how many tensors")
+    size.add_argument(
+        "--share", type=float, default=100 / 224, help="which share of them; default: 100 of 224"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of random arms")
+    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
+    command.set_defaults(run=select)
+
+
+def _train(commands: Any) -> None:
+    command = commands.add_parser("train", help="train the arms of a profile, or go on with them")
+    _add_profile(command)
+    command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
+    command.add_argument("--seed", type=int, action="append", help="repeatable; the profile's")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    _add_processes(command)
+    command.set_defaults(run=train)
+
+
+def _report(commands: Any) -> None:
+    command = commands.add_parser("report", help="write REPORT.md of a profile's results")
+    _add_profile(command)
+    command.set_defaults(run=report)
+
+
+def _plan(commands: Any) -> None:
+    command = commands.add_parser("plan", help="say what a profile would cost, without a download")
+    _add_profile(command)
+    command.add_argument("--memory", type=float, metavar="GIB", help="of the device it has to fit")
+    command.add_argument(
+        "--tflops", type=float, help="sustained by one device; default: as measured by runs here"
+    )
+    command.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on N devices instead of one"
+    )
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    command.set_defaults(run=plan)
+
+
+def _doctor(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="say what would stop a run, and what to do")
+    command.add_argument("--verify", action="store_true", help="hash every cached file")
+    command.set_defaults(run=doctor)
+
+
+def _add_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="laptop", help="default: %(default)s")
+
+
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share the work among N processes, a GPU each where there are GPUs",
+    )
+
+
+def _device(options: argparse.Namespace) -> str:
+    """``auto``, ``cpu`` or ``cuda``: the scan's own option, or the profile's value."""
+    if hasattr(options, "device"):
+        return options.device
+    from kappa_lib import profiles
+
+    return profiles.load(options.profile, **overrides(options)).device
+
+
+def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """The same command in several processes."""
+    from kappa_lib.run.launch import launch
+
+    launch(arguments, options.processes, _device(options))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
+    options = parser().parse_args(arguments)
+    try:
+        several = options.run in (scan, train) and options.processes != 1
+        if several and not distributed.launched():
+            return _launch(options, sys.argv[1:] if arguments is None else arguments)
+        status = options.run(options)
+        distributed.shut_down()
+        return status
+    except KappaError as error:
+        if options.debug:
+            raise
+        who = "kappa" if distributed.is_main_process() else f"kappa, process {distributed.rank()}"
+        if distributed.is_main_process() or not error.of_all:
+            print(f"{who}: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What on this machine would stop a run, and what to do about it: ``kappa doctor``."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+from kappa_lib import paths
+from kappa_lib.run import lock
+from kappa_lib.weights import assets
+
+GB = 1e9
+# The laptop profile: weights, gradients, moments and activations of SmolLM2-135M, with room for
+# the system; below the second bound the kernel is likely to be ended for want of memory.
+MEMORY_ENOUGH, MEMORY_LEAST = 8 * GB, 4 * GB
+# Downloads, dequantised weights, encoded speech and two runs' checkpoints.
+DISK_ENOUGH, DISK_LEAST = 5 * GB, 2 * GB
+
+Level = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Args:
+        level: ``ok``, ``warn`` (a run works, perhaps slower or with less) or ``fail``.
+        what: the finding, naming the thing.
+        remedy: what to do about it.
+    """
+
+    level: Level
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<5} {self.what}" + (
+            f"\n        → {self.remedy}" if self.remedy else ""
+        )
+
+
+def python(version: str = platform.python_version()) -> Iterator[Check]:
+    """The interpreter's version, against what ``pyproject.toml`` asks for."""
+    wanted = lock.requires_python()
+    if version in wanted:
+        yield Check("ok", f"Python {version} on {platform.platform()}")
+    else:
+        remedy = "install such a Python, then `bash reproduce.sh`"
+        yield Check("fail", f"Python {version}, and the project needs {wanted}", remedy)
+
+
+def packages(path: Path = lock.LOCK) -> Iterator[Check]:
+    """Installed packages against the lock."""
+    if not path.is_file():
+        yield Check("warn", f"{path}: no lock to compare with", "work from a clone of the project")
+        return
+    sentences = lock.drift(path)
+    for sentence in sentences:
+        yield Check("fail", f"package {sentence}", f"pip install -r {path.name}")
+    if not sentences:
+        yield Check("ok", f"{len(lock.pins_here(path))} packages as pinned in {path.name}")
+
+
+def kernel() -> Iterator[Check]:
+    """Whether the notebooks' kernel ``python3`` is this interpreter's."""
+    try:
+        spec = KernelSpecManager().get_kernel_spec("python3")
+    except NoSuchKernel:
+        yield Check("fail", "no Jupyter kernel named python3", "pip install -r requirements.lock")
+        return
+    program = spec.argv[0]
+    own = Path(spec.resource_dir).is_relative_to(sys.prefix) or program == sys.executable
+    if own or not os.path.isabs(program):
+        yield Check("ok", "Jupyter kernel python3 starts this environment's Python")
+    else:
+        yield Check(
+            "fail",
+            f"Jupyter kernel python3 starts {program}, not {sys.executable}",
+            f"remove {spec.resource_dir}, or start through `bash reproduce.sh lab`",
+        )
+
+
+def _amount(kind: str, free: float, enough: float, least: float, remedy: str) -> Check:
+    text = f"{kind}: {free / GB:.1f} GB"
+    if free >= enough:
+        return Check("ok", text)
+    return Check("warn" if free >= least else "fail", f"{text}, {enough / GB:.0f} wanted", remedy)
+
+
+def disk() -> Iterator[Check]:
+    """Room where downloads and results go."""
+    places = {"cache": paths.cache(), "results": paths.results("laptop").parent}
+    for name, folder in places.items():
+        existing = next(place for place in [folder, *folder.parents] if place.exists())
+        variable = {"cache": "KAPPA_HOME", "results": "KAPPA_RESULTS"}[name]
+        remedy = f"free some space, or point {variable} at a larger disk"
+        free = shutil.disk_usage(existing).free
+        yield _amount(f"disk free for {name} ({folder})", free, DISK_ENOUGH, DISK_LEAST, remedy)
+
+
+def memory() -> Iterator[Check]:
+    """Memory that a run could have."""
+    available = psutil.virtual_memory().available
+    remedy = "close other programs, or take --profile smoke"
+    yield _amount("memory available", available, MEMORY_ENOUGH, MEMORY_LEAST, remedy)
+
+
+def device() -> Iterator[Check]:
+    """What computes."""
+    yield Check("ok", f"CPU: {os.cpu_count()} cores, torch {torch.__version__}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(index)
+            yield Check("ok", f"CUDA: {found.name}, {found.total_memory / GB:.0f} GB; used by auto")
+    elif torch.backends.mps.is_available():
+        yield Check("ok", "MPS present and not used: its small singular values are wrong")
+    elif shutil.which("nvidia-smi"):
+        yield Check(
+            "warn",
+            f"an NVIDIA driver is installed, but torch {torch.__version__} sees no GPU",
+            "install the CUDA build of the pinned torch to use it; the CPU works too",
+        )
+    else:
+        yield Check("ok", "no GPU; none is needed for the profiles smoke, laptop and study")
+
+
+def data(verify: bool = False) -> Iterator[Check]:
+    """Weights and speech in the cache.
+
+    Args:
+        verify: hash every file instead of trusting the record of the last check.
+    """
+    for entry in assets.status(verify=verify):
+        name = entry["name"]
+        if entry["state"] == "ready":
+            yield Check("ok", f"{name}: ready, from {entry['origin']}")
+        elif entry["state"] == "missing":
+            size = f"{entry['megabytes']:.0f} MB"
+            yield Check("warn", f"{name}: not here yet", f"the next run fetches it ({size})")
+        else:
+            what, _, remedy = entry["problem"].partition("\n  What to do: ")
+            yield Check("fail", f"{name}: {what}", remedy)
+
+
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    python,
+    packages,
+    kernel,
+    disk,
+    memory,
+    device,
+)
+
+
+def examine(verify: bool = False) -> Iterator[Check]:
+    """Every finding about this machine, in the order of the steps of a run.
+
+    Args:
+        verify: hash every cached file.
+    """
+    for check in CHECKS:
+        yield from check()
+    yield from data(verify)

@@ -1,0 +1,169 @@
+"""One notebook through papermill: its parameters, what decides its execution, its failures."""
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+import kappa_lib
+from kappa_lib import files
+from kappa_lib.errors import InputError, KappaError
+from kappa_lib.profiles import Profile
+from kappa_lib.progress import CHANNEL, append
+from kappa_lib.run import lock
+
+SHOWN_LINES = 12  # of a failing cell's traceback
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_ENGINE = "kappa"
+
+
+class NotebookError(KappaError):
+    """A notebook that could not be executed to its end."""
+
+
+def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings of ``profile`` that a notebook is given.
+
+    Those are the ones that its parameters cell declares, and those whose value is not the one in
+    the profile's file, since the library would read that file for what the cell leaves out.
+
+    Args:
+        notebook: the source.
+        profile: the settings.
+        replaced: keys whose value differs from the profile's file.
+
+    Raises:
+        InputError: the cell declares something that is no profile key.
+    """
+    names = list(papermill.inspect_notebook(str(notebook)))
+    unknown = sorted(set(names) - {item.name for item in fields(Profile)})
+    if unknown:
+        raise InputError(
+            f"{notebook.name}: its parameters cell declares {', '.join(unknown)}",
+            "declare profile keys only (kappa_lib.profiles.Profile)",
+        )
+    return profile.values(*names, *replaced) if names else {}
+
+
+def execution_key(notebook: Path, profile: Profile) -> str:
+    """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
+    package = Path(kappa_lib.__file__).parent
+    code = [p for p in sorted(package.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
+    beside = sorted(notebook.parent.glob("*.yaml"))
+    cells = nbformat.read(notebook, as_version=4).cells
+    return files.fingerprint(
+        {
+            "cells": [[cell.cell_type, cell.source] for cell in cells],
+            "profile": profile.values(),
+            "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
+            "beside": [[p.name, files.sha256(p)] for p in beside],
+            "pins": files.sha256(lock.LOCK),
+            "python": platform.python_version(),
+        }
+    )
+
+
+def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
+    """Execute one notebook in its own folder; the copy appears as ``target`` once it succeeds.
+
+    Args:
+        notebook: the source, which stays as it is.
+        values: of the parameters.
+        target: where the executed copy goes.
+
+    Raises:
+        NotebookError: a cell failed or the kernel died; says which cell, the error's last lines
+            and where the part that was executed is.
+    """
+    partial = target.with_suffix(".unfinished.ipynb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=values,
+            cwd=str(notebook.parent),
+            engine_name=_ENGINE,
+            progress_bar=False,
+            # The kernel's own remarks on transport and interrupts are no news to the reader.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(_cell_message(notebook, error, partial), _CELL_REMEDY) from error
+    except DeadKernelError as error:
+        raise NotebookError(_dead_message(notebook, partial), _DEAD_REMEDY) from error
+    os.replace(partial, target)
+
+
+_CELL_REMEDY = "after a change, the same command goes on from the last finished stage"
+_DEAD_REMEDY = (
+    "most often the system ended it for want of memory: close other programs or take a smaller "
+    "profile, then call the same command again; it goes on from the last finished stage"
+)
+
+
+def _cell_message(notebook: Path, error: PapermillExecutionError, partial: Path) -> str:
+    trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()[-SHOWN_LINES:]
+    shown = "\n".join(f"    {text}" for text in trace or [f"{error.ename}: {error.evalue}"])
+    return (
+        f"{notebook.name} failed in cell [{error.exec_count}]:\n{shown}\n"
+        f"  What was executed so far: {partial}"
+    )
+
+
+def _dead_message(notebook: Path, partial: Path) -> str:
+    memory = psutil.virtual_memory()
+    cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []
+    # The kernel's own count of the last cell may have died with it; papermill's note has not.
+    begun = [c for c in cells if c.cell_type == "code" and c.metadata.papermill.get("start_time")]
+    where = f"in cell [{len(begun)}]" if begun else "before its first cell"
+    return (
+        f"{notebook.name}: the kernel died {where} ({memory.available / 1e9:.1f} of "
+        f"{memory.total / 1e9:.1f} GB of memory are free now)\n"
+        f"  What was executed so far: {partial}"
+    )
+
+
+class _Engine(NBClientEngine):
+    """Papermill's own engine, which also reports the cell that is about to be executed."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        start, places = nb_man.cell_start, _places(nb_man.nb.cells)
+
+        def reporting(cell: NotebookNode, cell_index: int, **rest: Any) -> Any:
+            if (channel := os.environ.get(CHANNEL)) and cell_index in places:
+                append(channel, {"cell": places[cell_index]})
+            return start(cell, cell_index, **rest)
+
+        nb_man.cell_start = reporting
+        return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+
+def _places(cells: list[NotebookNode]) -> dict[int, str]:
+    """Index of each code cell → how a person finds it: number, of how many, under which heading."""
+    heading, places = "", {}
+    for index, cell in enumerate(cells):
+        if cell.cell_type == "code":
+            places[index] = heading
+        titles = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and titles:
+            heading = titles[-1]
+    return {
+        index: f"cell {number}/{len(places)}" + (f", {heading}" if heading else "")
+        for number, (index, heading) in enumerate(places.items(), start=1)
+    }
+
+
+papermill_engines.register(_ENGINE, _Engine)

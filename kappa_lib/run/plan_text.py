@@ -1,0 +1,258 @@
+"""A plan as text, and the rate of arithmetic that turns it into hours."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kappa_lib import profiles
+from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
+from kappa_lib.profiles import Profile
+from kappa_lib.run import sizes
+from kappa_lib.run.footprint import NOT_HERE, current, host_memory
+from kappa_lib.run.plan import Plan, plan, work
+from kappa_lib.run.workload import workload
+from kappa_lib.spectra.selection import PAPER_SHARE
+
+GIB = 2**30
+DEVICES = (8, 16, 24, 40, 48, 80, 141)  # GiB of memory that common accelerators have
+ASSUMED = 100.0  # TFLOP/s in terms of which hours are shown when no rate is known
+BANDWIDTH = 1e12  # bytes a second in terms of which generation is shown
+_BASIS = {
+    "selection": "made from the measured κ",
+    "shapes": "exact: module types and their numbers decide",
+    "null": "the selection of an untrained model; the exact one comes after the scan",
+}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Sustained arithmetic in operations a second, and where the figure comes from."""
+
+    value: float
+    source: str
+
+
+def measured_rate(profile: Profile) -> Rate | None:
+    """The mean rate of a profile's finished runs, from their ``provenance.json``.
+
+    A run's seconds a step over the arithmetic of a step (``plan.work``), for one of
+    its processes; None where nothing has run.
+    """
+    found, device = [], ""
+    for path in sorted((profile.folder / "runs").glob("*/provenance.json")):
+        record = read_json(path)
+        config = read_json(path.with_name("config.json"))
+        if not record.get("seconds_per_step"):
+            continue
+        ran = replace(profile, batch=config["batch"], steps=config["steps"])
+        step = work(ran, config["parameters"]).step
+        found.append(step / record["seconds_per_step"] / record.get("processes", 1))
+        device = record["device"] if record["device"] != "cpu" else record["processor"]
+    if not found:
+        return None
+    runs = f"{len(found)} run{'s' * (len(found) > 1)}"
+    return Rate(sum(found) / len(found), f"measured by {runs} of {profile.profile} on {device}")
+
+
+def known_rate(profile: Profile, tflops: float | None) -> Rate | None:
+    """The rate given, else the profile's own, else that of any profile that has run here.
+
+    Raises:
+        InputError: a rate that is not positive.
+    """
+    if tflops is not None:
+        if tflops <= 0:
+            raise InputError(f"{tflops} TFLOP/s is no rate", "give a positive number")
+        return Rate(tflops * 1e12, "given")
+    others = [profiles.load(name) for name in profiles.names() if name != profile.profile]
+    return next(filter(None, map(measured_rate, [profile, *others])), None)
+
+
+def device_memory(profile: Profile, gib: float | None) -> tuple[float, str] | None:
+    """Bytes of the device to judge by and what it is: the one given, else a CUDA device here.
+
+    Raises:
+        InputError: a size that is not positive.
+    """
+    if gib is not None:
+        if gib <= 0:
+            raise InputError(f"{gib} GiB is no memory", "give a positive number")
+        return gib * GIB, f"{gib:g} GiB"
+    if profile.device != "cpu" and torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        return float(found.total_memory), f"{found.name}, {found.total_memory / GIB:.0f} GiB"
+    return None
+
+
+def text(made: Plan, device: tuple[float, str] | None = None, rate: Rate | None = None) -> str:
+    """A plan for reading: arms, memory and whether it fits, disk, time."""
+    parts = [_head(made), _arms(made), _memory(made), _verdict(made, device), _disk(made)]
+    return "\n\n".join([*parts, _time(made, rate)]) + "\n"
+
+
+def _head(made: Plan) -> str:
+    profile = made.profile
+    config = sizes.llama_config(profile.model)
+    load = workload(profile)
+    tokens = profile.steps * profile.batch * load.mean
+    return "\n".join(
+        [
+            f"Plan of profile {profile.profile}; nothing has been downloaded",
+            f"  language model  {profile.model}, {profile.dtype},"
+            f" {sizes.parameters(config):,} parameters",
+            f"  encoder         {profile.encoder},"
+            f" {sizes.encoder_size(profile.encoder).parameters:,} parameters, frozen",
+            f"  training        {len(profile.arms)} arms × {len(profile.seeds)} seeds, each"
+            f" {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}"
+            f" million positions a run",
+            f"  speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances",
+        ]
+    )
+
+
+def _arms(made: Plan) -> str:
+    config = sizes.llama_config(made.profile.model)
+    whole = sizes.parameters(config)
+    rows = [
+        {
+            "arm": arm.name,
+            "tensors": arm.tensors,
+            "trained parameters": f"{arm.parameters:,}",
+            "of the model": f"{arm.parameters / whole:.1%}",
+            **{kind.removesuffix("_proj"): n for kind, n in arm.kinds.items()},
+        }
+        for arm in made.arms
+    ]
+    lines = [pd.DataFrame(rows).to_string(index=False)]
+    for basis in dict.fromkeys(arm.basis for arm in made.arms):
+        names = ", ".join(arm.name for arm in made.arms if arm.basis == basis)
+        lines.append(f"  {names}: {_BASIS[basis]}")
+    trained = {arm.name: arm.parameters for arm in made.arms}
+    if {"selected", "inverse"} <= trained.keys():
+        ratio = trained["inverse"] / trained["selected"]
+        lines.append(f"  the inverse arm trains {ratio:.2f} × the parameters of the selected arm")
+    if made.profile.share != PAPER_SHARE:
+        lines.append(f"  share {made.profile.share:g} of the matrices; the paper's is 100/224")
+    return "\n".join(["Trained tensors of the language model", *lines])
+
+
+def _memory(made: Plan) -> str:
+    recipe = current(made.profile, made.processes).name
+    now = made.memory[made.memory["recipe"] == recipe].drop(columns=["recipe", "how"])
+    largest = max(made.arms, key=lambda arm: arm.parameters)
+    ways = made.memory[made.memory["arm"] == largest.name]
+    rows = [
+        {
+            "": way.recipe,
+            "GiB": f"{way.total / GIB:.1f}",
+            "smallest device": _smallest(way.total),
+            "options": way.how,
+        }
+        for way in ways.itertuples()
+    ]
+    host = host_memory(made.profile, largest.parameters, made.processes)
+    return "\n".join(
+        [
+            f"Memory of one device in GiB, an estimate: {recipe}",
+            _in_gib(now.set_index("arm")).to_string(),
+            f"  and {host / GIB:.1f} GiB of the host's",
+            "",
+            f"Ways to hold the largest arm, {largest.name}, and what to add to the command for"
+            " them",
+            pd.DataFrame(rows).to_string(index=False),
+        ]
+    )
+
+
+def _in_gib(table: pd.DataFrame) -> pd.DataFrame:
+    return (table / GIB).map("{:.2f}".format)
+
+
+def _smallest(total: float) -> str:
+    fitting = [size for size in DEVICES if total <= size * GIB]
+    return f"{fitting[0]} GB" if fitting else "none of one device"
+
+
+def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
+    if device is None:
+        return "No memory was given and there is no CUDA device here: no verdict on whether it fits"
+    room, name = device
+    totals = made.memory.groupby(["recipe", "how"], sort=False)["total"].max()
+    if totals[current(made.profile, made.processes).name].iloc[0] <= room:
+        return f"Every arm fits {name} as it is"
+    fitting = [
+        f"  {how}  ({recipe})"
+        for (recipe, how), total in totals.items()
+        if total <= room and how != NOT_HERE
+    ]
+    if not fitting:
+        return (
+            f"No way listed here fits {name}: take a smaller model, a smaller batch or a larger GPU"
+        )
+    return "\n".join([f"Not every arm fits {name} as it is; with these it does:", *fitting])
+
+
+def _disk(made: Plan) -> str:
+    sizes = {**made.disk, "altogether": sum(made.disk.values())}
+    listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in sizes.items())
+    return f"Disk in GB, an estimate: {listed}"
+
+
+def _time(made: Plan, rate: Rate | None) -> str:
+    shown = rate or Rate(ASSUMED * 1e12, "no measurement here and none given; only a unit")
+    seeds = len(made.profile.seeds)
+    each = {name: (w.training + w.evaluations) * seeds for name, w in made.work.items()}
+    total = sum(each.values()) + max(w.shared for w in made.work.values())
+    devices = f"{made.processes} devices, each" if made.processes > 1 else "one device"
+    pace = shown.value * made.processes
+    lines = [
+        f"  {name}: {operations:.2e} operations, {_duration(operations / pace)}"
+        for name, operations in {**each, "altogether": total}.items()
+    ]
+    head = f"Time on {devices} at {shown.value / 1e12:.3g} TFLOP/s sustained ({shown.source})"
+    reads = sum(w.reads for w in made.work.values()) * seeds
+    spent = _duration(reads / BANDWIDTH / made.processes)
+    note = (
+        f"  and the generation of transcripts, which memory bounds: {reads:.1e} bytes of weights"
+        f" read, {spent} more at {BANDWIDTH / 1e12:g} TB/s (only a unit)"
+    )
+    return "\n".join([head, *lines, note])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:,.1f} days"
+
+
+def main_text(
+    profile_name: str,
+    memory_gib: float | None = None,
+    tflops: float | None = None,
+    processes: int = 1,
+    **overrides: Any,
+) -> str:
+    """What ``kappa plan`` prints.
+
+    Args:
+        profile_name: a profile's name.
+        memory_gib: of the device to fit; a CUDA device found here otherwise.
+        tflops: sustained rate of one device; what finished runs measured here otherwise.
+        processes: a device each.
+        overrides: other values for the profile's keys.
+
+    Raises:
+        InputError: unknown profile, a model of unknown sizes, or a number that is not positive.
+    """
+    if processes < 1:
+        raise InputError(f"{processes} processes can't work", "give a positive number")
+    profile = profiles.load(profile_name, **overrides)
+    device = device_memory(profile, memory_gib)
+    return text(plan(profile, processes), device, known_rate(profile, tflops))

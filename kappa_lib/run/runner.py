@@ -1,0 +1,234 @@
+"""Execute the numbered notebooks of a profile through papermill, then write the report.
+
+``python -m kappa_lib.run.runner --profile laptop``; ``bash reproduce.sh`` does that in a fresh
+environment. Sources are never written to: executed copies go to ``results/<profile>/notebooks``.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kappa_lib import files, paths, profiles
+from kappa_lib.errors import InputError, KappaError
+from kappa_lib.profiles import Profile
+from kappa_lib.progress import CHANNEL, clock
+from kappa_lib.run.console import Console
+from kappa_lib.run.ledger import Ledger, alone
+from kappa_lib.run.notebook import execute, execution_key, parameters
+
+
+def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
+    """The numbered notebooks, in order."""
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+class Run:
+    """One pass over the notebooks of a profile.
+
+    Args:
+        profile: the settings.
+        notebooks: what to execute, in order.
+        console: where progress is shown.
+        force: execute even what is unchanged.
+    """
+
+    def __init__(
+        self, profile: Profile, notebooks: list[Path], console: Console, force: bool = False
+    ) -> None:
+        self.profile, self.notebooks, self.console, self.force = profile, notebooks, console, force
+        self.folder = profile.folder
+        self.ledger = Ledger(self.folder, [path.stem for path in sources(notebooks[0].parent)])
+        as_filed = profiles.load(profile.profile).values()
+        self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
+        self.timings = Timings(self.folder / "timings.json")
+
+    def notebook(self, source: Path, place: str) -> None:
+        """Execute one notebook unless nothing it depends on has changed.
+
+        Raises:
+            NotebookError, InputError: see :func:`execute` and :func:`parameters`.
+        """
+        name = source.stem
+        values = parameters(source, self.profile, self.replaced)
+        key = execution_key(source, self.profile)
+        if not self.force and self.ledger.current(name, key):
+            self.console.say(f"{place} {name}: unchanged, skipped")
+            return
+        resumes = self.ledger.interrupted(name)
+        self.console.say(f"{place} {name}" + (": resuming" if resumes else ""))
+        self.ledger.start(name)
+        target = self.folder / "notebooks" / source.name
+        channel = self.folder / "stages" / f"{name}.progress"
+        with self.timings.measuring(name, resumes, self.console) as timing:
+            with self.console.following(channel), _environment(CHANNEL, str(channel)):
+                execute(source, values, target)
+            timing["finished"] = True
+        self.ledger.finish(name, key, target)
+        self.console.say(f"{place} {name}: done in {clock(timing['seconds'])}")
+
+    def report(self) -> None:
+        """Write the report of what is in the results folder."""
+        from kappa_lib.evidence import report
+
+        with self.ledger.written_by_another():
+            report.write(self.profile)
+
+    def stale(self) -> bool:
+        """Whether a notebook would be executed."""
+        return self.force or not all(
+            self.ledger.current(path.stem, execution_key(path, self.profile))
+            for path in self.notebooks
+        )
+
+    def everything(self) -> None:
+        """All notebooks in order."""
+        for index, source in enumerate(self.notebooks, start=1):
+            self.notebook(source, f"[{index}/{len(self.notebooks)}]")
+
+
+class Timings:
+    """``timings.json``: seconds of the installation, and of each notebook and its stages.
+
+    An entry is ``resumed`` when earlier work in the same folder, interrupted or finished, may
+    have spared this execution a part. The time of an interrupted attempt is added to the next.
+    ``first`` keeps the time of an execution that was spared nothing, for the report.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = files.read_json(path) if path.is_file() else {"notebooks": {}}
+        installation = os.environ.get("KAPPA_INSTALL_SECONDS")
+        self.content["install_seconds"] = float(installation) if installation else None
+
+    @contextmanager
+    def measuring(self, name: str, resumes: bool, console: Console) -> Iterator[dict[str, Any]]:
+        """Record the time that the block takes, whether or not it fails.
+
+        Args:
+            name: of the notebook.
+            resumes: whether its last execution did not come to its end.
+            console: which collects the times of the stages.
+
+        Yields:
+            The entry; the block sets its ``finished``.
+        """
+        before = self.content["notebooks"].get(name)
+        entry: dict[str, Any] = {"seconds": 0.0, "resumed": resumes or before is not None}
+        began, console.stages = time.monotonic(), {}
+        if before and not before["finished"]:
+            began -= before["seconds"]
+            console.stages = dict(before["stages"])
+        entry["finished"] = False
+        if before:
+            whole = before["finished"] and not before["resumed"]
+            kept = {key: before[key] for key in ("seconds", "stages")} if whole else None
+            entry["first"] = before.get("first") or kept
+        self.content["notebooks"][name] = entry
+        try:
+            yield entry
+        finally:
+            entry["seconds"] = round(time.monotonic() - began, 1)
+            entry["stages"] = {what: round(took, 1) for what, took in console.stages.items()}
+            files.write_json(self.path, self.content)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance seeds=[0,1]")
+    return key, yaml.safe_load(value)
+
+
+def _chosen(only: list[str]) -> list[Path]:
+    found = [path for path in sources() if not only or path.name.startswith(tuple(only))]
+    if not found:
+        raise InputError(f"no notebook starts with {' or '.join(only)}", f"see {paths.NOTEBOOKS}")
+    return found
+
+
+def _train_together(options: argparse.Namespace, profile: Profile, console: Console) -> None:
+    """Train in several processes, so that the notebooks find the runs finished.
+
+    Raises:
+        ProcessError, InputError: see :func:`kappa_lib.run.launch.launch`.
+    """
+    from kappa_lib.run.launch import launch  # heavy, and one process does without
+
+    name = f"training in {options.processes} processes"
+    console.say(f"{name}; the notebooks follow")
+    values = [word for text in options.set for word in ("--set", text)]
+    timings = Timings(profile.folder / "timings.json")
+    with timings.measuring(name, False, console) as timing:
+        launch(["train", "--profile", profile.profile, *values], options.processes, profile.device)
+        timing["finished"] = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the runner; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m kappa_lib.run.runner", description=__doc__)
+    parser.add_argument("--profile", default="laptop", help="default: %(default)s")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NN", help="this notebook only"
+    )
+    parser.add_argument("--force", action="store_true", help="execute what is unchanged, too")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another profile value"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train in N processes, see kappa train",
+    )
+    options = parser.parse_args(arguments)
+    # The kernels inherit it: a warning of the debugger would be the first line of every log.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    console, began = Console(), time.monotonic()
+    try:
+        profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
+        console.say(f"profile {profile.profile}: results in {profile.folder}")
+        notebooks = _chosen(options.only)
+        if options.processes != 1 and Run(profile, notebooks, console, options.force).stale():
+            _train_together(options, profile, console)
+        with alone(profile.folder):
+            execution = Run(profile, notebooks, console, options.force)
+            execution.everything()
+            # A report on a part of the notebooks would have to do the others' work.
+            if not options.only:
+                execution.report()
+    except KappaError as error:
+        console.say(f"\n{error}")
+        return 1
+    except KeyboardInterrupt:
+        console.say("\ninterrupted; the same command goes on from the last finished stage")
+        return 130
+    made = profile.folder / ("notebooks" if options.only else "REPORT.md")
+    console.say(f"done in {clock(time.monotonic() - began)}: {made}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

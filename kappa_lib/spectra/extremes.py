@@ -1,0 +1,189 @@
+"""The two ends of a spectrum without the rest: Cholesky, Lanczos, and a check against W itself.
+
+The Gram matrix G = WᵀW squares the condition, which costs the smallest singular value half its
+digits. Its eigenvector is still good: refined against W, the value σ = ‖Wv‖ loses only what a
+product with W loses. How far σ can be from the truth follows from the residual of v and from
+the distance to the next singular value (Kato-Temple), which G does resolve.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import blas, lapack
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from kappa_lib.spectra.gram import Tall, gram_error, product_error
+from kappa_lib.theory.checks import EPS
+
+# Relative residual at which Lanczos stops, and its longest run. A start vector drawn at random
+# misses an eigenvector to this level with a probability of about the level itself.
+LANCZOS_TOLERANCE = 1e-8
+_LANCZOS_RUNS = 200
+_BASIS = 16
+# ARPACK wants a basis smaller than the matrix; below this the whole spectrum is cheap anyway.
+SMALLEST = 64
+_REFINEMENTS = 8
+# Random vectors that measure an error; the measure fails with a probability of 10 to minus this.
+_PROBES = 6
+
+
+@dataclass(frozen=True)
+class End:
+    """One extreme singular value and a bound on its relative error."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A Gram matrix's Cholesky factor, and what is known of the two ends of its spectrum.
+
+    Attributes:
+        factor: lower Cholesky factor, (k, k).
+        largest: estimate of σ₁².
+        smallest: estimate of σ_k².
+        second: estimate of σ_{k-1}².
+        slack: relative error of these as eigenvalues of the factored matrix.
+        error: bound on their absolute error as squared singular values of W.
+        vector: unit eigenvector of the smallest eigenvalue, (k,).
+    """
+
+    factor: np.ndarray
+    largest: float
+    smallest: float
+    second: float
+    slack: float
+    error: float
+    vector: np.ndarray
+
+    @property
+    def log_volume(self) -> float:
+        """Σ log σᵢ in nats, from the factor's diagonal."""
+        return float(np.log(np.diag(self.factor)).sum())
+
+    @property
+    def top(self) -> End:
+        """σ₁: relative to itself the Gram matrix is accurate enough."""
+        return End(math.sqrt(self.largest), self.error / self.largest + self.slack)
+
+    @property
+    def bottom(self) -> End:
+        """σ_k as the Gram matrix has it, with the bound that squaring leaves."""
+        low = self.smallest * (1 - LANCZOS_TOLERANCE) - self.error
+        bound = math.sqrt(self.smallest / low) - 1 if low > 0 else math.inf
+        return End(math.sqrt(self.smallest), bound)
+
+
+def factor(
+    product: np.ndarray, tall: Tall, eigenvalues: np.ndarray | None = None
+) -> Factored | None:
+    """Ends of the Gram matrix's spectrum; None where it is not safely positive definite.
+
+    Args:
+        product: lower triangle of the Gram matrix, (k, k), k ≥ ``SMALLEST``.
+        tall: the matrix it came from.
+        eigenvalues: all of them, descending, if they are known; else Lanczos finds the ends. A
+            single start vector sees one of several equal eigenvalues, which is no error in σ,
+            and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
+    """
+    lower, info = lapack.dpotrf(product, lower=1, clean=1)
+    if info != 0:
+        return None
+    try:
+        inverse, vectors = _lanczos(lambda x: lapack.dpotrs(lower, x, lower=1)[0], tall.k, 2)
+        if eigenvalues is None:
+            top, _ = _lanczos(lambda x: blas.dsymv(1.0, product, x, lower=1), tall.k, 1)
+    except ArpackNoConvergence:
+        return None
+    second, smallest = 1.0 / np.sort(inverse)
+    known = eigenvalues is not None
+    return Factored(
+        factor=lower,
+        largest=float(eigenvalues[0] if known else top[0]),
+        smallest=float(smallest),
+        second=float(eigenvalues[-2] if known else second),
+        slack=0.0 if known else LANCZOS_TOLERANCE,
+        error=gram_error(tall.rows, tall.k, float(np.trace(product))),
+        vector=vectors[:, int(np.argmax(inverse))],
+    )
+
+
+def _sharpened(found: Factored, tall: Tall) -> Factored:
+    """The same with its error measured on random vectors instead of bounded a priori.
+
+    For a matrix B and r Gaussian vectors, ‖B‖ ≤ 10 √(2/π) max ‖Bω‖ with probability 1 - 10⁻ʳ
+    (Halko, Martinsson & Tropp, SIAM Review 53, 2011, Lemma 4.1). B is the factored matrix minus
+    WᵀW, which holds the rounding of the product and of the factorisation; the eigensolver's is
+    added at √k ε σ₁².
+    """
+    probes = np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES))
+    images = tall.transposed_times(tall.times(probes))
+    difference = found.factor @ (found.factor.T @ probes) - images
+    norm = 10.0 * math.sqrt(2.0 / math.pi) * float(np.linalg.norm(difference, axis=0).max())
+    measured = norm + math.sqrt(tall.k) * EPS * found.largest
+    return replace(found, error=min(found.error, measured))
+
+
+def _lanczos(apply, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001
+    """The ``count`` largest eigenpairs of a symmetric operator of size k."""
+    start = np.random.default_rng(k).standard_normal(k)
+    operator = LinearOperator((k, k), matvec=apply, dtype=np.float64)
+    return eigsh(
+        operator,
+        k=count,
+        which="LA",
+        v0=start,
+        ncv=min(_BASIS, k - 1),
+        tol=LANCZOS_TOLERANCE,
+        maxiter=_LANCZOS_RUNS,
+    )
+
+
+def refined_bottom(found: Factored, tall: Tall, frobenius: float, goal: float) -> End:
+    """σ_k = ‖Wv‖ with v improved against W until the bound reaches ``goal`` or stalls.
+
+    Each step adds the preconditioned residual to a basis of three and takes the best vector in
+    it, as LOBPCG does, but by products with W, never with the Gram matrix.
+    """
+    found = _sharpened(found, tall)
+    basis = found.vector[:, None]
+    best = found.bottom
+    for _ in range(_REFINEMENTS):
+        images = tall.times(basis)
+        weights = np.linalg.svd(images, full_matrices=False)[2][-1]
+        v, image = basis @ weights, images @ weights
+        sigma = float(np.linalg.norm(image))
+        residual = tall.transposed_times(image[:, None])[:, 0] / sigma - sigma * v
+        end = End(
+            sigma, _kato_temple(found, tall, frobenius, sigma, float(np.linalg.norm(residual)))
+        )
+        stalled = end.error > 0.5 * best.error
+        best = min(best, end, key=lambda e: e.error)
+        if best.error <= goal or stalled:
+            return best
+        step = lapack.dpotrs(found.factor, residual, lower=1)[0]
+        previous = basis @ np.linalg.qr(weights[:, None], mode="complete")[0][:, 1:2]
+        basis = np.linalg.qr(np.column_stack([v, step, previous]))[0]
+    return best
+
+
+def _kato_temple(
+    found: Factored, tall: Tall, frobenius: float, sigma: float, residual: float
+) -> float:
+    """Relative error of σ = ‖Wv‖ as the smallest singular value, from ‖Wᵀu - σv‖, u = Wv/σ.
+
+    The symmetric matrix [0 W; Wᵀ 0] has the eigenvalues ±σᵢ, so (0, β) holds σ_k alone if β is
+    below σ_{k-1}. Then the Rayleigh quotient η of (u, v) has η - ε²/(β-η) ≤ σ_k ≤ η + ε²/η, with
+    ε the norm of its residual (Kato 1949). Rounding in the two products is added at its bound,
+    and so is what Lanczos can't part.
+    """
+    rounding = product_error(max(tall.rows, tall.k)) * frobenius
+    epsilon = residual + 2 * rounding
+    second = found.second * (1 - found.slack) - found.error
+    room = min(math.sqrt(max(second, 0.0)) - sigma, sigma) - rounding
+    if room <= epsilon:
+        return math.inf
+    absolute = rounding + epsilon**2 / room
+    return absolute / (sigma - absolute) + LANCZOS_TOLERANCE

@@ -1,0 +1,257 @@
+"""κ table → named tensors to train: the paper's two arms and the controls that break it open.
+
+Candidates are the matrices inside decoder layers. The paper trains 100 of 224; an arm here
+takes the same share of whatever the model has.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kappa_lib import distributed
+from kappa_lib.errors import InputError
+from kappa_lib.files import Stage, read_json, write_json
+from kappa_lib.profiles import Profile
+from kappa_lib.spectra import kappa_table
+
+PAPER_SHARE = 100 / 224
+# Sizes are called equal where they differ by less than this.
+SIZE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The tensors that one arm trains.
+
+    Attributes:
+        arm: short name.
+        rule: what was done, in words.
+        seed: of the random draw; ignored by the rules that draw nothing.
+        tensors: parameter names in the torch module, sorted by name.
+        parameters: numbers in these tensors.
+        table_hash: :func:`kappa_lib.spectra.kappa_table.digest` of the table.
+    """
+
+    arm: str
+    rule: str
+    seed: int
+    tensors: list[str]
+    parameters: int
+    table_hash: str
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Selection":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: missing file, or one that is not a selection.
+        """
+        try:
+            return cls(**read_json(path))
+        except (OSError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a selection", "run `kappa select` again") from error
+
+    def check(self, available: set[str]) -> None:
+        """Refuse a selection that names a tensor which the model does not have.
+
+        Raises:
+            InputError: naming the first unknown tensor and how many there are.
+        """
+        unknown = sorted(set(self.tensors) - available)
+        if unknown:
+            raise InputError(
+                f"selection {self.arm!r}: {unknown[0]} and {len(unknown) - 1} others"
+                " are not in the model",
+                "scan and select on the model that is trained",
+            )
+
+
+Rule = Callable[[pd.DataFrame, int, np.random.Generator], pd.DataFrame]
+
+
+def _ranked(column: str, *, ascending: bool) -> Rule:
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        return table.sort_values([column, "tensor"], ascending=[ascending, True]).head(count)
+
+    return rule
+
+
+def _quotas(table: pd.DataFrame, count: int) -> dict[str, int]:
+    """``count`` split over the types in proportion to their numbers, by largest remainder."""
+    sizes = table["type"].value_counts().sort_index()
+    exact = sizes * count / len(table)
+    quotas = exact.astype(int)
+    remainder = (exact - quotas).sort_values(ascending=False, kind="stable")
+    quotas[remainder.index[: count - int(quotas.sum())]] += 1
+    return quotas.to_dict()
+
+
+def _within_type(column: str, *, ascending: bool) -> Rule:
+    ranked = _ranked(column, ascending=ascending)
+
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        quotas = _quotas(table, count)
+        return pd.concat(
+            [ranked(group, quotas[kind], rng) for kind, group in table.groupby("type")]
+        )
+
+    return rule
+
+
+def _random(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+    return table.iloc[np.sort(rng.permutation(len(table))[:count])]
+
+
+def _random_like(arm: str) -> Rule:
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        quotas = ARMS[arm][1](table, count, rng)["type"].value_counts()
+        groups = table.groupby("type")
+        return pd.concat(
+            [_random(groups.get_group(t), quotas[t], rng) for t in sorted(quotas.index)]
+        )
+
+    return rule
+
+
+def _of_size(ordered: pd.DataFrame, wanted: int) -> pd.DataFrame:
+    """Tensors in the given order until ``wanted`` parameters, passing over those too large."""
+    taken, room = [], wanted * (1 + SIZE_TOLERANCE / 2)
+    for index, size in (ordered["rows"] * ordered["cols"]).items():
+        if size <= room:
+            taken.append(index)
+            room -= size
+    chosen = ordered.loc[taken]
+    reached = int((chosen["rows"] * chosen["cols"]).sum())
+    if abs(reached - wanted) > SIZE_TOLERANCE * wanted:
+        raise InputError(
+            f"{reached:,} parameters is the nearest to {wanted:,} that this order of tensors gives",
+            "choose another count or seed",
+        )
+    return chosen
+
+
+def _matched_size(order: Rule) -> Rule:
+    """As many parameters as the ``selected`` arm within 1 %, in the order of another rule."""
+
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        reference = ARMS["selected"][1](table, count, rng)
+        wanted = int((reference["rows"] * reference["cols"]).sum())
+        return _of_size(order(table, len(table), rng), wanted)
+
+    return rule
+
+
+def _shuffled(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+    return table.iloc[rng.permutation(len(table))]
+
+
+def _module(pattern: str) -> Rule:
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        return table[table["tensor"].str.contains(pattern, regex=True)]
+
+    return rule
+
+
+ARMS: dict[str, tuple[str, Rule]] = {
+    "selected": ("smallest κ of all", _ranked("kappa", ascending=True)),
+    "inverse": ("largest κ of all", _ranked("kappa", ascending=False)),
+    "random": ("drawn uniformly", _random),
+    "lowest_in_type": (
+        "smallest κ within each module type, the same share of each",
+        _within_type("kappa", ascending=True),
+    ),
+    "highest_in_type": (
+        "largest κ within each module type, the same share of each",
+        _within_type("kappa", ascending=False),
+    ),
+    "lowest_excess": ("smallest κ/κ_MP", _ranked("kappa_excess", ascending=True)),
+    "highest_excess": ("largest κ/κ_MP", _ranked("kappa_excess", ascending=False)),
+    "random_like_selected": (
+        "drawn at random with as many of each module type as the selected arm",
+        _random_like("selected"),
+    ),
+    "random_like_inverse": (
+        "drawn at random with as many of each module type as the inverse arm",
+        _random_like("inverse"),
+    ),
+    "random_matched_size": (
+        "drawn at random to as many parameters as the selected arm, within 1 %",
+        _matched_size(_shuffled),
+    ),
+    "inverse_matched_size": (
+        "largest κ to as many parameters as the selected arm, within 1 %",
+        _matched_size(_ranked("kappa", ascending=False)),
+    ),
+    "mlp": ("every MLP matrix", _module(r"\.(?:mlp|block_sparse_moe|feed_forward|ffn)[._]")),
+    "attention": ("every attention matrix", _module(r"\.(?:self_attn|attn|attention)[._]")),
+    "all": ("every matrix", _module("")),
+}
+
+
+def candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows inside decoder layers, in the table's order: what a selection may choose from."""
+    return table[table["layer"].notna()]
+
+
+def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
+    """How many tensors a share of the candidates is, rounded; the paper's share is 100/224."""
+    return round(share * len(candidates(table)))
+
+
+def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selection:
+    """Choose the tensors of one arm.
+
+    Args:
+        table: κ table.
+        arm: one of ``ARMS``.
+        count: how many tensors; ignored by ``mlp``, ``attention`` and ``all``, and by the
+            ``…_matched_size`` arms used for the size of the ``selected`` arm.
+        seed: of a random draw.
+
+    Raises:
+        InputError: unknown arm, a count that does not fit the table, or no match in size.
+    """
+    if arm not in ARMS:
+        raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(ARMS)}")
+    pool = candidates(table)
+    if not 0 < count <= len(pool):
+        raise InputError(
+            f"{count} tensors can't be selected from {len(pool)} inside decoder layers",
+            "give a count between 1 and their number",
+        )
+    rule, choose = ARMS[arm]
+    chosen = choose(pool, count, np.random.default_rng(seed))
+    if chosen.empty:
+        raise InputError(f"arm {arm!r}: no tensor of this model fits", "choose another arm")
+    return Selection(
+        arm=arm,
+        rule=rule,
+        seed=seed,
+        tensors=sorted(chosen["tensor"]),
+        parameters=int((chosen["rows"] * chosen["cols"]).sum()),
+        table_hash=kappa_table.digest(table),
+    )
+
+
+def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
+    """The pipeline's selections: arm → selection, written to ``selections/<arm>.json``."""
+    count = count_for(table, profile.share)
+    paths = {arm: profile.folder / "selections" / f"{arm}.json" for arm in profile.arms}
+    inputs = {
+        **profile.values("share", "arms", "seed"),
+        "table": kappa_table.digest(table),
+    }
+    stage = Stage("select", profile.folder, inputs, list(paths.values()))
+    with distributed.main_process_first():
+        if not stage.done():
+            for arm, path in paths.items():
+                select(table, arm, count, profile.seed).save(path)
+            stage.finish()
+    return {arm: Selection.load(path) for arm, path in paths.items()}

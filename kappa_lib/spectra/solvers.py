@@ -1,0 +1,226 @@
+"""From a matrix to its singular values, or only the two that make κ, with a bound on κ's error.
+
+Everything is computed in float64, to which every stored dtype widens exactly.
+
+``gram``      a symmetric rank-k product of the shorter side, then all its eigenvalues. Squaring
+              leaves a small σ with a relative error near κ²ε.
+``svd``       LAPACK's SVD: error near κε, at several times the cost.
+``auto``      all singular values: as ``gram``; where its bound on κ's error exceeds a tolerance,
+              σ_k is refined against the matrix itself; where that is not enough, ``svd``.
+``extremes``  σ₁ and σ_k alone, from the two ends of the same product
+              (:mod:`kappa_lib.spectra.extremes`), refined or replaced by ``svd`` by the same rule.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.linalg import eigh, svdvals
+
+from kappa_lib.errors import InputError
+from kappa_lib.spectra import extremes
+from kappa_lib.spectra.extremes import End
+from kappa_lib.spectra.gram import Tall, gram_error
+from kappa_lib.theory.checks import EPS, as_matrix, rank_tolerance
+
+METHODS = ("auto", "gram", "extremes", "svd")
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What was found out about one matrix's singular values.
+
+    Attributes:
+        shape: (rows, cols).
+        method: the route that was taken, with its BLAS and LAPACK routines.
+        sigma_max: σ₁.
+        sigma_min: the smallest non-zero singular value.
+        kappa_error: bound on |κ - κ_true|/κ_true; infinite where it can't be told whether a
+            singular value is zero.
+        rank_deficiency: number of zero singular values.
+        frobenius: ‖W‖_F.
+        log_volume: Σ log σᵢ over the non-zero values, nats.
+        values: (k,) float64, descending; None where only the ends were computed.
+    """
+
+    shape: tuple[int, int]
+    method: str
+    sigma_max: float
+    sigma_min: float
+    kappa_error: float
+    rank_deficiency: int
+    frobenius: float
+    log_volume: float
+    values: np.ndarray | None
+
+    @property
+    def kappa(self) -> float:
+        """σ₁ over the smallest non-zero singular value, eq. (1)."""
+        return self.sigma_max / self.sigma_min
+
+
+def pick_device(device: str) -> str:
+    """``auto`` is ``cuda`` where there is one, else ``cpu``; nothing else is accepted.
+
+    Raises:
+        InputError: any other device. MPS in particular returns wrong small singular values.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return device
+    raise InputError(f"device {device!r} can't be used for κ", "use auto, cpu, or cuda if present")
+
+
+def decompose(
+    weight: torch.Tensor | np.ndarray,
+    method: str = "auto",
+    *,
+    device: str = "cpu",
+    name: str = "weight",
+    tolerance: float = TOLERANCE,
+) -> Spectrum:
+    """Singular values of ``weight`` with κ and its error bound.
+
+    Args:
+        weight: matrix (rows, cols), any floating-point dtype.
+        method: one of ``METHODS``.
+        device: ``cpu`` or ``cuda``.
+        name: what error messages call the matrix.
+        tolerance: bound on κ's relative error that decides when a costlier route is taken.
+
+    Raises:
+        InputError: unknown method, or a matrix refused by ``checks.as_matrix``.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
+    matrix = as_matrix(weight, name)
+    if method == "svd":
+        return _by_svd(matrix, device)
+    matrix, unit = _in_range(matrix)
+    tall = Tall(matrix, device)
+    if method == "gram":
+        return _scaled(_by_gram(tall, matrix.shape, math.inf), unit)
+    ends_only = method == "extremes" and tall.k >= extremes.SMALLEST
+    found = (_ends if ends_only else _by_gram)(tall, matrix.shape, tolerance)
+    if found is None or found.kappa_error > tolerance:
+        found = _by_svd(matrix, device)
+    return _scaled(found, unit)
+
+
+def _in_range(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The matrix, divided by a power of two where its squares would leave float64's range."""
+    largest = max(abs(float(end)) for end in torch.aminmax(matrix))
+    if 1e-100 < largest < 1e100:
+        return matrix, 1.0
+    unit = 2.0 ** math.frexp(largest)[1]
+    return matrix.double() / unit, unit
+
+
+def _scaled(found: Spectrum, unit: float) -> Spectrum:
+    if unit == 1.0:
+        return found
+    rank = min(found.shape) - found.rank_deficiency
+    return replace(
+        found,
+        sigma_max=found.sigma_max * unit,
+        sigma_min=found.sigma_min * unit,
+        frobenius=found.frobenius * unit,
+        log_volume=found.log_volume + rank * math.log(unit),
+        values=None if found.values is None else found.values * unit,
+    )
+
+
+def _by_gram(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum:
+    """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
+    product = tall.gram()
+    trace = float(np.trace(product))
+    values = np.sqrt(np.clip(_eigenvalues(product, tall.device), 0.0, None))
+    errors = gram_error(tall.rows, tall.k, trace) / np.maximum(values, np.sqrt(trace) * EPS)
+    label = "gram (dsyrk, dsyevr)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
+    found = _assemble(values, errors, shape, label)
+    if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
+        return found
+    factored = extremes.factor(product, tall, values**2)
+    if factored is None:
+        return found
+    end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
+    values[-1], errors[-1] = end.value, end.error * end.value
+    return _assemble(values, errors, shape, f"{label}, refined")
+
+
+def _eigenvalues(product: np.ndarray, device: str) -> np.ndarray:
+    """Eigenvalues of a symmetric matrix given by its lower triangle, descending."""
+    if device == "cuda":
+        return torch.linalg.eigvalsh(torch.from_numpy(product).cuda()).cpu().numpy()[::-1].copy()
+    return eigh(product, lower=True, eigvals_only=True, check_finite=False)[::-1]
+
+
+def _ends(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum | None:
+    """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
+    product = tall.gram()
+    trace = float(np.trace(product))
+    factored = extremes.factor(product, tall)
+    if factored is None:
+        return None
+    top, bottom = factored.top, factored.bottom
+    label = "extremes (dsyrk, dpotrf, Lanczos)"
+    if _combined(top, bottom) > tolerance:
+        bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
+        label += ", refined"
+    floor = rank_tolerance(shape) * top.value * (1 + top.error)
+    if not bottom.value * (1 - bottom.error) > floor:
+        return None
+    return Spectrum(
+        shape=tuple(shape),
+        method=label,
+        sigma_max=top.value,
+        sigma_min=bottom.value,
+        kappa_error=_combined(top, bottom),
+        rank_deficiency=0,
+        frobenius=math.sqrt(trace),
+        log_volume=factored.log_volume,
+        values=None,
+    )
+
+
+def _by_svd(matrix: torch.Tensor, device: str) -> Spectrum:
+    shape = tuple(matrix.shape)
+    if device == "cuda":
+        wide = matrix.to("cuda", torch.float64)
+        # The one of cuSOLVER's drivers that is backward stable in the ordinary sense.
+        values = torch.linalg.svdvals(wide, driver="gesvd").cpu().numpy()
+    else:
+        values = svdvals(matrix.to("cpu", torch.float64).numpy(), check_finite=False)
+    label = "svd (dgesdd)" if device == "cpu" else "svd (cuda gesvd)"
+    error = (4.0 + math.sqrt(max(shape))) * EPS * values[0]
+    return _assemble(values, np.full(len(values), error), shape, label)
+
+
+def _combined(top: End, bottom: End) -> float:
+    """Bound on κ's relative error: κ/κ_true = (σ̂₁/σ₁)(σ_k/σ̂_k)."""
+    return math.inf if top.error >= 1 else (1 + bottom.error) / (1 - top.error) - 1
+
+
+def _assemble(
+    values: np.ndarray, errors: np.ndarray, shape: tuple[int, int], method: str
+) -> Spectrum:
+    """A spectrum from all values and a bound on each one's absolute error, both (k,)."""
+    threshold = rank_tolerance(shape) * values[0]
+    zeros = int(np.count_nonzero(values <= threshold))
+    last = len(values) - zeros - 1
+    undecided = bool(np.any(np.abs(values - threshold) <= errors))
+    ends = [End(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
+    return Spectrum(
+        shape=tuple(shape),
+        method=method,
+        sigma_max=ends[0].value,
+        sigma_min=ends[1].value,
+        kappa_error=math.inf if undecided else _combined(*ends),
+        rank_deficiency=zeros,
+        frobenius=float(values[0] * np.linalg.norm(values / values[0])),
+        log_volume=float(np.log(values[: last + 1]).sum()),
+        values=values,
+    )

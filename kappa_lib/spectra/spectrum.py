@@ -1,0 +1,126 @@
+"""Measures of one matrix's singular values: κ, log-volume, ranks, and the null of its shape.
+
+Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
+:func:`singular_values` returns it, and raise InputError otherwise. Functions that take
+``weight`` expect a matrix (rows, cols).
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from kappa_lib.errors import InputError
+from kappa_lib.spectra.solvers import decompose
+from kappa_lib.theory.checks import EPS, as_matrix, rank_tolerance
+
+# Median of κ/n of a square real Gaussian matrix as n → ∞: the root of
+# exp(-2/x - 2/x²) = 1/2, Edelman's limiting law (SIAM J. Matrix Anal. 9, 1988, Theorem 6.1).
+_LOG2 = math.log(2.0)
+EDELMAN_MEDIAN = (1.0 + math.sqrt(1.0 + 2.0 * _LOG2)) / _LOG2
+
+
+def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> np.ndarray:
+    """All singular values, shape (min(rows, cols),), float64, descending.
+
+    Args:
+        weight: matrix (rows, cols) of any floating-point dtype; computed in float64.
+        method: ``auto``, ``gram`` or ``svd`` (see :mod:`kappa_lib.spectra.solvers`).
+
+    Raises:
+        InputError: see ``checks.as_matrix``.
+    """
+    if method == "extremes":
+        raise InputError("method 'extremes' yields only σ₁ and σ_k", "use auto, gram or svd")
+    return decompose(weight, method=method).values
+
+
+def rank_deficiency(s: np.ndarray, shape: tuple[int, int], rtol: float | None = None) -> int:
+    """How many of the min(rows, cols) singular values are zero by ``rank_tolerance``."""
+    return int(np.count_nonzero(s <= rank_tolerance(shape, rtol) * s[0]))
+
+
+def kappa_of_spectrum(s: np.ndarray, shape: tuple[int, int], rtol: float | None = None) -> float:
+    """σ₁ over the smallest non-zero singular value, eq. (1)."""
+    rank = len(s) - rank_deficiency(s, shape, rtol)
+    return float(s[0] / s[rank - 1])
+
+
+def condition_number(
+    weight: torch.Tensor | np.ndarray, *, rtol: float | None = None, method: str = "auto"
+) -> float:
+    """κ(W) = σ₁/σ_k with σ_k the smallest non-zero singular value, eq. (1).
+
+    Args:
+        weight: matrix (rows, cols).
+        rtol: what counts as zero relative to σ₁; default ``checks.rank_tolerance``.
+        method: see :func:`singular_values`.
+    """
+    matrix = as_matrix(weight)
+    return kappa_of_spectrum(singular_values(matrix, method), tuple(matrix.shape), rtol)
+
+
+def _checked(s: np.ndarray) -> np.ndarray:
+    """``s`` itself, if it is a spectrum: 1-D, finite, descending, not negative and not all zero."""
+    s = np.asarray(s, dtype=np.float64)
+    if s.ndim != 1 or s.size == 0 or not np.isfinite(s).all():
+        raise InputError(f"a spectrum of shape {s.shape}", "give finite values, 1-D, at least one")
+    # Values that should be equal may differ in their last bits, in either order.
+    if s.min() < 0 or s[0] == 0 or (np.diff(s) > len(s) * EPS * s[0]).any():
+        raise InputError(
+            f"values from {s[0]:.6g} to {s[-1]:.6g} are no spectrum",
+            "give singular values in descending order, none negative, the first above zero",
+        )
+    return s
+
+
+def _non_zero(s: np.ndarray) -> np.ndarray:
+    """The part of a spectrum above float64's own resolution."""
+    s = _checked(s)
+    return s[s > len(s) * EPS * s[0]]
+
+
+def log_volume(s: np.ndarray) -> float:
+    """V = Σ log σᵢ over the non-zero singular values, in nats, eq. (8)."""
+    return float(np.log(_non_zero(s)).sum())
+
+
+def frobenius(s: np.ndarray) -> float:
+    """‖W‖_F = √Σσᵢ²."""
+    return float(np.sqrt(np.square(_checked(s)).sum()))
+
+
+def effective_rank(s: np.ndarray) -> float:
+    """exp of the Shannon entropy of σᵢ/Σσ, in [1, k] (Roy & Vetterli, EUSIPCO 2007)."""
+    p = _non_zero(s) / np.sum(s)
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def stable_rank(s: np.ndarray) -> float:
+    """‖W‖_F²/σ₁², in [1, k] (Rudelson & Vershynin, J. ACM 54, 2007)."""
+    s = _checked(s)
+    return float(np.square(s / s[0]).sum())
+
+
+def marchenko_pastur_kappa(rows: int, cols: int) -> float:
+    """Typical κ of a rows × cols matrix of i.i.d. entries: what its shape alone decides.
+
+    With β = min/max of the dimensions the Marchenko-Pastur edges give (1+√β)/(1-√β). Towards
+    β = 1 the lower edge closes and the finite size decides: we replace √k in the denominator by
+    √(k-a), with ``a`` set so that an n × n matrix has the median of Edelman's law, κ ≈ 3.67 n.
+    The edges are used as they are wherever that changes less than 1 %. Against Monte Carlo medians
+    at k = 60 the value is within 25 %, small beside the spread of κ of nearly square matrices.
+
+    Raises:
+        InputError: a dimension below 1.
+    """
+    if min(rows, cols) < 1:
+        raise InputError(f"shape {rows}×{cols} has an empty dimension", "give positive sizes")
+    k, n = sorted((rows, cols))
+    if k == 1:
+        return 1.0
+    offset = 4.0 / EDELMAN_MEDIAN
+    gap = (n - k) / (math.sqrt(n) + math.sqrt(k))
+    finite_gap = (n - k + offset) / (math.sqrt(n) + math.sqrt(k - offset))
+    use_edges = finite_gap <= 1.01 * gap
+    return (math.sqrt(n) + math.sqrt(k)) / (gap if use_edges else finite_gap)

@@ -1,0 +1,1 @@
+"""Recordings and their transcripts → frames of the frozen Whisper encoder."""

@@ -1,0 +1,144 @@
+"""One utterance as a typed row: 16-bit FLAC at 16 kHz beside its transcript, and back."""
+
+import io
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+from datasets import Audio, Dataset, DatasetDict, Features, Value
+
+from kappa_lib.errors import AssetError, InputError
+
+RATE = 16_000  # Hz, of everything this package hears
+SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
+
+PARTS = ("train", "test")
+_BATCH = 64  # rows in memory at a time
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "audio": Audio(sampling_rate=RATE, decode=False),
+        "text": Value("string"),
+        "language": Value("string"),
+        "corpus": Value("string"),
+        "split": Value("string"),
+        "speaker": Value("string"),
+        "seconds": Value("float32"),
+    }
+)
+
+
+def trim(speech: np.ndarray, floor: float = 0.01, margin: int = 800) -> np.ndarray:
+    """Cut both ends where the amplitude stays below ``floor`` of the peak.
+
+    Args:
+        speech: ``(n,)``.
+        floor: share of the peak that counts as silence.
+        margin: samples of silence to leave on each side.
+    """
+    loud = np.flatnonzero(np.abs(speech) > floor * np.abs(speech).max(initial=0.0))
+    if not loud.size:
+        return speech
+    return speech[max(loud[0] - margin, 0) : loud[-1] + margin + 1]
+
+
+def encode(speech: np.ndarray) -> bytes:
+    """16-bit FLAC of samples ``(n,)`` within ±1 at 16 kHz."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, speech, RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def read(item: dict[str, Any]) -> tuple[np.ndarray, int]:
+    """Samples float32 ``(n,)``, channels averaged, and their rate in Hz.
+
+    Raises:
+        InputError: the bytes (or the file, where a row holds a path) are not readable audio.
+    """
+    audio = item["audio"] or {}
+    source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
+    if not source:
+        raise InputError(f"{_name(item)}: no audio", "leave this row out")
+    try:
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(
+            f"{_name(item)}: not readable as audio: {error}",
+            "convert it to FLAC or WAV, or leave this row out",
+        ) from error
+    return samples.mean(axis=1), rate
+
+
+def decode(item: dict[str, Any]) -> np.ndarray:
+    """The samples of one row, checked.
+
+    Returns:
+        float32 ``(n,)`` at 16 kHz.
+
+    Raises:
+        InputError: corrupt, silent, not 16 kHz, or with an empty transcript; names the row.
+    """
+    samples, rate = read(item)
+    if rate != RATE:
+        raise InputError(
+            f"{_name(item)}: {rate} Hz instead of {RATE} Hz",
+            "resample it; kappa_lib.speech.own_speech.from_folder does",
+        )
+    check(item, samples)
+    return samples
+
+
+def check(item: dict[str, Any], samples: np.ndarray) -> None:
+    """Refuse what can be neither trained on nor scored.
+
+    Raises:
+        InputError: silent or not finite samples, or an empty transcript; names the row.
+    """
+    if not np.isfinite(samples).all():
+        raise InputError(f"{_name(item)}: NaN or infinite samples", "leave this row out")
+    loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
+    if loudness < SILENCE:
+        raise InputError(
+            f"{_name(item)}: silent, root mean square {loudness:.1e} of {samples.size} samples",
+            "leave this row out",
+        )
+    if not any(character.isalnum() for character in item["text"] or ""):
+        raise InputError(
+            f"{_name(item)}: empty transcript {item['text']!r}",
+            "write down what is said, or leave this row out: a WER needs words",
+        )
+
+
+def _name(item: dict[str, Any]) -> str:
+    path = (item.get("audio") or {}).get("path")
+    return f"utterance {item.get('id') or path or '(without id)'}"
+
+
+def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows with :data:`FEATURES` as ``<part>.arrow``; without rows there is no file."""
+    schema, remaining = FEATURES.arrow_schema, iter(rows)
+    batch = list(islice(remaining, _BATCH))
+    if not batch:
+        return
+    path = str(folder / f"{part}.arrow")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        while batch:
+            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            batch = list(islice(remaining, _BATCH))
+
+
+def load_parts(folder: Path) -> DatasetDict:
+    """What :func:`write_part` left in a folder, mapped from the disk; an empty part is absent.
+
+    Raises:
+        AssetError: a file is damaged.
+    """
+    paths = {part: folder / f"{part}.arrow" for part in PARTS}
+    try:
+        return DatasetDict({p: Dataset.from_file(str(f)) for p, f in paths.items() if f.is_file()})
+    except (pa.ArrowException, OSError) as error:
+        raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error

@@ -1,0 +1,213 @@
+"""The three speech corpora, split by sentence: ``de`` and ``en`` synthetic, ``en_human`` real.
+
+A split is drawn first, from names and numbers alone, and is a small file with a hash; the audio
+is made from it once and kept as a typed Arrow dataset in the cache.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from kappa_lib import files, paths
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.speech import audio, human_speech, matrix_sentences, synthesis
+from kappa_lib.speech.synthesis import Voice
+from kappa_lib.weights import assets
+from kappa_lib.weights.fetch import Progress, say
+
+CORPORA = ("de", "en", "en_human")
+TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
+_SOURCES = {"de": 1, "en": 2, "en_human": 3}  # keeps the draws of the corpora apart
+_FORMAT = 2  # raise when the same split would give other audio
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One row before it has audio: a voice for synthesis, or the file of a recording."""
+
+    id: str
+    text: str
+    speaker: str
+    voice: Voice | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which sentences are trained on and which are tested.
+
+    Args:
+        corpus: ``de``, ``en`` or ``en_human``.
+        seed: of the draw.
+        train, test: utterances; no sentence of one is in the other.
+    """
+
+    corpus: str
+    seed: int
+    train: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over every utterance, its text, speaker and part."""
+        return files.fingerprint(asdict(self))
+
+    def save(self, path: Path) -> None:
+        """Write the split and its hash as JSON."""
+        files.write_json(path, {"hash": self.hash, **asdict(self)})
+
+
+def sentence_key(text: str) -> str:
+    """The words of a text alone: two texts with the same key are the same sentence."""
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("'", "")
+    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
+
+
+def split(corpus: str, train: int, test: int, seed: int) -> Split:
+    """Draw the sentences of a corpus; needs no audio and no network.
+
+    The test part depends on ``seed`` alone: a larger ``test`` only adds to it, and ``train`` does
+    not change it. Where a corpus is smaller than asked for (``en_human``), the training part is
+    what the test part leaves.
+
+    Raises:
+        InputError: unknown corpus, a negative count, or more test sentences than there are.
+    """
+    if corpus not in CORPORA:
+        raise InputError(f"corpus {corpus!r}: unknown", f"one of {', '.join(CORPORA)}")
+    if min(train, test, seed) < 0:
+        raise InputError(f"corpus {corpus}: negative count or seed: {(train, test, seed)}")
+    draw = _human_split if corpus == "en_human" else _synthetic_split
+    return draw(corpus, train, test, seed)
+
+
+def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
+    total = matrix_sentences.COUNT
+    if train + test > total:
+        raise InputError(f"corpus {corpus}: {train + test} sentences asked for, {total} exist")
+    generator = np.random.default_rng([seed, _SOURCES[corpus]])
+    order = generator.permutation(total)
+    speakers = matrix_sentences.SPEAKERS[corpus]
+    variations = generator.integers(0, 1 << 16, total)
+
+    def utterance(position: int) -> Utterance:
+        index = int(order[position])
+        voice = matrix_sentences.voice(
+            speakers[position % len(speakers)], int(variations[position])
+        )
+        text = matrix_sentences.sentence(corpus, index)
+        return Utterance(f"{corpus}-{index:05d}", text, voice.name, voice)
+
+    rows = [utterance(position) for position in range(test + train)]
+    return Split(corpus, seed, tuple(rows[test:]), tuple(rows[:test]))
+
+
+def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
+    prompts = human_speech.prompts()
+    order = np.random.default_rng([seed, _SOURCES[corpus]]).permutation(len(prompts))
+    shuffled = [prompts[i] for i in order]
+    tested: dict[str, human_speech.Prompt] = {}
+    for prompt in shuffled:
+        key = sentence_key(prompt.text)
+        if prompt.seconds <= TEST_SECONDS and len(key.split()) >= TEST_WORDS:
+            tested.setdefault(key, prompt)
+    if test > len(tested):
+        raise InputError(f"corpus {corpus}: {test} test prompts asked for, {len(tested)} fit")
+    chosen = dict(list(tested.items())[:test])
+    rest = [prompt for prompt in shuffled if sentence_key(prompt.text) not in chosen]
+    return Split(
+        corpus,
+        seed,
+        tuple(_recorded(corpus, prompt) for prompt in rest[:train]),
+        tuple(_recorded(corpus, prompt) for prompt in chosen.values()),
+    )
+
+
+def _recorded(corpus: str, prompt: human_speech.Prompt) -> Utterance:
+    identity = f"{corpus}-{prompt.file.removesuffix('.g722')}"
+    return Utterance(identity, prompt.text, human_speech.SPEAKER, file=prompt.file)
+
+
+def build(
+    corpus: str, train: int, test: int, seed: int, progress: Progress = say
+) -> datasets.DatasetDict:
+    """The rows of a corpus with their audio, from the cache where they were made before.
+
+    Args:
+        corpus: ``de``, ``en`` or ``en_human``.
+        train: number of utterances to train on.
+        test: number of utterances to test on.
+        seed: of the split.
+        progress: told what is being made.
+
+    Returns:
+        ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
+
+    Raises:
+        InputError: as :func:`split`.
+        AssetError: synthesiser or recordings cannot be had; for ``en_human`` the caller decides
+            whether to go on without.
+    """
+    drawn = split(corpus, train, test, seed)
+    folder = paths.cache() / "speech" / _fingerprint(drawn)
+    if not folder.is_dir():
+        progress(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
+        _make(drawn, folder)
+    parts = audio.load_parts(folder)
+    for part in audio.PARTS:
+        if (found := len(parts.get(part, ()))) != (expected := len(getattr(drawn, part))):
+            raise AssetError(
+                f"{folder}: {found} {part} utterances instead of {expected}",
+                "delete the folder and run again",
+            )
+    return parts
+
+
+def _fingerprint(drawn: Split) -> str:
+    human = drawn.corpus == "en_human"
+    asset = assets.asterisk_asset() if human else assets.espeak_asset()
+    return files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
+
+
+def _make(drawn: Split, folder: Path) -> None:
+    count = len(drawn.train) + len(drawn.test)
+    files.require_space(folder, count * 100_000)  # FLAC of 3 s is below this
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        for part in audio.PARTS:
+            audio.write_part(temporary, part, _rows(drawn, part))
+        drawn.save(temporary / "split.json")
+
+
+def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
+    utterances = getattr(drawn, part)
+    for utterance, speech in zip(utterances, _speak(utterances), strict=True):
+        row = {
+            "id": utterance.id,
+            "audio": {"bytes": audio.encode(speech), "path": None},
+            "text": utterance.text,
+            "language": drawn.corpus.partition("_")[0],
+            "corpus": drawn.corpus,
+            "split": part,
+            "speaker": utterance.speaker,
+            "seconds": speech.size / audio.RATE,
+        }
+        audio.check(row, speech)
+        yield row
+
+
+def _speak(utterances: Iterable[Utterance]) -> Iterator[np.ndarray]:
+    """The samples of each utterance, synthesised or decoded."""
+    synthetic = [(u.text, u.voice) for u in utterances if u.voice]
+    if synthetic:
+        yield from synthesis.synthesise(synthetic)
+    recorded = [u.file for u in utterances if u.file]
+    if recorded:
+        folder = assets.human_recordings()
+        for name in recorded:
+            yield audio.trim(human_speech.decode_g722(folder / name))

@@ -1,0 +1,195 @@
+"""The frozen Whisper encoder, with two back ends and a cache of what it computed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers.utils import logging as transformers_logging
+
+from kappa_lib import distributed, paths
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.files import fingerprint, replacing, require_space, sha256
+from kappa_lib.weights import assets, hub
+
+DEFAULT = "whisper-base"
+RATE = 16_000
+MAX_SECONDS = 30.0
+HOP = 160
+# CTranslate2 takes windows shorter than 30 s when their number of mel frames is a multiple of 8.
+FRAME_MULTIPLE = 8
+SHARD = 1000  # utterances a file of the cache; 2 GB at most of Whisper large's features at 15 s
+
+
+def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
+    """Whisper's log-mel spectrogram of one utterance, padded to a multiple of 8 frames.
+
+    Args:
+        audio: (samples,) float32 at 16 kHz, at most 30 s.
+        bands: mel bands of the encoder, 80 (128 for large-v3).
+
+    Returns:
+        (bands, frames) float32, 100 frames a second.
+
+    Raises:
+        InputError: not 1-D, empty, not finite, or longer than the encoder's window.
+    """
+    audio = np.asarray(audio, dtype=np.float32)
+    if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
+        raise InputError(
+            f"audio of shape {audio.shape} is empty, not 1-D or not finite", "pass (samples,)"
+        )
+    if audio.size > MAX_SECONDS * RATE:
+        raise InputError(
+            f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s",
+            "cut it into shorter utterances",
+        )
+    block = HOP * FRAME_MULTIPLE
+    padded = np.pad(audio, (0, -audio.size % block))
+    extractor = WhisperFeatureExtractor(feature_size=bands)
+    features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")
+    return features["input_features"][0]
+
+
+class CTranslate2Encoder:
+    """Whisper's encoder from a CTranslate2 folder, in fp32 on the CPU (fp16 on CUDA)."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        import ctranslate2  # heavy, and the other back end does without
+
+        kind = "float16" if device == "cuda" else "float32"
+        self._ct2 = ctranslate2
+        self._model = ctranslate2.models.Whisper(
+            str(folder),
+            device=device,
+            device_index=torch.cuda.current_device() if device == "cuda" else 0,
+            compute_type=kind,
+            intra_threads=torch.get_num_threads(),
+        )
+        self.bands = self._model.n_mels
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """(samples,) → (frames, width) float32, 50 frames a second."""
+        mel = np.ascontiguousarray(log_mel(audio, self.bands)[None])
+        output = self._model.encode(self._ct2.StorageView.from_array(mel), to_cpu=True)
+        return np.asarray(output, dtype=np.float32)[0]
+
+
+class TransformersEncoder:
+    """Whisper's encoder from a Hugging Face folder or model hub id, in fp32.
+
+    Raises:
+        AssetError: the weights can't be had, or are not those of a Whisper model.
+    """
+
+    def __init__(self, source: Path | str, device: str = "cpu") -> None:
+        self._encoder = _whisper_encoder(source).to(device)
+        self.bands = self._encoder.config.num_mel_bins
+
+    @torch.inference_mode()
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        """(samples,) → (frames, width) float32, 50 frames a second."""
+        model, mel = self._encoder, torch.from_numpy(log_mel(audio, self.bands))[None]
+        mel = mel.to(model.device)
+        hidden = torch.nn.functional.gelu(model.conv1(mel))
+        hidden = torch.nn.functional.gelu(model.conv2(hidden)).transpose(1, 2)
+        # The module insists on 30 s; shorter windows take the first positions, as CTranslate2 does.
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        for layer in model.layers:
+            hidden = layer(hidden, None)
+        return model.layer_norm(hidden)[0].float().cpu().numpy()
+
+
+def _whisper_encoder(source: Path | str) -> PreTrainedModel:
+    """The encoder alone: the decoder, the larger part of a checkpoint, is never read."""
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    class EncoderOnly(WhisperEncoder):
+        _keys_to_ignore_on_load_unexpected = ("decoder", "proj_out")
+
+    transformers_logging.disable_progress_bar()
+    with hub.explained(source):
+        encoder, found = EncoderOnly.from_pretrained(
+            source,
+            revision=hub.REVISIONS.get(str(source), "main"),
+            dtype=torch.float32,
+            key_mapping={r"^(model\.)?encoder\.": ""},
+            output_loading_info=True,
+        )
+    if found["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise AssetError(
+            f"{source}: {len(found['missing_keys'])} tensors of a Whisper encoder are missing,"
+            f" {sorted(found['missing_keys'])[0]} among them",
+            "name a Whisper model",
+        )
+    return encoder.eval().requires_grad_(False)
+
+
+Encoder = CTranslate2Encoder | TransformersEncoder
+
+
+def load(encoder: str, device: str = "cpu") -> Encoder:
+    """The encoder that a profile names: the pinned asset, a local folder, or a model hub id."""
+    source = assets.whisper() if encoder == DEFAULT else encoder
+    if Path(source, "model.bin").is_file():
+        return CTranslate2Encoder(Path(source), device)
+    return TransformersEncoder(source, device)
+
+
+def identity(encoder: str) -> str | dict[str, str]:
+    """What pins an encoder's weights, for caches: its name and revision, or its files' hashes."""
+    folder = Path(encoder).expanduser()
+    if folder.is_dir():
+        stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
+        return {path.name: sha256(path) for path in stored}
+    revision = hub.REVISIONS.get(encoder)
+    return f"{encoder}@{revision}" if revision else encoder
+
+
+def encode_all(
+    items: Sequence[Any],
+    decode: Callable[[Any], np.ndarray],
+    key: dict,
+    make_encoder: Callable[[], Encoder],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[torch.Tensor]:
+    """Encode utterances once; later calls with the same ``key`` read the cache.
+
+    The cache is a file for every ``SHARD`` utterances, written when they are done: an interrupted
+    call goes on with the next file, and several processes share the files. The tensors are mapped
+    from the disk, so that a corpus may be larger than the memory.
+
+    Args:
+        items: utterances.
+        decode: item → (samples,) float32 at 16 kHz.
+        key: what decides the result (encoder, corpus fingerprint), for the cache's name.
+        make_encoder: called only when there is something to encode.
+        progress: called with (done, total).
+
+    Returns:
+        One (frames, width) float16 tensor an utterance; fp16 is the precision of the weights.
+
+    Raises:
+        SpaceError: the disk cannot hold the next file; the finished ones stay.
+    """
+    stem, count = fingerprint(key)[:16], -(-len(items) // SHARD)
+    names = [stem] if count == 1 else [f"{stem}-{number:05d}" for number in range(count)]
+    shards = [paths.cache() / "features" / f"{name}.safetensors" for name in names]
+    for number in distributed.shard(count):
+        if shards[number].is_file():
+            continue
+        encoder, arrays = make_encoder(), {}
+        for i in range(number * SHARD, min((number + 1) * SHARD, len(items))):
+            arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
+            if progress:
+                progress(i + 1, len(items))
+        require_space(shards[number].parent, sum(array.nbytes for array in arrays.values()))
+        with replacing(shards[number]) as temporary:
+            save_file(arrays, temporary)
+    distributed.barrier()
+    stored = [load_file(path) for path in shards]
+    return [shard[name] for shard in stored for name in sorted(shard)]

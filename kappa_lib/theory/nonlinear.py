@@ -1,0 +1,235 @@
+"""Element-wise nonlinearities after a linear unit: the paper's Remark 2 (v2, v3), in nats.
+
+For an invertible φ, h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)|: each output adds the mean logarithm of its
+slope, which is never positive when |φ'| <= 1. For a φ that is not invertible, differential
+entropy is the wrong quantity, and information through noise takes its place.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import quad
+from scipy.special import log_ndtr, ndtr
+from scipy.stats import norm
+
+from kappa_lib.errors import InputError
+from kappa_lib.theory.entropy import LOG_2PI_E, checked_matrix, gaussian_entropy, positive_number
+
+Array = NDArray[np.float64]
+LEAK = 0.1
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function with what Remark 2 needs to know of it.
+
+    Attributes:
+        name: as printed.
+        function: φ, array to array of the same shape.
+        log_slope: log|φ'|, array to array; -inf where the slope vanishes.
+        invertible: whether φ is strictly monotone.
+        breaks: points where log|φ'| is not smooth (for GELU and SiLU the zero of φ'), for the
+            quadrature.
+    """
+
+    name: str
+    function: Callable[[Array], Array]
+    log_slope: Callable[[Array], Array]
+    invertible: bool
+    breaks: tuple[float, ...] = ()
+
+
+def _log_slope_tanh(y: Array) -> Array:
+    # log(1 - tanh²) = -2 log cosh, written so that it neither overflows nor cancels.
+    return -2 * (np.abs(y) + np.log1p(np.exp(-2 * np.abs(y))) - math.log(2))
+
+
+def _log_slope_gelu(y: Array) -> Array:
+    y = np.asarray(y, dtype=np.float64)
+    left, right = np.minimum(y, 0.0), np.maximum(y, 0.0)
+    # Left of zero Φ(y) and yφ(y) nearly cancel: take φ(y) out and keep Mills' ratio Φ/φ.
+    mills = np.exp(log_ndtr(left) - norm.logpdf(left))
+    with np.errstate(divide="ignore"):
+        below = norm.logpdf(left) + np.log(np.abs(mills + left))
+    return np.where(y < 0, below, np.log(ndtr(right) + right * norm.pdf(right)))
+
+
+def _log_slope_silu(y: Array) -> Array:
+    log_sigmoid = -np.logaddexp(0.0, -np.asarray(y, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        return log_sigmoid + np.log(np.abs(1 + y * np.exp(-np.logaddexp(0.0, y))))
+
+
+def _log_slope_relu(y: Array) -> Array:
+    return np.where(np.asarray(y) > 0, 0.0, -np.inf)
+
+
+ACTIVATIONS = {
+    item.name: item
+    for item in (
+        Activation("identity", lambda y: y, lambda y: np.zeros_like(y), True),
+        Activation("tanh", np.tanh, _log_slope_tanh, True),
+        Activation(
+            "softplus",
+            lambda y: np.logaddexp(0.0, y),
+            lambda y: -np.logaddexp(0.0, -np.asarray(y)),
+            True,
+        ),
+        Activation(
+            "leaky ReLU",
+            lambda y: np.where(y > 0, y, LEAK * y),
+            lambda y: np.where(np.asarray(y) > 0, 0.0, math.log(LEAK)),
+            True,
+            (0.0,),
+        ),
+        Activation("ReLU", lambda y: np.maximum(y, 0.0), _log_slope_relu, False, (0.0,)),
+        Activation("GELU", lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
+        Activation(
+            "SiLU",
+            lambda y: y * np.exp(-np.logaddexp(0.0, -y)),
+            _log_slope_silu,
+            False,
+            (-1.2784645428,),
+        ),
+    )
+}
+
+
+def activation(name: str) -> Activation:
+    """Look an activation up.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise InputError(f"unknown activation {name!r}", f"use one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def largest_slope(name: str) -> float:
+    """sup |φ'|, the Lipschitz constant, on a grid of step 1e-4 over [-20, 20].
+
+    Contractive means at most 1: true of tanh, softplus, ReLU and leaky ReLU, not of GELU (near
+    √2) and SiLU (near 2.4).
+    """
+    return float(np.exp(activation(name).log_slope(np.linspace(-20, 20, 400_001)).max()))
+
+
+def mean_log_slope(name: str, mean: float = 0.0, std: float = 1.0) -> float:
+    """E log|φ'(Y)| of Y ~ N(mean, std²), by adaptive quadrature, in nats; -inf for ReLU.
+
+    Args:
+        name: a key of ``ACTIVATIONS``.
+        mean: of Y (a bias).
+        std: of Y, > 0.
+    """
+    chosen, scale = activation(name), positive_number(std, "std")
+    if name == "ReLU":
+        return -math.inf
+
+    def weighted(z: float) -> float:
+        return float(chosen.log_slope(np.float64(mean + scale * z))) * norm.pdf(z)
+
+    breaks = [(b - mean) / scale for b in chosen.breaks]
+    ends = [-12.0, *sorted(b for b in breaks if -12 < b < 12), 12.0]
+    return sum(quad(weighted, low, high, limit=200)[0] for low, high in itertools.pairwise(ends))
+
+
+def entropy_after(name: str, covariance: ArrayLike, mean: ArrayLike | None = None) -> float:
+    """h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)| for Y ~ N(mean, Σ) and an invertible φ, in nats.
+
+    Correlations between outputs only enter through h(Y): the Jacobian of an element-wise map is
+    diagonal, so its log-determinant is a sum over outputs.
+
+    Args:
+        name: a key of ``ACTIVATIONS`` that is invertible.
+        covariance: Σ, shape (m, m).
+        mean: shape (m,); zero by default.
+
+    Raises:
+        InputError: φ is not invertible (ReLU maps half the space onto an atom).
+    """
+    if not activation(name).invertible:
+        raise InputError(
+            f"{name} is not invertible, so this formula does not give its entropy",
+            "use noisy_information, which is finite for every activation",
+        )
+    sigma = checked_matrix(covariance, "covariance")
+    means = np.zeros(len(sigma)) if mean is None else np.asarray(mean, dtype=np.float64)
+    slopes = [
+        mean_log_slope(name, float(m), math.sqrt(v))
+        for m, v in zip(means, np.diag(sigma), strict=True)
+    ]
+    return gaussian_entropy(sigma) + sum(slopes)
+
+
+def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | None = None) -> float:
+    """h(S + N) in nats, S a scalar on the given points and N ~ N(0, σ_n²), on a grid.
+
+    Args:
+        centres: where S can be, shape (J,).
+        sigma_n: noise standard deviation, > 0.
+        weights: probabilities of the centres, shape (J,); equal by default.
+    """
+    points = checked_matrix(np.atleast_2d(centres), "centres")[0]
+    noise = positive_number(sigma_n, "sigma_n")
+    share = np.full(points.size, 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = share / share.sum()
+    grid = np.arange(points.min() - 8 * noise, points.max() + 8 * noise, noise / 12)
+    parts = np.array_split(grid, max(1, grid.size * points.size // 4_000_000))
+    kernels = (np.exp(-0.5 * ((part - points[:, None]) / noise) ** 2) for part in parts)
+    density = np.concatenate([share @ kernel for kernel in kernels])
+    density /= noise * math.sqrt(2 * math.pi)
+    surprise = np.where(density > 0, -density * np.log(np.where(density > 0, density, 1.0)), 0.0)
+    return float(surprise.sum() * noise / 12)
+
+
+def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
+    """I(Y; φ(Y) + N) of a scalar Y ~ N(mean, std²), noise after the nonlinearity, in nats.
+
+    Finite for every φ. If φ is contractive it is at most I(Y; Y + N): Gaussian noise turns
+    "closer together" into "less entropy" (Aishwarya and Li, arXiv 2409.03664).
+
+    Args:
+        name: a key of ``ACTIVATIONS``.
+        sigma_n: noise standard deviation, > 0.02 std or the grid is too coarse.
+        mean: of Y (a bias).
+        std: of Y, > 0.
+    """
+    scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
+    if noise < 0.02 * scale:
+        raise InputError(f"sigma_n is {noise} at std {scale}", "give at least 0.02 std")
+    z = np.linspace(-8, 8, 3201)
+    centres = activation(name).function(mean + scale * z)
+    return mixture_entropy(centres, noise, norm.pdf(z)) - 0.5 * LOG_2PI_E - math.log(noise)
+
+
+def information_after_relu(sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
+    """I(Y; ReLU(Y + N)), noise before the nonlinearity, in nats: data processing for ReLU.
+
+    The output is an atom at zero plus a density above it, so each entropy has both parts.
+
+    Args:
+        sigma_n: noise standard deviation, > 0.
+        mean: of Y (a bias).
+        std: of Y, > 0.
+    """
+    scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
+    z = np.linspace(-8, 8, 3201)
+    weights = norm.pdf(z) / norm.pdf(z).sum()
+    given = _rectified_entropy(mean + scale * z, noise)
+    total = _rectified_entropy(np.float64(mean), math.hypot(scale, noise))
+    return float(total - weights @ given)
+
+
+def _rectified_entropy(mean: Array, std: float) -> Array:
+    """-P₀ log P₀ - ∫ f log f over y > 0, of max(Z, 0) with Z ~ N(mean, std²)."""
+    atom = ndtr(-mean / std)
+    surprise = np.where(atom > 0, -atom * np.log(np.where(atom > 0, atom, 1.0)), 0.0)
+    # ∫ z² φ(z) above the threshold a = -mean/std is 1 - Φ(a) + a φ(a).
+    second = (1 - atom) - mean / std * norm.pdf(mean / std)
+    return surprise + (1 - atom) * math.log(std * math.sqrt(2 * math.pi)) + second / 2

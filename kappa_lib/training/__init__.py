@@ -1,0 +1,1 @@
+"""One arm with one seed: the speech LLM, its training, its checkpoints and its evaluation."""

@@ -1,0 +1,155 @@
+"""A training run on disk: one atomic checkpoint, and metrics that agree with it."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from kappa_lib import distributed
+from kappa_lib.errors import CheckpointError
+from kappa_lib.files import replacing, require_space, write_text
+from kappa_lib.training.parallel import distributed_like, full_tensor
+
+
+class RunState:
+    """Files of one run: ``resume.safetensors`` while it lasts, ``model.safetensors`` after it.
+
+    A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
+    the position, in one file that is replaced atomically. Tensors are whole in it, however they
+    were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl``
+    later than the checkpoint are dropped on resume and measured again.
+
+    With several processes all of them call :meth:`save`, :meth:`resume` and :meth:`finish`; the
+    leading one writes.
+
+    Args:
+        folder: of the run.
+        key: fingerprint of everything that decides the run; another run's files are ignored.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.metrics_path = folder / "metrics.jsonl"
+        self.model_path = folder / "model.safetensors"
+        self.resume_path = folder / "resume.safetensors"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        return read_metrics(self.folder)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``, rewriting it atomically."""
+        self._write_metrics([*self.metrics(), row])
+
+    def _write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        write_text(self.metrics_path, "".join(line + "\n" for line in lines))
+
+    def start(self) -> None:
+        """Forget whatever another configuration left in this folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._write_metrics([])
+
+    def save(
+        self, step: int, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
+    ) -> None:
+        """Write the checkpoint of ``step``.
+
+        Raises:
+            SpaceError: the disk cannot hold it; the previous checkpoint stays.
+        """
+        tensors, plain = {}, set()
+        for name, parameter in named.items():
+            tensors[f"weight/{name}"] = full_tensor(parameter)
+            for kind, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{kind}/{name}"] = full_tensor(torch.as_tensor(value))
+                if not torch.is_tensor(value):
+                    plain.add(kind)
+        if not distributed.is_main_process():
+            return
+        tensors["random"] = torch.get_rng_state()
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        require_space(self.folder, size)
+        header = {"step": str(step), "key": self.key, "plain": json.dumps(sorted(plain))}
+        with replacing(self.resume_path) as temporary:
+            save_file(tensors, temporary, header)
+
+    def resume(
+        self, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
+    ) -> int | None:
+        """Load the checkpoint into parameters and optimiser.
+
+        Returns:
+            The step it was written at, or None where there is none of this configuration.
+        """
+        if not self.resume_path.is_file():
+            return None
+        try:
+            with safe_open(self.resume_path, framework="pt") as stored:
+                header = stored.metadata() or {}
+                if header.get("key") != self.key:
+                    return None
+                _restore(stored, json.loads(header["plain"]), named, optimiser)
+                torch.set_rng_state(stored.get_tensor("random"))
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
+            ) from error
+        step = int(header["step"])
+        if distributed.is_main_process():
+            self._write_metrics(row for row in self.metrics() if row["step"] <= step)
+        return step
+
+    def finish(self, named: dict[str, nn.Parameter]) -> None:
+        """Keep the trained tensors as ``model.safetensors``; the resume file goes."""
+        tensors = {name: full_tensor(p) for name, p in named.items()}
+        if not distributed.is_main_process():
+            return
+        with replacing(self.model_path) as temporary:
+            save_file(tensors, temporary, {"key": self.key})
+        self.resume_path.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _restore(
+    stored: Any,
+    plain: list[str],
+    named: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    kinds: dict[str, list[str]] = {}
+    for key in set(stored.keys()) - {"random"}:
+        kind, _, name = key.partition("/")
+        kinds.setdefault(name, []).append(kind)
+    states: dict[int, dict[str, Any]] = {}
+    known = optimiser.state_dict()
+    numbers = {id(p): i for i, p in enumerate(optimiser.param_groups[0]["params"])}
+    for name, parameter in named.items():
+        parameter.copy_(distributed_like(stored.get_tensor(f"weight/{name}"), parameter))
+        states[numbers[id(parameter)]] = {
+            kind: _state(stored.get_tensor(f"{kind}/{name}"), parameter, kind in plain)
+            for kind in kinds[name]
+            if kind != "weight"
+        }
+    # The optimiser knows which of its states belong on the device.
+    optimiser.load_state_dict({**known, "state": states})
+
+
+def _state(value: Tensor, parameter: nn.Parameter, plain: bool) -> Any:
+    if plain:
+        return value.item()
+    return distributed_like(value, parameter) if value.shape == parameter.shape else value
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``, empty where there is none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,224 @@
+"""The speech LLM of the paper's section 4.1: frozen encoder → adaptor → language model."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kappa_lib.errors import InputError
+from kappa_lib.training.precision import autocast
+
+STACK = 4  # the paper sub-samples audio embeddings four times, by concatenation
+HEAD_WIDTH = 64
+INSTRUCTION = "Transcribe the speech."
+_AUDIO = "<<audio>>"
+# Llama 3.2's template writes the day's date into the prompt where none is given; this is 3.1's.
+_DATE = "26 Jul 2024"
+
+
+def positions(frames: int) -> int:
+    """Number of adaptor outputs for a number of encoder frames."""
+    return -(-frames // STACK)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """(length, width) sinusoidal positional encoding (Vaswani et al. 2017, section 3.5)."""
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angle = torch.arange(length)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(length, -1)[:, :width]
+
+
+class Adaptor(nn.Module):
+    """Concatenate 4 frames → linear → layer norm → two attention layers with positions.
+
+    The attention layers are pre-norm with a residual connection, which the paper leaves open.
+    The output is scaled to the size of the language model's token embeddings.
+
+    Args:
+        encoder_width: features a frame of the encoder.
+        width: of the language model's embeddings.
+        scale: root mean square of the language model's token embeddings.
+    """
+
+    def __init__(self, encoder_width: int, width: int, scale: float) -> None:
+        super().__init__()
+        heads = max(1, width // HEAD_WIDTH)
+        self.project = nn.Linear(STACK * encoder_width, width)
+        self.norm = nn.LayerNorm(width)
+        self.attention_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.attentions = nn.ModuleList(
+            nn.MultiheadAttention(width, heads, batch_first=True) for _ in range(2)
+        )
+        self.output_norm = nn.LayerNorm(width)
+        nn.init.constant_(self.output_norm.weight, scale)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Map encoder frames to language-model embeddings.
+
+        Args:
+            features: one (frames, encoder_width) tensor an utterance.
+
+        Returns:
+            (batch, positions, width) embeddings and the (batch,) number of valid positions.
+        """
+        weight = self.project.weight
+        stacked = [self._stack(f.to(weight.device, weight.dtype)) for f in features]
+        lengths = torch.tensor([len(s) for s in stacked], device=weight.device)
+        hidden = self.norm(self.project(pad_sequence(stacked, batch_first=True)))
+        padding = torch.arange(hidden.shape[1], device=hidden.device) >= lengths[:, None]
+        hidden = hidden + sinusoids(*hidden.shape[1:]).to(hidden)
+        for norm, attention in zip(self.attention_norms, self.attentions, strict=True):
+            normed = norm(hidden)
+            update, _ = attention(
+                normed, normed, normed, key_padding_mask=padding, need_weights=False
+            )
+            hidden = hidden + update
+        return self.output_norm(hidden), lengths
+
+    @staticmethod
+    def _stack(frames: Tensor) -> Tensor:
+        frames = nn.functional.pad(frames, (0, 0, 0, -len(frames) % STACK))
+        return frames.reshape(len(frames) // STACK, -1)
+
+
+class SpeechLLM(nn.Module):
+    """An LLM whose prompt holds the adaptor's output where the user's message would be."""
+
+    def __init__(
+        self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adaptor: Adaptor
+    ) -> None:
+        super().__init__()
+        self.llm, self.adaptor, self.tokenizer = llm, adaptor, tokenizer
+        # The layers that sharding gathers one at a time; Accelerate looks here for their names.
+        self._no_split_modules = llm._no_split_modules
+        self.before, self.after = chat_prompt(tokenizer)
+        self.end = _end_of_turn(tokenizer)
+
+    @property
+    def embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def unfreeze(self, names: Iterable[str]) -> list[nn.Parameter]:
+        """Make the named tensors of the language model trainable, and no others of it.
+
+        Raises:
+            InputError: a name that the model does not have.
+        """
+        known = dict(self.llm.named_parameters())
+        names = list(names)
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(
+                f"the selection names {unknown[0]!r} ({len(unknown)} unknown in all), "
+                f"which {type(self.llm).__name__} does not have",
+                "use a selection made from this model's κ table",
+            )
+        self.llm.requires_grad_(False)
+        for name in names:
+            known[name].requires_grad_(True)
+        return [known[name] for name in names]
+
+    def targets(self, text: str) -> list[int]:
+        """Token ids that the model learns to answer: the transcript and the end of the turn."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
+
+    def forward(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
+        """As :meth:`loss`; what Accelerate wraps is a module's call."""
+        return self.loss(features, texts)
+
+    def loss(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
+        """Auto-regressive cross-entropy of the transcripts given the audio (section 4.2).
+
+        The output layer runs only where a label is: with a small model and a vocabulary of
+        tens of thousands it would otherwise be a fifth of the work.
+
+        Returns:
+            Mean loss in nats a token, and the number of label tokens.
+        """
+        prompts = self._prompts(features)
+        labels = [torch.tensor(self.targets(t), device=prompts[0].device) for t in texts]
+        rows = [
+            torch.cat([p, self.embeddings(y[:-1])]) for p, y in zip(prompts, labels, strict=True)
+        ]
+        inputs = pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(r) for r in rows], device=inputs.device)
+        mask = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
+        with autocast(self.llm):
+            hidden = self.llm.get_decoder()(
+                inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False
+            ).last_hidden_state
+            # The last prompt position predicts the first label, and so on.
+            spans = [
+                h[len(p) - 1 : len(p) - 1 + len(y)]
+                for h, p, y in zip(hidden, prompts, labels, strict=True)
+            ]
+            logits = self.llm.get_output_embeddings()(torch.cat(spans)).float()
+        target = torch.cat(labels)
+        return nn.functional.cross_entropy(logits, target), len(target)
+
+    @torch.inference_mode()
+    def transcribe(self, features: Sequence[Tensor], max_new_tokens: int) -> list[tuple[str, bool]]:
+        """Greedy transcripts of a batch, left-padded.
+
+        Returns:
+            (text, capped) an utterance; capped when the length limit was reached before the
+            end of the turn.
+        """
+        prompts = self._prompts(features)
+        longest = max(len(p) for p in prompts)
+        rows = [nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts]
+        lengths = torch.tensor([len(p) for p in prompts], device=rows[0].device)
+        places = torch.arange(longest, device=rows[0].device)
+        mask = (places >= longest - lengths[:, None]).long()
+        with autocast(self.llm):
+            output = self.llm.generate(
+                inputs_embeds=torch.stack(rows),
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=self.end,
+                pad_token_id=self.end,
+                # Each process has utterances of its own; transformers would have them keep step.
+                synced_gpus=False,
+            )
+        ended = (output == self.end).any(dim=1).tolist()
+        texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
+        return [(text.strip(), not end) for text, end in zip(texts, ended, strict=True)]
+
+    def _prompts(self, features: Sequence[Tensor]) -> list[Tensor]:
+        audio, lengths = self.adaptor(features)
+        device = audio.device
+        before = self.embeddings(torch.tensor(self.before, device=device))
+        after = self.embeddings(torch.tensor(self.after, device=device))
+        audio = audio.to(before.dtype)
+        return [
+            torch.cat([before, a[:n], after]) for a, n in zip(audio, lengths.tolist(), strict=True)
+        ]
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids of the chat template before and after the place where the audio goes."""
+    messages = [
+        {"role": "system", "content": INSTRUCTION},
+        {"role": "user", "content": _AUDIO},
+    ]
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, date_string=_DATE
+    )
+    before, after = text.split(_AUDIO)
+    return (
+        tokenizer(before, add_special_tokens=False)["input_ids"],
+        tokenizer(after, add_special_tokens=False)["input_ids"],
+    )
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that closes an assistant's turn in the tokenizer's chat template."""
+    vocabulary = tokenizer.get_vocab()
+    for token in ("<|im_end|>", "<|eot_id|>"):
+        if token in vocabulary:
+            return vocabulary[token]
+    return tokenizer.eos_token_id

@@ -1,0 +1,116 @@
+"""GGUF files: header, names of the torch module, exact dequantisation.
+
+For architectures that share Llama's block layout the names are translated; llama.cpp reorders
+the rows of Llama's q and k for its rotary embedding, which is undone, so that a tensor equals
+the one in the torch module. Other architectures keep their GGUF names.
+"""
+
+import mmap
+import re
+from functools import cached_property
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+from kappa_lib.errors import CheckpointError
+from kappa_lib.files import sha256
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
+
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3")
+_BLOCK = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
+_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def module_name(name: str, architecture: str) -> str:
+    """The torch module's name of a GGUF tensor, or the name itself if it is not known."""
+    if architecture not in _LLAMA_LIKE:
+        return name
+    stem, _, suffix = name.rpartition(".")
+    block = re.match(r"blk\.(\d+)\.(\w+)$", stem)
+    if block and block[2] in _BLOCK:
+        return f"model.layers.{block[1]}.{_BLOCK[block[2]]}.{suffix}"
+    return f"{_OUTER[stem]}.{suffix}" if stem in _OUTER else name
+
+
+class GgufCheckpoint(Checkpoint):
+    """One GGUF file.
+
+    Raises:
+        CheckpointError: not a GGUF, or truncated.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            reader = gguf.GGUFReader(path)
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
+            raise CheckpointError(
+                f"{path.name}: not a complete GGUF file ({error})", "fetch it again"
+            ) from error
+        self._fields = reader.fields
+        self._map = getattr(reader.data, "_mmap", None)
+        super().__init__(self._field("general.name", path.stem))
+        self._architecture = self._field("general.architecture", "")
+        self._tensors = {}
+        for tensor in reader.tensors:
+            name = module_name(tensor.name, self._architecture)
+            shape = tuple(int(n) for n in reversed(tensor.shape))
+            self._tensors[name] = tensor
+            kind = kind_of(name, shape)
+            dtype = tensor.tensor_type.name
+            self.tensors.append(TensorInfo(name, shape, dtype, path.name, kind))
+
+    def _field(self, name: str, default: object) -> object:
+        return self._fields[name].contents() if name in self._fields else default
+
+    def read(self, info: TensorInfo) -> torch.Tensor:
+        tensor = self._tensors[info.name]
+        try:
+            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise CheckpointError(
+                f"{info.name}: quantisation {info.dtype} can't be unpacked by gguf",
+                "convert the file to another quantisation, or scan the original checkpoint",
+            ) from error
+        # A copy of its own, since an unquantised tensor is a view into the mapped file.
+        weight = torch.from_numpy(np.array(values, dtype=np.float32).reshape(info.shape))
+        self._let_go()
+        return self._unpermuted(info.name, weight)
+
+    def _let_go(self) -> None:
+        """Drop the pages of the mapped file, which would count as this process's memory."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _unpermuted(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        if self._architecture != "llama":
+            return weight
+        heads = int(self._field("llama.attention.head_count", 0))
+        if name.endswith("self_attn.k_proj.weight"):
+            heads = int(self._field("llama.attention.head_count_kv", heads))
+        elif not name.endswith("self_attn.q_proj.weight"):
+            return weight
+        # Per head, llama.cpp interleaves the two rotary halves that the module stores in turn.
+        halves = weight.reshape(heads, -1, 2, weight.shape[1]).transpose(1, 2)
+        return halves.reshape(weight.shape)
+
+    @cached_property
+    def _digest(self) -> str:
+        return sha256(self._path)
+
+    def digest(self, info: TensorInfo) -> str:
+        return self._digest

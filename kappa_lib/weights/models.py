@@ -1,0 +1,114 @@
+"""The language model: found, dequantised once, and loaded with its tokenizer."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from kappa_lib import paths
+from kappa_lib.errors import AssetError
+from kappa_lib.files import read_json, replacing, require_space, sha256, write_json
+from kappa_lib.weights import assets, hub
+
+DEFAULT = "smollm2-135m"
+# What a safetensors copy of the default model's 134.5 M weights takes in fp32, rounded up.
+_DEQUANTISED_BYTES = 560_000_000
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def weights(model: str) -> Path:
+    """Folder of safetensors for a profile's ``model``, fetched where it is a model hub id.
+
+    The default model comes as a 4-bit GGUF. It is dequantised to fp32 once (the arithmetic is
+    exact in fp32) and kept in the cache, since every later load then takes a second.
+
+    Raises:
+        AssetError: the weights can't be had, or a local folder holds no ``config.json``.
+    """
+    if model == DEFAULT:
+        return _dequantised(assets.language_model())
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or model.startswith((".", "/", "~")):
+        raise AssetError(f"{folder}: no config.json there", "name a Hugging Face model folder")
+    return hub.snapshot(model)
+
+
+def stored_as(model: str) -> str:
+    """How the weights were stored before anything here touched them, for captions."""
+    folder = weights(model)
+    record = folder / "origin.json"
+    if record.is_file():
+        return read_json(record)["stored_as"]
+    config = read_json(folder / "config.json")
+    # transformers renamed the key; checkpoints keep the name of their day.
+    return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
+
+
+def _dequantised(gguf: Path) -> Path:
+    source = sha256(gguf)
+    folder = paths.cache() / "models" / f"{gguf.stem}-{source[:12]}-fp32"
+    if (folder / "origin.json").is_file():
+        return folder
+    require_space(folder, _DEQUANTISED_BYTES)
+    transformers_logging.disable_progress_bar()
+    # The GGUF reader has a progress bar of its own that no setting reaches.
+    with contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers refuses to save a model that it still believes to be quantised.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        origin = {"file": gguf.name, "sha256": source, "stored_as": gguf.stem.split(".")[-1]}
+        write_json(temporary / "origin.json", origin)
+    return folder
+
+
+def identity(model: str) -> dict[str, str]:
+    """What pins the weights: the hash of the file they came from, or id and revision."""
+    folder = weights(model)
+    if folder.parent.name == "snapshots":
+        return {"hub": model, "revision": folder.name}
+    record = folder / "origin.json"
+    if record.is_file():
+        return read_json(record)
+    shards = sorted(folder.glob("*.safetensors"))
+    return {"folder": folder.name, **{shard.name: sha256(shard) for shard in shards}}
+
+
+def load(
+    model: str, dtype: str = "float32", device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model with all parameters frozen, and its tokenizer.
+
+    Args:
+        model: a profile's ``model``.
+        dtype: ``float32`` or ``bfloat16``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+    source = weights(model)
+    transformers_logging.disable_progress_bar()
+    llm = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    llm.requires_grad_(False)
+    llm.eval()
+    return llm.to(pick_device(device)), AutoTokenizer.from_pretrained(source)

@@ -1,0 +1,29 @@
+"""Peak memory against an allocation of known size."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.memory import PeakMemory
+
+MEGABYTES = 80
+
+
+def test_rise_is_what_was_allocated():
+    with PeakMemory() as memory:
+        block = np.ones(MEGABYTES * 125_000)
+        block += 1
+        time.sleep(0.2)  # memory is sampled, and a busy machine may skip some samples
+        del block
+    assert memory.rise / 1e6 == pytest.approx(MEGABYTES, rel=0.3)
+
+
+def test_another_process_is_watched_until_it_ends():
+    grow = f"x = b'1' * ({MEGABYTES} * 10**6); import time; time.sleep(2)"
+    child = subprocess.Popen([sys.executable, "-c", grow])
+    with PeakMemory(child.pid) as memory:
+        assert child.wait() == 0
+    assert MEGABYTES < memory.highest / 1e6 < MEGABYTES + 60

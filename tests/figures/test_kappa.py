@@ -1,0 +1,76 @@
+"""The figures show what they are given, told from their artists."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kappa_lib.figures import kappa as figures
+from kappa_lib.spectra import nulls
+from kappa_lib.spectra.measures import MEASURES, rank_correlation
+from kappa_lib.spectra.selection import select
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    drawn = nulls.null_table(nulls.LLAMA_3_8B, 4)
+    excess = rng.uniform(1, 3, len(drawn))
+    drawn = drawn.assign(kappa=drawn["kappa_mp"] * excess, kappa_excess=excess)
+    absent = [name for name in MEASURES if name not in drawn]
+    return drawn.assign(**{name: rng.uniform(1, 2, len(drawn)) for name in absent})
+
+
+def test_heat_map_has_a_cell_for_each_matrix(table):
+    image = figures.heat_map(table).axes[0].images[0].get_array()
+    assert image.shape == (7, 4)
+    first = table[(table["type"] == "q_proj") & (table["layer"] == 0)]["kappa"].item()
+    assert image[0, 0] == first
+
+
+def test_lines_and_nulls_by_layer(table):
+    lines = figures.by_layer(table).axes[0].lines
+    assert [len(line.get_xdata()) for line in lines] == [4, 2] * 7
+
+
+def test_points_against_the_null_are_all_there(table):
+    lines = figures.against_null(table).axes[0].lines
+    assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
+
+
+def test_spectra_are_relative_to_the_largest():
+    line = figures.spectra({"a": np.array([4.0, 2.0])}).axes[0].lines[0]
+    assert list(line.get_ydata()) == [1.0, 0.5]
+
+
+def test_compositions_add_up(table):
+    chosen = select(table, "selected", 10)
+    figure = figures.compositions({"selected": nulls.composition(table, chosen.tensors)})
+    widths = [sum(bar.get_width() for bar in axis.patches) for axis in figure.axes]
+    assert widths == pytest.approx([10, chosen.parameters / 1e6])
+
+
+def test_selection_map_marks_every_tensor(table):
+    arms = {arm: select(table, arm, 10).tensors for arm in ("selected", "inverse")}
+    axes = figures.selection_map(table, arms).axes
+    assert [len(axis.collections[0].get_offsets()) for axis in axes] == [10, 10]
+
+
+def test_correlations_are_written_in_their_cells(table):
+    matrix = rank_correlation(table)
+    axis = figures.correlations(matrix, matrix).axes[0]
+    texts = [text.get_text() for text in axis.texts]
+    assert len(texts) == len(MEASURES) ** 2
+    assert texts[0] == "1.00"
+
+
+def test_storage_shows_the_ratio_to_the_first_column(table):
+    kappas = pd.DataFrame({"fp32": 2.0, "bf16": 3.0}, index=table["tensor"])
+    lines = figures.storage(table, kappas).axes[0].lines
+    assert set(np.concatenate([line.get_ydata() for line in lines[:-1]])) == {1.5}
+
+
+def test_uncertainty_has_a_column_for_each_type(table):
+    names = table.loc[table["layer"] == 1, "tensor"]
+    draws = pd.DataFrame(np.ones((7, 3)), index=names)
+    axis = figures.uncertainty(table, draws).axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()][:2] == ["q_proj", "k_proj"]

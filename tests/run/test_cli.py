@@ -1,0 +1,111 @@
+"""The command line on small real files, and how its errors reach a person."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kappa_lib import __version__
+from kappa_lib.errors import InputError
+from kappa_lib.run import cli
+from kappa_lib.spectra import kappa_table
+
+SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"model.layers.{layer}.{name}.weight": torch.randn(shape, generator=generator)
+        for layer in range(4)
+        for name, shape in SHAPES.items()
+    }
+    save_file(tensors, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors", tensors
+
+
+def test_scan_then_select(checkpoint, tmp_path, capsys):
+    path, tensors = checkpoint
+    assert cli.main(["scan", str(path), "-o", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    table = kappa_table.read(tmp_path / "out").set_index("tensor")
+    values = {name: np.linalg.cond(tensor.double().numpy()) for name, tensor in tensors.items()}
+    for name, value in values.items():
+        assert table.loc[name, "kappa"] == pytest.approx(value, rel=1e-4)
+    shown = capsys.readouterr().out
+    assert "12 matrices in" in shown
+    assert {"q_proj", "v_proj", "up_proj"} <= set(shown.split())
+
+    arguments = ["select", str(tmp_path / "out"), "--count", "3", "-o", str(tmp_path)]
+    assert cli.main([*arguments, "--arm", "selected", "--arm", "inverse"]) == 0
+    shown = capsys.readouterr().out
+    ordered = sorted(values, key=values.get)
+    for arm, expected in {"selected": ordered[:3], "inverse": ordered[-3:]}.items():
+        chosen = json.loads((tmp_path / f"{arm}.json").read_text())
+        assert chosen["tensors"] == sorted(expected)
+        assert f"{arm}: 3 tensors, {chosen['parameters']:,} parameters" in shown
+        for end in ("json", "peft.json", "axolotl.yaml"):
+            assert (tmp_path / f"{arm}.{end}").is_file()
+            assert f"{arm}.{end}" in shown
+
+
+def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):
+    path, _ = checkpoint
+    patterns = ["--include", "*proj*", "--exclude", "*.mlp.*", "--exclude", "model.layers.3.*"]
+    assert cli.main(["scan", str(path), "-o", str(tmp_path / "out"), *patterns]) == 0
+    assert len(kappa_table.read(tmp_path / "out")) == 6
+
+
+def test_an_error_is_a_message_and_a_status(checkpoint, capsys):
+    path, _ = checkpoint
+    path.write_bytes(path.read_bytes()[:100])
+    assert cli.main(["scan", str(path)]) == cli.WRONG
+    shown = capsys.readouterr().err
+    assert shown.startswith("kappa: ")
+    assert path.name in shown
+    assert "What to do" in shown
+    assert "Traceback" not in shown
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(InputError, match="there is no κ table"):
+        cli.main(["--debug", "select", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--profile", "nope"], "there is no profile 'nope'"),
+        (["train", "--profile", "smoke", "--set", "steps"], "--set steps"),
+        (["train", "--profile", "smoke", "--set", "stepz=1"], "unknown profile key 'stepz'"),
+        (["train", "--profile", "smoke", "--set", "steps=many"], "profile key 'steps' is 'many'"),
+        (["report", "--profile", "nope"], "there is no profile 'nope'"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, message, capsys):
+    assert cli.main(arguments) == cli.WRONG
+    assert message in capsys.readouterr().err
+
+
+def test_settings_of_a_training():
+    arms = ["--arm", "random", "--arm", "all"]
+    options = cli.parser().parse_args(["train", "--set", "steps=40", "--seed", "3", *arms])
+    values = cli.overrides(options)
+    assert values == {"steps": 40, "seeds": [3], "arms": ["random", "all"]}
+
+
+def test_a_command_is_needed(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 2
+    assert "usage: kappa" in capsys.readouterr().err
+
+
+def test_the_console_script_is_installed():
+    script = f"{sys.prefix}/bin/kappa"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"kappa_lib {__version__}"

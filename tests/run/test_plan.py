@@ -1,0 +1,425 @@
+"""Plans: parameter counts against the real modules, memory and time against measurement."""
+
+import hashlib
+import json
+import math
+import re
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from kappa_lib import profiles
+from kappa_lib.errors import InputError
+from kappa_lib.files import read_json, write_json
+from kappa_lib.run import cli, footprint, plan, plan_text, sizes, workload
+from kappa_lib.spectra import nulls, selection
+from kappa_lib.training import optim
+from kappa_lib.training.model import Adaptor
+from kappa_lib.training.precision import autocast, promote
+from kappa_lib.weights import models
+
+LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
+BILLION = {"8B": 8.03, "3B": 3.21, "1B": 1.24}  # as the models' cards say
+
+
+def paper(**changes):
+    """The paper's set-up, whatever the profile files say."""
+    settings = {
+        "profile": "planned",
+        "model": LLAMA_8B,
+        "encoder": "openai/whisper-large-v3",
+        "dtype": "bfloat16",
+        "arms": ["selected", "inverse", "lowest_in_type", "highest_in_type"],
+        "batch": 16,
+    }
+    return profiles.load("smoke", **{**settings, **changes})
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def on_meta(config: LlamaConfig) -> LlamaForCausalLM:
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize("model", sizes.CONFIGS)
+def test_counts_are_those_of_the_real_module(model):
+    config = sizes.llama_config(model)
+    module = on_meta(config)
+    assert sizes.parameters(config) == sum(p.numel() for p in module.parameters())
+    named = dict(module.named_parameters())
+    shapes = sizes.matrix_shapes(config)
+    for name, shape in shapes.items():
+        for layer in (0, config.num_hidden_layers - 1):
+            assert tuple(named[f"model.layers.{layer}.{name}.weight"].shape) == shape
+    inside = [p for n, p in named.items() if ".layers." in n and p.ndim == 2]
+    assert len(inside) == len(shapes) * config.num_hidden_layers
+    assert sizes.layer_matrices(config) == sum(p.numel() for p in inside)
+
+
+@pytest.mark.parametrize("model", [m for m in sizes.CONFIGS if "Llama-3" in m])
+def test_llamas_have_the_size_in_their_name_and_their_own_rope(model):
+    config = sizes.llama_config(model)
+    size = model.split("-")[-2]
+    assert round(sizes.parameters(config) / 1e9, 2) <= BILLION[size] + 0.01
+    assert sizes.parameters(config) / 1e9 == pytest.approx(BILLION[size], abs=0.01)
+    assert config.rope_parameters["rope_type"] == "llama3"
+    assert config.rope_parameters["rope_theta"] == 500_000
+    assert config.tie_word_embeddings == ("3.2" in model)
+
+
+def test_the_8b_shapes_are_those_of_the_null_model():
+    config = sizes.llama_config(LLAMA_8B)
+    assert sizes.matrix_shapes(config) == nulls.LLAMA_3_8B
+    assert config.num_hidden_layers == nulls.LLAMA_3_8B_LAYERS
+
+
+@pytest.mark.parametrize("encoder", sizes.ENCODERS)
+def test_encoder_counts_are_those_of_the_real_module(encoder):
+    size = sizes.encoder_size(encoder)
+    with torch.device("meta"):
+        module = WhisperEncoder(
+            WhisperConfig(
+                d_model=size.width,
+                encoder_layers=size.layers,
+                encoder_ffn_dim=size.inner,
+                num_mel_bins=size.bands,
+                encoder_attention_heads=size.width // 64,
+            )
+        )
+    assert size.parameters == sum(p.numel() for p in module.parameters())
+
+
+def test_adaptor_count_is_that_of_the_real_module():
+    with torch.device("meta"):
+        module = Adaptor(1280, 4096, 1.0)
+    assert sizes.adaptor_parameters(1280, 4096) == sum(p.numel() for p in module.parameters())
+
+
+def test_the_papers_hundred_on_llama_3_8b():
+    """What "100 selected" and "100 inverse" are by shape alone, added up by hand."""
+    arms = {arm.name: arm for arm in plan.arms(paper())}
+    mlp, square, narrow = 14336 * 4096, 4096 * 4096, 1024 * 4096
+    assert arms["selected"].tensors == arms["inverse"].tensors == 100
+    # All keys and values have the smallest null, queries and outputs the largest; the 36 left to
+    # choose are MLP matrices on both sides.
+    assert arms["selected"].parameters == 64 * narrow + 36 * mlp
+    assert arms["inverse"].parameters == 64 * square + 36 * mlp
+    assert arms["selected"].kinds["k_proj"] == arms["selected"].kinds["v_proj"] == 32
+    assert arms["inverse"].kinds["q_proj"] == arms["inverse"].kinds["o_proj"] == 32
+    assert {arms[name].basis for name in ("selected", "inverse")} == {"null"}
+
+
+def test_arms_within_types_are_exact_whatever_the_weights():
+    arms = {arm.name: arm for arm in plan.arms(paper())}
+    config = sizes.llama_config(LLAMA_8B)
+    table = nulls.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = table.assign(kappa=torch.rand(len(table), generator=generator).numpy())
+        for name in ("lowest_in_type", "highest_in_type"):
+            assert arms[name].basis == "shapes"
+            assert arms[name].parameters == selection.select(drawn, name, 100).parameters
+
+
+def test_a_selection_that_exists_is_counted_instead_of_the_null(results):
+    profile = paper(arms=["selected"])
+    chosen = ["model.layers.3.mlp.up_proj.weight", "model.layers.7.self_attn.q_proj.weight"]
+    size = 14336 * 4096 + 4096 * 4096
+    made = selection.Selection("selected", "by hand", 0, chosen, size, "none")
+    made.save(profile.folder / "selections" / "selected.json")
+    (arm,) = plan.arms(profile)
+    assert (arm.tensors, arm.parameters, arm.basis) == (2, size, "selection")
+    assert {kind: n for kind, n in arm.kinds.items() if n} == {"up_proj": 1, "q_proj": 1}
+
+
+def saved_bytes(config: LlamaConfig, dtype: torch.dtype, checkpointing: bool = False) -> int:
+    """Bytes that autograd holds after a forward pass of 2 × 32 positions, weights apart."""
+    torch.manual_seed(0)
+    llm = LlamaForCausalLM(config).to(dtype)
+    if checkpointing:
+        llm.train()
+        llm.activation_checkpointing_enable()
+    weights = {p.untyped_storage().data_ptr() for p in llm.parameters()}
+    held, sizes = [], {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    inputs = torch.randn(2, 32, config.hidden_size, dtype=dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        llm.model(inputs_embeds=inputs, use_cache=False)
+    return sum(sizes.values())
+
+
+def small(layers: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=64,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_activations_of_a_layer_are_what_autograd_saves(dtype, size):
+    layer = saved_bytes(small(3), dtype) - saved_bytes(small(2), dtype)
+    assert layer / 64 == pytest.approx(footprint.layer_activations(small(2), size), rel=0.01)
+
+
+def test_checkpointing_keeps_the_inputs_of_layers():
+    layer = saved_bytes(small(3), torch.float32, True) - saved_bytes(small(2), torch.float32, True)
+    load = workload.Workload(32, 32, 0, 0, 0, 0)
+    three, two = (footprint.activations(small(n), 4, load, 2, True) for n in (3, 2))
+    assert layer == pytest.approx(three - two, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
+    torch.manual_seed(0)
+    llm = LlamaForCausalLM(small(2)).to(dtype).requires_grad_(False)
+    before = sum(p.nbytes for p in llm.parameters())
+    trained = list(llm.model.layers[0].mlp.requires_grad_(True).parameters())
+    promote(trained)
+    optimiser = torch.optim.AdamW(trained)
+    with autocast(llm):
+        llm(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits.sum().backward()
+    optimiser.step()
+    count = sum(p.numel() for p in trained)
+    states = [v for state in optimiser.state.values() for v in state.values() if v.ndim]
+
+    profile = paper(dtype=str(dtype).removeprefix("torch."))
+    found, without = (footprint.memory(profile, n) for n in (count, 0))
+    recipe = footprint.current(profile)
+    wider = sum(p.nbytes for p in llm.parameters()) - before
+    assert found.weights - without.weights == wider
+    assert found.gradients - without.gradients == sum(p.grad.nbytes for p in trained)
+    moments = sum(value.nbytes for value in states)
+    assert found.optimiser - without.optimiser == moments + recipe.temporaries * count
+
+
+def test_recipes_order_as_they_should():
+    profile = paper()
+    needed = {
+        footprint.options(r, profile): footprint.memory(profile, 2_000_000_000, r)
+        for r in footprint.recipes(profile)
+    }
+    done = needed[footprint.AS_IT_IS]
+    assert needed["--set optimiser=adafactor"].optimiser < done.optimiser / 10
+    assert needed["--set optimiser=adafactor"].weights == done.weights
+    halved = needed["--processes 2 --set parallel=fsdp2"]
+    assert halved.weights == done.weights / 2
+    assert halved.optimiser == done.optimiser / 2
+    # An evaluation gathers all weights: bf16, but for 2 bytes more of what trains.
+    whole = 2 * sizes.parameters(sizes.llama_config(LLAMA_8B)) + 2 * 2_000_000_000
+    assert whole < halved.activations + halved.gradients < whole + done.activations
+    assert needed[footprint.NOT_HERE].optimiser == 0
+
+
+SETTINGS = [
+    ({}, 1),
+    ({}, 4),
+    ({"optimiser": "adafactor"}, 1),
+    ({"optimiser": "adafactor"}, 4),
+    ({"parallel": "fsdp2"}, 1),
+    ({"parallel": "fsdp2"}, 4),
+]
+
+
+@pytest.mark.parametrize(("changes", "processes"), SETTINGS)
+def test_options_give_the_recipe_beside_which_they_stand(changes, processes):
+    profile = paper(**changes)
+    ways = footprint.recipes(profile, processes)
+    assert len({way.name for way in ways}) == len(ways)
+    assert footprint.options(ways[0], profile, processes) == footprint.AS_IT_IS
+    for recipe in ways:
+        words = footprint.options(recipe, profile, processes)
+        if words in (footprint.AS_IT_IS, footprint.NOT_HERE):
+            continue
+        typed = cli.parser().parse_args(["train", "--processes", str(processes), *words.split()])
+        again = paper(**changes | cli.overrides(typed))  # refuses what train would refuse
+        assert footprint.current(again, typed.processes) == recipe
+
+
+def test_processes_share_a_batch_and_the_time():
+    profile = paper()
+    one, four = (footprint.memory(profile, 10**9, processes=n) for n in (1, 4))
+    assert four.activations < one.activations
+    assert four.weights == one.weights
+    texts = [plan_text.main_text("paper", None, 200.0, n) for n in (1, 8)]
+    hours = [float(re.search(r"altogether: \S+ operations, (\S+) h", t)[1]) for t in texts]
+    assert hours[0] == pytest.approx(8 * hours[1], rel=0.05)
+    with pytest.raises(InputError, match="0 processes"):
+        plan_text.main_text("paper", processes=0)
+
+
+def test_adafactors_states_are_as_small_as_planned():
+    weight = torch.nn.Parameter(torch.zeros(14336 // 16, 4096 // 16))
+    optimiser = optim.make("adafactor", [weight], 1e-3, torch.device("cpu"))
+    weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    held = sum(v.nbytes for v in optimiser.state[weight].values() if torch.is_tensor(v))
+    # Row and column averages: 16 times fewer a parameter in a matrix 16 times as wide.
+    recipe = footprint.current(paper(optimiser="adafactor"))
+    assert held / weight.numel() / 16 < recipe.states
+
+
+def test_the_host_keeps_the_original_tensors_and_the_base_models_answers():
+    profile = paper(text_tokens=1000)
+    adaptor = sizes.adaptor_parameters(1280, 4096)
+    answers, whole = (
+        4 * 1000 * 128256,
+        sizes.parameters(sizes.llama_config(LLAMA_8B)),
+    )
+    checkpoint = 12 * (500 + adaptor)
+    assert footprint.host_memory(profile, 500) == 2 * 500 + answers + checkpoint
+    # Eight copies of the originals, or of the whole model; one checkpoint.
+    assert footprint.host_memory(profile, 500, 8) == 8 * 2 * 500 + answers + checkpoint
+    sharded = paper(text_tokens=1000, parallel="fsdp2")
+    expected = 8 * (2 * whole + 2 * 500) + answers + checkpoint
+    assert footprint.host_memory(sharded, 500, 8) == expected
+
+
+def test_arithmetic_of_a_step_is_what_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = small(2)
+    torch.manual_seed(0)
+    llm = LlamaForCausalLM(config).requires_grad_(False)
+    llm.model.layers[0].mlp.requires_grad_(True)
+    count = sum(p.numel() for p in llm.parameters() if p.requires_grad)
+    inputs = torch.randn(1, 48, config.hidden_size, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state.sum().backward()
+    forward = 2.0 * sizes.layer_matrices(config)
+    # The counter knows the matrix products; fused attention on a CPU it passes over.
+    assert counter.get_total_flops() == 48 * (2 * forward + 2 * count)
+    attention = 48 * (plan._forward(config, 48) - forward)
+    # Two layers, two products of 256-wide queries with the keys up to each position.
+    assert attention == pytest.approx(2 * 2 * 2 * 256 * sum(range(1, 49)), rel=0.03)
+
+
+def test_features_and_downloads_have_their_real_sizes():
+    profile = paper(train_utterances={"en": 1000}, test_utterances={"en": 0})
+    sizes = plan.disk(profile, [10])
+    assert sizes["model"] == 2 * sizes.parameters(sizes.llama_config(LLAMA_8B))
+    seconds = 1000 * workload.SECONDS["en"].mean
+    assert sizes["features"] == pytest.approx(seconds * 50 * 1280 * 2)
+
+
+def write_run(profile, seconds_per_step: float, parameters: int) -> None:
+    folder = profile.folder / "runs" / "selected-seed0"
+    config = {"batch": profile.batch, "steps": profile.steps, "parameters": parameters}
+    write_json(folder / "config.json", config)
+    record = {"seconds_per_step": seconds_per_step, "device": "cpu", "processor": "a chip"}
+    write_json(folder / "provenance.json", record)
+
+
+def test_the_rate_is_arithmetic_over_measured_time():
+    profile = profiles.load("smoke")
+    assert plan_text.measured_rate(profile) is None
+    write_run(profile, 2.0, 1000)
+    rate = plan_text.measured_rate(profile)
+    assert rate.value == pytest.approx(plan.work(profile, 1000).step / 2.0)
+    assert "a chip" in rate.source
+    # Another profile is judged by what has run here.
+    assert plan_text.known_rate(paper(), None).value == rate.value
+    assert plan_text.known_rate(paper(), 250.0).value == 250e12
+
+
+def test_a_rate_is_that_of_one_of_the_processes():
+    profile = profiles.load("smoke")
+    write_run(profile, 2.0, 1000)
+    alone = plan_text.measured_rate(profile).value
+    path = profile.folder / "runs" / "selected-seed0" / "provenance.json"
+    write_json(path, read_json(path) | {"processes": 4})
+    assert plan_text.measured_rate(profile).value == pytest.approx(alone / 4)
+
+
+def test_time_follows_the_rate_and_the_steps():
+    profile = paper(steps=100, eval_every=100)
+    trained = 2_000_000_000
+    once, twice = (plan.work(profile, trained), plan.work(paper(steps=200), trained))
+    assert twice.training == 2 * once.training
+    config = sizes.llama_config(LLAMA_8B)
+    tokens = 100 * 16 * workload.workload(profile).mean
+    # Forwards, forwards again, backwards through all weights, and to those that train.
+    floor = tokens * (6 * sizes.layer_matrices(config) + 2 * trained)
+    assert floor < once.training < 1.2 * floor
+
+
+def test_the_text_says_what_fits_and_what_does_not():
+    made = plan.plan(paper())
+    hundred = {arm.name: f"{arm.parameters:,}" for arm in made.arms}
+    shown = plan_text.text(made, (40 * plan_text.GIB, "40 GiB"), plan_text.Rate(1e14, "given"))
+    assert hundred["selected"] in shown
+    assert hundred["inverse"] in shown
+    assert "the exact one comes after the scan" in shown
+    assert "nothing has been downloaded" in shown
+    assert "Not every arm fits 40 GiB as it is" in shown
+    assert "--processes 8 --set parallel=fsdp2" in shown.partition("with these it does")[2]
+    assert footprint.NOT_HERE not in shown.partition("with these it does")[2]
+    roomy = plan_text.text(made, (999 * plan_text.GIB, "999 GiB"))
+    assert "Every arm fits 999 GiB" in roomy
+    tight = plan_text.text(made, (1 * plan_text.GIB, "1 GiB"))
+    assert "No way listed here fits" in tight
+    assert "no measurement here" in tight
+
+
+def test_smollm_is_planned_from_its_own_shapes():
+    made = plan.plan(profiles.load("laptop"))
+    assert {arm.tensors for arm in made.arms} == {94}
+    selected = next(arm for arm in made.arms if arm.name == "selected")
+    assert selected.parameters > 0
+    assert math.isclose(made.memory["weights"].max(), 4 * 134_515_008, rel_tol=0.05)
+
+
+def test_a_local_folder_needs_no_entry_here(tmp_path):
+    small(2).save_pretrained(tmp_path / "mine")
+    profile = paper(model=str(tmp_path / "mine"), share=0.4)
+    made = plan.plan(profile)
+    assert made.arms[0].tensors == round(0.4 * 14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("smoke", 0.0), "0.0 GiB"),
+        (("smoke", None, -1.0), r"-1.0 TFLOP/s"),
+        (("no such",), "no profile"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments, complaint):
+    with pytest.raises(InputError, match=complaint):
+        plan_text.main_text(*arguments)
+
+
+def test_unknown_models_are_refused_rather_than_downloaded():
+    with pytest.raises(InputError, match="someone/else"):
+        plan.plan(paper(model="someone/else"))
+    with pytest.raises(InputError, match="openai/whisper-huge"):
+        plan.plan(paper(encoder="openai/whisper-huge"))
+
+
+def test_main_text_is_the_same_twice():
+    shown = [plan_text.main_text("laptop", 8.0, 0.1) for _ in range(2)]
+    hashes = {hashlib.sha256(json.dumps(text).encode()).hexdigest() for text in shown}
+    assert len(hashes) == 1
+    assert models.DEFAULT in shown[0]
+
+
+def test_the_command_prints_the_plan(capsys):
+    assert cli.main(["plan", "--profile", "smoke", "--memory", "16", "--tflops", "0.1"]) == 0
+    assert capsys.readouterr().out == plan_text.main_text("smoke", 16.0, 0.1)

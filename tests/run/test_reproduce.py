@@ -1,0 +1,116 @@
+"""reproduce.sh on a stub of the project: what it installs when, hands on, and refuses."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from kappa_lib import paths
+from kappa_lib.run import lock
+
+RUNNER = (
+    "import os, sys; print('RUN', *sys.argv[1:], os.environ['KAPPA_INSTALL_SECONDS'], sys.prefix)"
+)
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "kappa-lib"
+version = "0"
+
+[tool.setuptools]
+packages = ["kappa_lib"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with the real script and as little as it needs around it."""
+    root = tmp_path / "a clone"
+    for folder in ("kappa_lib/run", "benchmarks", "notebooks/profiles"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(paths.ROOT / "reproduce.sh", root)
+    for name in ("laptop", "smoke"):
+        (root / "notebooks" / "profiles" / f"{name}.yaml").touch()
+    setuptools = next(pin for pin in lock.pins() if pin.name == "setuptools")
+    (root / "requirements.lock").write_text(f"{setuptools}\n")
+    (root / "pyproject.toml").write_text(PYPROJECT)
+    (root / "kappa_lib" / "__init__.py").touch()
+    (root / "kappa_lib" / "run" / "runner.py").write_text(RUNNER)
+    (root / "benchmarks" / "bench.py").write_text(RUNNER)
+    return root
+
+
+def call(root, *arguments, **environment):
+    return subprocess.run(
+        ["bash", str(root / "reproduce.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(project):
+    good = (project / "requirements.lock").read_text()
+    (project / "requirements.lock").write_text("no-such-package-as-this==1\n")
+    failed = call(project, PIP_NO_INDEX="1")
+    assert failed.returncode == 1
+    assert "could not be installed" in failed.stderr
+    assert "RUN" not in failed.stdout
+
+    (project / "requirements.lock").write_text(good)
+    first = call(project)
+    assert first.returncode == 0, first.stderr
+    assert "== installing" in first.stdout
+    assert "== making .venv" not in first.stdout
+    words = first.stdout.splitlines()[-1].split(maxsplit=4)
+    assert words[:3] == ["RUN", "--profile", "laptop"]
+    assert int(words[3]) > 0
+    assert words[4] == str(project / ".venv")
+
+    options = ["--set", "seeds=[0, 1]", "--processes", "2", "--force"]
+    second = call(project, "run", "--profile", "smoke", *options)
+    expected = "RUN --profile smoke --set seeds=[0, 1] --processes 2 --force"
+    assert second.stdout.startswith(expected)
+
+    assert call(project, "bench", "--divide", "8").stdout.startswith("RUN --divide 8")
+
+    (project / "requirements.lock").write_text(good + "# another comment\n")
+    assert "== installing" in call(project).stdout
+
+
+def test_help_is_the_header_and_needs_nothing(project):
+    shown = call(project, "--help")
+    assert shown.returncode == 0
+    for word in ("What it needs:", "What it does:", "How long:", "lab", "test"):
+        assert word in shown.stdout
+    assert not (project / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["everything"], "unknown argument 'everything'"),
+        (["--profile"], "--profile needs a name"),
+        (["--profile", "huge"], "there is no profile 'huge'"),
+        (["run", "test"], "one command at a time"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_installed(project, arguments, message):
+    refused = call(project, *arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_an_old_python_is_refused_with_what_to_do(project):
+    refused = call(project, PYTHON="false")
+    assert refused.returncode == 1
+    assert "PYTHON=false is not a Python 3.11 or newer" in refused.stderr
+    assert not (project / ".venv").exists()

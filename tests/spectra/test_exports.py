@@ -1,0 +1,119 @@
+"""What other tools make of a selection, and PEFT's own selection beside ours."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from peft.helpers import KappaTuneSelector
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
+from kappa_lib.spectra import exports
+from kappa_lib.spectra.scan import scan
+from kappa_lib.spectra.selection import Selection, select
+from kappa_lib.weights import assets, models
+
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def chosen(llama) -> Selection:
+    return select(scan(llama), "selected", 30)
+
+
+def test_peft_trains_exactly_the_selected_modules(llama):
+    selection = chosen(llama)
+    wrapped = get_peft_model(llama, LoraConfig(r=1, **exports.peft_targets(selection)))
+    adapted = {
+        name.removeprefix("base_model.model.")
+        for name, module in wrapped.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    wrapped.unload()
+    assert adapted == {name.removesuffix(".weight") for name in selection.tensors}
+
+
+def test_unfrozen_parameters_match_their_tensor_and_no_other(llama):
+    selection = chosen(llama)
+    patterns = yaml.safe_load(exports.unfrozen_parameters(selection))["unfrozen_parameters"]
+    names = [name for name, _ in llama.named_parameters()]
+    matched = [name for name in names if any(re.match(p, name) for p in patterns)]
+    assert sorted(matched) == selection.tensors
+
+
+def test_three_files_are_written(llama, tmp_path):
+    selection = chosen(llama)
+    paths = exports.write(selection, tmp_path)
+    assert [p.name for p in paths] == [
+        "selected.json",
+        "selected.peft.json",
+        "selected.axolotl.yaml",
+    ]
+    assert Selection.load(paths[0]) == selection
+    assert read_json(paths[1]) == exports.peft_targets(selection)
+
+
+def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    whole = Selection("x", "", 0, [name, "model.layers.0.self_attn.q_proj.weight"], 1, "")
+    assert exports.peft_targets(whole) == {
+        "target_modules": ["model.layers.0.self_attn.q_proj"],
+        "target_parameters": [name],
+    }
+    with pytest.raises(InputError, match=r"gate_up_proj\[2\]"):
+        exports.unfrozen_parameters(Selection("x", "", 0, [f"{name}[2]"], 1, ""))
+
+
+def peft_kappa(model: nn.Module) -> dict[str, float]:
+    selector = KappaTuneSelector(model, show_progress=False)
+    order = selector.get_best_targets()
+    return {name: selector._condition_numbers[name] for name in order}
+
+
+def test_order_of_a_random_model_is_pefts(llama):
+    table = scan(llama, include=["*"], exclude=["*embed_tokens*"])
+    ours = table.sort_values("kappa")["tensor"].str.removesuffix(".weight")
+    assert list(ours) == list(peft_kappa(llama))
+
+
+@pytest.mark.slow
+def test_kappa_of_the_default_model_is_pefts_up_to_its_constant_and_float32():
+    assets.language_model()
+    model, _ = models.load(models.DEFAULT)
+    table = scan(model).set_index("tensor")
+    theirs = peft_kappa(model)
+    assert len(table) == len(theirs) == 210
+    for name, row in table.iterrows():
+        # PEFT adds 1e-8 to σ_k and works in float32, whose error in σ_k is a few ε of σ₁.
+        expected = row["sigma_max"] / (row["sigma_min"] + 1e-8)
+        allowed = 20 * EPS32 * row["kappa"]
+        assert theirs[name.removesuffix(".weight")] == pytest.approx(expected, rel=allowed)
+
+
+def test_constant_in_pefts_kappa_hides_small_weights():
+    # κ does not change with the scale of a weight; with 1e-8 added to σ_k it does.
+    model = nn.Sequential(nn.Linear(16, 16, bias=False))
+    before = peft_kappa(model)["0"], scan(model)["kappa"][0]
+    with torch.no_grad():
+        model[0].weight *= 1e-8
+    after = peft_kappa(model)["0"], scan(model)["kappa"][0]
+    assert after[1] == pytest.approx(before[1], rel=1e-5)
+    assert after[0] < 0.5 * before[0]

@@ -1,0 +1,36 @@
+"""Null tables and what selections consist of."""
+
+import numpy as np
+import pytest
+
+from kappa_lib.spectra import nulls
+from kappa_lib.spectra.selection import select
+
+LLAMA = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+
+
+def test_llama_has_the_papers_224_matrices_and_published_size():
+    assert len(LLAMA) == 224
+    # 8.03 billion less two 128256 × 4096 tables and the norms.
+    parameters = int((LLAMA["rows"] * LLAMA["cols"]).sum())
+    assert parameters == 8_030_261_248 - 2 * 128_256 * 4096 - (2 * 32 + 1) * 4096
+
+
+def test_null_selection_of_llama_divides_by_type():
+    low = nulls.composition(LLAMA, select(LLAMA, "selected", 100).tensors)["tensors"]
+    high = nulls.composition(LLAMA, select(LLAMA, "inverse", 100).tensors)["tensors"]
+    assert low["k_proj"] == low["v_proj"] == high["q_proj"] == high["o_proj"] == 32
+    assert low["q_proj"] == low["o_proj"] == high["k_proj"] == high["v_proj"] == 0
+
+
+def test_composition_adds_up():
+    chosen = select(LLAMA, "random", 50, seed=3)
+    parts = nulls.composition(LLAMA, chosen.tensors)
+    assert parts["tensors"].sum() == 50
+    assert parts["of"].sum() == 224
+    assert parts["parameters"].sum() == chosen.parameters
+
+
+def test_nulled_table_forgets_what_was_measured():
+    measured = LLAMA.assign(kappa=np.arange(224.0))
+    assert nulls.nulled(measured)["kappa"].tolist() == pytest.approx(LLAMA["kappa_mp"].tolist())

@@ -1,0 +1,131 @@
+"""Arms on a table whose right answers are known."""
+
+import pandas as pd
+import pytest
+
+from kappa_lib.errors import InputError
+from kappa_lib.spectra import selection
+from kappa_lib.spectra.selection import Selection, select
+
+SHAPES = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "mlp.up_proj": (16, 8)}
+
+
+def make_table(layers: int = 10) -> pd.DataFrame:
+    rows = []
+    for layer in range(layers):
+        for place, (module, (m, n)) in enumerate(SHAPES.items()):
+            kappa = [1000.0, 20.0, 10.0][place] + layer
+            rows.append(
+                {
+                    "tensor": f"model.layers.{layer}.{module}.weight",
+                    "type": module.split(".")[1],
+                    "layer": layer,
+                    "rows": m,
+                    "cols": n,
+                    "kappa": kappa,
+                    "kappa_excess": kappa / (m + n),
+                }
+            )
+    rows.append({"tensor": "lm_head.weight", "type": "lm_head", "rows": 64, "cols": 8, "kappa": 1})
+    return pd.DataFrame(rows).astype({"layer": "Int64"})
+
+
+TABLE = make_table()
+
+
+def types(arm: str, count: int, seed: int = 0) -> dict[str, int]:
+    names = select(TABLE, arm, count, seed).tensors
+    return pd.Series(names).str.split(".").str[-2].value_counts().to_dict()
+
+
+def test_selected_takes_the_smallest_inside_the_layers():
+    assert types("selected", 12) == {"up_proj": 10, "k_proj": 2}
+    names = select(TABLE, "selected", 12).tensors
+    assert "model.layers.1.self_attn.k_proj.weight" in names
+    assert "lm_head.weight" not in names
+
+
+def test_inverse_takes_the_largest():
+    assert types("inverse", 12) == {"q_proj": 10, "k_proj": 2}
+    assert "model.layers.9.self_attn.k_proj.weight" in select(TABLE, "inverse", 12).tensors
+
+
+def test_papers_share_of_the_papers_model_is_100_and_of_this_one_94():
+    assert selection.count_for(make_table(75).head(224)) == 100
+    assert selection.count_for(make_table(70)) == 94
+
+
+def test_within_type_takes_the_same_share_of_each():
+    assert types("lowest_in_type", 6) == {"q_proj": 2, "k_proj": 2, "up_proj": 2}
+    low = select(TABLE, "lowest_in_type", 6).tensors
+    high = select(TABLE, "highest_in_type", 6).tensors
+    assert all(".0." in name or ".1." in name for name in low)
+    assert all(".8." in name or ".9." in name for name in high)
+
+
+def test_within_type_reaches_the_count_when_shares_are_fractions():
+    assert sum(types("lowest_in_type", 10).values()) == 10
+
+
+def test_random_depends_on_the_seed_alone():
+    assert select(TABLE, "random", 12, 1) == select(TABLE, "random", 12, 1)
+    assert select(TABLE, "random", 12, 1).tensors != select(TABLE, "random", 12, 2).tensors
+
+
+def test_random_like_selected_has_its_types_and_size():
+    assert types("random_like_selected", 12, 3) == types("selected", 12)
+    like, selected = (select(TABLE, arm, 12, 3) for arm in ("random_like_selected", "selected"))
+    assert like.parameters == selected.parameters
+    assert like.tensors != selected.tensors
+
+
+@pytest.mark.parametrize("arm", ["random_matched_size", "inverse_matched_size"])
+def test_matched_size_is_within_one_percent(arm):
+    table = make_table(60)
+    wanted = select(table, "selected", 80).parameters
+    assert select(table, arm, 80).parameters == pytest.approx(wanted, rel=0.01)
+
+
+def test_matched_size_that_can_not_be_reached_is_refused():
+    with pytest.raises(InputError, match="nearest"):
+        select(make_table(1), "inverse_matched_size", 1)
+
+
+def test_modules_by_place():
+    assert types("mlp", 1) == {"up_proj": 10}
+    assert types("attention", 1) == {"q_proj": 10, "k_proj": 10}
+    assert len(select(TABLE, "all", 1).tensors) == 30
+
+
+def test_parameters_are_counted():
+    assert select(TABLE, "selected", 12).parameters == 10 * 16 * 8 + 2 * 4 * 8
+
+
+def test_round_trip(tmp_path):
+    chosen = select(TABLE, "selected", 12)
+    chosen.save(tmp_path / "selected.json")
+    assert Selection.load(tmp_path / "selected.json") == chosen
+
+
+def test_unknown_tensor_is_refused():
+    chosen = select(TABLE, "selected", 12)
+    chosen.check(set(TABLE["tensor"]))
+    with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
+        chosen.check(set(TABLE["tensor"][5:]))
+
+
+@pytest.mark.parametrize("count", [0, 31])
+def test_impossible_count_is_refused(count):
+    with pytest.raises(InputError, match="can't be selected"):
+        select(TABLE, "selected", count)
+
+
+def test_unknown_arm_is_refused():
+    with pytest.raises(InputError, match="no arm 'best'"):
+        select(TABLE, "best", 3)
+
+
+def test_file_that_is_no_selection_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(InputError, match="not a selection"):
+        Selection.load(tmp_path / "x.json")

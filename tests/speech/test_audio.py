@@ -1,0 +1,87 @@
+"""Rows of speech: what goes in comes out, and what cannot be used is refused by name."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from datasets import Dataset
+
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.speech import audio
+
+TONE = np.sin(np.arange(8000, dtype=np.float32) * 0.1) * 0.5
+
+
+def wav(samples: np.ndarray, rate: int = audio.RATE, subtype: str = "PCM_16") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+def row(data: bytes | None, text: str = "a tone", identity: str = "row-7") -> dict:
+    return {"id": identity, "audio": {"bytes": data, "path": None}, "text": text}
+
+
+def full_row(number: int) -> dict:
+    rest = {"language": "en", "corpus": "own", "split": "train", "speaker": "", "seconds": 0.5}
+    return row(audio.encode(TONE), f"tone {number}", f"row-{number}") | rest
+
+
+def test_flac_keeps_samples_to_half_a_step_of_16_bits():
+    assert np.abs(audio.decode(row(audio.encode(TONE))) - TONE).max() <= 1 / 32768
+
+
+def test_a_path_is_read_like_bytes(tmp_path):
+    (tmp_path / "tone.wav").write_bytes(wav(TONE))
+    item = {"id": "x", "audio": {"bytes": None, "path": str(tmp_path / "tone.wav")}, "text": "a"}
+    np.testing.assert_array_equal(audio.decode(item), audio.decode(row(wav(TONE))))
+
+
+@pytest.mark.parametrize(
+    ("item", "complaint"),
+    [
+        (row(b"RIFF, not really"), "not readable as audio"),
+        (row(audio.encode(TONE)[:20]), "not readable as audio"),
+        (row(None), "no audio"),
+        (row(wav(np.zeros(8000, np.float32))), "silent"),
+        (row(wav(np.zeros(0, np.float32))), "silent"),
+        (row(wav(TONE * 1e-5, subtype="FLOAT")), "silent"),
+        (row(wav(np.full(800, np.nan, np.float32), subtype="FLOAT")), "NaN or infinite"),
+        (row(wav(TONE, 44_100)), "44100 Hz instead of 16000 Hz"),
+        (row(wav(TONE), ""), "empty transcript"),
+        (row(wav(TONE), " ... "), "empty transcript"),
+    ],
+)
+def test_unusable_rows_are_refused_by_name(item, complaint):
+    with pytest.raises(InputError, match=complaint) as error:
+        audio.decode(item)
+    assert "row-7" in str(error.value)
+    assert error.value.remedy
+
+
+def test_trim_cuts_silence_and_leaves_a_margin():
+    silence = np.zeros(4000, np.float32)
+    trimmed = audio.trim(np.concatenate([silence, TONE, silence]), margin=800)
+    assert trimmed.size == pytest.approx(TONE.size + 1600, abs=2)
+    assert audio.trim(silence).size == silence.size
+
+
+def test_parts_come_back_with_their_features(tmp_path):
+    rows = [full_row(number) for number in range(130)]
+    audio.write_part(tmp_path, "train", rows)
+    audio.write_part(tmp_path, "test", [])
+    parts = audio.load_parts(tmp_path)
+    assert list(parts) == ["train"]
+    assert isinstance(parts["train"], Dataset)
+    assert parts["train"].features == audio.FEATURES
+    assert parts["train"]["id"][:] == [r["id"] for r in rows]
+    assert parts["train"][129]["audio"]["bytes"] == rows[129]["audio"]["bytes"]
+
+
+def test_a_truncated_part_is_refused(tmp_path):
+    audio.write_part(tmp_path, "train", [full_row(0)])
+    path = tmp_path / "train.arrow"
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(AssetError, match="damaged"):
+        audio.load_parts(tmp_path)

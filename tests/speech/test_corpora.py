@@ -1,0 +1,165 @@
+"""The corpora: split by sentence, deterministic, kept, refused where they cannot be had."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kappa_lib import files, paths
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.speech import audio, corpora
+from kappa_lib.speech.transcripts import normalise
+from kappa_lib.weights import assets
+
+counts = st.integers(0, 60)
+names = st.sampled_from(corpora.CORPORA)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache that already has the assets: the real ones, linked."""
+    folders = [assets.espeak().folder]
+    try:
+        folders.append(assets.human_recordings())
+    except AssetError as error:
+        pytest.skip(f"the human recordings cannot be had here: {error.what}")
+    (tmp_path / "assets").mkdir()
+    for folder in folders:
+        (tmp_path / "assets" / folder.name).symlink_to(folder)
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    return tmp_path
+
+
+def texts(utterances) -> list[str]:
+    return [utterance.text for utterance in utterances]
+
+
+@settings(deadline=None, max_examples=25)
+@given(names, counts, counts, st.integers(0, 2**32))
+def test_no_test_sentence_is_trained_on(corpus, train, test, seed):
+    drawn = corpora.split(corpus, train, test, seed)
+    assert (len(drawn.train), len(drawn.test)) == (train, test)
+    # As the word error rate compares texts, not as the split does.
+    trained, tested = ({normalise(t, corpus) for t in texts(p)} for p in (drawn.train, drawn.test))
+    assert not trained & tested
+    assert len(tested) == test
+    assert len({u.id for u in (*drawn.train, *drawn.test)}) == train + test
+
+
+@settings(deadline=None, max_examples=10)
+@given(names, counts, counts, st.integers(0, 1000))
+def test_the_test_part_does_not_depend_on_the_sizes(corpus, train, test, seed):
+    small = corpora.split(corpus, 0, test // 2, seed).test
+    assert corpora.split(corpus, train, test, seed).test[: test // 2] == small
+
+
+def test_the_hash_tells_splits_apart_and_is_stable():
+    drawn = corpora.split("de", 20, 10, 3)
+    assert drawn.hash == corpora.split("de", 20, 10, 3).hash
+    others = [("en", 20, 10, 3), ("de", 21, 10, 3), ("de", 20, 9, 3), ("de", 20, 10, 4)]
+    assert len({corpora.split(*other).hash for other in others} | {drawn.hash}) == 5
+
+
+def test_the_split_file_holds_every_sentence_and_the_hash(tmp_path):
+    drawn = corpora.split("en", 5, 3, 0)
+    drawn.save(tmp_path / "split.json")
+    saved = files.read_json(tmp_path / "split.json")
+    assert saved["hash"] == drawn.hash
+    assert [entry["text"] for entry in saved["test"]] == texts(drawn.test)
+
+
+@pytest.mark.parametrize("corpus", ["de", "en"])
+def test_every_speaker_and_word_is_heard_in_training(corpus):
+    drawn = corpora.split(corpus, 400, 48, 0)
+    for part in (drawn.train, drawn.test):
+        assert {u.speaker for u in part} == set(corpora.matrix_sentences.SPEAKERS[corpus])
+    words = {word for slot in corpora.matrix_sentences.SLOTS[corpus] for word in slot}
+    assert {word for text in texts(drawn.train) for word in text.split()} == words
+
+
+def test_human_test_prompts_are_sentences_of_moderate_length():
+    drawn = corpora.split("en_human", 1000, 64, 0)
+    assert len(drawn.train) + len(drawn.test) > 500
+    seconds = {p.file: p.seconds for p in corpora.human_speech.prompts()}
+    for utterance in drawn.test:
+        assert len(utterance.text.split()) >= corpora.TEST_WORDS
+        assert seconds[utterance.file] <= corpora.TEST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "request_", [("fr", 1, 1, 0), ("en", -1, 1, 0), ("de", 99_999, 2, 0), ("en_human", 1, 1000, 0)]
+)
+def test_what_cannot_be_drawn_is_refused(request_):
+    with pytest.raises(InputError, match=f"corpus '?{request_[0]}"):
+        corpora.split(*request_)
+
+
+@pytest.mark.parametrize("corpus", corpora.CORPORA)
+def test_built_rows_decode_and_are_the_same_bytes_when_built_again(cache, corpus, monkeypatch):
+    lines = []
+    built = corpora.build(corpus, 6, 4, 1, lines.append)
+    drawn = corpora.split(corpus, 6, 4, 1)
+    for part in audio.PARTS:
+        assert built[part].features == audio.FEATURES
+        assert built[part]["text"][:] == texts(getattr(drawn, part))
+        for item in built[part]:
+            samples = audio.decode(item)
+            assert item["seconds"] == pytest.approx(samples.size / audio.RATE)
+            assert (item["corpus"], item["split"]) == (corpus, part)
+    before = [item["audio"]["bytes"] for item in built["train"]]
+
+    monkeypatch.setenv("KAPPA_HOME", str(cache / "again"))
+    (cache / "again").mkdir()
+    (cache / "again/assets").symlink_to(cache / "assets")
+    again = corpora.build(corpus, 6, 4, 1, lines.append)
+    assert [item["audio"]["bytes"] for item in again["train"]] == before
+    assert len(lines) == 2
+
+
+def test_audio_of_a_sentence_does_not_depend_on_its_neighbours(cache):
+    few = corpora.build("de", 0, 2, 5, lambda _: None)["test"]
+    many = corpora.build("de", 3, 6, 5, lambda _: None)["test"]
+    assert many.select(range(2))["audio"][:] == few["audio"][:]
+
+
+def test_the_second_build_is_offline_and_makes_nothing(cache, monkeypatch):
+    corpora.build("en", 2, 2, 0, lambda _: None)
+    (cache / "assets/espeak-ng").unlink()
+    monkeypatch.setenv("KAPPA_OFFLINE", "1")
+    lines = []
+    assert len(corpora.build("en", 2, 2, 0, lines.append)["test"]) == 2
+    assert lines == []
+
+
+def test_a_failed_build_leaves_nothing(cache, monkeypatch):
+    monkeypatch.setenv("KAPPA_OFFLINE", "1")
+    (cache / "assets/espeak-ng").unlink()
+    with pytest.raises(AssetError, match="espeak-ng"):
+        corpora.build("en", 2, 2, 0, lambda _: None)
+    assert list((paths.cache() / "speech").iterdir()) == []
+
+
+def test_a_kept_corpus_with_a_part_missing_is_refused(cache):
+    corpora.build("en", 2, 2, 0, lambda _: None)
+    next((cache / "speech").glob("*/test.arrow")).unlink()
+    with pytest.raises(AssetError, match="0 test utterances instead of 2"):
+        corpora.build("en", 2, 2, 0, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("Don't PRESS,  one!", "dont press one"),
+        ("Äpfel", "äpfel"),
+        ("...", ""),
+        ("weiße", "weisse"),
+    ],
+)
+def test_sentence_key_ignores_case_and_punctuation(text, key):
+    assert corpora.sentence_key(text) == key
+
+
+def test_the_seed_chooses_other_sentences():
+    drawn = [set(texts(corpora.split("en", 0, 40, seed).test)) for seed in range(4)]
+    overlaps = [len(a & b) for i, a in enumerate(drawn) for b in drawn[:i]]
+    assert np.max(overlaps) <= 2

@@ -1,0 +1,198 @@
+"""The Whisper encoder: its input, what it refuses, its two back ends held against each other."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import tiny_paper
+import torch
+from transformers import WhisperFeatureExtractor
+
+from kappa_lib.errors import AssetError, CheckpointError, InputError
+from kappa_lib.speech import audio, corpora, encoder
+from kappa_lib.weights import assets, whisper_files
+
+# Two implementations of the same fp32 arithmetic, in other orders of summation; measured on this
+# speech: 3e-6 on average and 3e-5 at most, where features have a root mean square of 1.4.
+MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 2e-5, 5e-4
+FULL = int(encoder.MAX_SECONDS * encoder.RATE)
+
+
+@cache
+def spoken(corpus: str) -> np.ndarray:
+    """Two seconds of a test sentence."""
+    row = corpora.build(corpus, 2, 2, seed=0)["test"][0]
+    return audio.decode(row)[: 2 * encoder.RATE]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "whisper-base"
+    return whisper_files.convert(assets.whisper(), folder)
+
+
+@pytest.mark.parametrize("bands", [80, 128])
+def test_a_full_window_has_whispers_own_features(bands):
+    noise = np.random.default_rng(0).normal(0, 0.1, FULL).astype(np.float32)
+    own = WhisperFeatureExtractor(feature_size=bands)
+    expected = own(noise, sampling_rate=encoder.RATE, return_tensors="np")["input_features"][0]
+    found = encoder.log_mel(noise, bands)
+    assert found.shape == (bands, 3000)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_short_utterance_has_the_first_frames_of_a_full_window():
+    sound = spoken("en")
+    own = WhisperFeatureExtractor(feature_size=80)
+    expected = own(sound, sampling_rate=encoder.RATE, return_tensors="np")["input_features"][0]
+    found = encoder.log_mel(sound)
+    frames = found.shape[1]
+    assert frames % encoder.FRAME_MULTIPLE == 0
+    assert 0 <= frames - sound.size / encoder.HOP < encoder.FRAME_MULTIPLE
+    # The last windows reach beyond the end of the shorter of the two.
+    np.testing.assert_allclose(found[:, :-2], expected[:, : frames - 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("pitch", [200, 400, 800])
+def test_a_tone_lies_in_the_band_of_its_frequency(pitch):
+    # Slaney's mel scale: linear up to 1 kHz, which is 15 mel, then logarithmic.
+    highest = 15 + 27 * math.log(8_000 / 1_000) / math.log(6.4)
+    width = highest / 81 * 1_000 / 15
+    tone = np.sin(2 * np.pi * pitch * np.arange(encoder.RATE) / encoder.RATE)
+    loudest = int(encoder.log_mel(tone).mean(axis=1).argmax())
+    assert loudest == pytest.approx(pitch / width - 1, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (np.zeros(0), "empty"),
+        (np.array([0.1, np.nan, 0.2]), "not finite"),
+        (np.array([0.1, np.inf]), "not finite"),
+        (np.zeros((2, 16_000)), "not 1-D"),
+        (np.zeros(FULL + 1), "30 s"),
+    ],
+)
+def test_audio_that_whisper_cannot_hear_is_refused(bad, complaint):
+    with pytest.raises(InputError, match=complaint) as error:
+        encoder.log_mel(bad)
+    assert error.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("corpus", ["en", "de"])
+def test_both_back_ends_agree_on_real_weights_and_speech(converted, corpus):
+    first = encoder.CTranslate2Encoder(assets.whisper())(spoken(corpus))
+    second = encoder.TransformersEncoder(converted)(spoken(corpus))
+    assert first.shape == second.shape
+    assert first.shape[1] == 512
+    difference = np.abs(first - second)
+    assert difference.mean() < MEAN_DIFFERENCE
+    assert difference.max() < LARGEST_DIFFERENCE
+
+
+def test_a_full_window_equals_the_modules_own_forward(tmp_path):
+    whole = tiny_paper.whisper(bands=128)
+    whole.save_pretrained(tmp_path)
+    noise = np.random.default_rng(1).normal(0, 0.1, FULL).astype(np.float32)
+    mel = torch.from_numpy(encoder.log_mel(noise, 128))[None]
+    with torch.inference_mode():
+        expected = whole.model.encoder(mel).last_hidden_state[0].numpy()
+    found = encoder.TransformersEncoder(tmp_path)(noise)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_only_the_encoder_is_loaded_and_nothing_is_said(tmp_path, capfd):
+    tiny_paper.whisper(bands=80).save_pretrained(tmp_path)
+    capfd.readouterr()
+    loaded = encoder.load(str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+    own = tiny_paper.whisper(bands=80).model.encoder.state_dict()
+    found = loaded._encoder.state_dict()
+    assert found.keys() == own.keys()
+    for name, value in found.items():
+        assert torch.equal(value, own[name]), name
+
+
+def test_other_weights_and_absent_folders_are_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    whisper = tiny_paper.whisper(bands=80)
+    whisper.model.encoder.layers = whisper.model.encoder.layers[:1]
+    whisper.save_pretrained(tmp_path / "half")
+    with pytest.raises(AssetError, match=r"half: 15 tensors .* missing"):
+        encoder.load(str(tmp_path / "half"))
+    with pytest.raises(AssetError, match="absent"):
+        encoder.load(str(tmp_path / "absent"))
+
+
+def test_conversion_undoes_what_ctranslate2s_own_converter_does(tmp_path):
+    from ctranslate2.converters.transformers import WhisperLoader
+
+    whisper = tiny_paper.whisper(bands=80)
+    spec = WhisperLoader().get_model_spec(whisper)
+    spec.register_vocabulary([f"token{i}" for i in range(64)])
+    spec.validate()
+    (tmp_path / "ct2").mkdir()
+    spec.save(str(tmp_path / "ct2"))
+    folder = whisper_files.convert(tmp_path / "ct2", tmp_path / "hf")
+    found = encoder.TransformersEncoder(folder)._encoder.state_dict()
+    for name, value in whisper.model.encoder.state_dict().items():
+        assert torch.equal(found[name], value), name
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "model.bin"
+    start = (assets.whisper() / "model.bin").read_bytes()[:5000]
+    for content, complaint in (
+        (start, "ends after"),
+        (b"\x05\x00\x00\x00" + start[4:], "binary version 5"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=complaint):
+            whisper_files.convert(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    monkeypatch.setattr(encoder, "SHARD", 3)
+    tiny_paper.whisper(bands=80).save_pretrained(tmp_path / "whisper")
+    generator = np.random.default_rng(0)
+    sounds = [generator.normal(0, 0.1, n).astype(np.float32) for n in range(2000, 9000, 1000)]
+    done = []
+
+    def make():
+        return encoder.load(str(tmp_path / "whisper"))
+
+    def fails_at_five(sound):
+        if sound is sounds[5]:
+            raise KeyboardInterrupt
+        return sound
+
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_all(sounds, fails_at_five, {"a": 1}, make, lambda i, n: done.append(i))
+    kept = sorted(path.name for path in (tmp_path / "features").iterdir())
+    assert len(kept) == 1
+    assert done == [1, 2, 3, 4, 5]
+
+    features = encoder.encode_all(sounds, lambda s: s, {"a": 1}, make, lambda i, n: done.append(i))
+    assert done[5:] == [4, 5, 6, 7]
+    alone = make()
+    for sound, found in zip(sounds, features, strict=True):
+        assert found.dtype == torch.float16
+        np.testing.assert_array_equal(found.numpy(), alone(sound).astype(np.float16))
+    assert len(list((tmp_path / "features").iterdir())) == 3
+
+
+def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        whisper = tiny_paper.whisper()
+        with torch.no_grad():
+            whisper.model.encoder.layer_norm.bias.add_(seed)
+        whisper.save_pretrained(tmp_path / name)
+    one, two = (encoder.identity(str(tmp_path / name)) for name in ("one", "two"))
+    assert one.keys() == two.keys() == {"model.safetensors"}
+    assert one != two
+    assert "@" in encoder.identity("openai/whisper-large-v3")
+    assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT

@@ -1,0 +1,77 @@
+"""Synthesis: the same bytes whatever was said before, and refusals by name."""
+
+import time
+
+import numpy as np
+import pytest
+
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.speech import synthesis
+from kappa_lib.speech.audio import RATE
+from kappa_lib.speech.synthesis import Voice
+from kappa_lib.weights import assets
+
+# f2 adds breath noise, the others are voiced only.
+UTTERANCES = [
+    ("Nora needs two red chairs", Voice("en-us+m1", 150, 45)),
+    ("Klara sucht neun alte Uhren", Voice("de+f2", 185, 55)),
+    ("Martin keeps five old lamps", Voice("en-gb-x-rp+f3", 170, 60)),
+]
+
+
+def test_same_text_and_voice_give_the_same_samples_in_any_order():
+    forward = list(synthesis.synthesise(UTTERANCES))
+    time.sleep(1.1)  # the breath noise is seeded from the clock's second unless we seed it
+    backward = list(synthesis.synthesise([*UTTERANCES[::-1], UTTERANCES[0]]))
+    for a, b in zip(forward, backward[2::-1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(backward[3], forward[0])
+
+
+def test_samples_are_audible_short_and_within_range():
+    for speech in synthesis.synthesise(UTTERANCES):
+        assert speech.dtype == np.float32
+        assert 1.0 < speech.size / RATE < 3.0
+        assert 0.2 < np.abs(speech).max() <= 1.0
+
+
+def test_a_higher_rate_is_shorter_and_a_voice_is_heard():
+    text = UTTERANCES[0][0]
+    voices = [Voice("en-us+m1", 120), Voice("en-us+m1", 200), Voice("en-us+f2", 200)]
+    slow, fast, other = synthesis.synthesise((text, voice) for voice in voices)
+    assert slow.size > 1.3 * fast.size
+    assert other.size != fast.size or not np.array_equal(other, fast)
+
+
+def fundamental(speech: np.ndarray) -> float:
+    """Hz at the highest peak of the autocorrelation between 60 and 250 Hz, middle half."""
+    middle = speech[speech.size // 4 : -speech.size // 4]
+    correlation = np.correlate(middle, middle, "full")[middle.size - 1 :]
+    lags = np.arange(RATE // 250, RATE // 60)
+    return RATE / float(lags[np.argmax(correlation[lags])])
+
+
+def test_pitch_raises_the_fundamental():
+    low, high = synthesis.synthesise(("Mama", Voice("de+m3", 120, pitch)) for pitch in (20, 80))
+    assert fundamental(high) > 1.2 * fundamental(low)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "..."])
+def test_a_text_without_words_is_refused(text):
+    with pytest.raises(InputError, match="says nothing"):
+        list(synthesis.synthesise([(text, Voice("en"))]))
+
+
+@pytest.mark.parametrize("name", ["xx", "en+nobody"])
+def test_an_unknown_voice_is_refused_not_replaced(name):
+    with pytest.raises(InputError, match=f"voice '{name.replace('+', '.')}'"):
+        list(synthesis.synthesise([("hello", Voice(name))]))
+
+
+def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch):
+    broken = tmp_path / "libespeak-ng.so"
+    broken.write_bytes(b"not a library")
+    real = assets.espeak()
+    monkeypatch.setattr(assets, "espeak", lambda: assets.Espeak(broken, real.folder, "x"))
+    with pytest.raises(AssetError, match="eSpeak NG cannot run"):
+        list(synthesis.synthesise(UTTERANCES))

@@ -1,0 +1,39 @@
+"""Refusals of what has no condition number."""
+
+import numpy as np
+import pytest
+import torch
+
+from kappa_lib.errors import InputError
+from kappa_lib.theory.checks import as_matrix
+
+BROKEN = {
+    "NaN": torch.tensor([[1.0, float("nan")], [0.0, 1.0]]),
+    "infinite": torch.tensor([[1.0, float("-inf")], [0.0, 1.0]], dtype=torch.bfloat16),
+    "empty": torch.empty(0, 4),
+    "matrix": torch.ones(4),
+    "zero": torch.zeros(3, 3),
+    "floating": torch.ones(2, 2, dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize(("word", "weight"), BROKEN.items(), ids=list(BROKEN))
+def test_refusal_names_the_tensor_and_the_reason(word, weight):
+    with pytest.raises(InputError, match=word) as caught:
+        as_matrix(weight, "layers.3.q_proj")
+    assert "layers.3.q_proj" in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_float_dtype_passes_unchanged(dtype):
+    weight = torch.eye(3, dtype=dtype)
+    assert as_matrix(weight).dtype == dtype
+
+
+def test_gradients_are_left_behind():
+    assert not as_matrix(torch.nn.Linear(3, 3).weight).requires_grad
+
+
+def test_numpy_matrix_is_taken():
+    np.testing.assert_array_equal(as_matrix(np.eye(2)).numpy(), np.eye(2))

@@ -1,0 +1,156 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from kappa_lib.errors import InputError
+from kappa_lib.theory import entropy
+from kappa_lib.theory.matrices import random_orthogonal
+
+FEW = settings(max_examples=30, deadline=None, derandomize=True)
+SEEDS = st.integers(0, 2**32 - 1)
+SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def gaussian(seed, shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def spectrum(weight):
+    return np.linalg.svd(weight, compute_uv=False)
+
+
+def test_gaussian_entropy_is_scipys():
+    root = gaussian(1, (5, 8))
+    covariance = root @ root.T
+    expected = stats.multivariate_normal(cov=covariance).entropy()
+    assert entropy.gaussian_entropy(covariance) == pytest.approx(expected, rel=1e-12)
+
+
+def test_gaussian_entropy_of_a_scalar_is_the_textbooks():
+    assert entropy.gaussian_entropy([[4.0]]) == pytest.approx(stats.norm(scale=2).entropy())
+
+
+def test_linear_covariance_is_that_of_samples():
+    weight, rng = gaussian(2, (3, 5)), np.random.default_rng(0)
+    samples = 0.7 * rng.standard_normal((200_000, 5)) @ weight.T
+    expected = entropy.linear_covariance(weight, sigma_x=0.7)
+    assert np.cov(samples.T) == pytest.approx(expected, abs=0.02 * expected.max())
+
+
+@FEW
+@given(SHAPES, SEEDS)
+def test_log_det_gram_is_slogdets(shape, seed):
+    weight = gaussian(seed, sorted(shape))
+    sign, expected = np.linalg.slogdet(weight @ weight.T)
+    assert sign == 1
+    assert entropy.log_det_gram(spectrum(weight)) == pytest.approx(expected, abs=1e-6)
+
+
+@FEW
+@given(SHAPES, SEEDS, st.floats(0.01, 100))
+def test_linear_entropy_agrees_with_the_covariance_route(shape, seed, sigma_x):
+    weight = gaussian(seed, sorted(shape))
+    expected = entropy.gaussian_entropy(entropy.linear_covariance(weight, sigma_x))
+    assert entropy.linear_entropy(spectrum(weight), sigma_x) == pytest.approx(expected, abs=1e-6)
+
+
+@FEW
+@given(SHAPES, SEEDS, st.floats(0.01, 100))
+def test_entropy_is_scale_variant_and_otherwise_invariant(shape, seed, scale):
+    weight = gaussian(seed, shape)
+    turned = random_orthogonal(shape[0], np.random.default_rng(seed)) @ weight
+    base = entropy.linear_entropy(spectrum(weight))
+    assert entropy.linear_entropy(spectrum(turned)) == pytest.approx(base, abs=1e-8)
+    assert entropy.linear_entropy(spectrum(weight.T)) == pytest.approx(base, abs=1e-8)
+    shifted = base + min(shape) * math.log(scale)
+    assert entropy.linear_entropy(spectrum(scale * weight)) == pytest.approx(shifted, abs=1e-8)
+
+
+def test_rank_deficient_entropy_lives_on_the_image():
+    weight = np.vstack([np.diag([3.0, 0.5]), np.zeros((4, 2))])
+    on_image = entropy.gaussian_entropy(np.diag([9.0, 0.25]))
+    assert entropy.linear_entropy(spectrum(weight)) == pytest.approx(on_image)
+    with_dust = entropy.linear_entropy([3.0, 0.5, 1e-17])
+    assert with_dust == pytest.approx(on_image)
+    assert entropy.linear_entropy([3.0, 0.5, 1e-17], rtol=0.0) != pytest.approx(on_image)
+
+
+@FEW
+@given(SHAPES, SEEDS, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_mutual_information_is_the_determinant_form(shape, seed, sigma_x, sigma_n):
+    weight = gaussian(seed, shape)
+    gram = (sigma_x / sigma_n) ** 2 * weight @ weight.T
+    expected = np.linalg.slogdet(np.eye(shape[0]) + gram)[1] / 2
+    actual = entropy.mutual_information(spectrum(weight), sigma_x, sigma_n)
+    assert actual == pytest.approx(expected, rel=1e-9)
+
+
+@FEW
+@given(SEEDS, st.floats(0.1, 10), st.floats(1.01, 5))
+def test_mutual_information_falls_with_noise(seed, sigma_n, factor):
+    s = np.abs(gaussian(seed, 6)) + 1e-3
+    noisier = entropy.mutual_information(s, 1.0, factor * sigma_n)
+    assert 0 < noisier < entropy.mutual_information(s, 1.0, sigma_n)
+
+
+def test_zero_singular_values_carry_no_information():
+    by_direction = entropy.information_by_direction([0.0, 2.0])
+    assert by_direction == pytest.approx([0.0, 0.5 * math.log(5)])
+
+
+def test_vanishing_noise_recovers_the_entropy_up_to_the_noises_own():
+    s, sigma_n = np.array([2.0, 1.0, 0.5]), 1e-6
+    noise = entropy.gaussian_entropy(sigma_n**2 * np.eye(3))
+    expected = entropy.linear_entropy(s) - noise
+    assert entropy.mutual_information(s, 1.0, sigma_n) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "said"),
+    [
+        ([[1.0]], "shape"),
+        ([], "shape"),
+        ([1.0, np.nan], "NaN"),
+        ([np.inf, 1.0], "infinite"),
+        ([1.0, -1.0], "negative"),
+        ([0.0, 0.0], "zero norm"),
+    ],
+)
+def test_bad_spectra_are_named(spectrum, said):
+    for function in (entropy.linear_entropy, entropy.log_det_gram, entropy.mutual_information):
+        with pytest.raises(InputError, match=said):
+            function(spectrum)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
+def test_bad_noise_and_input_scales_are_named(sigma):
+    with pytest.raises(InputError, match="sigma_n"):
+        entropy.mutual_information([1.0], 1.0, sigma)
+    with pytest.raises(InputError, match="sigma_x"):
+        entropy.mutual_information([1.0], sigma, 1.0)
+    with pytest.raises(InputError, match="sigma_x"):
+        entropy.linear_entropy([1.0], sigma)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 2.0], np.zeros((0, 3)), [[np.nan]], np.ones((2, 2, 2))])
+def test_bad_matrices_are_named(weight):
+    with pytest.raises(InputError, match="weight"):
+        entropy.linear_covariance(weight)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "said"),
+    [
+        ([[1.0, 2.0]], "symmetric"),
+        ([[1.0, 0.5], [0.0, 1.0]], "symmetric"),
+        ([[1.0, 1.0], [1.0, 1.0]], "positive definite"),
+        ([[1.0, 0.0], [0.0, -1.0]], "positive definite"),
+    ],
+)
+def test_bad_covariances_are_named(covariance, said):
+    with pytest.raises(InputError, match=said):
+        entropy.gaussian_entropy(covariance)

@@ -1,0 +1,160 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from kappa_lib.errors import InputError
+from kappa_lib.theory import nonlinear
+from kappa_lib.theory.entropy import gaussian_entropy, mutual_information
+from kappa_lib.theory.estimators import knn_entropy
+
+TORCH = {
+    "tanh": torch.tanh,
+    "softplus": torch.nn.functional.softplus,
+    "leaky ReLU": lambda y: torch.nn.functional.leaky_relu(y, nonlinear.LEAK),
+    "ReLU": torch.relu,
+    "GELU": torch.nn.functional.gelu,
+    "SiLU": torch.nn.functional.silu,
+}
+INVERTIBLE = ["tanh", "softplus", "leaky ReLU"]
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_functions_and_slopes_are_torchs(name):
+    y = torch.linspace(-15, 15, 601, dtype=torch.float64, requires_grad=True)
+    value = TORCH[name](y)
+    (slope,) = torch.autograd.grad(value.sum(), y)
+    ours = nonlinear.activation(name)
+    at = y.detach().numpy()
+    assert ours.function(at) == pytest.approx(value.detach().numpy(), abs=1e-12)
+    keep = slope.abs().numpy() > 1e-9
+    expected = slope.abs().log().numpy()[keep]
+    assert ours.log_slope(at)[keep] == pytest.approx(expected, abs=1e-4)
+
+
+def test_which_activations_contract():
+    assert nonlinear.largest_slope("GELU") == pytest.approx(1.1289, abs=1e-4)
+    assert nonlinear.largest_slope("SiLU") == pytest.approx(1.0998, abs=1e-4)
+    for name in ("identity", "tanh", "softplus", "leaky ReLU", "ReLU"):
+        assert nonlinear.largest_slope(name) == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", [*INVERTIBLE, "GELU", "SiLU"])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.0, 2.0), (1.5, 1.0)])
+def test_mean_log_slope_is_that_of_samples(name, mean, std):
+    y = mean + std * np.random.default_rng(0).standard_normal(400_000)
+    logs = nonlinear.activation(name).log_slope(y)
+    error = logs.std() / math.sqrt(logs.size)
+    assert abs(nonlinear.mean_log_slope(name, mean, std) - logs.mean()) < 4 * error
+
+
+def test_leaky_relu_loses_half_the_log_of_its_leak():
+    assert nonlinear.mean_log_slope("leaky ReLU") == pytest.approx(math.log(nonlinear.LEAK) / 2)
+    assert nonlinear.mean_log_slope("ReLU") == -math.inf
+
+
+@pytest.mark.parametrize("name", INVERTIBLE)
+def test_entropy_after_agrees_with_neighbours(name):
+    covariance, mean = np.array([[1.0, 0.6], [0.6, 0.8]]), [0.3, -0.2]
+    samples = stats.multivariate_normal(mean, covariance).rvs(20_000, random_state=1)
+    estimate = knn_entropy(nonlinear.activation(name).function(samples))
+    value = nonlinear.entropy_after(name, covariance, mean)
+    assert value == pytest.approx(estimate, abs=0.06)
+    assert value <= gaussian_entropy(covariance)
+
+
+def test_gelu_breaks_the_bound_where_its_slope_passes_one():
+    y = 2.0 + 0.4 * np.random.default_rng(2).standard_normal(20_000)
+    change = knn_entropy(nonlinear.activation("GELU").function(y)[:, None]) - knn_entropy(
+        y[:, None]
+    )
+    assert change > 0.03
+    assert nonlinear.mean_log_slope("GELU", 2.0, 0.4) == pytest.approx(change, abs=0.01)
+    assert change < math.log(nonlinear.largest_slope("GELU"))
+
+
+@pytest.mark.parametrize(("std", "sigma_n"), [(1.0, 0.1), (1.0, 1.0), (0.3, 2.0), (5.0, 0.5)])
+def test_noisy_information_of_the_identity_is_shannons(std, sigma_n):
+    expected = mutual_information([1.0], std, sigma_n)
+    assert nonlinear.noisy_information("identity", sigma_n, 0.7, std) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", [*INVERTIBLE, "ReLU"])
+@pytest.mark.parametrize("sigma_n", [0.05, 0.5, 3.0])
+@pytest.mark.parametrize("mean", [-1.0, 0.0, 2.0])
+def test_contractive_activations_lose_information(name, sigma_n, mean):
+    after = nonlinear.noisy_information(name, sigma_n, mean)
+    assert 0 < after < mutual_information([1.0], 1.0, sigma_n)
+
+
+def test_gelu_can_gain_information_but_not_more_than_its_slope_allows():
+    before = mutual_information([1.0], 0.4, 0.3)
+    after = nonlinear.noisy_information("GELU", 0.3, 2.0, 0.4)
+    allowed = mutual_information([nonlinear.largest_slope("GELU")], 0.4, 0.3)
+    assert before + 0.01 < after < allowed
+
+
+def test_noisy_information_agrees_with_neighbours():
+    rng = np.random.default_rng(3)
+    y, noise = rng.standard_normal((2, 40_000, 1))
+    out = np.maximum(y, 0) + 0.5 * noise
+    estimate = knn_entropy(out) - knn_entropy(0.5 * noise)
+    assert nonlinear.noisy_information("ReLU", 0.5) == pytest.approx(estimate, abs=0.03)
+
+
+@pytest.mark.parametrize(("mean", "sigma_n"), [(0.0, 0.3), (1.0, 0.3), (-1.0, 1.0)])
+def test_information_after_relu_is_that_of_a_fine_histogram(mean, sigma_n):
+    # A discrete channel: Y and Z on fine cells, everything at or below zero merged into one.
+    y = mean + np.linspace(-6, 6, 601)
+    prior = stats.norm.pdf(y, mean)
+    prior /= prior.sum()
+    edges = np.concatenate([[-np.inf], np.arange(0, 9, 0.02)])
+    channel = np.diff(stats.norm.cdf(edges[None, :], y[:, None], sigma_n), axis=1)
+    marginal = prior @ channel
+    ratio = np.where(channel > 1e-300, channel, 1) / np.where(marginal > 1e-300, marginal, 1)
+    expected = float((prior[:, None] * channel * np.log(ratio)).sum())
+    value = nonlinear.information_after_relu(sigma_n, mean)
+    assert value == pytest.approx(expected, abs=2e-3)
+    assert value < mutual_information([1.0], 1.0, sigma_n)
+
+
+def test_mixture_entropy_limits():
+    one = nonlinear.mixture_entropy([3.0], 0.5)
+    assert one == pytest.approx(stats.norm(scale=0.5).entropy(), abs=1e-6)
+    apart = nonlinear.mixture_entropy([-50.0, 50.0], 0.5, [0.25, 0.75])
+    assert apart - one == pytest.approx(stats.entropy([0.25, 0.75]), abs=1e-6)
+
+
+def test_entropy_moves_with_squared_distances():
+    # The identity behind the contraction theorem: dh/ds = Σ pᵢpⱼ wᵢⱼ d|xᵢ-xⱼ|²/ds / (4σ²).
+    rng = np.random.default_rng(5)
+    points, velocities, noise = rng.normal(0, 2, 6), rng.normal(0, 1, 6), 0.7
+    weights = rng.dirichlet(np.ones(6))
+    grid = np.linspace(-15, 15, 20_001)
+    bumps = stats.norm.pdf(grid, points[:, None], noise)
+    shared = bumps[:, None] * bumps[None] / (weights @ bumps)
+    pairs = shared.sum(axis=-1) * (grid[1] - grid[0])
+    growth = 2 * np.subtract.outer(points, points) * np.subtract.outer(velocities, velocities)
+    formula = (np.outer(weights, weights) * pairs * growth).sum() / (4 * noise**2)
+    ends = [
+        nonlinear.mixture_entropy(points + step * velocities, noise, weights)
+        for step in (-1e-4, 1e-4)
+    ]
+    assert (ends[1] - ends[0]) / 2e-4 == pytest.approx(formula, rel=1e-4)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="unknown activation 'sine'"):
+        nonlinear.largest_slope("sine")
+    with pytest.raises(InputError, match="GELU is not invertible"):
+        nonlinear.entropy_after("GELU", [[1.0]])
+    with pytest.raises(InputError, match="std"):
+        nonlinear.mean_log_slope("tanh", 0.0, -1.0)
+    with pytest.raises(InputError, match="sigma_n"):
+        nonlinear.noisy_information("tanh", 0.0)
+    with pytest.raises(InputError, match="at least"):
+        nonlinear.noisy_information("tanh", 0.001)

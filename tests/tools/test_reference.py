@@ -1,0 +1,55 @@
+import re
+
+import pytest
+
+from kappa_lib import paths
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import report
+from kappa_lib.files import read_json
+from tools import reference
+
+PUBLISHED = sorted(path.parent.name for path in reference.REFERENCE.glob("*/REPORT.md"))
+
+
+def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
+    readme = reference.README.read_text(encoding="utf-8")
+    written = reference.blocks()
+    assert set(written) == {"results", "study", "plan", "benchmark"}
+    for name, block in written.items():
+        assert report.block_of(readme, name) == block
+
+
+def test_the_benchmark_s_table_is_that_of_its_seconds():
+    measured = read_json(reference.REFERENCE / "bench" / "bench.json")
+    table = reference.bench_table(measured)
+    seconds = measured["layer"]["seconds"]
+    ratio = seconds["torch.linalg.svdvals, fp32"] / seconds["ours, κ alone"]
+    assert f"| ours, κ alone | {seconds['ours, κ alone']:.1f} | {ratio:.1f} × |" in table
+
+
+def test_pictures_and_links_of_the_readme_exist():
+    readme = reference.README.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert targets
+    missing = [t for t in targets if "://" not in t and not (paths.ROOT / t).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_report_has_its_pictures(name):
+    folder = reference.REFERENCE / name
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / report.FILE).read_text())
+    assert pictures
+    assert all((folder / picture).is_file() for picture in pictures)
+
+
+def test_a_profile_without_a_report_is_not_published(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    with pytest.raises(InputError, match=r"REPORT\.md"):
+        reference.publish("smoke")
+
+
+def test_a_readme_without_markers_is_not_written():
+    with pytest.raises(InputError, match="both markers"):
+        report.replace_block("no markers here", "results", "block")

@@ -1,0 +1,87 @@
+import pytest
+import tiny
+import torch
+from torch.nn import functional
+
+from kappa_lib.training.model import Adaptor, SpeechLLM, chat_prompt, positions, sinusoids
+from kappa_lib.training.warm_start import new_adaptor
+
+
+@pytest.fixture(scope="module")
+def model():
+    llm = tiny.llama()
+    adaptor = new_adaptor(32, llm.get_input_embeddings().weight, seed=0)
+    return SpeechLLM(llm, tiny.tokenizer(), adaptor).eval()
+
+
+def features(*frames: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 32, generator=generator) for n in frames]
+
+
+def test_adaptor_shapes_and_lengths():
+    adaptor = Adaptor(32, 64, 0.1)
+    output, lengths = adaptor(features(8, 13, 1))
+    assert output.shape == (3, 4, 64)
+    assert lengths.tolist() == [2, 4, 1] == [positions(n) for n in (8, 13, 1)]
+
+
+def test_padding_does_not_change_an_utterance(model):
+    alone, _ = model.adaptor(features(8))
+    together, _ = model.adaptor([*features(8), torch.randn(40, 32)])
+    torch.testing.assert_close(together[0, :2], alone[0], rtol=1e-4, atol=1e-6)
+
+
+def test_adaptor_output_has_the_size_of_token_embeddings(model):
+    output, _ = model.adaptor(features(40))
+    table = model.embeddings.weight
+    sizes = [values.pow(2).mean().sqrt().item() for values in (output, table)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+
+
+def test_positions_are_those_of_the_formula():
+    table = sinusoids(5, 6)
+    assert table[3, 2] == pytest.approx(torch.sin(torch.tensor(3 / 10_000 ** (2 / 6))))
+    assert table[3, 3] == pytest.approx(torch.cos(torch.tensor(3 / 10_000 ** (2 / 6))))
+
+
+def test_loss_equals_the_full_model_one_utterance_at_a_time(model):
+    """The output layer at labels only, and padding, change nothing."""
+    speech, texts = features(9, 22), ["Anna kauft", "Victor sells two old lamps"]
+    total = count = 0
+    with torch.no_grad():
+        for one, text in zip(speech, texts, strict=True):
+            audio, _ = model.adaptor([one])
+            labels = torch.tensor(model.targets(text))
+            parts = [
+                model.embeddings(torch.tensor(model.before)),
+                audio[0],
+                model.embeddings(torch.tensor(model.after)),
+                model.embeddings(labels),
+            ]
+            logits = model.llm(inputs_embeds=torch.cat(parts)[None]).logits[0]
+            start = sum(map(len, parts[:3]))
+            # shifted by one: the position before a label predicts it
+            predicted = logits[start - 1 : start - 1 + len(labels)]
+            total += functional.cross_entropy(predicted, labels, reduction="sum").item()
+            count += len(labels)
+        loss, tokens = model.loss(speech, texts)
+    assert tokens == count
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_batched_transcripts_equal_single_ones(model):
+    speech = features(9, 30, 17)
+    together = model.transcribe(speech, max_new_tokens=5)
+    assert together == [model.transcribe([one], max_new_tokens=5)[0] for one in speech]
+
+
+def test_targets_end_with_the_end_of_the_turn(model):
+    assert model.tokenizer.convert_ids_to_tokens(model.targets("Anna")[-1]) == "<|im_end|>"
+
+
+def test_the_prompt_is_the_chat_template_around_the_audio():
+    tokenizer = tiny.tokenizer()
+    before, after = chat_prompt(tokenizer)
+    text = tokenizer.decode(before) + "AUDIO" + tokenizer.decode(after)
+    assert text.endswith("<|im_start|>user\nAUDIO<|im_end|>\n<|im_start|>assistant\n")

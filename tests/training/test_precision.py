@@ -1,0 +1,125 @@
+"""bf16 weights that train in fp32: against plain fp32, and against what bf16 alone would lose."""
+
+import pytest
+import tiny_paper
+import torch
+
+from kappa_lib.training.model import SpeechLLM
+from kappa_lib.training.precision import (
+    autocast,
+    gradient_checkpointing,
+    is_mixed,
+    promote,
+    put_back,
+)
+from kappa_lib.training.warm_start import new_adaptor
+
+NAMES = ["model.layers.1.mlp.up_proj.weight", "model.layers.2.self_attn.q_proj.weight"]
+TEXTS = ["the cat sat", "he saw a red boat"]
+
+
+def speech_llm(dtype: torch.dtype) -> tuple[SpeechLLM, list[torch.nn.Parameter]]:
+    llm = tiny_paper.llama().to(dtype).eval()
+    adaptor = new_adaptor(32, llm.get_input_embeddings().weight, seed=0)
+    model = SpeechLLM(llm, tiny_paper.tokenizer(), adaptor)
+    return model, model.unfreeze(NAMES)
+
+
+def features() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 32, generator=generator) for n in (24, 40)]
+
+
+def gradients(model: SpeechLLM, chosen: list[torch.nn.Parameter]) -> tuple[float, list]:
+    loss, _ = model.loss(features(), TEXTS)
+    loss.backward()
+    return loss.item(), [p.grad.float() for p in (*chosen, *model.adaptor.parameters())]
+
+
+def test_only_what_trains_is_promoted_and_its_gradients_are_fp32():
+    model, chosen = speech_llm(torch.bfloat16)
+    promote(chosen)
+    assert is_mixed(model.llm)
+    wide = {n for n, p in model.llm.named_parameters() if p.dtype == torch.float32}
+    assert wide == set(NAMES)
+    gradients(model, chosen)
+    assert all(p.grad.dtype == torch.float32 for p in chosen)
+
+
+def test_loss_and_gradients_are_those_of_fp32_to_bf16s_precision():
+    mixed, chosen = speech_llm(torch.bfloat16)
+    promote(chosen)
+    whole, same = speech_llm(torch.float32)
+    loss, found = gradients(mixed, chosen)
+    expected_loss, expected = gradients(whole, same)
+    assert loss == pytest.approx(expected_loss, rel=2e-3)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).norm() <= 0.05 * theirs.norm() + 1e-6
+
+
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less():
+    sizes, results = [], []
+    for recomputed in (False, True):
+        model, chosen = speech_llm(torch.bfloat16)
+        promote(chosen)
+        held: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            if recomputed:
+                with gradient_checkpointing(model.llm):
+                    loss, _ = model.loss(features(), TEXTS)
+            else:
+                loss, _ = model.loss(features(), TEXTS)
+        sizes.append(sum(held.values()))
+        loss.backward()
+        results.append([p.grad for p in chosen])
+        assert not model.llm.training
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_small_updates_survive_that_bf16_alone_would_lose():
+    moved = {}
+    for promoted in (False, True):
+        model, chosen = speech_llm(torch.bfloat16)
+        before = [p.detach().float().clone() for p in chosen]
+        if promoted:
+            promote(chosen)
+        optimiser = torch.optim.AdamW(chosen, lr=1e-6, weight_decay=0.0)
+        for _ in range(5):
+            loss, _ = model.loss(features(), TEXTS)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        pairs = zip(chosen, before, strict=True)
+        moved[promoted] = [(p.detach().float() - b != 0).float().mean().item() for p, b in pairs]
+    assert all(share > 0.9 for share in moved[True])
+    assert all(share < 0.1 for share in moved[False])
+
+
+def test_weights_come_back_with_their_values_and_type():
+    _, chosen = speech_llm(torch.bfloat16)
+    kept = [p.detach().clone() for p in chosen]
+    promote(chosen)
+    with torch.no_grad():
+        for parameter, value in zip(chosen, kept, strict=True):
+            parameter.add_(1.0)
+            put_back(parameter, value)
+            assert parameter.dtype == torch.bfloat16
+            assert torch.equal(parameter, value)
+
+
+def test_fp32_is_left_alone():
+    model, chosen = speech_llm(torch.float32)
+    assert not is_mixed(model.llm)
+    with autocast(model.llm):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    with gradient_checkpointing(model.llm):
+        assert not model.llm.training
+    promote(chosen)
+    assert all(p.dtype == torch.float32 for p in chosen)

@@ -1,0 +1,335 @@
+"""Several processes against one: the same training, the same table, and what happens when one dies.
+
+Every test calls the command as a user does; with no GPU here the processes talk through gloo.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import tiny_paper
+import torch
+from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from kappa_lib import distributed, paths
+from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
+from kappa_lib.run import launch, runner
+from kappa_lib.spectra import kappa_table, scan
+from kappa_lib.training import parallel
+from kappa_lib.training.checkpoints import read_metrics
+from kappa_lib.training.workbench import Bench
+
+pytestmark = pytest.mark.slow
+# What is summed in another order differs by rounding: of fp32, and of the bf16 arithmetic. The
+# second number is of an update as a whole; AdamW moves a weight by about lr whichever way
+# rounding points a gradient that is nearly zero.
+TOLERANCE = {"float32": (1e-5, 0.01), "bfloat16": (5e-3, 0.3)}
+LR = 5e-3  # large enough for four steps to matter
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tiny_paper.write(tmp_path_factory.mktemp("paper"))
+
+
+def places(root: Path, results: Path) -> dict[str, str]:
+    return {
+        "KAPPA_HOME": str(root / "cache"),
+        "KAPPA_CORPORA": str(root / "corpora"),
+        "KAPPA_RESULTS": str(results),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def settings(root: Path, **changes) -> list[str]:
+    values = {"model": str(root / "llama"), "encoder": str(root / "whisper")}
+    values |= tiny_paper.SMALL | {"arms": ["selected"], "dtype": "float32", "lr": LR} | changes
+    return [
+        word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")
+    ]
+
+
+def start(root: Path, results: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kappa_lib.run.cli", *arguments],
+        cwd=paths.ROOT,
+        env=os.environ | places(root, results),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(root: Path, results: Path, *arguments: str) -> str:
+    """Run to the end; returns stdout."""
+    process = start(root, results, *arguments)
+    try:
+        out, problems = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its processes
+        raise
+    assert process.returncode == 0, problems
+    return out
+
+
+def train(root: Path, results: Path, processes: int, **changes) -> Path:
+    """Train the selected arm; returns the run's folder."""
+    several = ["--processes", str(processes)]
+    out = call(root, results, "train", "--profile", "paper", *settings(root, **changes), *several)
+    assert out.count("selected 0") == 1, "the table is printed once"
+    return results / "paper" / "runs" / "selected-seed0"
+
+
+@pytest.fixture(scope="module")
+def by_one(root, tmp_path_factory):
+    """The run of one process, by type of the weights."""
+    return {
+        dtype: train(root, tmp_path_factory.mktemp(dtype), 1, dtype=dtype) for dtype in TOLERANCE
+    }
+
+
+def beginning(root: Path, results: Path) -> dict[str, torch.Tensor]:
+    """Every tensor as it was before the first step, by its name in ``model.safetensors``."""
+    adaptor = load_file(results / "warm" / "seed0.safetensors")
+    llm = dict(tiny_paper.llama().named_parameters())
+    return {f"adaptor.{n}": t for n, t in adaptor.items()} | {
+        f"llm.{n}": p.detach().float() for n, p in llm.items()
+    }
+
+
+def assert_same_run(root: Path, found: Path, expected: Path, dtype: str) -> None:
+    of_loss, of_update = TOLERANCE[dtype]
+    ours, theirs = read_metrics(found), read_metrics(expected)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["wer"].keys() == b["wer"].keys()
+        for key in ("train_loss", "heldout_loss", "text_loss"):
+            if b[key] is not None:
+                assert a[key] == pytest.approx(b[key], rel=of_loss), (a["step"], key)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (found, expected))
+    assert ours.keys() == theirs.keys()
+    start = beginning(root, expected.parents[1])
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        moved = (tensor - start[name]).norm()
+        assert moved > 0
+        assert (ours[name] - tensor).norm() <= of_update * moved, name
+    assert not (found / "resume.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "dtype"), [("ddp", "float32"), ("fsdp2", "float32"), ("fsdp2", "bfloat16")]
+)
+def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
+    found = train(root, tmp_path, 2, parallel=way, dtype=dtype)
+    assert_same_run(root, found, by_one[dtype], dtype)
+    record = read_json(found / "provenance.json")
+    assert (record["processes"], record["parallel"]) == (2, way)
+    # Equal by these numbers, and by nothing that depends on who computed what.
+    assert read_json(found / "config.json") == read_json(by_one[dtype] / "config.json")
+    transcripts = [read_json(f / "transcripts" / "step000004.json") for f in (found, by_one[dtype])]
+    assert [r["id"] for r in transcripts[0]] == [r["id"] for r in transcripts[1]]
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_the_gradient_of_a_batch_is_that_of_one_process(root, tmp_path, way):
+    """Before clipping and before AdamW, both of which would hide its size."""
+    script = str(paths.ROOT / "tests" / "two_gradients.py")
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for name, launcher in (("one", []), ("two", several)):
+        out = tmp_path / f"{name}.safetensors"
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        environment["PYTHONPATH"] = str(paths.ROOT)
+        arguments = [str(root), str(tmp_path / name), way, str(out)]
+        command = [sys.executable, *launcher, script, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(out))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert gradient.norm() > 0
+        assert (found[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_every_arm_of_every_seed_is_sharded(root, tmp_path):
+    """What the first run takes apart the second finds whole, its seed's warm start included."""
+    changes = {"arms": ["selected", "inverse"], "seeds": [0, 1], "parallel": "fsdp2"}
+    command = ["train", "--profile", "paper", *settings(root, **changes), "--processes", "2"]
+    call(root, tmp_path / "two", *command)
+    call(root, tmp_path / "one", *command[:-2])
+    for run in ("selected-seed0", "inverse-seed0", "selected-seed1", "inverse-seed1"):
+        rows = [read_metrics(tmp_path / n / "paper" / "runs" / run) for n in ("one", "two")]
+        assert len(rows[0]) == 3
+        for key in ("heldout_loss", "text_loss"):
+            assert rows[1][-1][key] == pytest.approx(rows[0][-1][key], rel=1e-5), run
+        record = read_json(tmp_path / "two" / "paper" / "runs" / run / "provenance.json")
+        assert record["sharded"] is True
+
+
+def worker(parent: subprocess.Popen, rank: int) -> psutil.Process:
+    for child in psutil.Process(parent.pid).children(recursive=True):
+        if child.environ().get("RANK") == str(rank):
+            return child
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    until = time.monotonic() + 120
+    while not path.is_file():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("way", "then"), [("ddp", 1), ("fsdp2", 2)])
+def test_a_killed_process_ends_the_job_and_any_number_goes_on(root, tmp_path, way, then):
+    longer = {"steps": 40, "eval_every": 10, "parallel": way}
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    command = ["train", "--profile", "paper", *settings(root, **longer), "--processes", "2"]
+    process = start(root, broken, *command)
+    folder = broken / "paper" / "runs" / "selected-seed0"
+    wait_for(folder / "resume.safetensors", process)
+    worker(process, rank=1).send_signal(signal.SIGKILL)
+    _, problems = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "process 1 of 2 was ended by SIGKILL" in problems
+    assert "goes on from the last checkpoint, with any number of processes" in problems
+    assert "Traceback" not in problems.split("kappa: ")[-1]
+    assert not (folder / "model.safetensors").exists()
+
+    found = train(root, broken, then, **longer)
+    assert [row["step"] for row in read_metrics(found)] == [0, 10, 20, 30, 40]
+    expected = train(root, whole, 1, **longer)
+    # Without the optimiser's states, or with another order of utterances, it would be far off.
+    for a, b in zip(read_metrics(found), read_metrics(expected), strict=True):
+        assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=1e-3), a["step"]
+
+
+def test_two_processes_measure_the_same_table(root, tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, several in ((one, "1"), (two, "2")):
+        model = str(root / "llama")
+        out = call(root, tmp_path, "scan", model, "-o", str(folder), "--processes", several)
+        assert out.count("28 matrices") == 1
+    assert (one / "kappa.csv").read_bytes() == (two / "kappa.csv").read_bytes()
+    assert kappa_table.read(one).attrs == kappa_table.read(two).attrs
+    parts = [path.read_text().splitlines() for path in sorted(two.glob("kappa.rows*.jsonl"))]
+    assert len(parts) == 2
+    assert all(len(rows) == 14 for rows in parts)
+    # One process takes over what both have finished.
+    monkeypatch.setattr(scan, "measure", None)
+    again = scan.scan(root / "llama", two, device="cpu")
+    assert again.equals(kappa_table.read(one))
+
+
+def test_a_scan_that_fails_says_so_once_and_keeps_what_both_measured(root, tmp_path):
+    model = tiny_paper.llama()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    command = ["scan", str(tmp_path / "broken"), "-o", str(tmp_path / "out"), "--processes", "2"]
+    process = start(root, tmp_path, *command)
+    _, problems = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert problems.count("model.layers.2.mlp.up_proj.weight") == 1
+    assert "Traceback" not in problems
+    assert len(kappa_table.read(tmp_path / "out")) == 27
+
+
+def test_the_papers_profile_runs_through_every_notebook(root, tmp_path, monkeypatch, capsys):
+    """``bash reproduce.sh --profile paper --processes 2`` on miniature files, after the set-up."""
+    for name, value in places(root, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
+    command = ["--profile", "paper", *settings(root, dtype="bfloat16", arms=arms)]
+    assert runner.main([*command, "--processes", "2"]) == 0, capsys.readouterr().out
+    folder = tmp_path / "paper"
+    executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
+    assert executed == {path.name for path in runner.sources()}
+    for arm in arms:
+        record = read_json(folder / "runs" / f"{arm}-seed0" / "provenance.json")
+        assert record["processes"] == 2, "the notebooks found the runs finished"
+    text = (folder / "REPORT.md").read_text()
+    assert "| WER librispeech, % | WER mls_german, % | mean of both, % |" in text
+    assert "weights stored as bfloat16, computed in bfloat16" in text
+    assert "| training in 2 processes |" in text
+    assert (folder / "figures" / "wer_over_training.png").is_file()
+    # Nothing has changed, so nothing is launched and nothing is executed.
+    capsys.readouterr()
+    assert runner.main([*command, "--processes", "2"]) == 0
+    second = capsys.readouterr().out
+    assert second.count("unchanged, skipped") == len(executed)
+    assert "training in" not in second
+
+
+def test_a_launch_leaves_no_trace_in_the_process_that_waits(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch.torchrun, "run", lambda _: os.environ.update(LEFT="behind"))
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+    launch.launch(["scan", "x"], 2, "cpu")
+    assert dict(os.environ) == environment
+
+    def replace(_):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise SignalException("asked to end", signal.SIGINT)
+
+    monkeypatch.setattr(launch.torchrun, "run", replace)
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(["scan", "x"], 2, "cpu")
+    assert signal.getsignal(signal.SIGINT) == handler
+
+
+def failed(rank: int, code: int, timestamp: int = 5) -> ProcessFailure:
+    failure = ProcessFailure(rank, 1000 + rank, code, "no such file")
+    object.__setattr__(failure, "timestamp", timestamp)
+    return failure
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        # The one that was killed, though its neighbour's complaint was recorded first.
+        ({0: failed(0, 1), 1: failed(1, -9)}, "process 1 of 2 was ended by SIGKILL"),
+        ({0: failed(0, -15), 1: failed(1, 2)}, "process 1 of 2 stopped; its reason stands above"),
+        ({0: failed(0, 1, 7), 1: failed(1, 1, 6)}, "process 1 of 2 failed with exit status 1"),
+    ],
+)
+def test_who_is_blamed(failures, said, monkeypatch):
+    def fail(_):
+        raise ChildFailedError("kappa_lib.run.cli", failures)
+
+    monkeypatch.setattr(launch.torchrun, "run", fail)
+    with pytest.raises(launch.ProcessError, match=said):
+        launch.launch(["train"], 2, "cpu")
+
+
+def test_a_configuration_of_accelerates_does_not_change_a_run(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    found = parallel.accelerator("fsdp2", torch.device("cpu"))
+    assert found.gradient_accumulation_steps == 1
+    assert not parallel.is_sharded(found)
+
+
+def test_numbers_of_processes_that_cannot_be(monkeypatch):
+    with pytest.raises(InputError, match="positive number"):
+        launch.launch(["train"], 0, "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="need a GPU each, and 1 are visible"):
+        launch.launch(["train"], 2, "auto")
+
+
+def test_a_batch_has_to_have_an_utterance_for_each_process(root, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    with pytest.raises(InputError, match="batch of 4 leaves some of 8 processes without work"):
+        Bench(tiny_paper.profile(root), data=None)

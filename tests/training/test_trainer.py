@@ -1,0 +1,269 @@
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from kappa_lib import paths
+from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
+from kappa_lib.evidence import report, tables
+from kappa_lib.files import read_json, write_json
+from kappa_lib.run import stages
+from kappa_lib.training import trainer
+from kappa_lib.training.checkpoints import RunState
+from kappa_lib.training.trainer import train
+from kappa_lib.training.workbench import Bench
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+def start(model: Path, results: Path) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "KAPPA_RESULTS": str(results),
+        "PYTHONPATH": os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")]),
+    }
+    command = [sys.executable, str(paths.ROOT / "tests" / "tiny.py"), str(model)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    process.communicate()
+    assert process.returncode == 0
+
+
+def run_folder(results: Path) -> Path:
+    return results / "tiny" / "runs" / "selected-seed0"
+
+
+def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finish(start(model, whole))
+
+    process = start(model, broken)
+    for line in process.stdout:
+        if line.strip() == "step 3":
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert tiny.comparable(run_folder(broken))[-1]["step"] == 2
+    assert not (run_folder(broken) / "model.safetensors").exists()
+
+    finish(start(model, broken))
+    assert tiny.comparable(run_folder(broken)) == tiny.comparable(run_folder(whole))
+    assert [row["step"] for row in tiny.comparable(run_folder(whole))] == [0, 2, 4, 6]
+    trained = [load_file(run_folder(r) / "model.safetensors") for r in (whole, broken)]
+    assert trained[0].keys() == trained[1].keys()
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+@pytest.fixture(scope="module")
+def trained(model, tmp_path_factory):
+    """Both arms trained in this process."""
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAPPA_RESULTS", str(results))
+        profile = tiny.profile(model)
+        bench, arms = stages.prepare(profile)
+        original = {n: p.clone() for n, p in bench.llm.named_parameters()}
+        table = stages.train_all(bench, arms)
+    return results, (profile, bench, arms, original, table)
+
+
+@pytest.fixture
+def finished(trained, monkeypatch):
+    results, setting = trained
+    monkeypatch.setenv("KAPPA_RESULTS", str(results))
+    return setting
+
+
+def test_only_the_selection_and_the_adaptor_change(finished):
+    profile, _, arms, original, _ = finished
+    for name, arm in arms.items():
+        trained = load_file(profile.folder / "runs" / f"{name}-seed0" / "model.safetensors")
+        inside = {n.removeprefix("llm.") for n in trained if n.startswith("llm.")}
+        assert inside == set(arm.tensors)
+        changed = [not torch.equal(trained[f"llm.{n}"], original[n]) for n in arm.tensors]
+        assert all(changed)
+
+
+def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
+    _, bench, _, original, table = finished
+    first = table[table["step"] == 0]
+    assert len(first) == 2
+    assert first["heldout_loss"].nunique() == 1
+    assert first["text_loss"].nunique() == 1
+    assert (first["kl"].abs() < 1e-6).all()
+    bench.restore()
+    now = dict(bench.llm.named_parameters())
+    assert all(torch.equal(now[n], original[n]) for n in original)
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    profile, bench, arms, *_ = finished
+    steps = []
+    folder = profile.folder / "runs" / "selected-seed0"
+    before = (folder / "metrics.jsonl").read_bytes()
+    train(bench, arms["selected"], 0, on_step=steps.append)
+    assert steps == []
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_optimiser_is_another_run(finished):
+    profile, bench, arms, *_ = finished
+    run = trainer.Run(bench, arms["selected"], 0)
+    recorded = read_json(run.folder / "config.json")
+    assert recorded == run.config()
+    assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
+    other = copy.copy(bench)
+    other.profile = replace(profile, optimiser="adafactor")
+    assert trainer.Run(other, arms["selected"], 0).config()["optimiser"] == "adafactor"
+
+
+def test_metrics_have_the_documented_fields(finished):
+    profile, *_ = finished
+    lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
+    fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
+    fields |= {"text_loss", "kl", "capped", "empty"}
+    for line in lines:
+        row = json.loads(line)
+        assert set(row) == fields
+        assert set(row["wer"]) == {"de", "en"}
+
+
+def test_training_lowers_the_loss_on_what_it_trains_on(finished):
+    *_, table = finished
+    for _, rows in table.groupby("arm"):
+        assert rows["train_loss"].iloc[-1] < rows["train_loss"].iloc[1]
+
+
+def test_an_unknown_tensor_name_is_refused(finished):
+    _, bench, *_ = finished
+    model = bench.speech_llm(0)
+    with pytest.raises(InputError, match="no_such_tensor"):
+        model.unfreeze(["model.layers.0.no_such_tensor.weight"])
+
+
+def test_the_report_shows_every_evaluation_and_both_counts(finished):
+    profile, _, arms, _, table = finished
+    text = report.write(profile).read_text()
+    for _, row in table.iterrows():
+        line = f"| {row['arm']} | {row['step']} | {row['utterances']} | {100 * row['wer_de']:.1f} |"
+        assert line in text
+    assert all(f"{arm.parameters:,}" in text for arm in arms.values())
+    assert "one seed, so no spread" in text
+    assert "could not be had" not in text
+
+
+def test_the_report_says_loudly_what_is_missing(finished):
+    profile, *_ = finished
+    path = profile.folder / "split.json"
+    before = path.read_text()
+    write_json(path, {**read_json(path), "missing": {"en_human": "no mirror answered"}})
+    try:
+        first = report.write(profile).read_text().splitlines()[:4]
+    finally:
+        path.write_text(before)
+    assert any("Without `en_human`" in line and "no mirror answered" in line for line in first)
+
+
+def test_the_report_counts_the_rows_that_were_left_out(finished):
+    profile, *_ = finished
+    path = profile.folder / "split.json"
+    before = path.read_text()
+    counts = {"mls_german": {"train": {"no audio": 2}, "test": {}}}
+    write_json(path, {**read_json(path), "left_out": counts})
+    try:
+        text = report.write(profile).read_text()
+    finally:
+        path.write_text(before)
+    assert "unusable: 2 of `mls_german` train (no audio)." in text
+    assert "unusable" not in report.write(profile).read_text()
+
+
+def test_results_come_back_without_training(finished):
+    profile, *_, table = finished
+    assert tables.results(profile).round(9).equals(table.round(9))
+    assert tables.curves(table, "selected", "wer_de") == [
+        table[table["arm"] == "selected"]["wer_de"].tolist()
+    ]
+    assert tables.curves(table, "random", "wer_de") == []
+
+
+def test_best_and_worst_transcripts(finished):
+    profile, *_ = finished
+    rows = tables.extremes(profile, "selected", 0, each=2)
+    assert rows["wer"].tolist() == sorted(rows["wer"])
+    assert set(rows.columns) == {"corpus", "wer", "reference", "hypothesis"}
+    with pytest.raises(InputError, match="no transcripts"):
+        tables.transcripts(profile, "selected", seed=9)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch):
+    profile, bench, arms, *_ = finished
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    poisoned = replace(bench.data.tests[0], corpus="en")
+    data = replace(bench.data, features=[f * float("nan") for f in bench.data.features])
+    broken = Bench(profile, replace(data, tests=[poisoned]))
+    with pytest.raises(KappaError, match="loss became nan"):
+        train(broken, arms["selected"], 0)
+
+
+def test_starting_anew_leaves_nothing_of_another_configuration(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path / "run")
+    state.save(1, named, optimiser)
+    (state.folder / "provenance.json").write_text("{}")
+    RunState(state.folder, "other").start()
+    assert [p.name for p in state.folder.iterdir()] == ["metrics.jsonl"]
+
+
+def checkpoint(folder: Path):
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimiser = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimiser.step()
+    state = RunState(folder, "key")
+    state.start()
+    return state, {"w": parameter}, optimiser
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    content = state.resume_path.read_bytes()
+    state.resume_path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"resume\.safetensors"):
+        state.resume(named, optimiser)
+
+
+def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    assert RunState(tmp_path, "other").resume(named, optimiser) is None
+    assert state.resume(named, optimiser) == 1
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    before = state.resume_path.read_bytes()
+    usage = type("Usage", (), {"free": 3})
+    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
+        state.save(2, named, optimiser)
+    assert state.resume_path.read_bytes() == before
+    assert not list(tmp_path.glob(".*partial*"))

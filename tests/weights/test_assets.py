@@ -1,0 +1,83 @@
+"""The real assets: small ones fetched anew, manifests consistent, states reported."""
+
+import pytest
+
+from kappa_lib.errors import AssetError
+from kappa_lib.speech import human_speech
+from kappa_lib.weights import assets, pins
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch):
+    first = assets.espeak(lambda _: None)
+    assert first.library.is_relative_to(empty_cache)
+    assert (first.folder / "espeak-ng-data/de_dict").is_file()
+    monkeypatch.setenv("KAPPA_OFFLINE", "1")
+    assert assets.espeak(lambda _: None, verify=True) == first
+
+
+@pytest.mark.slow
+def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
+    try:
+        folder = assets.human_recordings(lambda _: None)
+    except AssetError as error:
+        pytest.skip(f"the human recordings cannot be had here: {error.what}")
+    pins.check(folder, assets.asterisk_asset().pins)
+    assert len(list(folder.rglob("*.g722"))) == len(assets.asterisk_manifest()["files"])
+
+
+def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkeypatch):
+    monkeypatch.setenv("KAPPA_OFFLINE", "1")
+    for get in (assets.language_model, assets.whisper, assets.espeak, assets.human_recordings):
+        with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
+            get(lambda _: None)
+
+
+def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch):
+    monkeypatch.setattr(assets.platform, "machine", lambda: "riscv64")
+    with pytest.raises(AssetError, match=r"riscv64.*linux-x86_64"):
+        assets.espeak_asset()
+    entries = {entry["name"]: entry for entry in assets.status()}
+    assert entries["speech synthesiser"]["state"] == "refused"
+    assert len({frozenset(entry) for entry in entries.values()}) == 1
+
+
+def test_status_tells_missing_ready_and_refused(empty_cache):
+    folder = assets.WHISPER_BASE.folder
+    states = {entry["name"]: entry["state"] for entry in assets.status()}
+    assert set(states.values()) == {"missing"}
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    entry = next(e for e in assets.status() if e["name"] == assets.WHISPER_BASE.name)
+    assert entry["state"] == "refused"
+    assert "model.bin: missing" in entry["problem"]
+
+
+@pytest.mark.parametrize(
+    "asset", [assets.SMOLLM2, assets.WHISPER_BASE, assets.espeak_asset(), assets.asterisk_asset()]
+)
+def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
+    names = [pin.name for pin in asset.pins]
+    assert len({name.casefold() for name in names}) == len(names)
+    for pin in asset.pins:
+        assert len(bytes.fromhex(pin.sha256)) == 32
+        assert pin.size > 0
+        assert not pin.name.startswith("/")
+        assert ".." not in pin.name.split("/")
+
+
+def test_the_package_index_mirror_knows_every_file():
+    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, assets.espeak_asset()):
+        assert set(asset.mirrors[0].members) == {pin.name for pin in asset.pins}
+
+
+def test_every_prompt_of_the_manifest_is_in_the_asset():
+    names = {pin.name for pin in assets.asterisk_asset().pins}
+    assert {prompt.file for prompt in human_speech.prompts()} <= names

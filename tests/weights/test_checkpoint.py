@@ -1,0 +1,195 @@
+"""The same weights from a module, from shards and from GGUF."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from kappa_lib.errors import AssetError, CheckpointError, InputError
+from kappa_lib.weights.checkpoint import kind_of
+from kappa_lib.weights.gguf_file import module_name
+from kappa_lib.weights.opening import open_checkpoint
+
+HEADS, KV_HEADS = 4, 2
+
+
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+    )
+    return LlamaForCausalLM(config)
+
+
+def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
+    """What llama.cpp's converter does to q and k: row (half, i) of a head becomes row (i, half)."""
+    per_head = len(weight) // heads
+    order = [h * per_head + half * (per_head // 2) + i
+             for h in range(heads) for i in range(per_head // 2) for half in (0, 1)]  # fmt: skip
+    return weight[order]
+
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(model: LlamaForCausalLM, path) -> None:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        short = ".".join(parts[3:5])
+        if short not in GGUF_NAMES:
+            continue
+        weight = parameter.detach().numpy()
+        heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(GGUF_NAMES[short])
+        weight = interleave(weight, heads) if heads else weight
+        writer.add_tensor(f"blk.{parts[2]}.{GGUF_NAMES[short]}.weight", weight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_module_gives_its_parameters(llama):
+    found = {name: (tensor, dtype) for name, tensor, dtype in open_checkpoint(llama)}
+    assert set(found) == {name for name, _ in llama.named_parameters()}
+    tensor, dtype = found["model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(tensor, llama.model.layers[1].mlp.up_proj.weight)
+    assert dtype == "float32"
+
+
+def test_folder_equals_module(llama, tmp_path):
+    llama.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    expected = dict(llama.named_parameters())
+    found = {name: tensor for name, tensor, _ in open_checkpoint(tmp_path)}
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_folder_without_index_equals_folder_with_one(llama, tmp_path):
+    llama.save_pretrained(tmp_path, max_shard_size="20KB")
+    with_index = {info.name: info.shard for info in open_checkpoint(tmp_path).tensors}
+    (tmp_path / "model.safetensors.index.json").unlink()
+    without = {info.name: info.shard for info in open_checkpoint(tmp_path).tensors}
+    assert without == with_index
+
+
+def test_gguf_equals_module_with_rotary_rows_in_place(llama, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(llama, path)
+    found = {name: tensor for name, tensor, _ in open_checkpoint(path)}
+    expected = {n: p for n, p in llama.named_parameters() if n in found}
+    assert len(found) == len(expected) == 14
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_gguf_names_of_other_architectures_are_kept():
+    assert module_name("blk.0.attn_q.weight", "rwkv7") == "blk.0.attn_q.weight"
+    assert module_name("blk.3.ffn_gate_exps.weight", "llama") == "blk.3.ffn_gate_exps.weight"
+
+
+def test_truncated_gguf_is_refused(llama, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(llama, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf: not a complete GGUF"):
+        list(open_checkpoint(path))
+
+
+def test_not_a_gguf_is_refused(tmp_path):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(b"not a model at all, only text " * 10)
+    with pytest.raises(CheckpointError, match=r"other\.gguf"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", (8, 4), "matrix"),
+        ("model.layers.0.mlp.experts.gate_up_proj", (4, 8, 4), "experts"),
+        ("blk.0.ffn_gate_exps.weight", (4, 8, 4), "experts"),
+        ("model.encoder.conv1.weight", (8, 4, 3), "convolution"),
+        ("vision.patch.weight", (8, 3, 14, 14), "convolution"),
+        ("model.embed_tokens.weight", (64, 4), "embedding"),
+        ("lm_head.weight", (64, 4), "embedding"),
+        ("model.norm.weight", (8,), "other"),
+        ("h.0.attn.bias", (1, 1, 8, 8), "other"),
+    ],
+)
+def test_kind_from_name_and_shape(name, shape, kind):
+    assert kind_of(name, shape) == kind
+
+
+def test_kind_from_the_module_that_owns_a_parameter():
+    model = nn.ModuleDict(
+        {"table": nn.Embedding(8, 4), "c_attn": Conv1D(12, 4), "conv": nn.Conv1d(2, 3, 5)}
+    )
+    kinds = {info.name: info.kind for info in open_checkpoint(model).tensors}
+    assert kinds["table.weight"] == "embedding"
+    assert kinds["c_attn.weight"] == "matrix"
+    assert kinds["conv.weight"] == "convolution"
+
+
+def test_codes_in_a_module_are_refused():
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.uint8), requires_grad=False)
+    checkpoint = open_checkpoint(model)
+    with pytest.raises(CheckpointError, match="codes and not weights"):
+        checkpoint.read(checkpoint.tensors[0])
+
+
+def test_digest_of_a_module_follows_its_values():
+    model = nn.Linear(4, 4, bias=False)
+    checkpoint = open_checkpoint(model)
+    before = checkpoint.digest(checkpoint.tensors[0])
+    with torch.no_grad():
+        model.weight[0, 0] += 1
+    assert checkpoint.digest(checkpoint.tensors[0]) != before
+
+
+@pytest.mark.parametrize("source", ["model.bin", "no/such/path/at/all", "somewhere.gguf"])
+def test_unusable_source_is_refused(source, tmp_path):
+    with pytest.raises(InputError, match="not a folder"):
+        open_checkpoint(tmp_path / source)
+
+
+def test_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
+        open_checkpoint(tmp_path)
+
+
+def test_hub_id_without_network_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(AssetError, match="nobody/never-cached-model") as caught:
+        open_checkpoint("nobody/never-cached-model")
+    assert "local folder" in caught.value.remedy
+
+
+def test_snapshot_folder_tells_id_and_revision(tmp_path):
+    folder = tmp_path / "models--owner--name" / "snapshots" / "abc123"
+    folder.mkdir(parents=True)
+    save_file({"a.weight": torch.eye(2)}, folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.model_id, checkpoint.revision) == ("owner/name", "abc123")

@@ -1,0 +1,42 @@
+import pytest
+import tiny
+import torch
+from gguf import GGUFReader, dequantize
+
+from kappa_lib.errors import AssetError
+from kappa_lib.weights import assets, models
+
+
+def test_the_default_model_is_the_gguf_dequantised():
+    llm, tokenizer = models.load(models.DEFAULT)
+    stored = {t.name: t for t in GGUFReader(assets.language_model()).tensors}
+    for ours, theirs in [
+        ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
+        ("model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"),
+    ]:
+        tensor = stored[theirs]
+        expected = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
+        assert torch.equal(llm.get_parameter(ours), expected)
+    assert models.stored_as(models.DEFAULT) == "Q4_1"
+    assert not any(p.requires_grad for p in llm.parameters())
+    assert tokenizer.decode(tokenizer("Straße")["input_ids"]) == "Straße"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(AssetError, match=r"config\.json"):
+        models.weights(str(tmp_path))
+    with pytest.raises(AssetError, match=r"config\.json"):
+        models.weights(str(tmp_path / "nowhere"))
+
+
+def test_a_local_folder_is_identified_by_its_shards(tmp_path):
+    folder = tiny.save_model(tmp_path / "llama")
+    assert models.weights(str(folder)) == folder
+    assert "model.safetensors" in models.identity(str(folder))
+    assert models.stored_as(str(folder)) == "float32"
+
+
+def test_device_auto_is_cuda_only_where_there_is_one():
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert models.pick_device("auto").type == expected
+    assert models.pick_device("cpu").type == "cpu"

@@ -1,0 +1,213 @@
+"""Keep the small results of a run in the repository, and the README's tables true to them.
+
+``python -m tools.reference laptop`` copies from ``results/laptop`` to
+``results/reference/laptop`` and writes the README's results from the copy; with ``bench`` and
+``scale`` the same for the benchmark and the scale run.
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from kappa_lib import paths, profiles
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import claims, report
+from kappa_lib.files import read_json, replacing, write_text
+from kappa_lib.run import footprint, plan
+
+REFERENCE = paths.ROOT / "results" / "reference"
+README = paths.ROOT / "README.md"
+KEPT = (
+    "REPORT.md",
+    "metrics.csv",
+    "pairs.csv",
+    "kappa.csv",
+    "split.json",
+    "timings.json",
+    "claims/*.json",
+    "figures/*",
+    "selections/*.json",
+    "runs/*/config.json",
+    "runs/*/metrics.jsonl",
+    "runs/*/provenance.json",
+    "bench.*",
+    "scale.json",
+)
+# The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
+# arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
+TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
+# What marks a finished run, and what to call for one.
+FINISHED = {
+    "bench": ("bench.json", "bash reproduce.sh bench"),
+    "scale": ("scale.json", "python -m benchmarks.scale"),
+}
+
+
+def publish(name: str) -> Path:
+    """Copy a finished run's small files to ``results/reference`` and update the README.
+
+    Args:
+        name: a profile, ``bench`` or ``scale``.
+
+    Raises:
+        InputError: it has not been run to its end.
+    """
+    source, target = paths.results(name), REFERENCE / name
+    mark, command = FINISHED.get(name, (report.FILE, f"bash reproduce.sh --profile {name}"))
+    if not (source / mark).is_file():
+        raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
+    found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
+    with replacing(target) as temporary:
+        for path in found:
+            copy = temporary / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        shutil.rmtree(target, ignore_errors=True)
+    os.environ["KAPPA_RESULTS"] = str(REFERENCE)
+    text = README.read_text(encoding="utf-8")
+    for block, content in blocks().items():
+        text = report.replace_block(text, block, content)
+    write_text(README, text)
+    return target
+
+
+def blocks() -> dict[str, str]:
+    """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
+    found = {"results": report.headline(profiles.load("laptop"))}
+    if (REFERENCE / "study" / report.FILE).is_file():
+        found["study"] = study_block()
+    found["plan"] = plan_table()
+    found["benchmark"] = "\n\n".join(
+        [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
+    )
+    return found
+
+
+def study_block() -> str:
+    """The arms of the study against each other, and the verdicts that follow from it."""
+    folder = REFERENCE / "study"
+    table = pd.read_csv(folder / "metrics.csv")
+    runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
+    decided = {c.id: c for c in claims.load(folder) if c.id in _DECIDED_BY_THE_STUDY}
+    verdicts = "\n".join(
+        f"- {decided[name].statement} **{decided[name].verdict}**" for name in _DECIDED_BY_THE_STUDY
+    )
+    return "\n\n".join(
+        [
+            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
+            f" {table['step'].max()} steps.",
+            report.pairs_table(table),
+            "By rules fixed before the run, from these numbers:",
+            verdicts,
+        ]
+    )
+
+
+_DECIDED_BY_THE_STUDY = (
+    "selected-beats-inverse",
+    "inverse-forgets-more",
+    "mitigates-forgetting",
+    "kappa-is-the-cause",
+)
+
+
+def plan_table() -> str:
+    """What the profiles of the paper's size take, by `kappa plan`; nothing of it was measured."""
+    rows = [_plan_row(name) for name in profiles.names() if name.startswith("paper")]
+    ways = " | ".join(f"GiB, {name}" for name in _WAYS)
+    return "\n".join(
+        [
+            f"| profile | trained, selected / inverse | {ways} | disk, GB | GPU hours |",
+            "|---|---|" + "---|" * (len(_WAYS) + 2),
+            *rows,
+            "",
+            "Billions are parameters of the language model; the selections are those of an"
+            " untrained model of these shapes, until a scan knows better. GiB are of each GPU, for"
+            " the largest arm. GPU hours are all arms with one seed, if a GPU sustains"
+            f" {TFLOPS:g} TFLOP/s and reads weights at {BANDWIDTH:g} TB/s.",
+        ]
+    )
+
+
+_WAYS = {
+    "AdamW": {},
+    "Adafactor": {"optimiser": "adafactor"},
+    f"FSDP2 on {SHARDS} GPUs, each": {"parallel": "fsdp2"},
+}
+
+
+def _plan_row(name: str) -> str:
+    profile = profiles.load(name)
+    made = plan.plan(profile)
+    trained = {arm.name: arm.parameters for arm in made.arms}
+    largest = max(trained.values())
+    sizes = []
+    for changes in _WAYS.values():
+        processes = SHARDS if "parallel" in changes else 1
+        needed = footprint.memory(
+            replace(profile, **changes),
+            largest,
+            footprint.current(replace(profile, **changes), processes),
+        )
+        sizes.append(f"{needed.total / 2**30:.0f}")
+    operations = sum(w.training + w.evaluations for w in made.work.values())
+    reads = sum(w.reads for w in made.work.values())
+    shared = max(w.shared for w in made.work.values())
+    hours = (operations + shared) / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)
+    cells = [
+        f"`{name}`",
+        f"{trained['selected'] / 1e9:.2f} / {trained['inverse'] / 1e9:.2f} billion of"
+        f" {sizes.parameters(sizes.llama_config(profile.model)) / 1e9:.2f}",
+        *sizes,
+        f"{sum(made.disk.values()) / 1e9:.0f}",
+        f"{hours / 3600:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def bench_table(measured: dict) -> str:
+    """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
+    layer, model = measured["layer"], measured["default_model_seconds"]
+    rows = []
+    for route, seconds in layer["seconds"].items():
+        errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
+        ratio = layer["seconds"]["torch.linalg.svdvals, fp32"] / seconds
+        cells = f"{seconds:.1f} | {ratio:.1f} × | {max(errors):.0e} | {model[route]:.1f}"
+        rows.append(f"| {route} | {cells} |")
+    goals = [
+        f"{route}: {what} {'under' if what != 'speed-up over svdvals' else 'of'} {goal['goal']:g}"
+        f" {'reached' if goal['reached'] else 'missed'} ({goal['measured']:.2g})"
+        for route, of_route in measured["verdicts"].items()
+        for what, goal in of_route.items()
+    ]
+    return "\n".join(
+        [
+            "| route | a layer of Llama-3-8B's shapes, s | against svdvals | largest error of κ"
+            " | the default model, s |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"On {measured['machine']['cores']} cores. Goals: {'; '.join(goals)}.",
+        ]
+    )
+
+
+def _scale_sentence() -> list[str]:
+    path = REFERENCE / "scale" / "scale.json"
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    return [
+        f"A checkpoint of Llama-3-8B's shapes ({found['matrices']} matrices,"
+        f" {found['checkpoint_gb']:.1f} GB of bf16 shards) took `kappa scan --method"
+        f" {found['method']}` {found['seconds'] / 60:.0f} minutes beside other work, with"
+        f" {found['peak_gib']:.2f} GiB of memory at the peak."
+    ]
+
+
+if __name__ == "__main__":
+    print(publish(sys.argv[1]))
