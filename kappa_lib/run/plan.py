@@ -14,7 +14,7 @@ from kappa_lib.profiles import Profile
 from kappa_lib.run import sizes
 from kappa_lib.run.footprint import current, memory, options, recipes
 from kappa_lib.run.workload import FRAMES, workload
-from kappa_lib.spectra import nulls, selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.training.evaluation import EVAL_BATCH
 
@@ -48,11 +48,11 @@ def arms(profile: Profile) -> list[Arm]:
     """Trained tensors of each arm: from the profile's selections, else from the null of shapes.
 
     Under the null every κ is what the tensor's shape makes typical
-    (``nulls.null_table``), so that "smallest" and "largest" can be counted before
+    (``kappa_table.null_table``), so that "smallest" and "largest" can be counted before
     a weight is read. Which tensors of one shape are taken is then arbitrary.
     """
     config = sizes.llama_config(profile.model)
-    table = nulls.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
+    table = kappa_table.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
     count = selection.count_for(table, profile.share)
     found = []
     for name in profile.arms:
@@ -62,7 +62,7 @@ def arms(profile: Profile) -> list[Arm]:
         else:
             chosen = selection.select(table, name, count, profile.seed)
             basis = "shapes" if name in _BY_SHAPE else "null"
-        composed = nulls.composition(table, chosen.tensors)["tensors"]
+        composed = kappa_table.composition(table, chosen.tensors)["tensors"]
         kinds = {kind: int(n) for kind, n in composed.items()}
         found.append(Arm(name, len(chosen.tensors), chosen.parameters, basis, kinds))
     return found

@@ -14,7 +14,7 @@ from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import cli, footprint, plan, plan_text, sizes, workload
-from kappa_lib.spectra import nulls, selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import optim
 from kappa_lib.training.model import Adaptor
 from kappa_lib.training.precision import autocast, promote
@@ -74,10 +74,18 @@ def test_llamas_have_the_size_in_their_name_and_their_own_rope(model):
     assert config.tie_word_embeddings == ("3.2" in model)
 
 
-def test_the_8b_shapes_are_those_of_the_null_model():
+def test_the_8b_shapes_are_the_published_ones():
     config = sizes.llama_config(LLAMA_8B)
-    assert sizes.matrix_shapes(config) == nulls.LLAMA_3_8B
-    assert config.num_hidden_layers == nulls.LLAMA_3_8B_LAYERS
+    assert sizes.matrix_shapes(config) == {
+        "self_attn.q_proj": (4096, 4096),
+        "self_attn.k_proj": (1024, 4096),
+        "self_attn.v_proj": (1024, 4096),
+        "self_attn.o_proj": (4096, 4096),
+        "mlp.gate_proj": (14336, 4096),
+        "mlp.up_proj": (14336, 4096),
+        "mlp.down_proj": (4096, 14336),
+    }
+    assert config.num_hidden_layers == 32
 
 
 @pytest.mark.parametrize("encoder", sizes.ENCODERS)
@@ -119,7 +127,7 @@ def test_the_papers_hundred_on_llama_3_8b():
 def test_arms_within_types_are_exact_whatever_the_weights():
     arms = {arm.name: arm for arm in plan.arms(paper())}
     config = sizes.llama_config(LLAMA_8B)
-    table = nulls.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
+    table = kappa_table.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         drawn = table.assign(kappa=torch.rand(len(table), generator=generator).numpy())
