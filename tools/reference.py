@@ -171,7 +171,7 @@ def _plan_row(name: str) -> str:
 
 def bench_table(measured: dict) -> str:
     """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
-    layer, model = measured["layer"], measured["default_model_seconds"]
+    layer, model = measured["layer"], measured["model"]["seconds"]
     rows = []
     for route, seconds in layer["seconds"].items():
         errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
@@ -179,11 +179,13 @@ def bench_table(measured: dict) -> str:
         cells = f"{seconds:.1f} | {ratio:.1f} × | {max(errors):.0e} | {model[route]:.1f}"
         rows.append(f"| {route} | {cells} |")
     goals = [
-        f"{route}: {what} {'under' if what != 'speed-up over svdvals' else 'of'} {goal['goal']:g}"
-        f" {'reached' if goal['reached'] else 'missed'} ({goal['measured']:.2g})"
-        for route, of_route in measured["verdicts"].items()
-        for what, goal in of_route.items()
+        f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
+        f" ({goal['measured']:.2g})"
+        for goal in measured["verdicts"]
     ]
+    commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
+    beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
+    cores, load = (measured["machine"][key] for key in ("cores", "load_average"))
     return "\n".join(
         [
             "| route | a layer of Llama-3-8B's shapes, s | against svdvals | largest error of κ"
@@ -191,7 +193,7 @@ def bench_table(measured: dict) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"On {measured['machine']['cores']} cores. Goals: {'; '.join(goals)}.",
+            f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}.",
         ]
     )
 
