@@ -5,11 +5,11 @@ Whisper; the numbers of parameters follow from them.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, LlamaConfig
 
+from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.speech.encoder import DEFAULT as WHISPER_BASE
 from kappa_lib.training.model import STACK
@@ -108,8 +108,8 @@ def llama_config(model: str) -> LlamaConfig:
     """
     if model in CONFIGS:
         return LlamaConfig(**CONFIGS[model])
-    if (Path(model).expanduser() / "config.json").is_file():
-        return AutoConfig.from_pretrained(Path(model).expanduser())
+    if (paths.expanded(model) / "config.json").is_file():
+        return AutoConfig.from_pretrained(paths.expanded(model))
     raise InputError(
         f"the sizes of {model!r} are not known before it is downloaded",
         f"use a local folder, or one of {', '.join(CONFIGS)}",
@@ -124,7 +124,7 @@ def encoder_size(encoder: str) -> EncoderSize:
     """
     if encoder in ENCODERS:
         return ENCODERS[encoder]
-    folder = Path(encoder).expanduser()
+    folder = paths.expanded(encoder)
     if not (folder / "config.json").is_file() or (folder / "model.bin").is_file():
         raise InputError(
             f"the sizes of the encoder {encoder!r} are not known",
