@@ -145,7 +145,7 @@ def _plan_row(name: str) -> str:
     made = plan.plan(profile)
     trained = {arm.name: arm.parameters for arm in made.arms}
     largest = max(trained.values())
-    sizes = []
+    gibibytes = []
     for changes in _WAYS.values():
         processes = SHARDS if "parallel" in changes else 1
         needed = footprint.memory(
@@ -153,7 +153,7 @@ def _plan_row(name: str) -> str:
             largest,
             footprint.current(replace(profile, **changes), processes),
         )
-        sizes.append(f"{needed.total / 2**30:.0f}")
+        gibibytes.append(f"{needed.total / 2**30:.0f}")
     operations = sum(w.training + w.evaluations for w in made.work.values())
     reads = sum(w.reads for w in made.work.values())
     shared = max(w.shared for w in made.work.values())
@@ -162,7 +162,7 @@ def _plan_row(name: str) -> str:
         f"`{name}`",
         f"{trained['selected'] / 1e9:.2f} / {trained['inverse'] / 1e9:.2f} billion of"
         f" {sizes.parameters(sizes.llama_config(profile.model)) / 1e9:.2f}",
-        *sizes,
+        *gibibytes,
         f"{sum(made.disk.values()) / 1e9:.0f}",
         f"{hours / 3600:.0f}",
     ]

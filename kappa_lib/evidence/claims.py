@@ -17,6 +17,10 @@ import yaml
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
+from kappa_lib.evidence import (
+    rules_study,  # noqa: F401  (importing registers the rules)
+    rules_theory,  # noqa: F401
+)
 from kappa_lib.evidence.verdicts import RULES, VERDICTS, numbers_of
 from kappa_lib.files import fingerprint, read_json, write_json
 

@@ -313,10 +313,10 @@ def test_arithmetic_of_a_step_is_what_torch_counts():
 
 def test_features_and_downloads_have_their_real_sizes():
     profile = paper(train_utterances={"en": 1000}, test_utterances={"en": 0})
-    sizes = plan.disk(profile, [10])
-    assert sizes["model"] == 2 * sizes.parameters(sizes.llama_config(LLAMA_8B))
+    found = plan.disk(profile, [10])
+    assert found["model"] == 2 * sizes.parameters(sizes.llama_config(LLAMA_8B))
     seconds = 1000 * workload.SECONDS["en"].mean
-    assert sizes["features"] == pytest.approx(seconds * 50 * 1280 * 2)
+    assert found["features"] == pytest.approx(seconds * 50 * 1280 * 2)
 
 
 def write_run(profile, seconds_per_step: float, parameters: int) -> None:

@@ -112,7 +112,7 @@ def test_after_a_kill_the_next_call_cleans_up_and_succeeds(site):
     code = "import sys; sys.path[:0] = sys.argv[2:]; from test_fetch import asset;"
     code += "from types import SimpleNamespace as Site;"
     code += "asset(Site(address=sys.argv[1]), 'good.tar.gz').get(lambda _: None)"
-    roots = [str(paths.ROOT), str(paths.ROOT / "tests")]
+    roots = [str(paths.ROOT), str(paths.ROOT / "tests"), str(paths.ROOT / "tests" / "weights")]
     child = subprocess.Popen([sys.executable, "-c", code, site.address, *roots])
     try:
         deadline = time.monotonic() + 60
