@@ -17,7 +17,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, report
 from kappa_lib.files import read_json, replacing, write_text
-from kappa_lib.run import footprint, plan
+from kappa_lib.run import footprint, plan, sizes
 
 REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
