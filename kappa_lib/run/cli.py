@@ -1,10 +1,12 @@
 """The ``kappa`` command: scan, select, train, report, plan, examine."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,14 @@ def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _extra_of(module: str) -> str:
+    """The extra of this package that brings a missing module, empty where none does."""
+    for line in metadata.requires("kappa-lib") or []:
+        if found := re.match(rf"{module.partition('.')[0]}\b.*; extra == \"(\w+)\"", line):
+            return found[1]
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
     options = parser().parse_args(arguments)
@@ -278,6 +288,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         who = "kappa" if distributed.is_main_process() else f"kappa, process {distributed.rank()}"
         if distributed.is_main_process() or not error.of_all:
             print(f"{who}: {error}", file=sys.stderr)
+        return WRONG
+    except ModuleNotFoundError as error:
+        if options.debug or not (extra := _extra_of(error.name or "")):
+            raise
+        remedy = f"pip install 'kappa-lib[{extra}]', or in a clone pip install '.[{extra}]'"
+        print(
+            f"kappa: this needs the package {error.name}\n  What to do: {remedy}", file=sys.stderr
+        )
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
