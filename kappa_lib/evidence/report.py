@@ -11,8 +11,8 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, pairs, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.text import clock
 from kappa_lib.speech.transcripts import NORMALISERS
+from kappa_lib.text import clock
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
@@ -165,13 +163,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance seeds=[0,1]")
-    return key, yaml.safe_load(value)
-
-
 def _chosen(only: list[str]) -> list[Path]:
     if not paths.in_clone():
         raise InputError(
@@ -225,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     console, began = Console(), time.monotonic()
     try:
-        profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
+        profile = profiles.load(options.profile, **dict(map(profiles.parse_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
         if (

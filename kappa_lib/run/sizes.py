@@ -6,7 +6,6 @@ meta device, where no weight takes memory.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.speech.encoder import DEFAULT as WHISPER_BASE
 from kappa_lib.training.model import Adaptor
@@ -120,8 +120,8 @@ def llama_config(model: str) -> PretrainedConfig:
     """
     if model in CONFIGS:
         return LlamaConfig(**CONFIGS[model])
-    if (Path(model).expanduser() / "config.json").is_file():
-        return AutoConfig.from_pretrained(Path(model).expanduser())
+    if (paths.expanded(model) / "config.json").is_file():
+        return AutoConfig.from_pretrained(paths.expanded(model))
     raise InputError(
         f"the sizes of {model!r} are not known before it is downloaded",
         f"use a local folder, or one of {', '.join(CONFIGS)}",
@@ -135,7 +135,8 @@ def language_model(config: PretrainedConfig) -> LanguageModel:
     first = "model.layers.0."
     named = {name: p for name, p in module.named_parameters() if name.startswith(first)}
     tables = {
-        id(part.weight): part.weight for part in (module.get_input_embeddings(), module.lm_head)
+        id(part.weight): part.weight
+        for part in (module.get_input_embeddings(), module.get_output_embeddings())
     }
     return LanguageModel(
         width=config.hidden_size,
@@ -158,7 +159,7 @@ def encoder(name: str) -> Encoder:
     Raises:
         InputError: neither.
     """
-    folder = Path(name).expanduser()
+    folder = paths.expanded(name)
     if name in ENCODERS:
         (width, layers, bands, inner), download = ENCODERS[name]
         config = WhisperConfig(
