@@ -129,7 +129,8 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
     rows = transcripts(profile, arm, seed)
     rows["wer"] = [
-        word_error_rate([r.reference], [r.hypothesis], r.corpus) for r in rows.itertuples()
+        word_error_rate([r.reference], [r.hypothesis], profile.language(r.corpus))
+        for r in rows.itertuples()
     ]
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])
