@@ -20,7 +20,7 @@ _OWN_KEYS = {"folder", "language", "text"}
 
 @dataclass(frozen=True)
 class Profile:
-    """Every setting of a run; the YAML files in ``notebooks/profiles`` hold one value for each.
+    """Every setting of a run; the YAML files in ``data/profiles`` hold one value for each.
 
     Args:
         profile: its name, and the name of its folder under ``results/``.
@@ -158,20 +158,50 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """Names of the profiles that have a YAML file."""
-    return sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
+    """Names of the profiles that need no path: the package's and ``notebooks/profiles``'."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _folders() -> tuple[Path, Path]:
+    return paths.OWN_PROFILES, paths.DATA / "profiles"
+
+
+def find(name: str) -> Path:
+    """The YAML file of a profile, given its name or, ending in ``.yaml``, its path.
+
+    A file in the clone's ``notebooks/profiles`` hides one of the same name in the package.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser().resolve()
+        if path.is_file():
+            return path
+        raise InputError(f"there is no profile file {path}", "check the path")
+    for folder in _folders():
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise InputError(
+        f"there is no profile {name!r}",
+        f"use one of {', '.join(names())}, or the path of a YAML file",
+    )
 
 
 def load(name: str, **overrides: Any) -> Profile:
-    """Read ``notebooks/profiles/<name>.yaml`` and replace some of its values.
+    """Read a profile's YAML file (see :func:`find`) and replace some of its values.
 
     Raises:
-        InputError: unknown profile, unknown or missing key, value of a wrong type or range.
+        InputError: unknown profile, unknown or missing key, value of a wrong type or range, or a
+            file that names its results folder otherwise than itself.
     """
-    path = paths.PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"there is no profile {name!r}", f"use one of {', '.join(names())}")
+    path = find(name)
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if values.get("profile", path.stem) != path.stem:
+        # A copy that kept its original's name would write over the original's results.
+        raise InputError(
+            f"{path}: its key profile is {values['profile']!r}", f"write profile: {path.stem}"
+        )
     return _build(_anchored(values, path.parent), path.name, _anchored(overrides, Path.cwd()))
 
 

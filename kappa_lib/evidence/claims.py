@@ -1,6 +1,6 @@
 """The paper's claims: read from YAML, decided by rules from measured numbers, listed.
 
-``notebooks/claims.yaml`` says what is claimed, where, by which rule and in which notebook cell it
+``data/claims.yaml`` says what is claimed, where, by which rule and in which notebook cell it
 is decided. The cell calls :func:`record` with the numbers it measured; the rule of that id
 (``rules_theory``, ``rules_study``) turns them into a verdict, written to
 ``results/<profile>/claims/<id>.json``. No verdict is ever written by hand.
@@ -20,7 +20,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import RULES, VERDICTS, numbers_of
 from kappa_lib.files import fingerprint, read_json, write_json
 
-FILE = paths.NOTEBOOKS / "claims.yaml"
+FILE = paths.DATA / "claims.yaml"
 UNDECIDED = "not decided"
 KEYS = ("id", "group", "place", "statement", "rule", "numbers", "cell")
 GROUPS = ("theory", "kappa", "case study", "conclusion", "text tasks")

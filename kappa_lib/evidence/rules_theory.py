@@ -1,4 +1,4 @@
-"""Rules for the claims of the paper's Sections 2 and 3; in words in ``notebooks/claims.yaml``."""
+"""Rules for the claims of the paper's Sections 2 and 3; in words in ``data/claims.yaml``."""
 
 from collections.abc import Sequence
 from itertools import pairwise

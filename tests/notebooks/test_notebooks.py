@@ -183,7 +183,7 @@ def test_numbers_are_unique():
 def test_every_profile_loads_under_its_own_name(name):
     profile = profiles.load(name)
     assert profile.profile == name
-    content = yaml.safe_load((paths.PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
     assert profile.values() == content
 
 
