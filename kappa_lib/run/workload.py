@@ -56,9 +56,10 @@ def positions(seconds: float) -> float:
 def workload(profile: Profile) -> Workload:
     """What the profile's corpora mean for the language model."""
     train, test = profile.train_utterances, profile.test_utterances
-    spoken = _mean_seconds(train)
-    heard = _mean_seconds(test)
-    present = [SECONDS[c].longest for c, n in train.items() if n]
+    lengths = SECONDS | {name: _measured(own) for name, own in profile.corpora.items()}
+    spoken = _mean_seconds(train, lengths)
+    heard = _mean_seconds(test, lengths)
+    present = [lengths[c].longest for c, n in train.items() if n]
     return Workload(
         mean=positions(spoken),
         longest=positions(max(present, default=0.0)),
@@ -69,6 +70,13 @@ def workload(profile: Profile) -> Workload:
     )
 
 
-def _mean_seconds(counts: dict[str, int]) -> float:
+def _mean_seconds(counts: dict[str, int], lengths: dict[str, CorpusSize]) -> float:
     total = sum(counts.values())
-    return sum(SECONDS[c].mean * n for c, n in counts.items()) / total if total else 0.0
+    return sum(lengths[c].mean * n for c, n in counts.items()) / total if total else 0.0
+
+
+def _measured(own: dict[str, str]) -> CorpusSize:
+    """Lengths of the recordings in a folder of one's own."""
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return CorpusSize(*OwnSpeech(**own).seconds())

@@ -45,7 +45,8 @@ class SpeechData:
 
     ``features`` hold one (frames, width) float16 tensor an utterance; ``missing`` names corpora
     that could not be had and why; ``left_out`` holds corpus → part → reason → unusable rows;
-    ``own`` the fingerprint of a user's recordings, which may change under the same ids and texts.
+    ``used`` corpus → part → rows; ``own`` the fingerprint of a user's recordings, which may change
+    under the same ids and texts.
     """
 
     ids: list[str]
@@ -54,6 +55,7 @@ class SpeechData:
     tests: list[TestSet]
     missing: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    used: dict[str, dict[str, int]] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -133,16 +135,19 @@ def _append(
         data.ids.extend(items["id"])
         data.texts.extend(items["text"])
         data.features.extend(features)
+        data.used.setdefault(corpus, {})[part] = len(features)
         return
     keep = [i for i, text in enumerate(items["text"]) if normalise(text, language)]
     columns = ([column[i] for i in keep] for column in (items["id"], items["text"], features))
     data.tests.append(TestSet(corpus, language, *columns))
+    data.used.setdefault(corpus, {})[part] = len(keep)
 
 
 def _split(data: SpeechData) -> dict:
     return {
         "missing": data.missing,
         "left_out": data.left_out,
+        "used": data.used,
         "train": dict(zip(data.ids, data.texts, strict=True)),
         "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
     }

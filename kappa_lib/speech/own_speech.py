@@ -17,6 +17,7 @@ import soundfile
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.speech.corpora import sentence_key
+from kappa_lib.speech.encoder import MAX_SECONDS
 from kappa_lib.speech.recorded import listing
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -110,7 +111,7 @@ class OwnSpeech:
             if missing := {"audio", self.text} - set(part.column_names):
                 raise InputError(
                     f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
-                    f"it has {', '.join(part.column_names)}; text names the transcript's",
+                    f"name the transcripts' column; it has {', '.join(part.column_names)}",
                 )
         undecoded = datasets.Audio(decode=False)
         together = [part.cast_column("audio", undecoded) for part in parts.values()]
@@ -120,16 +121,18 @@ class OwnSpeech:
         return datasets.concatenate_datasets(together), frozenset(given)
 
     def seconds(self) -> tuple[float, float]:
-        """Mean and greatest length in seconds, from the headers of some of the recordings."""
+        """Mean and greatest length in seconds of the usable, from the headers of some recordings."""
         rows, _ = self.rows()
         found = []
         for index in range(0, len(rows), -(-len(rows) // _MEASURED)):
             audio = rows[index]["audio"] or {}
             try:
                 source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio["path"]
-                found.append(soundfile.info(source).duration)
+                duration = soundfile.info(source).duration
             except (soundfile.SoundFileError, OSError, KeyError, TypeError):
                 continue  # a run leaves it out, too, and says so
+            if duration <= MAX_SECONDS:
+                found.append(duration)
         return (sum(found) / len(found), max(found)) if found else (0.0, 0.0)
 
     @property
