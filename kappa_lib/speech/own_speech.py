@@ -121,7 +121,7 @@ class OwnSpeech:
         return datasets.concatenate_datasets(together), frozenset(given)
 
     def seconds(self) -> tuple[float, float]:
-        """Mean and greatest length in seconds of the usable, from the headers of some recordings."""
+        """Mean and greatest length in seconds, of some of those that are not too long."""
         rows, _ = self.rows()
         found = []
         for index in range(0, len(rows), -(-len(rows) // _MEASURED)):
