@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from kappa_lib import distributed
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import say
@@ -73,7 +73,8 @@ def load(profile: Profile, progress: StepReport | None = None) -> SpeechData:
     it stops.
 
     Raises:
-        AssetError, InputError: one of these can't be had, or has no usable row.
+        AssetError, InputError: one of these can't be had, or has no usable row; or nothing is left
+            to train or to test on.
     """
     data = SpeechData([], [], [], [])
 
@@ -103,6 +104,11 @@ def load(profile: Profile, progress: StepReport | None = None) -> SpeechData:
                 partial(progress, f"encoding {corpus}") if progress else None,
             )
             _append(data, corpus, profile.language(corpus), part, items, encoded)
+    if not data.features or not data.tests:
+        raise InputError(
+            f"profile {profile.profile}: nothing to {'test' if data.features else 'train'} on",
+            "raise the counts under train_utterances and test_utterances, or see what is missing",
+        )
     if distributed.is_main_process():
         write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
     return data
@@ -138,6 +144,11 @@ def _append(
         data.used.setdefault(corpus, {})[part] = len(features)
         return
     keep = [i for i, text in enumerate(items["text"]) if normalise(text, language)]
+    if emptied := len(items) - len(keep):
+        reasons = data.left_out.setdefault(corpus, {}).setdefault(part, {})
+        reasons["nothing left by the normaliser"] = emptied
+    if not keep:
+        return
     columns = ([column[i] for i in keep] for column in (items["id"], items["text"], features))
     data.tests.append(TestSet(corpus, language, *columns))
     data.used.setdefault(corpus, {})[part] = len(keep)
