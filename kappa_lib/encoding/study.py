@@ -7,8 +7,9 @@ text), ``surgery.csv`` (scope × change × window) and ``facts.json``.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kappa_lib import provenance
 from kappa_lib.encoding import damage, information, predictors
 from kappa_lib.encoding.covariance import Moments, input_moments
-from kappa_lib.encoding.text import texts
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, write_json
 from kappa_lib.progress import Stages
 from kappa_lib.spectra.scan import scan
+from kappa_lib.training import texts
 from kappa_lib.weights import models
 
 # Raise when a change here or in the measures alters any number.
 NUMERICS = 1
 FLOATS = "%.6g"
+PARTS = ("tensors", "surgery", "damage")
 Report = Callable[[str, int, int], None]
 
 
@@ -110,8 +112,8 @@ class Study:
             llm, tokenizer = models.load(settings.model)
         self.llm = llm
         self.ids = {
-            name: torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-            for name, text in texts().items()
+            kind: torch.tensor(tokenizer(texts.read(kind), add_special_tokens=False)["input_ids"])
+            for kind in texts.KINDS
         }
         self.weights = dict(llm.named_parameters())
         self.table = predictors.table_of(llm)
@@ -221,12 +223,12 @@ class Study:
 
     # ── a tensor at a time ───────────────────────────────────────────────────
 
-    def damages(self) -> pd.DataFrame:
+    def damages(self, blocks: int) -> pd.DataFrame:
         """Loss and KL of every change of every chosen tensor, a row a text and block."""
         # Layers in strides, so that a run that was stopped has seen all depths and types.
         order = sorted(self.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
         found: list[dict] = []
-        for number in range(self.settings.blocks):
+        for number in range(blocks):
             text = self.block(number)
             reference: damage.Reference | None = None
             for done, row in enumerate(order):
@@ -263,12 +265,13 @@ class Study:
 
     def _changed(self, change: str, names: pd.Series) -> dict[nn.Parameter, Tensor]:
         """Every named tensor after one change, fp32."""
-        return {
-            self.weights[name]: damage.CHANGES[change](
-                damage.Factors.of(self.weights[name]), self._generator(name, change), self.goal[name]
-            ).to(self.weights[name].dtype)
-            for name in names
-        }
+        changed = {}
+        for name in names:
+            weight, generator = self.weights[name], self._generator(name, change)
+            factors = damage.Factors.of(weight)
+            matrix = damage.CHANGES[change](factors, generator, self.goal[name])
+            changed[weight] = matrix.to(weight.dtype)
+        return changed
 
     # ── many tensors at a time ───────────────────────────────────────────────
 
@@ -312,17 +315,19 @@ class Study:
         rows = zip(losses.tolist(), divergences.tolist(), reference.loss.tolist(), strict=True)
         return [{"loss": loss, "kl": kl, "base": base} for loss, kl, base in rows]
 
-    def run(self) -> None:
-        """Measure everything and write the results."""
-        for name, measure in [
-            ("tensors", self.tensors), ("surgery", self.surgeries), ("damage", self.damages)
-        ]:
-            with replacing(self.out / f"{name}.csv") as temporary:
-                measure().to_csv(temporary, index=False, float_format=FLOATS)
+    def run(self, parts: Sequence[str] = PARTS) -> None:
+        """Measure and write the named parts of the results; each table as soon as it is whole."""
+        measures = {"tensors": [self.tensors], "surgery": [self.surgeries]}
+        blocks = range(1, self.settings.blocks + 1)
+        measures["damage"] = [partial(self.damages, count) for count in blocks]
+        for name in parts:
+            for measure in measures[name]:
+                with replacing(self.out / f"{name}.csv") as temporary:
+                    measure().to_csv(temporary, index=False, float_format=FLOATS)
         facts = {
             "settings": asdict(self.settings),
             "model": models.identity(self.settings.model),
-            "texts": {name: {"tokens": len(ids)} for name, ids in self.ids.items()},
+            "texts": {kind: entry["sha256"] for kind, entry in texts.about().items()},
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)
@@ -348,11 +353,11 @@ def tensor_information(
         "information_isotropic": information.gaussian_information(isotropic),
         "deficit": information.information_deficit(real),
         "deficit_isotropic": information.information_deficit(isotropic),
+        "deficit_10_db": information.information_deficit(real, 0.1),
+        "deficit_30_db": information.information_deficit(real, 0.001),
         "participation": information.participation_ratio(real**2),
         "rank_me": information.rank_me(real),
-        **information.sample_entropies(
-            information.principal_samples(weight, given.sample, seed)
-        ),
+        **information.sample_entropies(information.principal_samples(weight, given.sample, seed)),
     }
 
 
@@ -364,11 +369,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=Settings.blocks)
     parser.add_argument("--layers", type=int, nargs="*")
     parser.add_argument("--types", nargs="*")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="default: all")
     options = vars(parser.parse_args())
-    out = options.pop("out")
+    out, parts = options.pop("out"), options.pop("only")
     for name in ("layers", "types"):
         options[name] = tuple(options[name]) if options[name] else None
-    Study(Settings(**options), out, progress=Stages()).run()
+    Study(Settings(**options), out, progress=Stages()).run(parts)
 
 
 if __name__ == "__main__":
