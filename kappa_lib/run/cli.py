@@ -1,11 +1,13 @@
-"""The ``kappa`` command: scan, select, train, report, plan, examine."""
+"""The ``kappa`` command: scan, select, start a profile, train, report, plan, examine."""
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,16 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def init_profile(options: argparse.Namespace) -> int:
+    """``kappa init-profile``: a folder of recordings → a commented profile to start from."""
+    from kappa_lib.run import init_profile as writer
+
+    made = writer.text(options.speech, options.language, options.text, options.model, options.out)
+    writer.write(options.out, made)
+    print(f"{options.out}: read it, then `bash reproduce.sh --profile {options.out}`")
+    return 0
+
+
 def doctor(options: argparse.Namespace) -> int:
     """``kappa doctor``: everything that would stop a run; fails when something does."""
     from kappa_lib.run import doctor as examiner
@@ -145,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
     main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_scan, _select, _train, _report, _plan, _doctor):
+    for add in (_scan, _select, _init_profile, _train, _report, _plan, _doctor):
         add(commands)
     return main_parser
 
@@ -185,6 +197,32 @@ def _select(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of random arms")
     command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
     command.set_defaults(run=select)
+
+
+def _init_profile(commands: Any) -> None:
+    command = commands.add_parser(
+        "init-profile", help="write a profile for recordings, and a model, of your own"
+    )
+    command.add_argument(
+        "--speech",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="sound files beside a metadata.csv with file_name and the transcripts,"
+        " Parquet files with an audio column, or a saved dataset",
+    )
+    command.add_argument("--language", required=True, help="en, de, ...")
+    command.add_argument(
+        "--text", default="text", metavar="COLUMN", help="of the transcripts; default: text"
+    )
+    command.add_argument(
+        "--model",
+        default="smollm2-135m",
+        metavar="FOLDER_OR_ID",
+        help="a Llama model's folder or hub id; default: the pinned default model",
+    )
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.yaml")
+    command.set_defaults(run=init_profile)
 
 
 def _train(commands: Any) -> None:
@@ -246,7 +284,9 @@ def _count(text: str) -> int:
 
 
 def _add_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--profile", default="laptop", help="default: %(default)s")
+    command.add_argument(
+        "--profile", default="laptop", help="a name, or the path of a YAML file; default: laptop"
+    )
 
 
 def _add_processes(command: argparse.ArgumentParser) -> None:
@@ -274,6 +314,14 @@ def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _extra_of(module: str) -> str:
+    """The extra of this package that brings a missing module, empty where none does."""
+    for line in metadata.requires("kappa-lib") or []:
+        if found := re.match(rf"{module.partition('.')[0]}\b.*; extra == \"(\w+)\"", line):
+            return found[1]
+    return ""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
     options = parser().parse_args(arguments)
@@ -291,6 +339,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         who = "kappa" if distributed.is_main_process() else f"kappa, process {distributed.rank()}"
         if distributed.is_main_process() or not error.of_all:
             print(f"{who}: {error}", file=sys.stderr)
+        return WRONG
+    except ModuleNotFoundError as error:
+        if options.debug or not (extra := _extra_of(error.name or "")):
+            raise
+        remedy = f"pip install 'kappa-lib[{extra}]', or in a clone pip install '.[{extra}]'"
+        print(
+            f"kappa: this needs the package {error.name}\n  What to do: {remedy}", file=sys.stderr
+        )
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)

@@ -17,10 +17,11 @@ from typing import Any
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import CHANNEL, clock
+from kappa_lib.progress import CHANNEL
 from kappa_lib.run.console import Console
 from kappa_lib.run.ledger import Ledger, alone
 from kappa_lib.run.notebook import execute, execution_key, parameters
+from kappa_lib.text import clock
 
 
 def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
