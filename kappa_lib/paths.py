@@ -18,9 +18,14 @@ def in_clone() -> bool:
     return (ROOT / "pyproject.toml").is_file() and NOTEBOOKS.is_dir()
 
 
+def expanded(path: str | Path) -> Path:
+    """A path that a person wrote, ``~`` replaced; ``~nobody`` stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def cache() -> Path:
     """Folder of downloads and everything derived from them alone (``KAPPA_HOME``)."""
-    return Path(os.environ.get("KAPPA_HOME") or user_cache_path("kappa_lib")).expanduser()
+    return expanded(os.environ.get("KAPPA_HOME") or user_cache_path("kappa_lib"))
 
 
 def results(profile: str) -> Path:
@@ -31,5 +36,5 @@ def results(profile: str) -> Path:
     """
     profile = Path(profile).stem if profile.endswith((".yaml", ".yml")) else profile
     if given := os.environ.get("KAPPA_RESULTS"):
-        return Path(given).expanduser() / profile
+        return expanded(given) / profile
     return (ROOT if in_clone() else Path.cwd()) / "results" / profile

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import progress
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, pairs, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
+from kappa_lib.text import clock
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"
@@ -214,15 +214,15 @@ def time_table(folder: Path) -> str:
     timings = read_json(path)
     rows, total = [], timings.get("install_seconds") or 0.0
     if total:
-        rows.append(["installation", progress.clock(total), ""])
+        rows.append(["installation", clock(total), ""])
     for name, entry in timings["notebooks"].items():
         spent = entry.get("first") or entry
         total += spent["seconds"]
         longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
-        stages = "; ".join(f"{what} {progress.clock(seconds)}" for what, seconds in longest)
+        stages = "; ".join(f"{what} {clock(seconds)}" for what, seconds in longest)
         label = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
-        rows.append([label, progress.clock(spent["seconds"]), stages])
-    rows.append(["**all**", f"**{progress.clock(total)}**", ""])
+        rows.append([label, clock(spent["seconds"]), stages])
+    rows.append(["**all**", f"**{clock(total)}**", ""])
     return _markdown(["part", "time", "longest stages"], rows)
 
 
@@ -293,7 +293,7 @@ def _effort(profile: Profile) -> str:
     spent = (entry.get("first") or entry for entry in timings["notebooks"].values())
     total = installation + sum(entry["seconds"] for entry in spent)
     return (
-        f"`bash reproduce.sh` took {progress.clock(total)}, {progress.clock(installation)} of it"
+        f"`bash reproduce.sh` took {clock(total)}, {clock(installation)} of it"
         f" installation, on {machine['cores']} cores ({machine['processor']})."
     )
 

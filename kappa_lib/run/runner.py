@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import CHANNEL, clock
+from kappa_lib.progress import CHANNEL
 from kappa_lib.run.console import Console
 from kappa_lib.run.ledger import Ledger, alone
 from kappa_lib.run.notebook import execute, execution_key, parameters
+from kappa_lib.text import clock
 
 
 def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
@@ -164,13 +163,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance seeds=[0,1]")
-    return key, yaml.safe_load(value)
-
-
 def _chosen(only: list[str]) -> list[Path]:
     if not paths.in_clone():
         raise InputError(
@@ -224,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     console, began = Console(), time.monotonic()
     try:
-        profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
+        profile = profiles.load(options.profile, **dict(map(profiles.parse_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
         if (
