@@ -66,11 +66,21 @@ def execution_key(notebook: Path, profile: Profile) -> str:
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
+            "recordings": _recordings(profile),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
             "pins": files.sha256(lock.LOCK),
             "python": platform.python_version(),
         }
     )
+
+
+def _recordings(profile: Profile) -> list[Any]:
+    """The files of one's own corpora: sizes and times."""
+    if not profile.corpora:
+        return []
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
 
 
 def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:

@@ -10,7 +10,7 @@ from kappa_lib import distributed, paths
 from kappa_lib.errors import InputError
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
-from kappa_lib.speech.features import Progress, SpeechData
+from kappa_lib.speech.features import SpeechData, StepReport
 from kappa_lib.training import parallel
 from kappa_lib.training.evaluation import Forgetting, text_fingerprint
 from kappa_lib.training.model import Adaptor, SpeechLLM
@@ -36,7 +36,7 @@ class Bench:
     """
 
     def __init__(
-        self, profile: Profile, data: SpeechData, progress: Progress | None = None
+        self, profile: Profile, data: SpeechData, progress: StepReport | None = None
     ) -> None:
         if profile.batch < distributed.world_size():
             raise InputError(
