@@ -56,6 +56,8 @@ def require_folder(folder: Path) -> None:
     Raises:
         InputError: naming what is in the way.
     """
+    if "\0" in str(folder):
+        raise InputError(f"{str(folder)!r}: not a path", "choose another folder for the output")
     try:
         existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     except OSError as error:
