@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from kappa_lib.errors import InputError
+from kappa_lib.evidence.statistics import bootstrap_mean, bootstrap_ratio
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
-from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
@@ -23,8 +24,9 @@ def results(profile: Profile) -> pd.DataFrame:
 
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
-        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
-        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares).
+        ``train_loss``, ``heldout_loss``, ``heldout_<corpus>``, ``wer_<corpus>`` (fractions),
+        ``wer_mean`` (of German and English), ``text_loss``, ``kl`` (means over the kinds of
+        text), ``text_loss_<kind>``, ``kl_<kind>`` (nats a token), ``capped``, ``empty`` (shares).
 
     Raises:
         InputError: no run has been finished.
@@ -52,12 +54,18 @@ def run_folders(profile: Profile) -> list[Path]:
 
 def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     wer = metrics["wer"]
-    flat = {key: value for key, value in metrics.items() if key != "wer"}
+    flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     spoken = [wer[language] for language in LANGUAGES if language in wer]
     return {
         "arm": config["arm"],
         "seed": config["seed"],
         **flat,
+        **{f"heldout_{corpus}": value for corpus, value in metrics.get("heldout", {}).items()},
+        **{
+            f"{column}_{kind}": found[key]
+            for column, key in (("text_loss", "loss"), ("kl", "kl"))
+            for kind, found in metrics.get("text", {}).items()
+        },
         **{f"wer_{corpus}": value for corpus, value in wer.items()},
         "wer_mean": sum(spoken) / len(spoken) if spoken else float("nan"),
     }
@@ -106,6 +114,77 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
     if not chosen:
         raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
     return pd.DataFrame(json.loads(chosen[0].read_text(encoding="utf-8")))
+
+
+def wer_intervals(
+    profile: Profile, arm: str, seed: int | None = None, step: int | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Word error rates with 95 % bootstrap intervals over test utterances.
+
+    An utterance is drawn with all its errors and words, and the rate is the drawn errors over
+    the drawn words. The draws are seeded by the profile.
+
+    Args:
+        profile: of the run.
+        arm: of the run.
+        seed: of the run; None for the mean over the profile's seeds, which are then drawn too.
+        step: of the evaluation, the last by default.
+
+    Returns:
+        Corpus → rate, low, high, as fractions.
+
+    Raises:
+        InputError: there is no such run or step.
+    """
+    errors: dict[str, list[list[int]]] = {}
+    words: dict[str, list[list[int]]] = {}
+    for number in profile.seeds if seed is None else [seed]:
+        for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
+            found = [word_errors(r.reference, r.hypothesis, corpus) for r in rows.itertuples()]
+            errors.setdefault(corpus, []).append([wrong for wrong, _ in found])
+            words.setdefault(corpus, []).append([spoken for _, spoken in found])
+    intervals = {
+        corpus: bootstrap_ratio(errors[corpus], words[corpus], seed=profile.seed)
+        for corpus in errors
+    }
+    return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
+
+
+def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.DataFrame:
+    """What an arm forgot of each kind of text, with 95 % bootstrap intervals over windows.
+
+    Args:
+        profile: of the run.
+        arm: of the run.
+        seed: of the run; None for the mean over the profile's seeds, which are then drawn too.
+
+    Returns:
+        A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
+        the last, in nats a token, each with ``_low`` and ``_high``.
+
+    Raises:
+        InputError: no such run, or one from before there were kinds of text.
+    """
+    seeds = profile.seeds if seed is None else [seed]
+    runs = [read_metrics(profile.folder / "runs" / f"{arm}-seed{number}") for number in seeds]
+    if not all(run and "text" in run[-1] for run in runs):
+        raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
+    rows = {}
+    for kind in runs[0][-1]["text"]:
+        ends = [(run[0]["text"][kind], run[-1]["text"][kind]) for run in runs]
+        rises = [
+            [after - before for before, after in zip(*losses, strict=True)]
+            for losses in ((first["window_loss"], last["window_loss"]) for first, last in ends)
+        ]
+        rows[kind] = {}
+        for name, values in (("rise", rises), ("kl", [last["window_kl"] for _, last in ends])):
+            found = bootstrap_mean(values, seed=profile.seed)
+            rows[kind] |= {
+                name: found.estimate,
+                f"{name}_low": found.low,
+                f"{name}_high": found.high,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
 
 def missing(profile: Profile) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a run is judged by: word error rate, held-out loss, and forgotten general text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +88,14 @@ class TextLoss:
     def kl(self) -> float:
         """Mean KL divergence from the base model."""
         return sum(self.kls) / len(self.kls)
+
+
+def pooled(text: Mapping[str, TextLoss]) -> tuple[float, float]:
+    """Mean cross-entropy and mean KL over kinds of text; each kind counts the same."""
+    return (
+        sum(t.loss for t in text.values()) / len(text),
+        sum(t.kl for t in text.values()) / len(text),
+    )
 
 
 class Forgetting:
@@ -189,20 +197,20 @@ def evaluate(
     """
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
-    pooled, heldout = heldout_loss(model, tests)
+    heldout, heldout_of = heldout_loss(model, tests)
     text = forgetting.measure(model.llm)
+    text_loss, kl = pooled(text)
     metrics = {
-        "heldout_loss": pooled,
-        "heldout": heldout,
+        "heldout_loss": heldout,
+        "heldout": heldout_of,
         "wer": {
             corpus: word_error_rate(
                 [r["reference"] for r in of_corpus], [r["hypothesis"] for r in of_corpus], corpus
             )
             for corpus, of_corpus in rows.items()
         },
-        # Each kind of text counts the same.
-        "text_loss": sum(t.loss for t in text.values()) / len(text),
-        "kl": sum(t.kl for t in text.values()) / len(text),
+        "text_loss": text_loss,
+        "kl": kl,
         "text": {
             kind: {
                 "loss": t.loss,
