@@ -22,7 +22,7 @@ for _module in pkgutil.iter_modules(evidence.__path__):
     if _module.name.startswith("rules_"):
         importlib.import_module(f"{evidence.__name__}.{_module.name}")
 
-FILE = paths.NOTEBOOKS / "claims.yaml"
+FILE = paths.DATA / "claims.yaml"
 GROUPS = ("theory", "kappa", "case study", "conclusion", "text tasks")
 # What a run could knock down; what a textbook guarantees; what we warn of beside the paper.
 CLAIM, IDENTITY, CAVEAT = KINDS = ("claim", "identity", "caveat")

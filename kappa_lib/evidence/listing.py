@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kappa_lib.evidence import markdown
+from kappa_lib.evidence import wording
 from kappa_lib.evidence.catalogue import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import (
     FAILS,
@@ -13,6 +13,7 @@ from kappa_lib.evidence.verdicts import (
     TOY,
     VERDICTS,
 )
+from kappa_lib.text import markdown
 
 # What "fails" means depends on how far a verdict reaches.
 _FAILURES = {
@@ -33,10 +34,10 @@ def measured(claim: Claim) -> str:
     """What was measured: the decision's estimate and interval, or the rule's plain numbers."""
     numbers = ""
     if claim.decision:
-        numbers = markdown.decision(claim.decision)
+        numbers = wording.decision(claim.decision)
     if claim.measured and (claim.decision is None or claim.decision.estimate is None):
         plain = {k: v for k, v in claim.measured.items() if not isinstance(v, dict)}
-        listed = "; ".join(f"{k} = {markdown.short(v)}" for k, v in plain.items())
+        listed = "; ".join(f"{k} = {wording.short(v)}" for k, v in plain.items())
         numbers = "; ".join(text for text in (numbers, listed) if text)
     return numbers or "–"
 
@@ -48,7 +49,12 @@ def table(claims: Sequence[Claim]) -> str:
         [c.id, c.place, c.statement, measured(c), f"**{said(c)}**", _scale(c), c.cell]
         for c in claims
     ]
-    return markdown.table(header, rows)
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As :func:`kappa_lib.text.markdown`, where a cell may hold a bar, as ``log|c|``."""
+    return markdown(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
 
 
 def _scale(claim: Claim) -> str:
@@ -72,7 +78,7 @@ def tally(claims: Sequence[Claim]) -> str:
         if any(found):
             rows.append([verdict, *(str(n) if n else "" for n in found)])
     rows.append(["**all**", *(f"**{len(of)}**" for of in columns.values())])
-    return markdown.table(["verdict", *columns], rows)
+    return markdown(["verdict", *columns], rows)
 
 
 def _of(claims: Sequence[Claim], kind: str, scale: str | None = None) -> list[Claim]:
@@ -89,4 +95,4 @@ def details(claims: Sequence[Claim]) -> str:
     """A Markdown table for who wants to check: rule, evidence, what would overturn it, minutes."""
     header = ["claim", "rule", "evidence", "would be overturned by", "minutes on two cores"]
     rows = [[c.id, c.rule, c.evidence, c.overturned_by, f"{c.minutes:,}"] for c in claims]
-    return markdown.table(header, rows)
+    return _table(header, rows)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from kappa_lib import progress
-from kappa_lib.evidence import arms, claims, listing, markdown, report_tables, tables
+from kappa_lib.evidence import arms, claims, listing, report_tables, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import NORMALISERS
+from kappa_lib.text import clock, markdown
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"
@@ -119,16 +119,16 @@ def time_table(folder: Path) -> str:
     timings = read_json(path)
     rows, total = [], timings.get("install_seconds") or 0.0
     if total:
-        rows.append(["installation", progress.clock(total), ""])
+        rows.append(["installation", clock(total), ""])
     for name, entry in timings["notebooks"].items():
         spent = entry.get("first") or entry
         total += spent["seconds"]
         longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
-        stages = "; ".join(f"{what} {progress.clock(seconds)}" for what, seconds in longest)
+        stages = "; ".join(f"{what} {clock(seconds)}" for what, seconds in longest)
         label = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
-        rows.append([label, progress.clock(spent["seconds"]), stages])
-    rows.append(["**all**", f"**{progress.clock(total)}**", ""])
-    return markdown.table(["part", "time", "longest stages"], rows)
+        rows.append([label, clock(spent["seconds"]), stages])
+    rows.append(["**all**", f"**{clock(total)}**", ""])
+    return markdown(["part", "time", "longest stages"], rows)
 
 
 def _provenance(profile: Profile) -> str:
@@ -140,7 +140,7 @@ def _provenance(profile: Profile) -> str:
     commit = f"`{last['commit']}`" if last["commit"] else "unknown"
     state = {True: "clean", False: "with uncommitted changes", None: "unknown state"}
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
-    speeds = markdown.table(
+    speeds = markdown(
         ["run", "trainable in the LLM", "trainable in all", "seconds a step"],
         (
             [

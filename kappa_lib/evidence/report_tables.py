@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib.evidence import arms, markdown, pairs, tables
+from kappa_lib.evidence import arms, pairs, tables, wording
 from kappa_lib.profiles import Profile
+from kappa_lib.text import markdown
 
 
 def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
@@ -15,12 +16,10 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
     rows = []
     for (arm, step), group in table.groupby(["arm", "step"], sort=False):
         numbers = [
-            markdown.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
+            wording.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
         ]
         rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
-    return markdown.table(
-        ["arm", "step", "utterances", *(how[0] for how in present.values())], rows
-    )
+    return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
 
 
 def wer_table(table: pd.DataFrame) -> str:
@@ -62,7 +61,7 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
         shown = (
             f"{row.mean:+.{digits}f}"
             if math.isnan(row.low)
-            else markdown.interval(row.mean, row.low, row.high, digits)
+            else wording.interval(row.mean, row.low, row.high, digits)
         )
         effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
         rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
@@ -74,7 +73,7 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
         " interval lies inside 1 point or 0.01 nats. KL is from the base model."
         + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
     )
-    return f"{note}\n\n{markdown.table(header, rows)}\n\n{_beside(table, facts)}".rstrip()
+    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
 
 
 _OUTCOMES = {
@@ -111,4 +110,4 @@ def arms_table(profile: Profile) -> str:
         + [str(row[kind]) for kind in kinds]
         for arm, row in table.iterrows()
     )
-    return markdown.table(["arm", "rule", "tensors", "parameters", *kinds], rows)
+    return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)

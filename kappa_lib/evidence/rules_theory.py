@@ -1,4 +1,4 @@
-"""Rules for the claims of the paper's Sections 2 and 3; in words in ``notebooks/claims.yaml``.
+"""Rules for the claims of the paper's Sections 2 and 3; in words in ``data/claims.yaml``.
 
 They are checked to rounding or sampling error, so most return a bare verdict. A counterexample
 that is not found leaves a claim undecided, for nothing was shown.

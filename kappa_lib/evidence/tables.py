@@ -33,8 +33,8 @@ def results(profile: Profile) -> pd.DataFrame:
     folders = run_folders(profile)
     if not folders:
         raise InputError(
-            f"{profile.folder / 'runs'}: no finished run of profile {profile.name!r}",
-            f"run notebook 04, or `kappa train --profile {profile.name}`",
+            f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
+            f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
         _row(read_json(folder / "config.json"), metrics)

@@ -1,7 +1,7 @@
-"""Markdown that reports and the README share: tables, intervals, generated blocks."""
+"""How reports and the README write intervals and decisions, and the blocks that a run fills."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from kappa_lib.errors import InputError
@@ -9,14 +9,6 @@ from kappa_lib.evidence.verdicts import Decision
 
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; ``|`` inside a cell is escaped."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-    return "\n".join(lines)
 
 
 def spread(values: Iterable[float], scale: float, digits: int) -> str:
