@@ -24,9 +24,9 @@ def results(profile: Profile) -> pd.DataFrame:
 
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
-        ``train_loss``, ``heldout_loss``, ``heldout_<corpus>``, ``wer_<corpus>`` (fractions),
-        ``wer_mean`` (of German and English), ``text_loss``, ``kl`` (means over the kinds of
-        text), ``text_loss_<kind>``, ``kl_<kind>`` (nats a token), ``capped``, ``empty`` (shares).
+        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
+        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares); where
+        a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
 
     Raises:
         InputError: no run has been finished.
@@ -34,8 +34,8 @@ def results(profile: Profile) -> pd.DataFrame:
     folders = run_folders(profile)
     if not folders:
         raise InputError(
-            f"{profile.folder / 'runs'}: no finished run of profile {profile.name!r}",
-            f"run notebook 04, or `kappa train --profile {profile.name}`",
+            f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
+            f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
         _row(read_json(folder / "config.json"), metrics)
@@ -53,33 +53,20 @@ def run_folders(profile: Profile) -> list[Path]:
 
 
 def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    wer = metrics["wer"]
     flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
-    spoken = [wer[language] for language in LANGUAGES if language in wer]
-    return {
-        "arm": config["arm"],
-        "seed": config["seed"],
-        **flat,
-        **{f"heldout_{corpus}": value for corpus, value in metrics.get("heldout", {}).items()},
-        **{
-            f"{column}_{kind}": found[key]
-            for column, key in (("text_loss", "loss"), ("kl", "kl"))
-            for kind, found in metrics.get("text", {}).items()
-        },
-        **{f"wer_{corpus}": value for corpus, value in wer.items()},
-        "wer_mean": sum(spoken) / len(spoken) if spoken else float("nan"),
-    }
+    apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}
+    apart |= {f"heldout_{corpus}": loss for corpus, loss in metrics.get("heldout", {}).items()}
+    for kind, found in metrics.get("text", {}).items():
+        apart |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
+    spoken = [metrics["wer"][language] for language in LANGUAGES if language in metrics["wer"]]
+    mean = sum(spoken) / len(spoken) if spoken else float("nan")
+    return {"arm": config["arm"], "seed": config["seed"], **flat, **apart, "wer_mean": mean}
 
 
 def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
     """A column over training, a list a seed; empty where the arm was not run."""
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     return [group[column].tolist() for _, group in rows.groupby("seed")]
-
-
-def rises(table: pd.DataFrame, arm: str) -> list[float]:
-    """How much the general-text loss rose from the first to the last evaluation, a seed each."""
-    return [curve[-1] - curve[0] for curve in curves(table, arm, "text_loss")]
 
 
 def parameters(profile: Profile) -> pd.DataFrame:
@@ -213,11 +200,6 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])
     return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
-
-
-def last(table: pd.DataFrame, arm: str, column: str) -> list[float]:
-    """The last value of a column, a seed each; empty where the arm was not run."""
-    return [curve[-1] for curve in curves(table, arm, column)]
 
 
 def mean_of_last(curves_of_arm: list[list[float]]) -> float:
