@@ -103,6 +103,19 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
     return pd.DataFrame(json.loads(chosen[0].read_text(encoding="utf-8")))
 
 
+def _seeds(profile: Profile, arm: str) -> list[int]:
+    """Seeds of the profile for which an arm has a finished run.
+
+    Raises:
+        InputError: none.
+    """
+    done = {folder.name for folder in run_folders(profile)}
+    seeds = [seed for seed in profile.seeds if f"{arm}-seed{seed}" in done]
+    if not seeds:
+        raise InputError(f"{arm}: no finished run", "run notebook 04, or `kappa train`")
+    return seeds
+
+
 def wer_intervals(
     profile: Profile, arm: str, seed: int | None = None, step: int | None = None
 ) -> dict[str, tuple[float, float, float]]:
@@ -114,7 +127,7 @@ def wer_intervals(
     Args:
         profile: of the run.
         arm: of the run.
-        seed: of the run; None for the mean over the profile's seeds, which are then drawn too.
+        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
         step: of the evaluation, the last by default.
 
     Returns:
@@ -125,7 +138,7 @@ def wer_intervals(
     """
     errors: dict[str, list[list[int]]] = {}
     words: dict[str, list[list[int]]] = {}
-    for number in profile.seeds if seed is None else [seed]:
+    for number in _seeds(profile, arm) if seed is None else [seed]:
         for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
             found = [word_errors(r.reference, r.hypothesis, corpus) for r in rows.itertuples()]
             errors.setdefault(corpus, []).append([wrong for wrong, _ in found])
@@ -143,7 +156,7 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
     Args:
         profile: of the run.
         arm: of the run.
-        seed: of the run; None for the mean over the profile's seeds, which are then drawn too.
+        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
 
     Returns:
         A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
@@ -152,7 +165,7 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
     Raises:
         InputError: no such run, or one from before there were kinds of text.
     """
-    seeds = profile.seeds if seed is None else [seed]
+    seeds = _seeds(profile, arm) if seed is None else [seed]
     runs = [read_metrics(profile.folder / "runs" / f"{arm}-seed{number}") for number in seeds]
     if not all(run and "text" in run[-1] for run in runs):
         raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")

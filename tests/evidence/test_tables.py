@@ -13,7 +13,7 @@ from kappa_lib.speech.transcripts import normalise, word_error_rate, word_errors
 
 
 def profile(folder, seeds=(0,)):
-    return SimpleNamespace(folder=folder, seeds=list(seeds), seed=0)
+    return SimpleNamespace(folder=folder, arms=["selected"], seeds=list(seeds), seed=0)
 
 
 def write_run(folder, rows=(), metrics=(), arm="selected", seed=0):
@@ -22,6 +22,7 @@ def write_run(folder, rows=(), metrics=(), arm="selected", seed=0):
     (run / "transcripts" / "step000004.json").write_text(json.dumps(list(rows)))
     lines = "".join(json.dumps(line) + "\n" for line in metrics)
     (run / "metrics.jsonl").write_text(lines)
+    (run / "provenance.json").write_text("{}")
 
 
 def row(reference, hypothesis, corpus="de"):
@@ -84,8 +85,10 @@ def test_the_same_profile_draws_the_same_interval(tmp_path):
 def test_seeds_are_drawn_too_when_none_is_named(tmp_path):
     for seed, answer in ((0, "eins zwei"), (1, "drei vier")):
         write_run(tmp_path, [row("eins zwei", answer)] * 5, seed=seed)
-    both = profile(tmp_path, seeds=(0, 1))
+    both = profile(tmp_path, seeds=(0, 1, 2))  # the third has not been run
     assert tables.wer_intervals(both, "selected") == {"de": (0.5, 0.0, 1.0)}
+    with pytest.raises(InputError, match="inverse: no finished run"):
+        tables.wer_intervals(both, "inverse")
     assert tables.wer_intervals(both, "selected", 1) == {"de": (1.0, 1.0, 1.0)}
 
 
