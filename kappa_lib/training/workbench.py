@@ -11,14 +11,14 @@ from kappa_lib.errors import InputError
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech.features import SpeechData, StepReport
-from kappa_lib.training import parallel
-from kappa_lib.training.evaluation import Forgetting, text_fingerprint
+from kappa_lib.training import parallel, texts
+from kappa_lib.training.evaluation import Forgetting
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
 from kappa_lib.training.warm_start import new_adaptor
 from kappa_lib.weights import models
 
-VERSION = 1  # raise when a change to the code changes what a run computes
+VERSION = 2  # raise when a change to the code changes what a run computes
 
 
 def warm_path(profile: Profile, seed: int) -> paths.Path:
@@ -105,6 +105,6 @@ class Bench:
             **self.profile.values(*keys),
             "weights": models.identity(self.profile.model),
             "split": self.data.key,
-            "general_text": text_fingerprint(self.forgetting.windows),
+            "general_text": texts.identity(self.forgetting.windows),
             "version": VERSION,
         }
