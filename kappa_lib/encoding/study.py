@@ -44,8 +44,8 @@ class Settings:
         input_windows, input_length: windows a text for the input covariance, and their tokens.
         blocks: how often the damage of every tensor is measured, each time on another window of
             every text; two blocks say how far the ranks can be relied on.
-        surgery_windows: windows a text for surgery on whole types.
-        length: predicted tokens of a window of the two.
+        length: predicted tokens of such a window; short, since 1,890 changes are measured on it.
+        surgery_windows, surgery_length: windows a text for surgery on whole types.
         layers: which layers; all if None.
         types: which module types; all if None.
         seed: of everything drawn.
@@ -55,8 +55,9 @@ class Settings:
     input_windows: int = 11
     input_length: int = 256
     blocks: int = 2
-    surgery_windows: int = 8
-    length: int = 128
+    length: int = 64
+    surgery_windows: int = 6
+    surgery_length: int = 128
     layers: tuple[int, ...] | None = None
     types: tuple[str, ...] | None = None
     seed: int = 0
@@ -161,10 +162,9 @@ class Study:
 
     def surgery_text(self) -> Tensor:
         """Windows for surgery; behind those of damage."""
-        length = self.settings.length + 1
         start = self.settings.input_windows * self.settings.input_length
-        start += self.settings.blocks * length
-        return self.windows(start, self.settings.surgery_windows, length)
+        start += self.settings.blocks * (self.settings.length + 1)
+        return self.windows(start, self.settings.surgery_windows, self.settings.surgery_length + 1)
 
     # ── a row a tensor ───────────────────────────────────────────────────────
 
