@@ -114,8 +114,40 @@ def decide_difference(
         inside = -margin < found.narrow[0] and found.narrow[1] < margin
         verdict = SAME if inside else UNDECIDED
     return Decision(
-        verdict, found.mean, found.interval, LEVEL, unit, found.n, found.effect, p=found.p
+        verdict,
+        estimate=found.mean,
+        interval=found.interval,
+        unit=unit,
+        n=found.n,
+        effect=found.effect,
+        p=found.p,
+        narrow=found.narrow,
+        margin=margin,
     )
+
+
+def spread_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Standard deviation of the first over that of the second, with its 95 % interval.
+
+    For paired values from a normal distribution (Pitman 1939, Morgan 1939); with three pairs it
+    spans orders of magnitude.
+
+    Args:
+        first: values, one a seed, at least three.
+        second: values of the same seeds in the same order.
+
+    Returns:
+        Ratio, low, high.
+    """
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    if len(a) != len(b) or len(a) < ENOUGH_SEEDS or not a.std() or not b.std():
+        raise InputError("spreads cannot be compared", "give ≥ 3 pairs of values that vary")
+    ratio = a.var(ddof=1) / b.var(ddof=1)
+    unexplained = 1 - np.corrcoef(a, b)[0, 1] ** 2
+    t = stats.t.ppf((1 + LEVEL) / 2, len(a) - 2)
+    k = 1 + 2 * unexplained * t**2 / (len(a) - 2)
+    width = k + np.sqrt(k**2 - 1)
+    return float(np.sqrt(ratio)), float(np.sqrt(ratio / width)), float(np.sqrt(ratio * width))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -130,6 +162,14 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - i) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
+
+
+def share_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Clopper and Pearson 1934); all of [0, 1] without trials."""
+    if not trials:
+        return 0.0, 1.0
+    found = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def results(profile: Profile) -> pd.DataFrame:
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
         ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
-        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares).
+        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares); where
+        a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
 
     Raises:
         InputError: no run has been finished.
@@ -32,8 +33,8 @@ def results(profile: Profile) -> pd.DataFrame:
     folders = run_folders(profile)
     if not folders:
         raise InputError(
-            f"{profile.folder / 'runs'}: no finished run of profile {profile.name!r}",
-            f"run notebook 04, or `kappa train --profile {profile.name}`",
+            f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
+            f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
         _row(read_json(folder / "config.json"), metrics)
@@ -51,27 +52,20 @@ def run_folders(profile: Profile) -> list[Path]:
 
 
 def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    wer = metrics["wer"]
-    flat = {key: value for key, value in metrics.items() if key != "wer"}
-    spoken = [wer[language] for language in LANGUAGES if language in wer]
-    return {
-        "arm": config["arm"],
-        "seed": config["seed"],
-        **flat,
-        **{f"wer_{corpus}": value for corpus, value in wer.items()},
-        "wer_mean": sum(spoken) / len(spoken) if spoken else float("nan"),
-    }
+    flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+    apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}
+    apart |= {f"heldout_{corpus}": loss for corpus, loss in metrics.get("heldout", {}).items()}
+    for kind, found in metrics.get("text", {}).items():
+        apart |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
+    spoken = [metrics["wer"][language] for language in LANGUAGES if language in metrics["wer"]]
+    mean = sum(spoken) / len(spoken) if spoken else float("nan")
+    return {"arm": config["arm"], "seed": config["seed"], **flat, **apart, "wer_mean": mean}
 
 
 def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
     """A column over training, a list a seed; empty where the arm was not run."""
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     return [group[column].tolist() for _, group in rows.groupby("seed")]
-
-
-def rises(table: pd.DataFrame, arm: str) -> list[float]:
-    """How much the general-text loss rose from the first to the last evaluation, a seed each."""
-    return [curve[-1] - curve[0] for curve in curves(table, arm, "text_loss")]
 
 
 def parameters(profile: Profile) -> pd.DataFrame:
@@ -134,11 +128,6 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])
     return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
-
-
-def last(table: pd.DataFrame, arm: str, column: str) -> list[float]:
-    """The last value of a column, a seed each; empty where the arm was not run."""
-    return [curve[-1] for curve in curves(table, arm, column)]
 
 
 def mean_of_last(curves_of_arm: list[list[float]]) -> float:

@@ -1,8 +1,8 @@
 """The verdicts, their scales, and the registry of rules: claim id -> function of numbers."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from kappa_lib.errors import InputError
 
@@ -14,6 +14,7 @@ UNDECIDED = "undecided"
 CONFOUNDED = "confounded"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, CONFOUNDED, NOT_TESTABLE)
+NOT_MEASURED = "not measured"  # no notebook of a run has handed numbers to the rule
 
 # How far a verdict reaches: mathematics checked here, the model that was measured at this size,
 # or a unit built to show the point.
@@ -35,6 +36,9 @@ class Decision:
         effect: standardised size, d_z of paired differences.
         note: one short sentence that a reader of the verdict must know.
         p: two-sided p-value of the estimate, for Holm's correction over primary comparisons.
+        narrow: 90 % interval, which *no relevant difference* is read from.
+        margin: what ``narrow`` must lie inside for that, in ``unit``.
+        parts: outcome -> decision, where a claim is about several; see :func:`together`.
     """
 
     verdict: str
@@ -46,10 +50,30 @@ class Decision:
     effect: float | None = None
     note: str = ""
     p: float | None = None
+    narrow: tuple[float, float] | None = None
+    margin: float | None = None
+    parts: Mapping[str, "Decision"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise InputError(f"there is no verdict {self.verdict!r}", f"use one of {VERDICTS}")
+
+
+def together(parts: Mapping[str, Decision]) -> Decision:
+    """One decision on a claim about several outcomes: theirs where they agree, else *undecided*.
+
+    Asking all outcomes to agree (intersection-union) keeps the error rate of one test; p is the
+    largest of the parts'.
+    """
+    found = {part.verdict for part in parts.values()}
+    p = [part.p for part in parts.values()]
+    return Decision(
+        found.pop() if len(found) == 1 else UNDECIDED,
+        n=min((part.n for part in parts.values() if part.n is not None), default=None),
+        p=None if None in p else max(p),
+        note=next((part.note for part in parts.values() if part.note), ""),
+        parts=dict(parts),
+    )
 
 
 Rule = Callable[..., Decision | str]

@@ -60,14 +60,13 @@ def execution_key(notebook: Path, profile: Profile) -> str:
     """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
     package = Path(kappa_lib.__file__).parent
     code = [p for p in sorted(package.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
-    beside = sorted(notebook.parent.glob("*.yaml"))
+    code = [p for p in code if p.parent.name != "profiles"]  # the profile's values stand below
     cells = nbformat.read(notebook, as_version=4).cells
     return files.fingerprint(
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
-            "beside": [[p.name, files.sha256(p)] for p in beside],
             "pins": files.sha256(lock.LOCK),
             "python": platform.python_version(),
         }
