@@ -39,6 +39,8 @@ class Profile:
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
         text_tokens: general-text positions on which forgetting is measured.
+        spectra: whether κ and singular vectors of the trained tensors are compared before and
+            after each run.
     """
 
     profile: str
@@ -63,6 +65,7 @@ class Profile:
     eval_every: int
     max_new_tokens: int
     text_tokens: int
+    spectra: bool
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -109,9 +112,9 @@ def _check_types(profile: Profile) -> None:
     for item in fields(profile):
         kind = str(getattr(item.type, "__name__", item.type))
         kind = kind if "[" not in str(item.type) else str(item.type)
-        allowed = kinds.get(kind, {"str": str, "int": int}.get(kind))
+        allowed = kinds.get(kind, {"str": str, "int": int, "bool": bool}.get(kind))
         value = getattr(profile, item.name)
-        fits = isinstance(value, allowed) and not isinstance(value, bool)
+        fits = isinstance(value, allowed) and isinstance(value, bool) == (allowed is bool)
         _require(fits, item.name, value, f"of type {kind}")
 
 

@@ -11,6 +11,7 @@ from kappa_lib.spectra import scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
+from kappa_lib.training.spectral_change import record_spectral_change
 from kappa_lib.training.trainer import train
 from kappa_lib.weights import models
 
@@ -38,6 +39,8 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
     for seed in experiment.profile.seeds:
         for arm in arms.values():
             train(experiment, arm, seed)
+            if experiment.profile.spectra:
+                record_spectral_change(experiment, arm, seed)
     table = tables.results(experiment.profile)
     if distributed.is_main_process():
         with replacing(experiment.profile.folder / "metrics.csv") as temporary:

@@ -33,10 +33,12 @@ class RunState:
             ignored.
     """
 
+    MODEL = "model.safetensors"
+
     def __init__(self, folder: Path, config: Any) -> None:
         self.folder, self.config, self.key = folder, config, fingerprint(config)
         self.metrics_path = folder / "metrics.jsonl"
-        self.model_path = folder / "model.safetensors"
+        self.model_path = folder / self.MODEL
         self.resume_path = folder / "resume.safetensors"
         self._config_path = folder / "config.json"
 

@@ -1,25 +1,30 @@
 import copy
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
+from kappa_lib.spectra import kappa_table
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
+from kappa_lib.training.spectral_change import changes
 from kappa_lib.training.trainer import train
 
 pytestmark = pytest.mark.slow
@@ -148,6 +153,47 @@ def test_training_lowers_the_loss_on_what_it_trains_on(finished):
     *_, table = finished
     for _, rows in table.groupby("arm"):
         assert rows["train_loss"].iloc[-1] < rows["train_loss"].iloc[1]
+
+
+def test_a_run_leaves_what_it_did_to_each_tensor(finished):
+    profile, _, arms, *_ = finished
+    stored = kappa_table.read(profile.folder).set_index("tensor")["kappa"]
+    for name, arm in arms.items():
+        table = pd.read_csv(trainer.run_folder(profile, name, 0) / "spectra.csv")
+        assert table["tensor"].tolist() == arm.tensors
+        assert table["layer"].isin([0, 1]).all()
+        assert table["kappa_before"].tolist() == pytest.approx(stored[arm.tensors].tolist())
+        ratio = (table["kappa_after"] / table["kappa_before"]).map(math.log)
+        assert table["dlogkappa"].tolist() == pytest.approx(ratio.tolist())
+        assert (table["relative_change"] > 0).all()
+        assert (table.filter(like="angle") > 0).all(axis=None)
+
+
+def test_a_tensor_that_did_not_move_has_changed_by_nothing(finished, tmp_path):
+    _, _, arms, original, _ = finished
+    still, doubled = arms["selected"].tensors[:2]
+    after = {f"llm.{still}": original[still], f"llm.{doubled}": 2 * original[doubled]}
+    save_file(after, tmp_path / "model.safetensors")
+    two = replace(arms["selected"], tensors=[still, doubled])
+    first, second = changes(original, tmp_path / "model.safetensors", two)
+    assert first["dlogkappa"] == first["relative_change"] == 0
+    assert max(value for key, value in first.items() if key.startswith("angle")) < 1e-12
+    assert second["relative_change"] == pytest.approx(1)
+    assert second["dlogkappa"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
+    profile, experiment, arms, *_ = finished
+    shutil.copytree(profile.folder, tmp_path / "tiny")
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    path = trainer.run_folder(profile, "selected", 0) / "spectra.csv"
+    path.unlink()
+    other = copy.copy(experiment)
+    other.profile = replace(profile, spectra=False)
+    stages.train_all(other, arms)
+    assert not path.exists()
+    stages.train_all(experiment, arms)
+    assert path.exists(), "measured of a finished run, which is not trained again"
 
 
 def test_an_unknown_tensor_name_is_refused(finished):
