@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from kappa_lib import distributed
+from kappa_lib.text import clock
 
 CHANNEL = "KAPPA_PROGRESS"
 # Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
@@ -31,16 +32,6 @@ EVERY = 5.0  # seconds between two lines on a terminal
 EVERY_LIVE = 0.5  # seconds between two reports to something that overwrites the last one
 
 T = TypeVar("T")
-
-
-def clock(seconds: float) -> str:
-    """A duration as a person reads it: ``8 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def line(report: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """The paper's claims: read from YAML, decided by rules from measured numbers, listed.
 
-``notebooks/claims.yaml`` says what is claimed, where, by which rule and in which notebook cell it
+``data/claims.yaml`` says what is claimed, where, by which rule and in which notebook cell it
 is decided. The cell calls :func:`record` with the numbers it measured; the rule of that id
 (``rules_theory``, ``rules_study``) turns them into a verdict, written to
 ``results/<profile>/claims/<id>.json``. No verdict is ever written by hand.
 """
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,18 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kappa_lib import paths
+from kappa_lib import evidence, paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.verdicts import RULES, VERDICTS, numbers_of
+from kappa_lib.evidence.verdicts import RULES, VERDICTS, Decision, numbers_of
 from kappa_lib.files import fingerprint, read_json, write_json
 
-FILE = paths.NOTEBOOKS / "claims.yaml"
-UNDECIDED = "not decided"
+# Importing a module of rules registers them.
+for _module in pkgutil.iter_modules(evidence.__path__):
+    if _module.name.startswith("rules_"):
+        importlib.import_module(f"{evidence.__name__}.{_module.name}")
+
+FILE = paths.DATA / "claims.yaml"
+NOT_MEASURED = "not measured"
 KEYS = ("id", "group", "place", "statement", "rule", "numbers", "cell")
 GROUPS = ("theory", "kappa", "case study", "conclusion", "text tasks")
 
@@ -38,7 +45,7 @@ class Claim:
         rule: how the verdict follows from the numbers, in words.
         numbers: names of the measured numbers.
         cell: ``notebook.ipynb#cell-id`` that decides it.
-        verdict: one of ``VERDICTS``, or ``not decided``.
+        verdict: one of ``VERDICTS``, or ``not measured``.
         measured: the numbers that the verdict came from; empty while undecided.
     """
 
@@ -49,7 +56,7 @@ class Claim:
     rule: str
     numbers: tuple[str, ...]
     cell: str
-    verdict: str = UNDECIDED
+    verdict: str = NOT_MEASURED
     measured: dict[str, Any] | None = None
 
     @property
@@ -98,7 +105,7 @@ def _read(entry: dict[str, Any], source: str) -> Claim:
     return Claim(**{**entry, "numbers": tuple(entry["numbers"])})
 
 
-def decide(claim_id: str, numbers: dict[str, Any]) -> str:
+def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
     """Apply the rule of a claim to measured numbers.
 
     Args:
@@ -106,7 +113,7 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> str:
         numbers: name -> number, string or (nested) list of numbers, exactly those the rule reads.
 
     Returns:
-        One of ``VERDICTS``.
+        The verdict with the estimate and interval that carry it, where the rule has any.
 
     Raises:
         InputError: unknown id, numbers missing or unknown, or NaN among them.
@@ -121,10 +128,8 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> str:
     for name, value in numbers.items():
         if any(isinstance(x, float) and math.isnan(x) for x in _flat(value)):
             raise InputError(f"claim {claim_id!r}: {name} holds NaN", "find where it came from")
-    verdict = rule(**numbers)
-    if verdict not in VERDICTS:
-        raise InputError(f"the rule of {claim_id!r} returned {verdict!r}", f"use {VERDICTS}")
-    return verdict
+    found = rule(**numbers)
+    return found if isinstance(found, Decision) else Decision(found)
 
 
 def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
@@ -139,7 +144,7 @@ def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
         InputError: see :func:`decide`.
     """
     plain = {name: _plain(value) for name, value in numbers.items()}
-    verdict = decide(claim_id, plain)
+    verdict = decide(claim_id, plain).verdict
     claim = catalogue()[claim_id]
     value = {
         "id": claim_id,
@@ -181,7 +186,7 @@ def _with_verdict(claim: Claim, path: Path) -> Claim:
     if found["claim"] != claim.fingerprint:
         return claim
     numbers = {name: _from_json(value) for name, value in found["numbers"].items()}
-    if decide(claim.id, numbers) != found["verdict"]:
+    if decide(claim.id, numbers).verdict != found["verdict"]:
         raise InputError(
             f"{path.name}: the verdict {found['verdict']!r} does not follow from its numbers",
             "delete the file and run the notebook again",
@@ -191,9 +196,9 @@ def _with_verdict(claim: Claim, path: Path) -> Claim:
 
 
 def counts(claims: Iterable[Claim]) -> dict[str, int]:
-    """How many claims have each verdict, ``not decided`` included, in a fixed order."""
+    """How many claims have each verdict, ``not measured`` included, in a fixed order."""
     found = [claim.verdict for claim in claims]
-    return {verdict: found.count(verdict) for verdict in (*VERDICTS, UNDECIDED)}
+    return {verdict: found.count(verdict) for verdict in (*VERDICTS, NOT_MEASURED)}
 
 
 def table_markdown(claims: Iterable[Claim]) -> str:

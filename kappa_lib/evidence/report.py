@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from kappa_lib import progress
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, pairs, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.speech.transcripts import NORMALISERS
+from kappa_lib.speech.transcripts import normaliser
+from kappa_lib.text import clock
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"
@@ -79,13 +79,18 @@ def _setting(profile: Profile) -> str:
         f" utterances at a peak learning rate of {profile.lr:g} ({profile.optimiser}),"
         f" from a CTC warm start of the adaptor ({profile.warm_steps} steps), which the paper"
         " does not have."
-        f" Training utterances: {_counts(profile.train_utterances)};"
-        f" test utterances: {_counts(profile.test_utterances)}."
+        f" Training utterances: {_counts(profile, 'train')};"
+        f" test utterances: {_counts(profile, 'test')}."
     )
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {corpus}" for corpus, n in counts.items())
+def _counts(profile: Profile, part: str) -> str:
+    """Utterances of each corpus, and how many were asked for where there were fewer."""
+    used, words = tables.used(profile), []
+    for corpus, asked in profile.values()[f"{part}_utterances"].items():
+        count = used.get(corpus, {}).get(part, asked)
+        words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
+    return ", ".join(words)
 
 
 def _number(values: Iterable[float], scale: float, digits: int) -> str:
@@ -116,10 +121,13 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
 
 def wer_table(table: pd.DataFrame) -> str:
     """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
     columns = {
-        **{f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.LANGUAGES},
-        "wer_mean": ("mean of both, %", 100.0, 1),
-        "wer_en_human": ("WER en_human, %", 100.0, 1),
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
         "capped": ("capped, %", 100.0, 1),
         "empty": ("empty, %", 100.0, 1),
     }
@@ -166,8 +174,8 @@ _AGREE = {"first": "all: first", "second": "all: second", "no": "seeds differ"} 
 
 
 def _normalisers(profile: Profile) -> str:
-    used = {c: n for c, n in NORMALISERS.items() if profile.test_utterances.get(c)}
-    named = ", ".join(f"{name} for {corpus}" for corpus, name in used.items())
+    used = [corpus for corpus, count in sorted(profile.test_utterances.items()) if count]
+    named = ", ".join(f"{normaliser(profile.language(corpus))} for {corpus}" for corpus in used)
     return (
         f"Normalisers: {named}. Capped: hypotheses that reached {profile.max_new_tokens} tokens"
         " without an end of turn. Step 0 is the warm-started adaptor before any fine-tuning, the"
@@ -206,15 +214,15 @@ def time_table(folder: Path) -> str:
     timings = read_json(path)
     rows, total = [], timings.get("install_seconds") or 0.0
     if total:
-        rows.append(["installation", progress.clock(total), ""])
+        rows.append(["installation", clock(total), ""])
     for name, entry in timings["notebooks"].items():
         spent = entry.get("first") or entry
         total += spent["seconds"]
         longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
-        stages = "; ".join(f"{what} {progress.clock(seconds)}" for what, seconds in longest)
+        stages = "; ".join(f"{what} {clock(seconds)}" for what, seconds in longest)
         label = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
-        rows.append([label, progress.clock(spent["seconds"]), stages])
-    rows.append(["**all**", f"**{progress.clock(total)}**", ""])
+        rows.append([label, clock(spent["seconds"]), stages])
+    rows.append(["**all**", f"**{clock(total)}**", ""])
     return _markdown(["part", "time", "longest stages"], rows)
 
 
@@ -285,7 +293,7 @@ def _effort(profile: Profile) -> str:
     spent = (entry.get("first") or entry for entry in timings["notebooks"].values())
     total = installation + sum(entry["seconds"] for entry in spent)
     return (
-        f"`bash reproduce.sh` took {progress.clock(total)}, {progress.clock(installation)} of it"
+        f"`bash reproduce.sh` took {clock(total)}, {clock(installation)} of it"
         f" installation, on {machine['cores']} cores ({machine['processor']})."
     )
 

@@ -23,8 +23,9 @@ def results(profile: Profile) -> pd.DataFrame:
 
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
-        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
-        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares).
+        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German,
+        English and one's own corpora), ``text_loss``, ``kl`` (nats a token), ``capped``,
+        ``empty`` (shares).
 
     Raises:
         InputError: no run has been finished.
@@ -32,11 +33,11 @@ def results(profile: Profile) -> pd.DataFrame:
     folders = run_folders(profile)
     if not folders:
         raise InputError(
-            f"{profile.folder / 'runs'}: no finished run of profile {profile.name!r}",
-            f"run notebook 04, or `kappa train --profile {profile.name}`",
+            f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
+            f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
-        _row(read_json(folder / "config.json"), metrics)
+        _row(read_json(folder / "config.json"), metrics, [*LANGUAGES, *profile.corpora])
         for folder in folders
         for metrics in read_metrics(folder)
     ]
@@ -50,10 +51,10 @@ def run_folders(profile: Profile) -> list[Path]:
     return [f for f in folders if (f / "provenance.json").is_file()]
 
 
-def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
     wer = metrics["wer"]
     flat = {key: value for key, value in metrics.items() if key != "wer"}
-    spoken = [wer[language] for language in LANGUAGES if language in wer]
+    spoken = [wer[corpus] for corpus in averaged if corpus in wer]
     return {
         "arm": config["arm"],
         "seed": config["seed"],
@@ -61,6 +62,12 @@ def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
         **{f"wer_{corpus}": value for corpus, value in wer.items()},
         "wer_mean": sum(spoken) / len(spoken) if spoken else float("nan"),
     }
+
+
+def test_sets(table: pd.DataFrame) -> list[str]:
+    """Corpora whose word error rate a table has: the paper's languages, one's own, the rest."""
+    found = [c.removeprefix("wer_") for c in table if c.startswith("wer_") and c != "wer_mean"]
+    return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))
 
 
 def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
@@ -110,14 +117,22 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
 
 def missing(profile: Profile) -> dict[str, str]:
     """Corpora that could not be had, and why; to be said wherever results are shown."""
-    path = profile.folder / "split.json"
-    return read_json(path)["missing"] if path.is_file() else {}
+    return _split(profile).get("missing", {})
 
 
 def left_out(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
     """Corpus → part → reason → rows that could not be used."""
+    return _split(profile).get("left_out", {})
+
+
+def used(profile: Profile) -> dict[str, dict[str, int]]:
+    """Corpus → part → rows that the runs had; empty for runs from before that was noted."""
+    return _split(profile).get("used", {})
+
+
+def _split(profile: Profile) -> dict[str, Any]:
     path = profile.folder / "split.json"
-    return read_json(path)["left_out"] if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def missing_note(profile: Profile) -> str:
@@ -129,7 +144,8 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
     rows = transcripts(profile, arm, seed)
     rows["wer"] = [
-        word_error_rate([r.reference], [r.hypothesis], r.corpus) for r in rows.itertuples()
+        word_error_rate([r.reference], [r.hypothesis], profile.language(r.corpus))
+        for r in rows.itertuples()
     ]
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])

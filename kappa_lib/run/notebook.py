@@ -60,18 +60,27 @@ def execution_key(notebook: Path, profile: Profile) -> str:
     """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
     package = Path(kappa_lib.__file__).parent
     code = [p for p in sorted(package.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
-    beside = sorted(notebook.parent.glob("*.yaml"))
+    code = [p for p in code if p.parent.name != "profiles"]  # the profile's values stand below
     cells = nbformat.read(notebook, as_version=4).cells
     return files.fingerprint(
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
+            "recordings": _recordings(profile),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
-            "beside": [[p.name, files.sha256(p)] for p in beside],
             "pins": files.sha256(lock.LOCK),
             "python": platform.python_version(),
         }
     )
+
+
+def _recordings(profile: Profile) -> list[Any]:
+    """The files of one's own corpora: sizes and times."""
+    if not profile.corpora:
+        return []
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
 
 
 def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:

@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import CHANNEL, clock
+from kappa_lib.progress import CHANNEL
 from kappa_lib.run.console import Console
 from kappa_lib.run.ledger import Ledger, alone
 from kappa_lib.run.notebook import execute, execution_key, parameters
+from kappa_lib.text import clock
 
 
 def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
@@ -38,15 +37,24 @@ class Run:
         notebooks: what to execute, in order.
         console: where progress is shown.
         force: execute even what is unchanged.
+        source: name or path by which the notebooks find the profile's file.
     """
 
     def __init__(
-        self, profile: Profile, notebooks: list[Path], console: Console, force: bool = False
+        self,
+        profile: Profile,
+        notebooks: list[Path],
+        console: Console,
+        force: bool = False,
+        source: str = "",
     ) -> None:
         self.profile, self.notebooks, self.console, self.force = profile, notebooks, console, force
         self.folder = profile.folder
         self.ledger = Ledger(self.folder, [path.stem for path in sources(notebooks[0].parent)])
-        as_filed = profiles.load(profile.profile).values()
+        # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
+        path = profiles.find(source or profile.profile)
+        self.source = str(path) if source.endswith((".yaml", ".yml")) else profile.profile
+        as_filed = profiles.load(self.source).values()
         self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
         self.timings = Timings(self.folder / "timings.json")
 
@@ -58,6 +66,8 @@ class Run:
         """
         name = source.stem
         values = parameters(source, self.profile, self.replaced)
+        if "profile" in values:
+            values["profile"] = self.source
         key = execution_key(source, self.profile)
         if not self.force and self.ledger.current(name, key):
             self.console.say(f"{place} {name}: unchanged, skipped")
@@ -153,14 +163,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance seeds=[0,1]")
-    return key, yaml.safe_load(value)
-
-
 def _chosen(only: list[str]) -> list[Path]:
+    if not paths.in_clone():
+        raise InputError(
+            f"{paths.NOTEBOOKS}: no notebooks here; an installed package does not bring them",
+            "call this in a clone of the repository, in an environment made by `bash reproduce.sh`",
+        )
     found = [path for path in sources() if not only or path.name.startswith(tuple(only))]
     if not found:
         raise InputError(f"no notebook starts with {' or '.join(only)}", f"see {paths.NOTEBOOKS}")
@@ -180,7 +188,7 @@ def _train_together(options: argparse.Namespace, profile: Profile, console: Cons
     values = [word for text in options.set for word in ("--set", text)]
     timings = Timings(profile.folder / "timings.json")
     with timings.measuring(name, False, console) as timing:
-        launch(["train", "--profile", profile.profile, *values], options.processes, profile.device)
+        launch(["train", "--profile", options.profile, *values], options.processes, profile.device)
         timing["finished"] = True
 
 
@@ -208,13 +216,16 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.ERROR)
     console, began = Console(), time.monotonic()
     try:
-        profile = profiles.load(options.profile, **dict(map(_setting, options.set)))
+        profile = profiles.load(options.profile, **dict(map(profiles.parse_setting, options.set)))
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
-        if options.processes != 1 and Run(profile, notebooks, console, options.force).stale():
+        if (
+            options.processes != 1
+            and Run(profile, notebooks, console, options.force, options.profile).stale()
+        ):
             _train_together(options, profile, console)
         with alone(profile.folder):
-            execution = Run(profile, notebooks, console, options.force)
+            execution = Run(profile, notebooks, console, options.force, options.profile)
             execution.everything()
             # A report on a part of the notebooks would have to do the others' work.
             if not options.only:

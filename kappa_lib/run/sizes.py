@@ -1,68 +1,61 @@
 """Sizes of the models that profiles name, known before anything is downloaded.
 
-The configurations are the published ones of Meta's and Hugging Face's repositories, of OpenAI's
-Whisper; the numbers of parameters follow from them.
+The configurations are the published ones of Meta's and Hugging Face's repositories, and of OpenAI's
+Whisper. Shapes and counts are those of the modules that transformers makes of them, on torch's
+meta device, where no weight takes memory.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, LlamaConfig
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.speech.encoder import DEFAULT as WHISPER_BASE
-from kappa_lib.training.model import STACK
+from kappa_lib.training.model import Adaptor
 from kappa_lib.weights import models
 
 
-def _rope(factor: float) -> dict[str, Any]:
+def _llama_3(
+    width: int, layers: int, heads: int, inner: int, tied: bool, factor: float
+) -> dict[str, Any]:
     return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "intermediate_size": inner,
+        "tie_word_embeddings": tied,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
     }
 
 
-_LLAMA_3: dict[str, Any] = {
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "num_key_value_heads": 8,
-    "bos_token_id": 128000,
-    "eos_token_id": [128001, 128008, 128009],
-}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "meta-llama/Llama-3.1-8B-Instruct": {
-        **_LLAMA_3,
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "intermediate_size": 14336,
-        "tie_word_embeddings": False,
-        "rope_scaling": _rope(8.0),
-    },
-    "meta-llama/Llama-3.2-3B-Instruct": {
-        **_LLAMA_3,
-        "hidden_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "intermediate_size": 8192,
-        "tie_word_embeddings": True,
-        "rope_scaling": _rope(32.0),
-    },
-    "meta-llama/Llama-3.2-1B-Instruct": {
-        **_LLAMA_3,
-        "hidden_size": 2048,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "intermediate_size": 8192,
-        "tie_word_embeddings": True,
-        "rope_scaling": _rope(32.0),
-    },
+    "meta-llama/Llama-3.1-8B-Instruct": _llama_3(4096, 32, 32, 14336, False, 8.0),
+    "meta-llama/Llama-3.2-3B-Instruct": _llama_3(3072, 28, 24, 8192, True, 32.0),
+    "meta-llama/Llama-3.2-1B-Instruct": _llama_3(2048, 16, 32, 8192, True, 32.0),
     models.DEFAULT: {
         "vocab_size": 49152,
         "hidden_size": 576,
@@ -73,34 +66,53 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-
-
-@dataclass(frozen=True)
-class EncoderSize:
-    """A Whisper encoder: features a frame, layers, mel bands, width of its MLP, download."""
-
-    width: int
-    layers: int
-    bands: int
-    inner: int
-    download: int  # bytes of the checkpoint, decoder included
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the encoder alone, its fixed positions included."""
-        d, inner = self.width, self.inner
-        convolutions = 3 * d * self.bands + d + 3 * d * d + d
-        layer = 4 * d * d + 3 * d + 2 * d * inner + inner + d + 4 * d
-        return convolutions + 1500 * d + self.layers * layer + 2 * d
-
-
+# Width, layers, mel bands, width of the MLP; bytes of the checkpoint, decoder included.
 ENCODERS = {
-    WHISPER_BASE: EncoderSize(512, 6, 80, 2048, 145_000_000),
-    "openai/whisper-large-v3": EncoderSize(1280, 32, 128, 5120, 3_090_000_000),
+    WHISPER_BASE: ((512, 6, 80, 2048), 145_000_000),
+    "openai/whisper-large-v3": ((1280, 32, 128, 5120), 3_090_000_000),
 }
 
 
-def llama_config(model: str) -> LlamaConfig:
+@dataclass(frozen=True)
+class LanguageModel:
+    """A decoder in numbers.
+
+    Attributes:
+        width, inner, layers, vocabulary: as in its configuration.
+        shapes: module path inside a layer → (out, in) of its matrix, in the order of storage.
+        parameters: all of them, tied embeddings once.
+        tables: parameters of the token embeddings and, where it is another, the output layer.
+    """
+
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+    shapes: dict[str, tuple[int, int]]
+    parameters: int
+    tables: int
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in all layers' matrices: what costs arithmetic at each position."""
+        return self.layers * sum(rows * cols for rows, cols in self.shapes.values())
+
+    @property
+    def keys(self) -> int:
+        """Width of the keys, and of the values, of a layer."""
+        return self.shapes["self_attn.k_proj"][0]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A speech encoder in numbers: features a frame, parameters, bytes of its checkpoint."""
+
+    width: int
+    parameters: int
+    download: int
+
+
+def llama_config(model: str) -> PretrainedConfig:
     """The configuration of a profile's ``model``: known here, or a local folder's own.
 
     Raises:
@@ -108,66 +120,73 @@ def llama_config(model: str) -> LlamaConfig:
     """
     if model in CONFIGS:
         return LlamaConfig(**CONFIGS[model])
-    if (Path(model).expanduser() / "config.json").is_file():
-        return AutoConfig.from_pretrained(Path(model).expanduser())
+    if (paths.expanded(model) / "config.json").is_file():
+        return AutoConfig.from_pretrained(paths.expanded(model))
     raise InputError(
         f"the sizes of {model!r} are not known before it is downloaded",
         f"use a local folder, or one of {', '.join(CONFIGS)}",
     )
 
 
-def encoder_size(encoder: str) -> EncoderSize:
+def language_model(config: PretrainedConfig) -> LanguageModel:
+    """Count a language model's parameters, and find the matrices of its first layer."""
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    first = "model.layers.0."
+    named = {name: p for name, p in module.named_parameters() if name.startswith(first)}
+    tables = {
+        id(part.weight): part.weight
+        for part in (module.get_input_embeddings(), module.get_output_embeddings())
+    }
+    return LanguageModel(
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        shapes={
+            name.removeprefix(first).removesuffix(".weight"): tuple(p.shape)
+            for name, p in named.items()
+            if p.ndim == 2
+        },
+        parameters=_count(module),
+        tables=sum(weight.numel() for weight in tables.values()),
+    )
+
+
+def encoder(name: str) -> Encoder:
     """Sizes of a profile's ``encoder``: known here, or a local Hugging Face folder's own.
 
     Raises:
         InputError: neither.
     """
-    if encoder in ENCODERS:
-        return ENCODERS[encoder]
-    folder = Path(encoder).expanduser()
-    if not (folder / "config.json").is_file() or (folder / "model.bin").is_file():
+    folder = paths.expanded(name)
+    if name in ENCODERS:
+        (width, layers, bands, inner), download = ENCODERS[name]
+        config = WhisperConfig(
+            d_model=width,
+            encoder_layers=layers,
+            encoder_attention_heads=width // 64,
+            encoder_ffn_dim=inner,
+            num_mel_bins=bands,
+        )
+    elif (folder / "config.json").is_file() and not (folder / "model.bin").is_file():
+        config = AutoConfig.from_pretrained(folder)
+        download = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    else:
         raise InputError(
-            f"the sizes of the encoder {encoder!r} are not known",
+            f"the sizes of the encoder {name!r} are not known",
             f"use a Hugging Face folder, or one of {', '.join(ENCODERS)}",
         )
-    found = AutoConfig.from_pretrained(folder)
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return EncoderSize(
-        found.d_model, found.encoder_layers, found.num_mel_bins, found.encoder_ffn_dim, stored
-    )
+    with torch.device("meta"):
+        module = WhisperEncoder(config)
+    return Encoder(config.d_model, _count(module), download)
 
 
-def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
-    """(out, in) of the seven matrices of a decoder layer, in the order of storage."""
-    width, inner = config.hidden_size, config.intermediate_size
-    head = getattr(config, "head_dim", None) or width // config.num_attention_heads
-    queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
-    return {
-        "self_attn.q_proj": (queries, width),
-        "self_attn.k_proj": (keys, width),
-        "self_attn.v_proj": (keys, width),
-        "self_attn.o_proj": (width, queries),
-        "mlp.gate_proj": (inner, width),
-        "mlp.up_proj": (inner, width),
-        "mlp.down_proj": (width, inner),
-    }
+def adaptor(encoder_width: int, width: int) -> int:
+    """Parameters of the adaptor between an encoder and a language model of these widths."""
+    with torch.device("meta"):
+        return _count(Adaptor(encoder_width, width, 1.0))
 
 
-def layer_matrices(config: LlamaConfig) -> int:
-    """Parameters in the matrices of all decoder layers: what costs arithmetic at each position."""
-    each = sum(rows * cols for rows, cols in matrix_shapes(config).values())
-    return config.num_hidden_layers * each
-
-
-def parameters(config: LlamaConfig) -> int:
-    """All parameters of the language model, tied embeddings once."""
-    tables = 1 if config.tie_word_embeddings else 2
-    norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
-    return layer_matrices(config) + tables * config.vocab_size * config.hidden_size + norms
-
-
-def adaptor_parameters(encoder_width: int, width: int) -> int:
-    """Parameters of :class:`kappa_lib.training.model.Adaptor`."""
-    project = STACK * encoder_width * width + width
-    attention = 4 * width * width + 4 * width
-    return project + 2 * attention + 4 * 2 * width
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -26,7 +26,7 @@ def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torc
     if info.kind == "experts":
         yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
     else:
-        yield info.name, tensor.reshape(tensor.shape[0], -1) if tensor.ndim > 2 else tensor
+        yield info.name, tensor.flatten(1) if tensor.ndim > 2 else tensor
 
 
 def measure(

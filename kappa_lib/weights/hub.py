@@ -1,12 +1,12 @@
 """Models of the Hugging Face Hub: pinned, and the hub's many ways to fail as one clear error."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from datasets.exceptions import DatasetsError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -46,7 +46,6 @@ _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
     (LocalEntryNotFoundError, "not in the cache and not reachable", "go online, " + _LOCAL),
     (HfHubHTTPError, "the hub refused", "read the reason above and try again later, " + _LOCAL),
     (ConnectionError, "no connection", "go online, " + _LOCAL),
-    (DatasetsError, "not readable as a data set", "check its files, " + _LOCAL),
     (OSError, "cannot be loaded", "read the reason above: spelling, network, token, " + _LOCAL),
     (ValueError, "not readable", "check its files, " + _LOCAL),
     (RuntimeError, "cannot be loaded", "read the reason above, " + _LOCAL),
@@ -68,14 +67,17 @@ def explained(name: str | Path) -> Iterator[None]:
         yield
     except (AssetError, SpaceError):
         raise
-    except tuple(kind for kind, _, _ in _REMEDIES) as error:
+    except Exception as error:
+        if not isinstance(error, (*(kind for kind, _, _ in _REMEDIES), *_datasets_errors())):
+            raise
         if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(error)):
             raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
-        why, remedy = next(
+        found = (
             (why, remedy)
             for kind, why, remedy in _REMEDIES
             if any(isinstance(cause, kind) for cause in _causes(error))
         )
+        why, remedy = next(found, ("not readable as a data set", "check its files, " + _LOCAL))
         raise AssetError(f"{name}: {why}\n  {_first_line(error)}", remedy) from error
 
 
@@ -96,9 +98,16 @@ def snapshot(model: str) -> Path:
                 model,
                 revision=REVISIONS.get(model),
                 allow_patterns=_PATTERNS,
-                ignore_patterns=["original/*"],
+                # The same weights again: Meta's own format, Whisper's other precision.
+                ignore_patterns=["original/*", "*.fp32*"],
             )
         )
+
+
+def _datasets_errors() -> tuple[type[Exception], ...]:
+    """What ``datasets``, a heavy package, raises; nothing where it was never imported."""
+    module = sys.modules.get("datasets.exceptions")
+    return (module.DatasetsError,) if module else ()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -53,8 +53,8 @@ def test_no_cell_records_a_claim_that_names_another():
 
 
 def test_without_a_run_nothing_is_decided(results):
-    assert {claim.verdict for claim in claims.load(results)} == {claims.UNDECIDED}
-    assert claims.counts(claims.load(results))[claims.UNDECIDED] == len(claims.catalogue())
+    assert {claim.verdict for claim in claims.load(results)} == {claims.NOT_MEASURED}
+    assert claims.counts(claims.load(results))[claims.NOT_MEASURED] == len(claims.catalogue())
 
 
 def test_record_writes_what_the_rule_decides(results, capsys):
@@ -93,7 +93,7 @@ def test_a_record_of_another_wording_is_not_shown(results, tmp_path):
     other = tmp_path / "claims.yaml"
     other.write_text(yaml.safe_dump(entries), encoding="utf-8")
     found = {claim.id: claim.verdict for claim in claims.load(results, other)}
-    assert found["kappa-invariant"] == claims.UNDECIDED
+    assert found["kappa-invariant"] == claims.NOT_MEASURED
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ CASES = [
 
 @pytest.mark.parametrize(("claim_id", "numbers", "verdict"), CASES)
 def test_rules(claim_id, numbers, verdict):
-    assert claims.decide(claim_id, numbers) == verdict
+    assert claims.decide(claim_id, numbers).verdict == verdict
     assert verdict in VERDICTS
     assert set(numbers) == set(numbers_of(RULES[claim_id]))
 
@@ -377,7 +377,7 @@ WITHIN = ("wer_lowest", "wer_highest", "text_rise_lowest", "text_rise_highest")
 )
 def test_cause_needs_arms_that_differ_in_kappa_alone(values, verdict):
     numbers = {f"{name}_within_type": value for name, value in zip(WITHIN, values, strict=True)}
-    assert claims.decide("kappa-is-the-cause", numbers) == verdict
+    assert claims.decide("kappa-is-the-cause", numbers).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -396,4 +396,4 @@ def test_text_task_is_compared_at_matched_training_loss(kappatune, lora, losses,
         "train_loss_kappatune": losses,
         "train_loss_lora": [1.0] * len(losses),
     }
-    assert claims.decide("new-text-task", numbers) == verdict
+    assert claims.decide("new-text-task", numbers).verdict == verdict

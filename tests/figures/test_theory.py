@@ -108,8 +108,8 @@ def test_storage_shows_the_median_over_seeds():
 
 
 def test_verdict_bars_add_up_and_know_every_verdict():
-    assert set(verdicts.SHADES) == {*VERDICTS, claims.UNDECIDED}
-    figure = verdicts.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not decided": 1}})
+    assert set(verdicts.SHADES) == {*VERDICTS, claims.NOT_MEASURED}
+    figure = verdicts.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert sorted(widths) == [0, 0, 0, 1, 2, 3]
     assert labelled(figure)

@@ -159,7 +159,7 @@ def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_runner;"
         "test_runner.run(Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(paths.ROOT / "tests"), str(source)]
+    command = [sys.executable, "-c", code, str(paths.ROOT / "tests" / "run"), str(source)]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 300
     while not (folder / "pid").exists() and time.monotonic() < deadline:

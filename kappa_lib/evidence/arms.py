@@ -1,0 +1,177 @@
+"""What an arm's runs measured, as rules read it; and how two arms differ beside κ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import tables
+from kappa_lib.files import read_json
+from kappa_lib.profiles import Profile
+from kappa_lib.spectra import nulls
+from kappa_lib.spectra.kappa_table import layer_of, type_of
+from kappa_lib.spectra.selection import Selection, select
+from kappa_lib.speech.transcripts import word_error_rate
+
+# The direction of the runs with this seed was known before the rules were written.
+PILOT_SEED = 0
+# Differences up to these count as none: share of the parameters and of the tensors' types, layers.
+ALIKE = {"parameters": 0.01, "types": 0.01, "layer": 1.0}
+
+
+def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
+    """One arm in plain numbers; empty where it was not run.
+
+    Args:
+        profile: whose selections and transcripts are read.
+        table: of :func:`kappa_lib.evidence.tables.results`.
+        arm: its name.
+
+    Returns:
+        ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
+        on each half of the test sets, where transcripts are kept), ``text`` (rise of general-text
+        loss) and ``kl`` at the last evaluation, nats a token; ``corpora`` (corpus → last WER per
+        seed); ``parameters``, ``types`` (type → share of tensors), ``layer`` (mean), ``draws``
+        (how many different selections the seeds had).
+    """
+    rows = table[table["arm"] == arm].sort_values(["seed", "step"])
+    if rows.empty:
+        return {}
+    runs = [run for _, run in rows.groupby("seed")]
+    corpora = [c for c in rows if c.startswith("wer_") and c != "wer_mean"]
+    return {
+        "seeds": [int(run["seed"].iloc[0]) for run in runs],
+        "wer": [run["wer_mean"].tolist() for run in runs],
+        "halves": [half_curves(profile, arm, int(run["seed"].iloc[0])) for run in runs],
+        "text": [float(run["text_loss"].iloc[-1] - run["text_loss"].iloc[0]) for run in runs],
+        "kl": [float(run["kl"].iloc[-1]) for run in runs],
+        "corpora": {
+            c.removeprefix("wer_"): [float(run[c].iloc[-1]) for run in runs]
+            for c in corpora
+            if rows[c].notna().all()
+        },
+        **_selected(profile, arm),
+        "draws": _draws(profile, arm),
+    }
+
+
+def _selected(profile: Profile, arm: str) -> dict[str, Any]:
+    """What the arm trains; of the first seed where seeds draw their own."""
+    chosen = Selection.load(profile.folder / "selections" / f"{arm}.json")
+    kinds = pd.Series([type_of(name) for name in chosen.tensors]).value_counts(normalize=True)
+    layers = [layer for layer in map(layer_of, chosen.tensors) if layer is not None]
+    return {
+        "parameters": chosen.parameters,
+        "types": {kind: float(share) for kind, share in kinds.sort_index().items()},
+        "layer": float(np.mean(layers)) if layers else 0.0,
+    }
+
+
+def _draws(profile: Profile, arm: str) -> int:
+    folders = [f for f in tables.run_folders(profile) if f.name.rpartition("-seed")[0] == arm]
+    return len({read_json(folder / "config.json")["tensors"] for folder in folders})
+
+
+def setting(profile: Profile) -> dict[str, Any]:
+    """What decides whether a curve can turn: ``epochs`` of training, and the ``schedule``.
+
+    ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
+    """
+    items = sum(profile.train_utterances.values())
+    configs = [read_json(f / "config.json") for f in tables.run_folders(profile)]
+    constant = bool(configs) and all(c.get("schedule") == "constant" for c in configs)
+    return {
+        "epochs": profile.steps * profile.batch / items,
+        "schedule": "constant" if constant else "decaying",
+    }
+
+
+def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
+    """WER over training on the even and on the odd utterances, languages averaged.
+
+    The best point is picked on one half and the rise from it measured on the other, so that the
+    luck of the best point is not counted as a rise. Empty where no transcripts are kept.
+    """
+    folder = profile.folder / "runs" / f"{arm}-seed{seed}" / "transcripts"
+    steps = [_halves(path) for path in sorted(folder.glob("step*.json"))]
+    return [list(half) for half in zip(*steps, strict=True)]
+
+
+def _halves(path: Path) -> tuple[float, float]:
+    rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+    spoken = rows[rows["corpus"].isin(tables.LANGUAGES)].sort_values(["corpus", "id"])
+    rates = []
+    for parity in (0, 1):
+        halves = {c: group.iloc[parity::2] for c, group in spoken.groupby("corpus")}
+        rates.append(
+            np.mean(
+                [
+                    word_error_rate(list(h["reference"]), list(h["hypothesis"]), c)
+                    for c, h in halves.items()
+                ]
+            )
+        )
+    return float(rates[0]), float(rates[1])
+
+
+def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
+    """Values of both arms for their common seeds, and a note on the pilot.
+
+    The pilot seed is left out where at least three others are there.
+
+    Raises:
+        InputError: an arm has not one value a seed.
+    """
+    values = []
+    for arm in (first, second):
+        if arm and len(arm[key]) != len(arm["seeds"]):
+            raise InputError(f"{key!r} has not one value a seed", "measure every seed")
+        values.append(dict(zip(arm.get("seeds", []), arm.get(key, []), strict=True)))
+    common = [seed for seed in values[0] if seed in values[1]]
+    others = [seed for seed in common if seed != PILOT_SEED]
+    pilot = PILOT_SEED in common
+    if len(others) >= 3:
+        common = others
+        note = "pilot seed 0 left out" if pilot else ""
+    else:
+        note = "with pilot seed 0" if pilot else ""
+    return [values[0][s] for s in common], [values[1][s] for s in common], note
+
+
+def unlike(
+    first: dict[str, Any],
+    second: dict[str, Any],
+    held: tuple[str, ...] = ("parameters", "types"),
+) -> list[str]:
+    """What differs between two arms beside κ, in words; empty where nothing that is held does.
+
+    Args:
+        first: of :func:`measured`.
+        second: of :func:`measured`.
+        held: which of ``parameters``, ``types``, ``layer`` must be alike.
+    """
+    found = []
+    smaller, larger = sorted((first["parameters"], second["parameters"]))
+    if "parameters" in held and larger - smaller > ALIKE["parameters"] * larger:
+        found.append(f"{first['parameters'] / second['parameters']:.2f} × the parameters")
+    a, b = first["types"], second["types"]
+    apart = sum(abs(a.get(kind, 0.0) - b.get(kind, 0.0)) for kind in {*a, *b}) / 2
+    if "types" in held and apart > ALIKE["types"]:
+        found.append(f"{apart:.0%} other module types")
+    depth = first["layer"] - second["layer"]
+    if "layer" in held and abs(depth) > ALIKE["layer"]:
+        found.append(f"{abs(depth):.1f} layers {'deeper' if depth > 0 else 'shallower'}")
+    return found
+
+
+def reversed_sizes(selected: int, inverse: int) -> str:
+    """The sentence on how many parameters the two arms train, here and at the paper's shapes."""
+    table = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+    paper = [select(table, arm, 100).parameters / 1e9 for arm in ("selected", "inverse")]
+    return (
+        f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"
+        f" Llama-3-8B's shapes it is {paper[0]:.2f} against {paper[1]:.2f} billion"
+    )
