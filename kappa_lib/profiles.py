@@ -45,7 +45,9 @@ class Profile:
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
-        text_tokens: general-text positions on which forgetting is measured.
+        text_tokens: predictions on each of three kinds of text, on which forgetting is measured.
+        spectra: whether κ and singular vectors of the trained tensors are compared before and
+            after each run.
         corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
             file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
             ``kappa_lib.speech.own_speech``. None in the profiles of this package.
@@ -73,6 +75,7 @@ class Profile:
     eval_every: int
     max_new_tokens: int
     text_tokens: int
+    spectra: bool
     corpora: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -71,13 +71,12 @@ def train(options: argparse.Namespace) -> int:
     profile = profiles.load(options.profile, **overrides(options))
 
     from kappa_lib.run import stages
-    from kappa_lib.run.ledger import alone
 
-    with alone(profile.folder) if distributed.is_main_process() else nullcontext():
-        bench, arms = stages.prepare(profile)
-        for corpus, problem in bench.data.missing.items():
+    with files.alone(profile.folder) if distributed.is_main_process() else nullcontext():
+        experiment, arms = stages.prepare(profile)
+        for corpus, problem in experiment.data.missing.items():
             _print(f"without {corpus}: {problem}", file=sys.stderr)
-        table = stages.train_all(bench, arms)
+        table = stages.train_all(experiment, arms)
     last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
     rates = [name for name in last.columns if name.startswith("wer_")]
     _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))

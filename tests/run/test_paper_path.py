@@ -41,9 +41,9 @@ def run(root):
     with pytest.MonkeyPatch.context() as patch:
         places(patch, root)
         profile = tiny_paper.profile(root)
-        bench, arms = stages.prepare(profile)
-        table = stages.train_all(bench, arms)
-    return profile, bench, arms, table
+        experiment, arms = stages.prepare(profile)
+        table = stages.train_all(experiment, arms)
+    return profile, experiment, arms, table
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_the_scan_reads_all_shards_as_stored(run, root):
 
 @pytest.mark.slow
 def test_a_run_changes_its_own_tensors_and_no_others(run):
-    profile, bench, arms, _ = run
+    profile, experiment, arms, _ = run
     original = dict(tiny_paper.llama().named_parameters())
     for arm, chosen in arms.items():
         kept = load_file(profile.folder / "runs" / f"{arm}-seed0" / "model.safetensors")
@@ -83,16 +83,16 @@ def test_a_run_changes_its_own_tensors_and_no_others(run):
         # What trains is held in fp32, so that no update is rounded away.
         assert all(tensor.dtype == torch.float32 for tensor in trained.values())
         assert not any(torch.equal(tensor, original[name]) for name, tensor in trained.items())
-    bench.restore()
-    for name, parameter in bench.llm.named_parameters():
+    experiment.restore()
+    for name, parameter in experiment.llm.named_parameters():
         assert torch.equal(parameter, original[name]), name
 
 
 @pytest.mark.slow
 def test_a_second_call_trains_nothing(run, monkeypatch):
-    profile, bench, arms, table = run
+    profile, experiment, arms, table = run
     monkeypatch.setattr(SpeechLLM, "loss", None)
-    again = stages.train_all(bench, arms)
+    again = stages.train_all(experiment, arms)
     assert again.equals(table)
     assert read_json(profile.folder / "split.json")["left_out"] == {
         corpus: {"train": {}, "test": {}} for corpus in SOURCES
@@ -101,7 +101,7 @@ def test_a_second_call_trains_nothing(run, monkeypatch):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, monkeypatch):
-    profile, bench, arms, _ = run
+    profile, experiment, arms, _ = run
     whole = read_metrics(profile.folder / "runs" / "selected-seed0")
 
     def stop_after_three(step: int) -> None:
@@ -110,9 +110,9 @@ def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, m
 
     monkeypatch.setenv("KAPPA_RESULTS", str(root / "again"))
     with pytest.raises(KeyboardInterrupt):
-        train(bench, arms["selected"], 0, stop_after_three)
+        train(experiment, arms["selected"], 0, stop_after_three)
     steps = []
-    again = train(bench, arms["selected"], 0, steps.append)
+    again = train(experiment, arms["selected"], 0, steps.append)
     assert steps == [3, 4]
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
 

@@ -147,7 +147,7 @@ def test_numbers_and_words_for_nothing_stay_as_they_are_written(tmp_path):
         ("metadata.csv", b"file_name,text\n"),
         ("metadata.csv", b"file_name;text\n0.wav;one\n"),
         ("metadata.csv", b"file_name,text\n0.wav,one,two,three\n1.wav\n"),
-        ("metadata.jsonl", b"[1, 2]\nnull\n"),
+        ("metadata.jsonl", b"[1, 2]\n[3, 4]\n"),
         ("metadata.jsonl", b"{"),
         ("metadata.parquet", b"PAR1 and nothing more"),
         ("train.parquet", b"PAR1 and nothing more"),
