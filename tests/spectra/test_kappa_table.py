@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from kappa_lib.spectra import nulls
+from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.selection import select
+from kappa_lib.weights import sizes
 
-LLAMA = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+LLM = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+LLAMA = kappa_table.null_table(LLM.shapes, LLM.layers)
 
 
 def test_llama_has_the_papers_224_matrices_and_published_size():
@@ -17,15 +19,15 @@ def test_llama_has_the_papers_224_matrices_and_published_size():
 
 
 def test_null_selection_of_llama_divides_by_type():
-    low = nulls.composition(LLAMA, select(LLAMA, "selected", 100).tensors)["tensors"]
-    high = nulls.composition(LLAMA, select(LLAMA, "inverse", 100).tensors)["tensors"]
+    low = kappa_table.composition(LLAMA, select(LLAMA, "selected", 100).tensors)["tensors"]
+    high = kappa_table.composition(LLAMA, select(LLAMA, "inverse", 100).tensors)["tensors"]
     assert low["k_proj"] == low["v_proj"] == high["q_proj"] == high["o_proj"] == 32
     assert low["q_proj"] == low["o_proj"] == high["k_proj"] == high["v_proj"] == 0
 
 
 def test_composition_adds_up():
     chosen = select(LLAMA, "random", 50, seed=3)
-    parts = nulls.composition(LLAMA, chosen.tensors)
+    parts = kappa_table.composition(LLAMA, chosen.tensors)
     assert parts["tensors"].sum() == 50
     assert parts["of"].sum() == 224
     assert parts["parameters"].sum() == chosen.parameters
@@ -33,4 +35,6 @@ def test_composition_adds_up():
 
 def test_nulled_table_forgets_what_was_measured():
     measured = LLAMA.assign(kappa=np.arange(224.0))
-    assert nulls.nulled(measured)["kappa"].tolist() == pytest.approx(LLAMA["kappa_mp"].tolist())
+    assert kappa_table.nulled(measured)["kappa"].tolist() == pytest.approx(
+        LLAMA["kappa_mp"].tolist()
+    )
