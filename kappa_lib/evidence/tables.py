@@ -24,9 +24,10 @@ def results(profile: Profile) -> pd.DataFrame:
 
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
-        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
-        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares); where
-        a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
+        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German,
+        English and one's own corpora), ``text_loss``, ``kl`` (nats a token), ``capped``,
+        ``empty`` (shares); where a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and
+        ``kl_<kind>``.
 
     Raises:
         InputError: no run has been finished.
@@ -38,7 +39,7 @@ def results(profile: Profile) -> pd.DataFrame:
             f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
-        _row(read_json(folder / "config.json"), metrics)
+        _row(read_json(folder / "config.json"), metrics, [*LANGUAGES, *profile.corpora])
         for folder in folders
         for metrics in read_metrics(folder)
     ]
@@ -52,15 +53,21 @@ def run_folders(profile: Profile) -> list[Path]:
     return [f for f in folders if (f / "provenance.json").is_file()]
 
 
-def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
     flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}
     apart |= {f"heldout_{corpus}": loss for corpus, loss in metrics.get("heldout", {}).items()}
     for kind, found in metrics.get("text", {}).items():
         apart |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
-    spoken = [metrics["wer"][language] for language in LANGUAGES if language in metrics["wer"]]
+    spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
     mean = sum(spoken) / len(spoken) if spoken else float("nan")
     return {"arm": config["arm"], "seed": config["seed"], **flat, **apart, "wer_mean": mean}
+
+
+def test_sets(table: pd.DataFrame) -> list[str]:
+    """Corpora whose word error rate a table has: the paper's languages, one's own, the rest."""
+    found = [c.removeprefix("wer_") for c in table if c.startswith("wer_") and c != "wer_mean"]
+    return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))
 
 
 def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
@@ -140,7 +147,8 @@ def wer_intervals(
     words: dict[str, list[list[int]]] = {}
     for number in _seeds(profile, arm) if seed is None else [seed]:
         for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
-            found = [word_errors(r.reference, r.hypothesis, corpus) for r in rows.itertuples()]
+            language = profile.language(corpus)
+            found = [word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()]
             errors.setdefault(corpus, []).append([wrong for wrong, _ in found])
             words.setdefault(corpus, []).append([spoken for _, spoken in found])
     intervals = {
@@ -189,14 +197,22 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
 
 def missing(profile: Profile) -> dict[str, str]:
     """Corpora that could not be had, and why; to be said wherever results are shown."""
-    path = profile.folder / "split.json"
-    return read_json(path)["missing"] if path.is_file() else {}
+    return _split(profile).get("missing", {})
 
 
 def left_out(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
     """Corpus → part → reason → rows that could not be used."""
+    return _split(profile).get("left_out", {})
+
+
+def used(profile: Profile) -> dict[str, dict[str, int]]:
+    """Corpus → part → rows that the runs had; empty for runs from before that was noted."""
+    return _split(profile).get("used", {})
+
+
+def _split(profile: Profile) -> dict[str, Any]:
     path = profile.folder / "split.json"
-    return read_json(path)["left_out"] if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def missing_note(profile: Profile) -> str:
@@ -208,7 +224,8 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
     rows = transcripts(profile, arm, seed)
     rows["wer"] = [
-        word_error_rate([r.reference], [r.hypothesis], r.corpus) for r in rows.itertuples()
+        word_error_rate([r.reference], [r.hypothesis], profile.language(r.corpus))
+        for r in rows.itertuples()
     ]
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])

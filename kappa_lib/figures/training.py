@@ -82,20 +82,25 @@ def wer_over_training(
 
     Args:
         table: of :func:`kappa_lib.evidence.tables.results`.
-        human_trained: whether human recordings were among the training utterances.
+        human_trained: whether prompts of the voice of ``en_human`` were trained on.
         note: said under the figure, for instance that a corpus is missing.
         intervals: of the last evaluation, of
             :func:`kappa_lib.evidence.tables.wer_intervals` for each arm; drawn as bars.
     """
-    columns = [c for c in TITLES if c.startswith("wer_") and c in table]
+    found = [c for c in table if c.startswith("wer_")]
+    own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
+    titles = {**TITLES, **({"wer_mean": "mean of the test sets"} if own else {}), **own}
+    columns = [c for c in titles if c in found]
     figure, axes = new_figure(
         1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False, sharey=True
     )
     for axis, column in zip(axes[0], columns, strict=True):
         _curve(axis, table, column, percent=True)
         _bars(axis, table, column.removeprefix("wer_"), intervals or {})
-        title = TITLES[column]
-        axis.set_title(title.splitlines()[0] if human_trained and "human" in column else title)
+        title = titles[column]
+        axis.set_title(
+            title.splitlines()[0] if human_trained and column == "wer_en_human" else title
+        )
         _clip(axis, table, column)
         axis.set_xlabel("training utterances")
     axes[0][0].set_ylabel("word error rate (%)")

@@ -196,6 +196,7 @@ def evaluate(
         The measured fields of a ``metrics.jsonl`` line, and the transcripts behind them.
     """
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
+    languages = {t.corpus: t.language for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
     heldout, heldout_of = heldout_loss(model, tests)
     text = forgetting.measure(model.llm)
@@ -205,7 +206,9 @@ def evaluate(
         "heldout": heldout_of,
         "wer": {
             corpus: word_error_rate(
-                [r["reference"] for r in of_corpus], [r["hypothesis"] for r in of_corpus], corpus
+                [r["reference"] for r in of_corpus],
+                [r["hypothesis"] for r in of_corpus],
+                languages[corpus],
             )
             for corpus, of_corpus in rows.items()
         },
