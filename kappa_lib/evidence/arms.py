@@ -26,7 +26,7 @@ ALIKE_ARMS = (
     ("lowest_in_type", "highest_in_type"),
 )
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers.
-ALIKE = {"parameters": 0.01, "types": 0.01, "layer": 1.0}
+ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0}
 
 
 def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
         on each half of the test sets, where transcripts are kept), ``text`` (rise of general-text
         loss) and ``kl`` at the last evaluation, nats a token; ``corpora`` (corpus → last WER per
-        seed); ``parameters``, ``types`` (type → share of tensors), ``layer`` (mean), ``draws``
-        (how many different selections the seeds had).
+        seed); ``parameters``, ``types`` (type → share of tensors), ``layers`` (type → mean);
+        ``draws`` (how many different selections the seeds had).
     """
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     if rows.empty:
@@ -66,14 +66,15 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
 
 
 def trained(profile: Profile, arm: str) -> dict[str, Any]:
-    """``parameters``, ``types`` and ``layer`` of what an arm trains, see :func:`measured`."""
+    """``parameters``, ``types`` and ``layers`` of what an arm trains, see :func:`measured`."""
     chosen = Selection.load(profile.folder / "selections" / f"{arm}.json")
-    kinds = pd.Series([type_of(name) for name in chosen.tensors]).value_counts(normalize=True)
-    layers = [layer for layer in map(layer_of, chosen.tensors) if layer is not None]
+    kinds = [type_of(name) for name in chosen.tensors]
+    layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
+    shares = pd.Series(kinds).value_counts(normalize=True).sort_index()
     return {
         "parameters": chosen.parameters,
-        "types": {kind: float(share) for kind, share in kinds.sort_index().items()},
-        "layer": float(np.mean(layers)) if layers else 0.0,
+        "types": {kind: float(share) for kind, share in shares.items()},
+        "layers": {kind: float(mean) for kind, mean in layers.groupby(kinds).mean().items()},
     }
 
 
@@ -164,7 +165,7 @@ def unlike(
     Args:
         first: of :func:`measured`.
         second: of :func:`measured`.
-        held: which of ``parameters``, ``types``, ``layer`` must be alike.
+        held: which of ``parameters``, ``types``, ``layers`` must be alike.
     """
     found = []
     smaller, larger = sorted((first["parameters"], second["parameters"]))
@@ -173,10 +174,12 @@ def unlike(
     a, b = first["types"], second["types"]
     apart = sum(abs(a.get(kind, 0.0) - b.get(kind, 0.0)) for kind in {*a, *b}) / 2
     if "types" in held and apart > ALIKE["types"]:
-        found.append(f"{apart:.0%} other module types")
-    depth = first["layer"] - second["layer"]
-    if "layer" in held and abs(depth) > ALIKE["layer"]:
-        found.append(f"a mean layer {abs(depth):.1f} {'higher' if depth > 0 else 'lower'}")
+        found.append(f"{100 * apart:.0f} % other module types")
+    common = {k: first["layers"][k] - second["layers"][k] for k in a if k in second["layers"]}
+    kind = max(common, key=lambda k: abs(common[k]), default="")
+    if "layers" in held and kind and abs(common[kind]) > ALIKE["layers"]:
+        side = "higher" if common[kind] > 0 else "lower"
+        found.append(f"its {kind} {abs(common[kind]):.1f} layers {side}")
     return found
 
 
