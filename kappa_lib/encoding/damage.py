@@ -47,15 +47,15 @@ class Factors:
 
 
 def reversed_kappas(kappas: Mapping[str, float]) -> dict[str, float]:
-    """New κ for each tensor, none below the largest old one, in exactly the opposite order.
+    """New κ for each tensor, all above the largest old one, in exactly the opposite order.
 
-    κ' = κ_max (κ_max/κ)^SPREAD. Since every κ only rises, shrinking σ_k alone reaches it.
+    κ' = 2 κ_max (κ_max/κ)^SPREAD. Since every κ rises, shrinking σ_k alone reaches it.
 
     Args:
         kappas: tensor → κ.
     """
     largest = max(kappas.values())
-    return {name: largest * (largest / kappa) ** SPREAD for name, kappa in kappas.items()}
+    return {name: 2 * largest * (largest / kappa) ** SPREAD for name, kappa in kappas.items()}
 
 
 # Each change takes the factors, a generator on the CPU and, for surgery, the κ to reach; it
@@ -75,11 +75,13 @@ def permuted(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
 
 def redrawn(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
     """Random singular vectors with the same spectrum: nothing that was learned but σ is left."""
-    left, right = (
-        torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0]
-        for shape in (w.left.shape, w.right.T.shape)
-    )
-    return left * w.sigma @ right.T
+    sides = []
+    for shape in (w.left.shape, w.right.T.shape):
+        gauss = torch.randn(shape, generator=generator, dtype=torch.float64)
+        basis, triangle = torch.linalg.qr(gauss)
+        # With the signs of R's diagonal the basis is uniformly distributed (Mezzadri 2007).
+        sides.append(basis * triangle.diagonal().sign())
+    return sides[0] * w.sigma @ sides[1].T
 
 
 def truncated(share: float) -> Change:

@@ -84,7 +84,7 @@ def gaussian_output_entropy(spectrum: ArrayLike, size: int, noise: float = NOISE
 
 
 def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:
-    """Information that a flat spectrum of the same power would carry beyond this one, per direction.
+    """What a flat spectrum of the same power would carry beyond this one, nats a direction.
 
     ½ log(1 + 1/noise) - I/k: zero when all output directions carry the same power, Theorem 1's
     maximum; the paper's "concentrated" encoding is a large deficit.

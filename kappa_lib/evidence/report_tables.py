@@ -24,10 +24,13 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
 
 def wer_table(table: pd.DataFrame) -> str:
     """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
     columns = {
-        **{f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.LANGUAGES},
-        "wer_mean": ("mean of both, %", 100.0, 1),
-        "wer_en_human": ("WER en_human, %", 100.0, 1),
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
         "capped": ("capped, %", 100.0, 1),
         "empty": ("empty, %", 100.0, 1),
     }

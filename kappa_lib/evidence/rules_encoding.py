@@ -4,7 +4,7 @@ They read what notebook 7 shows: rank correlations of κ within module types ove
 default model, and costs of changing tensors, each as (estimate, low, high). Within types, because
 a module's shape decides most of its κ before any training; over types every tensor counts alike,
 so that no type decides alone. Intervals resample whole layers. They were written before the full
-run; a first look at other texts was known, see ``results/reference/encoding/README.md``.
+run. Known beforehand, from a look at one text, were the costs of taking σ_k away type by type.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def kappa_tracks_encoding(
 
 @decides("encoding-capacity")
 def encoding_capacity(isotropic: Sequence[float], real: Sequence[float], layers: int) -> Decision:
-    """ρ of κ with the information deficit: for the theory's isotropic input and for the real one."""
+    """ρ of κ with the information deficit, for the theory's isotropic input and the real one."""
     if _supported(isotropic) and _supported(real):
         return _decision(HOLDS, real, layers, "on the real input")
     if _refuted(real) and _refuted(isotropic):

@@ -1,4 +1,4 @@
-"""The ``kappa`` command: scan, select, train, report, plan, examine."""
+"""The ``kappa`` command: scan, select, start a profile, train, report, plan, examine."""
 
 import argparse
 import math
@@ -71,13 +71,12 @@ def train(options: argparse.Namespace) -> int:
     profile = profiles.load(options.profile, **overrides(options))
 
     from kappa_lib.run import stages
-    from kappa_lib.run.ledger import alone
 
-    with alone(profile.folder) if distributed.is_main_process() else nullcontext():
-        bench, arms = stages.prepare(profile)
-        for corpus, problem in bench.data.missing.items():
+    with files.alone(profile.folder) if distributed.is_main_process() else nullcontext():
+        experiment, arms = stages.prepare(profile)
+        for corpus, problem in experiment.data.missing.items():
             _print(f"without {corpus}: {problem}", file=sys.stderr)
-        table = stages.train_all(bench, arms)
+        table = stages.train_all(experiment, arms)
     last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
     rates = [name for name in last.columns if name.startswith("wer_")]
     _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
@@ -106,6 +105,16 @@ def plan(options: argparse.Namespace) -> int:
         ),
         end="",
     )
+    return 0
+
+
+def init_profile(options: argparse.Namespace) -> int:
+    """``kappa init-profile``: a folder of recordings → a commented profile to start from."""
+    from kappa_lib.run import init_profile as writer
+
+    made = writer.text(options.speech, options.language, options.text, options.model, options.out)
+    writer.write(options.out, made)
+    print(f"{options.out}: read it, then `bash reproduce.sh --profile {options.out}`")
     return 0
 
 
@@ -147,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
     main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_scan, _select, _train, _report, _plan, _doctor):
+    for add in (_scan, _select, _init_profile, _train, _report, _plan, _doctor):
         add(commands)
     return main_parser
 
@@ -187,6 +196,32 @@ def _select(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of random arms")
     command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
     command.set_defaults(run=select)
+
+
+def _init_profile(commands: Any) -> None:
+    command = commands.add_parser(
+        "init-profile", help="write a profile for recordings, and a model, of your own"
+    )
+    command.add_argument(
+        "--speech",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="sound files beside a metadata.csv with file_name and the transcripts,"
+        " Parquet files with an audio column, or a saved dataset",
+    )
+    command.add_argument("--language", required=True, help="en, de, ...")
+    command.add_argument(
+        "--text", default="text", metavar="COLUMN", help="of the transcripts; default: text"
+    )
+    command.add_argument(
+        "--model",
+        default="smollm2-135m",
+        metavar="FOLDER_OR_ID",
+        help="a Llama model's folder or hub id; default: the pinned default model",
+    )
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.yaml")
+    command.set_defaults(run=init_profile)
 
 
 def _train(commands: Any) -> None:
@@ -248,7 +283,9 @@ def _count(text: str) -> int:
 
 
 def _add_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--profile", default="laptop", help="default: %(default)s")
+    command.add_argument(
+        "--profile", default="laptop", help="a name, or the path of a YAML file; default: laptop"
+    )
 
 
 def _add_processes(command: argparse.ArgumentParser) -> None:

@@ -57,16 +57,23 @@ class Workload:
 def workload(profile: Profile) -> Workload:
     """What the profile's corpora mean for the language model."""
     train, test = profile.train_utterances, profile.test_utterances
-    spoken, heard = (sum(SECONDS[c][0] * n for c, n in counts.items()) for counts in (train, test))
+    lengths = SECONDS | {name: _own_seconds(own) for name, own in profile.corpora.items()}
+    spoken, heard = (sum(lengths[c][0] * n for c, n in counts.items()) for counts in (train, test))
     mean, test_mean = spoken / max(1, sum(train.values())), heard / max(1, sum(test.values()))
     return Workload(
         mean=_positions(mean),
-        longest=_positions(max((SECONDS[c][1] for c, n in train.items() if n), default=0.0)),
+        longest=_positions(max((lengths[c][1] for c, n in train.items() if n), default=0.0)),
         labels=mean * TOKENS_PER_SECOND,
         seconds=spoken + heard,
         tests=sum(test.values()),
         test_positions=_positions(test_mean),
     )
+
+
+def _own_seconds(own: dict[str, str]) -> tuple[float, float]:
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return OwnSpeech(**own).seconds()
 
 
 def _positions(seconds: float) -> float:
