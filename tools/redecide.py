@@ -17,50 +17,52 @@ from kappa_lib.evidence import catalogue, claims, pairs, report, tables
 from kappa_lib.files import read_json
 from tools import readme, reference
 
-# Cells whose numbers come from committed files: a notebook, and what runs before its recorders.
-STUDY = ("05_wer_over_training.ipynb", ("results",))
-KAPPA = ("03_kappa_of_llama.ipynb", ("imports",))
-PAIRS = ("06_is_it_kappa.ipynb", ("outcomes", "summary"))
-RECOMPUTED = {"kappa-reflects-training", "kappa-as-proxy"}
+# Notebook, what runs before its recording cells, and those whose numbers are in committed files.
+STUDY = (
+    "05_wer_over_training.ipynb",
+    ["results"],
+    ["claims-curves", "claims-published", "claims-forgetting", "claims-cause", "claims-text"],
+)
+KAPPA = ("03_kappa_of_llama.ipynb", ["imports"], ["null-numbers", "proxy"])
+PAIRS = ("06_is_it_kappa.ipynb", ["outcomes", "summary"])
 
 
 def redecide(name: str) -> None:
-    """Write every claim, the report and the README's blocks of ``results/reference/<name>``."""
+    """Write every claim, the report and the README's blocks of ``results/reference/<name>``.
+
+    Raises:
+        InputError: a record lacks a number of its rule, and no committed file has it.
+    """
     os.environ["KAPPA_RESULTS"] = str(reference.REFERENCE)
-    folder = paths.results(name)
-    known = catalogue.catalogue()
-    for path in sorted((folder / "claims").glob("*.json")):
-        claim = known.get(path.stem)
-        notebook = claim.cell.partition("#")[0] if claim else ""
-        if claim and notebook != STUDY[0] and claim.id not in RECOMPUTED:
-            found = read_json(path)["numbers"]
-            if set(found) != set(claim.numbers):
-                raise InputError(f"{path}: numbers of another rule", "run its notebook again")
+    folder, profile = paths.results(name), readme.committed(name)
+    rows = tables.results(profile)
+    lacking = set()
+    for claim in catalogue.catalogue().values():
+        path = folder / "claims" / f"{claim.id}.json"
+        found = read_json(path)["numbers"] if path.is_file() else None
+        if found is not None and set(found) == set(claim.numbers):
             claims.record(claim.id, name, **claims.from_json(found))
-        else:
-            path.unlink()
-    profile = readme.committed(name)
-    names = {"profile": name, "arms": profile.arms, "seeds": profile.seeds}
-    _run(STUDY, {c.cell for c in known.values()}, names)
-    table = pd.read_csv(folder / "kappa.csv")
-    cells = {known[claim].cell for claim in RECOMPUTED}
-    _run(KAPPA, cells, {"profile": name, "p": profile, "table": table})
+        elif found is not None or claim.cell.startswith(STUDY[0]):
+            lacking.add(claim.cell)
+    study = {"profile": name, "arms": profile.arms, "seeds": profile.seeds}
+    kappa = {"profile": name, "p": profile, "table": pd.read_csv(folder / "kappa.csv")}
+    for (notebook, before, recording), names in ((STUDY, study), (KAPPA, kappa)):
+        own = {f"{notebook}#{cell}" for cell in recording}
+        if lacking & own:
+            _run(notebook, [*before, *recording], names)
+        lacking -= own
+    if lacking:
+        raise InputError(f"{name}: nothing to decide {sorted(lacking)} from", "run its notebook")
     if (folder / "pairs.csv").is_file():
-        _run(
-            PAIRS,
-            set(),
-            {"p": profile, "pairs": pairs, "tables": tables, "table": tables.results(profile)},
-        )
+        _run(*PAIRS, {"p": profile, "pairs": pairs, "tables": tables, "table": rows})
     report.write(profile)
 
 
-def _run(source: tuple[str, tuple[str, ...]], cells: set[str], names: dict) -> None:
-    """Run a notebook's preparing cells and those of ``cells`` that it holds, in its order."""
-    notebook, before = source
-    wanted = {*before, *(cell.partition("#")[2] for cell in cells if cell.startswith(notebook))}
+def _run(notebook: str, cells: list[str], names: dict) -> None:
+    """Run some cells of a notebook, in its order."""
     content = json.loads((paths.NOTEBOOKS / notebook).read_text(encoding="utf-8"))
     for cell in content["cells"]:
-        if cell["id"] in wanted:
+        if cell["id"] in cells:
             exec(compile("".join(cell["source"]), f"{notebook}#{cell['id']}", "exec"), names)
 
 

@@ -34,6 +34,7 @@ KEPT = (
     "runs/*/config.json",
     "runs/*/metrics.jsonl",
     "runs/*/provenance.json",
+    "runs/*/spectra.csv",
     "bench.*",
     "scale.json",
 )
