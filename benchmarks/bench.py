@@ -30,7 +30,7 @@ from kappa_lib.progress import say
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import measure
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 OURS = ("ours, whole row", "ours, κ alone")
 # Seconds from which one call is taken as it is.

@@ -65,7 +65,7 @@ def kappa_reflects_training(
         ends[nearest],
         unit="of the tensors above their null's median, against 0.5; the type nearest to it",
         n=tensors[nearest],
-        note=f"module type explains {variance_explained_by_type:.0%} of the variance of log κ",
+        note=f"type explains {100 * variance_explained_by_type:.0f} % of the variance of log κ",
     )
 
 
