@@ -45,7 +45,7 @@ class Profile:
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
-        text_tokens: general-text positions on which forgetting is measured.
+        text_tokens: predictions on each of three kinds of text, on which forgetting is measured.
         spectra: whether κ and singular vectors of the trained tensors are compared before and
             after each run.
         corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's

@@ -32,6 +32,8 @@ from kappa_lib.weights import models
 NUMERICS = 1
 FLOATS = "%.6g"
 PARTS = ("tensors", "surgery", "damage")
+_CONTROLS = damage.SURGERIES[1:]
+DAMAGE_PARTS = (tuple(name for name in damage.CHANGES if name not in _CONTROLS), _CONTROLS)
 Report = Callable[[str, int, int], None]
 
 
@@ -44,8 +46,8 @@ class Settings:
         input_windows, input_length: windows a text for the input covariance, and their tokens.
         blocks: how often the damage of every tensor is measured, each time on another window of
             every text; two blocks say how far the ranks can be relied on.
-        surgery_windows: windows a text for surgery on whole types.
-        length: predicted tokens of a window of the two.
+        length: predicted tokens of such a window; short, since 1,890 changes are measured on it.
+        surgery_windows, surgery_length: windows a text for surgery on whole types.
         layers: which layers; all if None.
         types: which module types; all if None.
         seed: of everything drawn.
@@ -55,8 +57,9 @@ class Settings:
     input_windows: int = 11
     input_length: int = 256
     blocks: int = 2
-    surgery_windows: int = 8
-    length: int = 128
+    length: int = 48
+    surgery_windows: int = 6
+    surgery_length: int = 128
     layers: tuple[int, ...] | None = None
     types: tuple[str, ...] | None = None
     seed: int = 0
@@ -161,10 +164,9 @@ class Study:
 
     def surgery_text(self) -> Tensor:
         """Windows for surgery; behind those of damage."""
-        length = self.settings.length + 1
         start = self.settings.input_windows * self.settings.input_length
-        start += self.settings.blocks * length
-        return self.windows(start, self.settings.surgery_windows, length)
+        start += self.settings.blocks * (self.settings.length + 1)
+        return self.windows(start, self.settings.surgery_windows, self.settings.surgery_length + 1)
 
     # ── a row a tensor ───────────────────────────────────────────────────────
 
@@ -225,27 +227,33 @@ class Study:
 
     def damages(self, blocks: int) -> pd.DataFrame:
         """Loss and KL of every change of every chosen tensor, a row a text and block."""
-        # Layers in strides, so that a run that was stopped has seen all depths and types.
-        order = sorted(self.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
+        # Layers in strides, so that a run that was stopped has seen all depths and types; the
+        # controls of single surgeries last.
+        tensors = sorted(self.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
+        order = [(row, part) for part in DAMAGE_PARTS for row in tensors]
         found: list[dict] = []
         for number in range(blocks):
             text = self.block(number)
             reference: damage.Reference | None = None
-            for done, row in enumerate(order):
-                key = self._key("damage", row.tensor, text.tolist())
+            for done, (row, part) in enumerate(order):
+                key = self._key("damage", row.tensor, part, text.tolist())
                 if key not in self.rows and reference is None:
                     reference = damage.Reference(self.llm, text)
                 found += self.rows.get(
-                    key, lambda r=row, ref=reference, n=number: self._damage_rows(r, ref, n)
+                    key,
+                    lambda r=row, p=part, ref=reference, n=number: self._damage_rows(r, p, ref, n),
                 )
                 self.say(f"damage, block {number}", done + 1, len(order))
         return pd.DataFrame(found)
 
-    def _damage_rows(self, row: Any, reference: damage.Reference, block: int) -> list[dict]:
+    def _damage_rows(
+        self, row: Any, changes: Sequence[str], reference: damage.Reference, block: int
+    ) -> list[dict]:
         weight = self.weights[row.tensor]
         factors = damage.Factors.of(weight)
         found = []
-        for name, change in damage.CHANGES.items():
+        for name in changes:
+            change = damage.CHANGES[name]
             changed = change(factors, self._generator(row.tensor, name), self.goal[row.tensor])
             with damage.replaced({weight: changed}):
                 losses, divergences = reference.compare(int(row.layer))

@@ -1,6 +1,7 @@
 """What an arm's runs measured, as rules read it; and how two arms differ beside κ."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import tables
+from kappa_lib.evidence.statistics import ENOUGH_SEEDS
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import nulls
@@ -18,6 +20,11 @@ from kappa_lib.speech.transcripts import word_error_rate
 
 # The direction of the runs with this seed was known before the rules were written.
 PILOT_SEED = 0
+# Arms that differ in κ within module types, from those that are also alike in depth.
+ALIKE_ARMS = (
+    ("lower_of_neighbours", "higher_of_neighbours"),
+    ("lowest_in_type", "highest_in_type"),
+)
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers.
 ALIKE = {"parameters": 0.01, "types": 0.01, "layer": 1.0}
 
@@ -53,13 +60,13 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
             for c in corpora
             if rows[c].notna().all()
         },
-        **_selected(profile, arm),
+        **trained(profile, arm),
         "draws": _draws(profile, arm),
     }
 
 
-def _selected(profile: Profile, arm: str) -> dict[str, Any]:
-    """What the arm trains; of the first seed where seeds draw their own."""
+def trained(profile: Profile, arm: str) -> dict[str, Any]:
+    """``parameters``, ``types`` and ``layer`` of what an arm trains, see :func:`measured`."""
     chosen = Selection.load(profile.folder / "selections" / f"{arm}.json")
     kinds = pd.Series([type_of(name) for name in chosen.tensors]).value_counts(normalize=True)
     layers = [layer for layer in map(layer_of, chosen.tensors) if layer is not None]
@@ -117,27 +124,33 @@ def _halves(path: Path) -> tuple[float, float]:
     return float(rates[0]), float(rates[1])
 
 
-def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
-    """Values of both arms for their common seeds, and a note on the pilot.
+def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
+    """The seeds that decide, and a note on the pilot: left out where three others are there."""
+    others = [seed for seed in seeds if seed != PILOT_SEED]
+    if len(others) == len(seeds):
+        return list(seeds), ""
+    if len(others) >= ENOUGH_SEEDS:
+        return others, f"pilot seed {PILOT_SEED} left out"
+    return list(seeds), f"with pilot seed {PILOT_SEED}"
 
-    The pilot seed is left out where at least three others are there.
+
+def alike_arms(arms: Sequence[str]) -> tuple[str, str]:
+    """The pair of a profile's arms that differs in least beside κ, lower κ first."""
+    return next((pair for pair in ALIKE_ARMS if set(pair) <= set(arms)), ALIKE_ARMS[-1])
+
+
+def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
+    """Values of both arms for their common decisive seeds, and the note on the pilot.
 
     Raises:
         InputError: an arm has not one value a seed.
     """
     values = []
     for arm in (first, second):
-        if arm and len(arm[key]) != len(arm["seeds"]):
+        if len(arm[key]) != len(arm["seeds"]):
             raise InputError(f"{key!r} has not one value a seed", "measure every seed")
-        values.append(dict(zip(arm.get("seeds", []), arm.get(key, []), strict=True)))
-    common = [seed for seed in values[0] if seed in values[1]]
-    others = [seed for seed in common if seed != PILOT_SEED]
-    pilot = PILOT_SEED in common
-    if len(others) >= 3:
-        common = others
-        note = "pilot seed 0 left out" if pilot else ""
-    else:
-        note = "with pilot seed 0" if pilot else ""
+        values.append(dict(zip(arm["seeds"], arm[key], strict=True)))
+    common, note = decisive([seed for seed in values[0] if seed in values[1]])
     return [values[0][s] for s in common], [values[1][s] for s in common], note
 
 
@@ -163,7 +176,7 @@ def unlike(
         found.append(f"{apart:.0%} other module types")
     depth = first["layer"] - second["layer"]
     if "layer" in held and abs(depth) > ALIKE["layer"]:
-        found.append(f"{abs(depth):.1f} layers {'deeper' if depth > 0 else 'shallower'}")
+        found.append(f"a mean layer {abs(depth):.1f} {'higher' if depth > 0 else 'lower'}")
     return found
 
 

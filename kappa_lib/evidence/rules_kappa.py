@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from kappa_lib.evidence.statistics import LEVEL, at_least
+import numpy as np
+import pandas as pd
+
+from kappa_lib.evidence.statistics import share_interval, spearman_interval
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
@@ -13,6 +16,7 @@ from kappa_lib.evidence.verdicts import (
     Decision,
     decides,
 )
+from kappa_lib.spectra import proxy
 
 # A stand-in shares at least two thirds of the variance of ranks.
 STAND_IN = 0.8
@@ -37,29 +41,30 @@ def kappa_of_stored(kappa_true: float, kappa_read: float, smallest_possible: flo
 
 @decides("kappa-reflects-training")
 def kappa_reflects_training(
-    outside: Sequence[int], tensors: Sequence[int], variance_explained_by_type: float
+    above: Sequence[int], tensors: Sequence[int], variance_explained_by_type: float
 ) -> Decision:
-    """Tensors whose κ lies outside the central 95 % of what their shape gives untrained.
+    """Tensors above the median κ of untrained ones of their shape: half, if nothing was learned.
 
     Args:
-        outside: how many, a module type each.
+        above: how many, a module type each.
         tensors: of how many.
         variance_explained_by_type: of log κ.
     """
     if sum(tensors) < 2:
         return Decision(NOT_TESTABLE, note="fewer than two tensors")
-    bounds = [at_least(k, n) for k, n in zip(outside, tensors, strict=True)]
-    share = sum(outside) / sum(tensors)
-    if min(bounds) > 1 - LEVEL:
-        verdict = CORRECTED if variance_explained_by_type >= 0.5 else HOLDS
-    else:
-        verdict = FAILS if sum(outside) <= (1 - LEVEL) * sum(tensors) else UNDECIDED
+    ends = [share_interval(k, n) for k, n in zip(above, tensors, strict=True)]
+    shares = [k / n for k, n in zip(above, tensors, strict=True)]
+    nearest = min(range(len(shares)), key=lambda i: abs(shares[i] - 0.5))
+    traces = [low > 0.5 or high < 0.5 for low, high in ends]
+    verdict = CORRECTED if variance_explained_by_type >= 0.5 else HOLDS
+    if not all(traces):
+        verdict = UNDECIDED if any(traces) else FAILS
     return Decision(
         verdict,
-        estimate=share,
-        interval=(min(bounds), 1.0),
-        unit="of tensors outside their null, against 0.05; one-sided, of the lowest type",
-        n=sum(tensors),
+        shares[nearest],
+        ends[nearest],
+        unit="of the tensors above their null's median, against 0.5; the type nearest to it",
+        n=tensors[nearest],
         note=f"module type explains {variance_explained_by_type:.0%} of the variance of log κ",
     )
 
@@ -82,6 +87,21 @@ def kappa_as_proxy(
     )
     unit = f"Spearman's ρ within types, against {STAND_IN}"
     return Decision(verdict, rho, (low, high), unit=unit, note=note)
+
+
+def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, float]:
+    """Within-type Spearman of a measure with the volume lost: ρ, low, high over layers.
+
+    Args:
+        table: κ table with at least two layers; a measure of counts is taken over the rank.
+        measure: a column, as ``kappa`` or ``effective_rank``.
+    """
+    values = table[measure].to_numpy()
+    if measure == "effective_rank":
+        values = values / np.minimum(table["rows"], table["cols"])
+    lost = proxy.volume_loss(table)
+    found = spearman_interval(values, lost, table["layer"], strata=table["type"])
+    return found.estimate, found.low, found.high
 
 
 @decides("selection-without-data")

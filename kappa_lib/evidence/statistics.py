@@ -164,12 +164,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: adjusted[name] for name in p_values}
 
 
-def at_least(successes: int, trials: int, level: float = LEVEL) -> float:
-    """One-sided lower bound of a share (Clopper and Pearson 1934)."""
+def share_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Clopper and Pearson 1934); all of [0, 1] without trials."""
     if not trials:
-        return 0.0
-    found = stats.binomtest(successes, trials, alternative="greater")
-    return float(found.proportion_ci(level, method="exact").low)
+        return 0.0, 1.0
+    found = stats.binomtest(successes, trials).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)

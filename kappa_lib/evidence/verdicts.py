@@ -14,6 +14,7 @@ UNDECIDED = "undecided"
 CONFOUNDED = "confounded"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, CONFOUNDED, NOT_TESTABLE)
+NOT_MEASURED = "not measured"  # no notebook of a run has handed numbers to the rule
 
 # How far a verdict reaches: mathematics checked here, the model that was measured at this size,
 # or a unit built to show the point.

@@ -71,9 +71,8 @@ def train(options: argparse.Namespace) -> int:
     profile = profiles.load(options.profile, **overrides(options))
 
     from kappa_lib.run import stages
-    from kappa_lib.run.ledger import alone
 
-    with alone(profile.folder) if distributed.is_main_process() else nullcontext():
+    with files.alone(profile.folder) if distributed.is_main_process() else nullcontext():
         experiment, arms = stages.prepare(profile)
         for corpus, problem in experiment.data.missing.items():
             _print(f"without {corpus}: {problem}", file=sys.stderr)

@@ -83,20 +83,20 @@ def _recordings(profile: Profile) -> list[Any]:
     return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
 
 
-def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
-    """Execute one notebook in its own folder; the copy appears as ``target`` once it succeeds.
+def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:
+    """Execute one notebook in its own folder, and return the executed copy.
 
     Args:
         notebook: the source, which stays as it is.
         values: of the parameters.
-        target: where the executed copy goes.
+        folder: where the copy goes; its name ends in ``.unfinished.ipynb``.
 
     Raises:
         NotebookError: a cell failed or the kernel died; says which cell, the error's last lines
             and where the part that was executed is.
     """
-    partial = target.with_suffix(".unfinished.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{notebook.stem}.unfinished.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -112,7 +112,7 @@ def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
         raise NotebookError(_cell_message(notebook, error, partial), _CELL_REMEDY) from error
     except DeadKernelError as error:
         raise NotebookError(_dead_message(notebook, partial), _DEAD_REMEDY) from error
-    os.replace(partial, target)
+    return partial
 
 
 _CELL_REMEDY = "after a change, the same command goes on from the last finished stage"

@@ -1,18 +1,18 @@
 """A user's own recordings: any folder that ``datasets`` can read, split by sentence."""
 
-import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile
+from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
@@ -20,7 +20,16 @@ from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.encoder import MAX_SECONDS
 from kappa_lib.speech.recorded import listing
 
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+# Transcripts stay as written: neither "null" nor "NA" is a missing value.
+_TABLES = {
+    "metadata.csv": partial(
+        pd.read_csv, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
+    ),
+    "metadata.jsonl": partial(pd.read_json, lines=True, dtype=False),
+    "metadata.parquet": pd.read_parquet,
+}
+# ImportError: of torchcodec, which audio in any other form than encoded bytes or a path needs.
+_UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, DatasetsError)
 _MEASURED = 200  # recordings whose length stands for all
 
 
@@ -102,23 +111,30 @@ class OwnSpeech:
         self._check_folder()
         try:
             parts = _parts(self._path)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            for name, part in parts.items():
+                if missing := {"audio", self.text} - set(part.column_names):
+                    raise InputError(
+                        f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
+                        f"name the transcripts' column; it has {', '.join(part.column_names)}",
+                    )
+            rows = datasets.concatenate_datasets(
+                [
+                    part.cast_column("audio", datasets.Audio(decode=False)).cast_column(
+                        self.text, datasets.Value("string")
+                    )
+                    for part in parts.values()
+                ]
+            )
+        except _UNREADABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{self._path}: not readable as a dataset: {str(error).splitlines()[0]}",
+                f"{self._path}: not readable as a dataset: {reason}",
                 "it needs sound files and a metadata.csv, Parquet files, or a save_to_disk folder",
             ) from error
-        for name, part in parts.items():
-            if missing := {"audio", self.text} - set(part.column_names):
-                raise InputError(
-                    f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
-                    f"name the transcripts' column; it has {', '.join(part.column_names)}",
-                )
-        undecoded = datasets.Audio(decode=False)
-        together = [part.cast_column("audio", undecoded) for part in parts.values()]
-        offsets = np.cumsum([0, *(len(part) for part in together)])
+        offsets = np.cumsum([0, *(len(part) for part in parts.values())])
         where = {name: range(*offsets[i : i + 2]) for i, name in enumerate(parts)}
         given = where["test"] if "test" in parts and len(parts) > 1 else ()
-        return datasets.concatenate_datasets(together), frozenset(given)
+        return rows, frozenset(given)
 
     def seconds(self) -> tuple[float, float]:
         """Mean and greatest length in seconds, of some of those that are not too long."""
@@ -153,13 +169,14 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
         return datasets.load_from_disk(str(folder))
     if (folder / "dataset_info.json").is_file():
         return {"train": datasets.load_from_disk(str(folder))}
-    found = [path for name in TABLES for path in (folder / name, *sorted(folder.glob(f"*/{name}")))]
-    parts = {table.parent.name: _sound_files(table) for table in found if table.is_file()}
+    patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
+    found = [table for pattern in patterns for table in sorted(folder.glob(pattern))]
+    parts = {table.parent.name: _sound_files(table) for table in found}
     if parts:
         return parts
     if any(folder.rglob("*.parquet")):
         return _parquet(folder)
-    raise ValueError(f"no {' or '.join(TABLES)} and no Parquet file in it")
+    raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
 
 
 def _parquet(folder: Path) -> dict[str, datasets.Dataset]:
@@ -178,22 +195,14 @@ def _sound_files(table: Path) -> datasets.Dataset:
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    if table.suffix == ".parquet":
-        rows = pq.read_table(table).to_pylist()
-    else:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            read = csv.DictReader(stream) if table.suffix == ".csv" else map(json.loads, stream)
-            rows = list(read)
-    if not rows or "file_name" not in rows[0]:
+    frame = _TABLES[table.name](table)
+    if frame.empty or "file_name" not in frame:
         raise ValueError(f"{table} has no rows with a file_name")
-    texts = {name: [_written(row.get(name)) for row in rows] for name in rows[0] if name}
-    sounds = [{"bytes": None, "path": str(table.parent / name)} for name in texts["file_name"]]
-    features = datasets.Features({name: datasets.Value("string") for name in texts})
+    frame = frame.astype(str).where(frame.notna(), None)
+    sounds = [{"bytes": None, "path": str(table.parent / str(name))} for name in frame["file_name"]]
+    features = datasets.Features({str(name): datasets.Value("string") for name in frame})
     features["audio"] = datasets.Audio(decode=False)
+    columns = {str(name): frame[name].tolist() for name in frame}
     return datasets.Dataset(
-        pa.Table.from_pydict({**texts, "audio": sounds}, schema=features.arrow_schema)
+        pa.Table.from_pydict({**columns, "audio": sounds}, schema=features.arrow_schema)
     )
-
-
-def _written(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -60,3 +60,10 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], langua
                 "drop it from the test set: its word error rate is undefined",
             )
     return jiwer.wer(spoken, [normalise(text, language) for text in hypotheses])
+
+
+def word_errors(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
+    """Errors and reference words of one utterance; sums of them give the word error rate."""
+    found = jiwer.process_words(normalise(reference, language), normalise(hypothesis, language))
+    wrong = found.substitutions + found.deletions + found.insertions
+    return wrong, found.hits + found.substitutions + found.deletions

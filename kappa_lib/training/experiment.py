@@ -15,14 +15,14 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech.features import SpeechData
-from kappa_lib.training import parallel
-from kappa_lib.training.evaluation import Forgetting, evaluate, text_fingerprint
+from kappa_lib.training import parallel, texts
+from kappa_lib.training.evaluation import Forgetting, evaluate
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
 
-VERSION = 1  # raise when a change to the code changes what a run computes
+VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
 EVAL_KEYS = ("max_new_tokens", "text_tokens")
 
@@ -161,6 +161,6 @@ class Experiment:
             **self.profile.values(*keys),
             "weights": models.identity(self.profile.model),
             "split": self.data.key,
-            "general_text": text_fingerprint(self.forgetting.windows),
+            "general_text": texts.identity(self.forgetting.windows),
             "version": VERSION,
         }

@@ -132,6 +132,51 @@ def test_every_metadata_table_of_the_audiofolder_convention_is_read(tmp_path, ki
     assert build(folder, 2)["train"]["text"][:] == expected
 
 
+def test_numbers_and_words_for_nothing_stay_as_they_are_written(tmp_path):
+    folder = sound_folder(tmp_path / "mine", ["null", "NA", "007", "1.50", "two, three"])
+    parts = build(folder, 1)
+    kept = {text for part in parts.values() for text in part["text"]}
+    assert kept == {"null", "NA", "007", "1.50", "two, three"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", b""),
+        ("metadata.csv", b"\x00\xff\xfe"),
+        ("metadata.csv", b"file_name,text\n"),
+        ("metadata.csv", b"file_name;text\n0.wav;one\n"),
+        ("metadata.csv", b"file_name,text\n0.wav,one,two,three\n1.wav\n"),
+        ("metadata.jsonl", b"[1, 2]\n[3, 4]\n"),
+        ("metadata.jsonl", b"{"),
+        ("metadata.parquet", b"PAR1 and nothing more"),
+        ("train.parquet", b"PAR1 and nothing more"),
+        ("dataset_info.json", b"{}"),
+        ("dataset_dict.json", b"[]"),
+    ],
+)
+def test_a_malformed_table_is_refused_by_the_folder_s_name(tmp_path, name, content):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(InputError, match="mine"):
+        build(tmp_path / "mine", 1)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"audio": ["a.wav", "b.wav"], "text": [["one"], ["two"]]},
+        {"audio": [1, 2], "text": ["one", "two"]},
+        {"audio": [{"array": [0.5]}, None], "text": ["one", "two"]},
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path, columns):
+    (tmp_path / "mine").mkdir()
+    pd.DataFrame(columns).to_parquet(tmp_path / "mine" / "train.parquet")
+    with pytest.raises(InputError, match="mine"):
+        build(tmp_path / "mine", 1)
+
+
 def test_a_changed_folder_is_read_again(tmp_path):
     folder = sound_folder(tmp_path / "mine", WORDS)
     first = build(folder, 1)
