@@ -2,7 +2,7 @@
 # From a bare clone to REPORT.md, figures and executed notebooks.
 #
 #   bash reproduce.sh [--profile smoke|laptop|study|paper|paper-1b|paper-3b] [run]
-#       the whole flow (default profile: laptop)
+#       the whole flow (default profile: laptop); another profile by its path, mine.yaml
 #       --set KEY=VALUE   another value for a profile key, e.g. --set seeds=[0,1]; repeatable
 #       --only NN         this notebook only; repeatable
 #       --processes N     train in N processes first, a GPU each where there are GPUs
@@ -155,8 +155,15 @@ while [ $# -gt 0 ]; do
         *) fail "unknown argument '$1', see bash reproduce.sh --help" 2 ;;
     esac
 done
-[ -f "$ROOT/notebooks/profiles/$profile.yaml" ] ||
-    fail "there is no profile '$profile', see notebooks/profiles/" 2
+case "$profile" in
+    *.yaml | *.yml)
+        [ -f "$profile" ] || fail "there is no profile file '$profile'" 2
+        profile="$(cd "$(dirname "$profile")" && pwd)/$(basename "$profile")" ;;
+    *)
+        [ -f "$ROOT/notebooks/profiles/$profile.yaml" ] ||
+            [ -f "$ROOT/kappa_lib/data/profiles/$profile.yaml" ] ||
+            fail "there is no profile '$profile', see kappa_lib/data/profiles/" 2 ;;
+esac
 
 cd "$ROOT"
 install

@@ -31,12 +31,11 @@ from kappa_lib import paths
 from kappa_lib.figures.style import save
 from kappa_lib.files import write_json
 from kappa_lib.progress import say
-from kappa_lib.run import sizes
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import measure
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 AUTHOR = "torch.linalg.svd, fp32 (the author)"
 SVDVALS = "torch.linalg.svdvals, fp32"
@@ -257,7 +256,7 @@ def run(
         with_model: also time the default model's matrices.
         soup: the ``soup`` command to be timed, None for none.
     """
-    llama = sizes.matrix_shapes(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
     for route in ROUTES.values():
         route(torch.eye(8))  # first calls load libraries and start threads
     report: dict[str, Any] = {"machine": machine(), "divided_by": divide}
@@ -265,7 +264,7 @@ def run(
         report["model"] = default_model()
     if soup:
         report["commands"] = commands(soup)
-    report["layer"] = layer({m: (a // divide, b // divide) for m, (a, b) in llama.items()})
+    report["layer"] = layer({m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()})
     goals = LAYER_GOALS + (MODEL_GOALS if with_model else ())
     report["verdicts"] = [goal.verdict(report) for goal in goals]
     write_json(out / "bench.json", report)

@@ -21,18 +21,18 @@ from kappa_lib import paths
 from kappa_lib.errors import KappaError
 from kappa_lib.files import write_json
 from kappa_lib.progress import track
-from kappa_lib.run import sizes
 from kappa_lib.spectra import kappa_table
+from kappa_lib.weights import sizes
 
-LLAMA_3_8B = sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct")
+LLAMA_3_8B = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
 
 
 def run(
     out: Path,
     *,
     shapes: dict[str, tuple[int, int]] | None = None,
-    layers: int = LLAMA_3_8B.num_hidden_layers,
-    vocabulary: int = LLAMA_3_8B.vocab_size,
+    layers: int = LLAMA_3_8B.layers,
+    vocabulary: int = LLAMA_3_8B.vocabulary,
     method: str = "auto",
     keep: bool = False,
 ) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run(
         KappaError: the scan failed; its message is on stderr.
     """
     folder = out / "checkpoint"
-    shapes = shapes or sizes.matrix_shapes(LLAMA_3_8B)
+    shapes = shapes or LLAMA_3_8B.shapes
     try:
         # Made anew each time: a checkpoint cut short by a kill would be taken for broken.
         for _ in track(
@@ -100,7 +100,7 @@ def main() -> None:
     """Command line of the scale run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=paths.results("scale"))
-    parser.add_argument("--layers", type=int, default=LLAMA_3_8B.num_hidden_layers)
+    parser.add_argument("--layers", type=int, default=LLAMA_3_8B.layers)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint on the disk")
     options = parser.parse_args()

@@ -1,5 +1,7 @@
 """Errors a user can act on: what is wrong, and what to do about it."""
 
+import errno
+
 
 class KappaError(Exception):
     """Base of every error this package raises on purpose.
@@ -34,3 +36,20 @@ class CheckpointError(KappaError):
 
 class SpaceError(KappaError, OSError):
     """Not enough room on the disk for what is about to be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """Kind and first line of another library's error, whose text may fill a screen."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
+def from_system(error: OSError) -> KappaError:
+    """What the operating system refuses (a path, a permission, room on the disk) as one of ours."""
+    if isinstance(error, KappaError):
+        return error
+    reason = error.strerror or str(error) or type(error).__name__
+    what = f"{error.filename}: {reason}" if error.filename else reason
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceError(what, "free some space, or choose another disk, and run again")
+    return InputError(what, "check the path and its permissions, or choose another")

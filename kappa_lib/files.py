@@ -1,16 +1,26 @@
 """Atomic writes, hashes, and the rule by which a stage of the pipeline is skipped."""
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import reprlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
-from kappa_lib.errors import SpaceError
+import yaml
+
+from kappa_lib.errors import InputError, SpaceError, from_system
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 
 def sha256(path: Path) -> str:
@@ -40,6 +50,42 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse, before any work, a folder for outputs in which nothing can be written.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    if "\0" in str(folder):
+        raise InputError(f"{str(folder)!r}: not a path", "choose another folder for the output")
+    try:
+        existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    except OSError as error:
+        raise from_system(error) from error
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        why = "not writable" if existing.is_dir() else "not a folder"
+        raise InputError(f"{folder}: {existing} is {why}", "choose another folder for the output")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a results folder for this process; the system frees it when the process ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    path = folder / "stages" / "running"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing to {folder}", "wait for it, or take another profile"
+            ) from None
+        yield
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that becomes ``path`` only if nothing fails."""
@@ -67,9 +113,71 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, kind: Any = object) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        kind: what it has to hold, see :func:`fits`.
+
+    Raises:
+        InputError: not JSON, or something else in it.
+    """
+    return parse(path.read_bytes(), str(path), kind)
+
+
+def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
+    """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
+
+    Raises:
+        InputError: cannot be read, or is not of ``kind``; names ``source``.
+    """
+    language = "JSON" if loads is json.loads else "YAML"
+    try:
+        value = loads(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # PyYAML raises all of these, json the second and the last.
+        reason = " ".join(str(error).split())
+        raise InputError(f"{source}: not {language}: {reason}", f"mend the {language}") from error
+    if not fits(value, kind):
+        name = str(kind) if get_args(kind) else kind.__name__
+        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {name}")
+    return value
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from a file is of a kind, in all its parts.
+
+    Args:
+        value: of JSON's or YAML's types.
+        kind: ``object`` for anything; ``str``, ``int`` (64 bits), ``float`` (an int will do),
+            ``bool``, ``list[...]``, ``dict[..., ...]``, ``A | B``.
+    """
+    kinds = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(fits(value, one) for one in kinds)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(item, kinds[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(
+            fits(key, kinds[0]) and fits(item, kinds[1]) for key, item in value.items()
+        )
+    if kind is float:
+        return isinstance(value, float) or fits(value, int)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    if kind is str:
+        # Half a surrogate pair, which JSON can escape, is no text that can be written.
+        return isinstance(value, str) and not _SURROGATE.search(value)
+    return isinstance(value, kind)
+
+
+def shown(value: Any) -> str:
+    """A value for an error's text, in one line of bounded length whatever it is."""
+    try:
+        return " ".join(_REPR.repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number too long to write"
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,36 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+DATA = PACKAGE / "data"  # what the package itself brings: profiles, claims, transcripts
+ROOT = PACKAGE.parent
+# Only a clone has these; see :func:`in_clone`.
 NOTEBOOKS = ROOT / "notebooks"
-PROFILES = NOTEBOOKS / "profiles"
+OWN_PROFILES = NOTEBOOKS / "profiles"
+
+
+def in_clone() -> bool:
+    """Whether the package lies in a clone of the repository, not among installed packages."""
+    return (ROOT / "pyproject.toml").is_file() and NOTEBOOKS.is_dir()
+
+
+def expanded(path: str | Path) -> Path:
+    """A path that a person wrote, ``~`` replaced; ``~nobody`` stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def cache() -> Path:
     """Folder of downloads and everything derived from them alone (``KAPPA_HOME``)."""
-    return Path(os.environ.get("KAPPA_HOME") or user_cache_path("kappa_lib")).expanduser()
+    return expanded(os.environ.get("KAPPA_HOME") or user_cache_path("kappa_lib"))
 
 
 def results(profile: str) -> Path:
-    """Folder of one profile's results, ``results/<profile>`` (root: ``KAPPA_RESULTS``)."""
-    root = Path(os.environ.get("KAPPA_RESULTS") or ROOT / "results").expanduser()
-    return root / profile
+    """Folder of one profile's results, ``results/<profile>``; of a path, what the file is called.
+
+    ``results`` is what ``KAPPA_RESULTS`` says, else lies in the clone, else, of an installed
+    package, in the current folder.
+    """
+    profile = Path(profile).stem if profile.endswith((".yaml", ".yml")) else profile
+    if given := os.environ.get("KAPPA_RESULTS"):
+        return expanded(given) / profile
+    return (ROOT if in_clone() else Path.cwd()) / "results" / profile

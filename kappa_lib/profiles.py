@@ -1,23 +1,30 @@
 """A profile: one checked dataclass that says how large a run is. Same code, other values."""
 
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
+from kappa_lib.files import fits, parse, shown
 
 OPTIMISERS = ("adamw", "adafactor")
 WAYS = ("ddp", "fsdp2")
-CORPORA = ("de", "en", "en_human", "librispeech", "mls_german")
+# Of profiles and arms, which name files.
+_NAME = re.compile(r"\w[\w.-]{0,99}")
+# The corpora that need no folder of one's own, and their languages.
+CORPORA = {"de": "de", "en": "en", "en_human": "en", "librispeech": "en", "mls_german": "de"}
+_OWN_KEYS = {"folder", "language", "text"}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Every setting of a run; the YAML files in ``notebooks/profiles`` hold one value for each.
+    """Every setting of a run; the YAML files in ``data/profiles`` hold one value for each.
 
     Args:
         profile: its name, and the name of its folder under ``results/``.
@@ -38,7 +45,12 @@ class Profile:
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
-        text_tokens: general-text positions on which forgetting is measured.
+        text_tokens: predictions on each of three kinds of text, on which forgetting is measured.
+        spectra: whether κ and singular vectors of the trained tensors are compared before and
+            after each run.
+        corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
+            file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
+            ``kappa_lib.speech.own_speech``. None in the profiles of this package.
     """
 
     profile: str
@@ -63,13 +75,22 @@ class Profile:
     eval_every: int
     max_new_tokens: int
     text_tokens: int
+    spectra: bool
+    corpora: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _require(_NAME.fullmatch(self.profile), "profile", self.profile, "a plain name")
+        for arm in self.arms:
+            _require(_NAME.fullmatch(arm), "arms", arm, "a list of plain names")
         for name in ("warm_batch", "steps", "batch", "eval_every", "max_new_tokens", "text_tokens"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+        for name in ("seed", "warm_steps"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _require(min(self.seeds, default=0) >= 0, "seeds", self.seeds, "0 or more, each")
         for name in ("warm_lr", "lr"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, value, "a positive number")
         _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
         _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "float32 or bfloat16")
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
@@ -83,15 +104,20 @@ class Profile:
         )
         _require(self.arms, "arms", self.arms, "at least one selection")
         _require(self.seeds, "seeds", self.seeds, "at least one seed")
+        _check_corpora(self.corpora)
         for name in ("train_utterances", "test_utterances"):
-            value = getattr(self, name)
-            known = set(value) <= set(CORPORA) and all(n >= 0 for n in value.values())
-            _require(known, name, value, f"counts for some of {', '.join(CORPORA)}")
+            value, known = getattr(self, name), [*CORPORA, *self.corpora]
+            fits = set(value) <= set(known) and all(n >= 0 for n in value.values())
+            _require(fits, name, value, f"counts for some of {', '.join(known)}")
 
     @property
     def folder(self) -> Path:
         """Where this profile's results go."""
         return paths.results(self.profile)
+
+    def language(self, corpus: str) -> str:
+        """Language of a corpus, which decides how its transcripts are compared."""
+        return CORPORA.get(corpus) or self.corpora[corpus]["language"]
 
     def values(self, *names: str) -> dict[str, Any]:
         """The named settings (all, without names) as a plain dictionary, for a stage's inputs."""
@@ -101,36 +127,103 @@ class Profile:
 
 def _require(condition: Any, key: str, value: Any, wanted: str) -> None:
     if not condition:
-        raise InputError(f"profile key {key!r} is {value!r}", f"it has to be {wanted}")
+        raise InputError(f"profile key {key!r} is {shown(value)}", f"it has to be {wanted}")
 
 
 def _check_types(profile: Profile) -> None:
-    kinds = {"float": (float, int), "list[str]": list, "list[int]": list, "dict[str, int]": dict}
     for item in fields(profile):
-        kind = str(getattr(item.type, "__name__", item.type))
-        kind = kind if "[" not in str(item.type) else str(item.type)
-        allowed = kinds.get(kind, {"str": str, "int": int}.get(kind))
         value = getattr(profile, item.name)
-        fits = isinstance(value, allowed) and not isinstance(value, bool)
-        _require(fits, item.name, value, f"of type {kind}")
+        kind = str(item.type) if get_args(item.type) else item.type.__name__
+        _require(fits(value, item.type), item.name, value, f"of type {kind}")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Key and value of a ``--set KEY=VALUE``, the value written as in a profile's YAML.
+
+    Raises:
+        InputError: without ``=``, or with a value that is not YAML.
+    """
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
+    return key, parse(value, f"--set {text}", loads=yaml.safe_load)
+
+
+def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
+    for name, settings in corpora.items():
+        key = f"corpora: {name}"
+        fits = re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) and name not in CORPORA
+        _require(fits, key, name, f"letters, digits, - and _, and none of {', '.join(CORPORA)}")
+        wanted = "a folder, a language (en, de, ...) and text, the transcripts' column"
+        fits = isinstance(settings, dict) and set(settings) == _OWN_KEYS
+        _require(fits and all(isinstance(v, str) for v in settings.values()), key, settings, wanted)
+        fits = re.fullmatch("[a-z]{2,3}", settings["language"])
+        _require(fits, f"{key}: language", settings["language"], "a code, for instance en or de")
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with the folders of own corpora absolute, where they were relative to ``folder``.
+
+    Notebooks work in their own folder, where a relative path leads elsewhere.
+    """
+    corpora = values.get("corpora")
+    if not isinstance(corpora, dict):
+        return dict(values)
+    anchored = {
+        name: {**own, "folder": str(folder / Path(own["folder"]).expanduser())}
+        if isinstance(own, dict) and isinstance(own.get("folder"), str)
+        else own
+        for name, own in corpora.items()
+    }
+    return {**values, "corpora": anchored}
 
 
 def names() -> list[str]:
-    """Names of the profiles that have a YAML file."""
-    return sorted(p.stem for p in paths.PROFILES.glob("*.yaml"))
+    """Names of the profiles that need no path: the package's and ``notebooks/profiles``'."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
+
+
+def _folders() -> tuple[Path, Path]:
+    return paths.OWN_PROFILES, paths.DATA / "profiles"
+
+
+def find(name: str) -> Path:
+    """The YAML file of a profile, given its name or, ending in ``.yaml``, its path.
+
+    A file in the clone's ``notebooks/profiles`` hides one of the same name in the package.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = paths.expanded(name).absolute()
+        if path.is_file():
+            return path.resolve()
+        raise InputError(f"there is no profile file {path}", "check the path")
+    for folder in _folders() if _NAME.fullmatch(name) else ():
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise InputError(
+        f"there is no profile {name!r}",
+        f"use one of {', '.join(names())}, or the path of a YAML file",
+    )
 
 
 def load(name: str, **overrides: Any) -> Profile:
-    """Read ``notebooks/profiles/<name>.yaml`` and replace some of its values.
+    """Read a profile's YAML file (see :func:`find`) and replace some of its values.
 
     Raises:
-        InputError: unknown profile, unknown or missing key, value of a wrong type or range.
+        InputError: unknown profile, unknown or missing key, value of a wrong type or range, or a
+            file that names its results folder otherwise than itself.
     """
-    path = paths.PROFILES / f"{name}.yaml"
-    if not path.is_file():
-        raise InputError(f"there is no profile {name!r}", f"use one of {', '.join(names())}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return _build(values, path.name, overrides)
+    path = find(name)
+    values = parse(path.read_bytes(), path.name, dict[str, object], yaml.safe_load)
+    if values.get("profile", path.stem) != path.stem:
+        # A copy that kept its original's name would write over the original's results.
+        raise InputError(
+            f"{path}: its key profile is {shown(values['profile'])}", f"write profile: {path.stem}"
+        )
+    return _build(_anchored(values, path.parent), path.name, _anchored(overrides, Path.cwd()))
 
 
 def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Profile:
@@ -141,7 +234,7 @@ def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any])
             f"{source}: unknown profile key {', '.join(map(repr, unknown))}",
             f"the keys are {', '.join(sorted(known))}",
         )
-    missing = sorted(known - set(values))
+    missing = sorted(known - {"corpora"} - set(values))
     if missing:
         raise InputError(f"{source}: missing profile key {', '.join(missing)}", "add it")
     return replace(Profile(**values), **overrides)

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -21,6 +21,13 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None  # an installed copy, or a downloaded archive, has no history
     return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # of an extra that is not installed
 
 
 def _processor() -> str:
@@ -41,7 +48,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "clean": None if changes is None else not changes,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -40,10 +40,10 @@ def test_an_unknown_profile_lists_the_known_ones():
 
 
 def test_a_missing_key_is_named(tmp_path, monkeypatch):
-    values = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load(profiles.find("smoke").read_text(encoding="utf-8"))
     del values["lr"]
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    monkeypatch.setattr(paths, "OWN_PROFILES", tmp_path)
     with pytest.raises(InputError, match="missing profile key lr"):
         profiles.load("smoke")
 
@@ -52,3 +52,34 @@ def test_a_notebook_s_cell_wins_over_the_file():
     profile = profiles.from_notebook({"profile": "smoke", "steps": 7, "unrelated": 1})
     assert profile.steps == 7
     assert profile.batch == profiles.load("smoke").batch
+
+
+@pytest.fixture
+def mine(tmp_path):
+    text = profiles.find("smoke").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("profile: smoke", "profile: mine"), encoding="utf-8")
+    return path
+
+
+def test_a_profile_of_one_s_own_is_found_by_path_and_by_name(mine, monkeypatch):
+    assert profiles.load(str(mine), steps=7).values() == (
+        profiles.load("smoke").values() | {"profile": "mine", "steps": 7}
+    )
+    with pytest.raises(InputError, match="there is no profile 'mine'"):
+        profiles.load("mine")
+    monkeypatch.setattr(paths, "OWN_PROFILES", mine.parent)
+    assert profiles.load("mine").profile == "mine"
+    assert {"mine", "smoke"} <= set(profiles.names())
+
+
+def test_a_copy_that_would_write_over_the_original_s_results_is_refused(mine):
+    copy = mine.with_name("copy.yaml")
+    copy.write_text(mine.read_text())
+    with pytest.raises(InputError, match="write profile: copy"):
+        profiles.load(str(copy))
+
+
+def test_a_path_that_leads_nowhere_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no profile file .*nope\.yaml"):
+        profiles.load(str(tmp_path / "nope.yaml"))

@@ -24,14 +24,6 @@ def report(**values):
     return usual | {"closed": False} | values
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7620, "2 h 07 min")],
-)
-def test_clock(seconds, text):
-    assert progress.clock(seconds) == text
-
-
 def test_time_left_is_proportional_to_the_steps_left():
     assert progress.line(report(done=4, elapsed=20.0)) == "scan: 4/10, 30 s left"
 

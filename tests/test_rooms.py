@@ -16,6 +16,7 @@ ORDER = (
     "spectra",
     "speech",
     "training",
+    "encoding",
     "figures",
     "evidence",
     "run",

@@ -11,13 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import claims, report
+from kappa_lib.evidence import report
 from kappa_lib.files import read_json, replacing, write_text
-from kappa_lib.run import footprint, plan
+from kappa_lib.run.plan import Plan
+from kappa_lib.text import markdown
+from tools import readme
 
 REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
@@ -34,6 +34,7 @@ KEPT = (
     "runs/*/config.json",
     "runs/*/metrics.jsonl",
     "runs/*/provenance.json",
+    "runs/*/spectra.csv",
     "bench.*",
     "scale.json",
 )
@@ -67,19 +68,27 @@ def publish(name: str) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
+    write_readme()
+    return target
+
+
+def write_readme() -> None:
+    """Write the README's generated parts anew."""
     os.environ["KAPPA_RESULTS"] = str(REFERENCE)
     text = README.read_text(encoding="utf-8")
     for block, content in blocks().items():
-        text = report.replace_block(text, block, content)
+        text = readme.replace_block(text, block, content)
     write_text(README, text)
-    return target
 
 
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    found = {"results": report.headline(profiles.load("laptop"))}
-    if (REFERENCE / "study" / report.FILE).is_file():
-        found["study"] = study_block()
+    laptop, study = readme.committed("laptop"), readme.committed("study")
+    found = {
+        "glance": readme.glance(laptop, study),
+        "results": readme.headline(laptop),
+        "study": readme.study(study),
+    }
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
         [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
@@ -87,49 +96,17 @@ def blocks() -> dict[str, str]:
     return found
 
 
-def study_block() -> str:
-    """The arms of the study against each other, and the verdicts that follow from it."""
-    folder = REFERENCE / "study"
-    table = pd.read_csv(folder / "metrics.csv")
-    runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
-    decided = {c.id: c for c in claims.load(folder) if c.id in _DECIDED_BY_THE_STUDY}
-    verdicts = "\n".join(
-        f"- {decided[name].statement} **{decided[name].verdict}**" for name in _DECIDED_BY_THE_STUDY
-    )
-    return "\n\n".join(
-        [
-            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
-            f" {table['step'].max()} steps.",
-            report.pairs_table(table),
-            "By rules fixed before the run, from these numbers:",
-            verdicts,
-        ]
-    )
-
-
-_DECIDED_BY_THE_STUDY = (
-    "selected-beats-inverse",
-    "inverse-forgets-more",
-    "mitigates-forgetting",
-    "kappa-is-the-cause",
-)
-
-
 def plan_table() -> str:
     """What the profiles of the paper's size take, by `kappa plan`; nothing of it was measured."""
-    rows = [_plan_row(name) for name in profiles.names() if name.startswith("paper")]
-    ways = " | ".join(f"GiB, {name}" for name in _WAYS)
-    return "\n".join(
-        [
-            f"| profile | trained, selected / inverse | {ways} | disk, GB | GPU hours |",
-            "|---|---|" + "---|" * (len(_WAYS) + 2),
-            *rows,
-            "",
-            "Billions are parameters of the language model; the selections are those of an"
-            " untrained model of these shapes, until a scan knows better. GiB are of each GPU, for"
-            " the largest arm. GPU hours are all arms with one seed, if a GPU sustains"
-            f" {TFLOPS:g} TFLOP/s and reads weights at {BANDWIDTH:g} TB/s.",
-        ]
+    names = [name for name in profiles.names() if name.startswith("paper")]
+    sizes = [f"GiB, {way}" for way in _WAYS]
+    columns = ["profile", "trained, selected / inverse", *sizes, "disk, GB", "GPU hours"]
+    return (
+        markdown(columns, map(_plan_row, names))
+        + "\n\nBillions are parameters of the language model; the selections are those of an"
+        " untrained model of these shapes, until a scan knows better. GiB are of each GPU, for"
+        " the largest arm. GPU hours are all arms with one seed, if a GPU sustains"
+        f" {TFLOPS:g} TFLOP/s and reads weights at {BANDWIDTH:g} TB/s."
     )
 
 
@@ -140,33 +117,24 @@ _WAYS = {
 }
 
 
-def _plan_row(name: str) -> str:
+def _plan_row(name: str) -> list[str]:
     profile = profiles.load(name)
-    made = plan.plan(profile)
-    trained = {arm.name: arm.parameters for arm in made.arms}
-    largest = max(trained.values())
-    sizes = []
+    made = Plan(profile)
+    trained = {arm.name: arm.parameters / 1e9 for arm in made.arms}
+    needed = []
     for changes in _WAYS.values():
-        processes = SHARDS if "parallel" in changes else 1
-        needed = footprint.memory(
-            replace(profile, **changes),
-            largest,
-            footprint.current(replace(profile, **changes), processes),
-        )
-        sizes.append(f"{needed.total / 2**30:.0f}")
-    operations = sum(w.training + w.evaluations for w in made.work.values())
-    reads = sum(w.reads for w in made.work.values())
-    shared = max(w.shared for w in made.work.values())
-    hours = (operations + shared) / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)
-    cells = [
+        way = Plan(replace(profile, **changes), SHARDS if "parallel" in changes else 1)
+        needed.append(way.memory(made.largest.parameters).total)
+    _, operations, reads = made.total_work()
+    hours = (operations / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)) / 3600
+    return [
         f"`{name}`",
-        f"{trained['selected'] / 1e9:.2f} / {trained['inverse'] / 1e9:.2f} billion of"
-        f" {sizes.parameters(sizes.llama_config(profile.model)) / 1e9:.2f}",
-        *sizes,
-        f"{sum(made.disk.values()) / 1e9:.0f}",
-        f"{hours / 3600:.0f}",
+        f"{trained['selected']:.2f} / {trained['inverse']:.2f} billion of"
+        f" {made.llm.parameters / 1e9:.2f}",
+        *(f"{size / 2**30:.0f}" for size in needed),
+        f"{sum(made.disk().values()) / 1e9:.0f}",
+        f"{hours:.0f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def bench_table(measured: dict) -> str:
@@ -176,8 +144,8 @@ def bench_table(measured: dict) -> str:
     for route, seconds in layer["seconds"].items():
         errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
         ratio = layer["seconds"]["torch.linalg.svdvals, fp32"] / seconds
-        cells = f"{seconds:.1f} | {ratio:.1f} × | {max(errors):.0e} | {model[route]:.1f}"
-        rows.append(f"| {route} | {cells} |")
+        cells = f"{seconds:.1f}", f"{ratio:.1f} ×", f"{max(errors):.0e}", f"{model[route]:.1f}"
+        rows.append([route, *cells])
     goals = [
         f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
         f" ({goal['measured']:.2g})"
@@ -186,16 +154,15 @@ def bench_table(measured: dict) -> str:
     commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
     beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
     cores, load = (measured["machine"][key] for key in ("cores", "load_average"))
-    return "\n".join(
-        [
-            "| route | a layer of Llama-3-8B's shapes, s | against svdvals | largest error of κ"
-            " | the default model, s |",
-            "|---|---|---|---|---|",
-            *rows,
-            "",
-            f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}.",
-        ]
-    )
+    columns = [
+        "route",
+        "a layer of Llama-3-8B's shapes, s",
+        "against svdvals",
+        "largest error of κ",
+        "the default model, s",
+    ]
+    told = f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}."
+    return f"{markdown(columns, rows)}\n\n{told}"
 
 
 def _scale_sentence() -> list[str]:

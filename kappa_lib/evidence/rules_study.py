@@ -1,187 +1,265 @@
-"""Rules for the claims of the case study, the conclusion and the text tasks.
+"""Rules for the claims about training: the case study, forgetting, and the text task.
 
-A WER curve is a list over seeds of lists over evaluations, as fractions; every other number named
-per seed is a list over seeds. A rise in text loss is in nats per token over the base model.
+An arm is what :func:`kappa_lib.evidence.arms.measured` returns, ``{}`` where it was not run. A
+comparison is paired by seed. What differs between the arms beside κ is looked for whatever the
+outcome: it can hide a difference as well as make one, so *holds*, *fails* and *no relevant
+difference* all become *confounded*.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import replace
+from typing import Any
 
-from kappa_lib.evidence.verdicts import CONFOUNDED, CORRECTED, FAILS, HOLDS, NOT_TESTABLE, decides
+import numpy as np
 
-Curves = Sequence[Sequence[float]]
-ENOUGH_SEEDS = 3
+from kappa_lib.evidence.arms import reversed_sizes, same_seeds, unlike
+from kappa_lib.evidence.statistics import (
+    ENOUGH_SEEDS,
+    NATS,
+    POINTS,
+    decide_difference,
+    spread_ratio,
+)
+from kappa_lib.evidence.verdicts import (
+    CONFOUNDED,
+    CORRECTED,
+    FAILS,
+    HOLDS,
+    NOT_TESTABLE,
+    SAME,
+    UNDECIDED,
+    Decision,
+    decides,
+    together,
+)
 
-
-def mean_curve(curves: Curves) -> list[float]:
-    """Mean over seeds at each evaluation."""
-    return [sum(column) / len(column) for column in zip(*curves, strict=True)]
-
-
-def compared(lower: Sequence[float], higher: Sequence[float]) -> str:
-    """Verdict on "``lower`` is below ``higher``", paired by seed.
-
-    Holds or fails when all of at least three seeds agree; two seeds or one cannot tell a
-    difference from chance, and seeds that disagree mean that the claim is not borne out.
-    """
-    if len(lower) < ENOUGH_SEEDS:
-        return NOT_TESTABLE
-    return HOLDS if all(a < b for a, b in zip(lower, higher, strict=True)) else FAILS
-
-
-def alike(first: float, second: float, within: float = 0.01) -> bool:
-    """Whether two counts differ by at most a share ``within`` of the larger."""
-    return abs(first - second) <= within * max(first, second)
-
-
-@decides("kappa-reflects-training")
-def kappa_reflects_training(variance_explained_by_type: float, tensors: int) -> str:
-    if tensors < 2:
-        return NOT_TESTABLE
-    return CONFOUNDED if variance_explained_by_type >= 0.5 else HOLDS
-
-
-@decides("kappa-as-proxy")
-def kappa_as_proxy(spearman_all: float, spearman_within_type: float) -> str:
-    if spearman_within_type >= 0.9:
-        return HOLDS
-    if spearman_within_type >= 0.5:
-        return CORRECTED
-    return CONFOUNDED if spearman_all >= 0.5 else FAILS
+Arm = dict[str, Any]
+# outcome -> (factor to its unit, smallest difference that matters, unit)
+OUTCOMES = {
+    "wer": (100.0, POINTS, "points"),
+    "text": (1.0, NATS, "nats a token"),
+    "kl": (1.0, NATS, "nats a token"),
+}
+# The interval of a ratio of spreads rests on normal values, which a few cannot show.
+SPREAD_SEEDS = 10
+# A curve that has not seen its data twice, or whose rate decays, has no reason to turn.
+EPOCHS = 2.0
 
 
-@decides("selection-without-data")
-def selection_without_data(tensors_ranked: int, tensors_total: int) -> str:
-    return HOLDS if 0 < tensors_ranked == tensors_total else FAILS
+def compared(first: Arm, second: Arm, outcomes: Sequence[str]) -> Decision:
+    """Verdict on "``first`` ends lower than ``second``", in all of the outcomes."""
+    if not first or not second:
+        return Decision(NOT_TESTABLE, note="an arm was not run")
+    parts = {}
+    for name in outcomes:
+        factor, margin, unit = OUTCOMES[name]
+        a, b, note = same_seeds(_ends(first), _ends(second), name)
+        a, b = ([factor * value for value in values] for values in (a, b))
+        decision = decide_difference(a, b, margin, unit=unit)
+        notes = "; ".join(text for text in (decision.note, note) if text)
+        parts[name] = replace(decision, note=notes)
+    return next(iter(parts.values())) if len(parts) == 1 else together(parts)
 
 
-@decides("anisotropy-is-central")
-def anisotropy_is_central(
-    text_loss: float, text_loss_flattened: float, text_loss_shaken: float
-) -> str:
-    if text_loss_flattened <= text_loss + 0.1:
-        return FAILS
-    return HOLDS if text_loss_flattened > text_loss_shaken + 0.1 else CONFOUNDED
+def _ends(arm: Arm) -> Arm:
+    return {**arm, "wer": [curve[-1] for curve in arm.get("wer", [])]}
+
+
+def unless_confounded(decision: Decision, differences: Sequence[str]) -> Decision:
+    """The decision, or *confounded* where it says anything while something else differs too."""
+    if not differences:
+        return decision
+    told = f"the first has {', '.join(differences)}"
+    note = "; ".join(text for text in (decision.note, told) if text)
+    decided = decision.verdict in (HOLDS, CORRECTED, FAILS, SAME)
+    return replace(decision, verdict=CONFOUNDED if decided else decision.verdict, note=note)
 
 
 @decides("parameters-similar")
-def parameters_similar(parameters_selected: int, parameters_inverse: int) -> str:
-    return HOLDS if alike(parameters_selected, parameters_inverse, 0.1) else FAILS
+def parameters_similar(parameters_selected: int, parameters_inverse: int) -> Decision:
+    """The two counts are within a tenth of the larger; a count has no error."""
+    ratio = parameters_selected / parameters_inverse
+    verdict = HOLDS if min(ratio, 1 / ratio) >= 0.9 else FAILS
+    note = reversed_sizes(parameters_selected, parameters_inverse)
+    return Decision(verdict, estimate=ratio, unit="×", note=note)
 
 
 @decides("selected-beats-inverse")
-def selected_beats_inverse(wer_selected: Curves, wer_inverse: Curves) -> str:
-    return compared([run[-1] for run in wer_selected], [run[-1] for run in wer_inverse])
+def selected_beats_inverse(selected: Arm, inverse: Arm) -> Decision:
+    """Last WER, paired; confounded by size and types."""
+    found = compared(selected, inverse, ["wer"])
+    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+
+
+@decides("inverse-forgets-more")
+def inverse_forgets_more(selected: Arm, inverse: Arm) -> Decision:
+    """Rise of text loss and KL, paired; confounded by size and types."""
+    found = compared(selected, inverse, ["text", "kl"])
+    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+
+
+@decides("mitigates-forgetting")
+def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
+    """Text loss and KL against random tensors of the same size, drawn anew for every seed.
+
+    The claim is about the method, of which the types that it picks are a part; so types are not
+    held equal here, as they are in ``kappa-is-the-cause``.
+    """
+    found = compared(selected, random, ["text", "kl"])
+    if not random:
+        return found
+    differences = unlike(selected, random, held=("parameters",))
+    if random["draws"] < len(random["seeds"]):
+        differences.append(f"{random['draws']} random draw for {len(random['seeds'])} seeds")
+    return unless_confounded(found, differences)
+
+
+@decides("kappa-is-the-cause")
+def kappa_is_the_cause(low: Arm, high: Arm) -> Decision:
+    """WER, text loss and KL between arms of the same types and size; depth must be alike too."""
+    found = compared(low, high, ["wer", "text", "kl"])
+    held = ("parameters", "types", "layers")
+    return unless_confounded(found, unlike(low, high, held) if low and high else [])
+
+
+@decides("disruption-causes-forgetting")
+def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
+    """Where arms of the same size and types disrupt differently, the more disrupted forgets more.
+
+    ``disruption`` of an arm is the mean over its trained tensors of |change of log κ|, a seed
+    each. Without a decided difference in it there is nothing for forgetting to follow.
+    """
+    if not low or not high or not low.get("disruption") or not high.get("disruption"):
+        return Decision(NOT_TESTABLE, note="no spectra from before and after training")
+    first, second, note = same_seeds(low, high, "disruption")
+    disrupted = decide_difference(first, second, 0.0, unit="|Δ log κ|")
+    forgotten = compared(low, high, ["text", "kl"])
+    parts = {"disruption": disrupted, **forgotten.parts}
+    if disrupted.verdict not in (HOLDS, FAILS) or forgotten.verdict == NOT_TESTABLE:
+        verdict = NOT_TESTABLE if disrupted.verdict == NOT_TESTABLE else UNDECIDED
+    elif forgotten.verdict in (HOLDS, FAILS):
+        verdict = HOLDS if forgotten.verdict == disrupted.verdict else FAILS
+    else:
+        verdict = forgotten.verdict
+    p = forgotten.p
+    decision = Decision(verdict, n=disrupted.n, note=note, p=p, parts=parts)
+    return unless_confounded(decision, unlike(low, high, ("parameters", "types", "layers")))
+
+
+@decides("low-kappa-is-stable")
+def low_kappa_is_stable(selected: Arm, inverse: Arm) -> Decision:
+    """Spread of the last WER over seeds, as a ratio with the interval of Pitman and Morgan."""
+    if not selected or not inverse:
+        return Decision(NOT_TESTABLE, note="an arm was not run")
+    first, second, note = same_seeds(_ends(selected), _ends(inverse), "wer")
+    unit = "× the spread"
+    if len(first) < ENOUGH_SEEDS:
+        return Decision(NOT_TESTABLE, n=len(first), note="fewer than three seeds")
+    ratio, low, high = spread_ratio(first, second)
+    if len(first) < SPREAD_SEEDS:
+        few = f"a spread of {len(first)} seeds says little, {SPREAD_SEEDS} are asked for"
+        note = "; ".join(text for text in (few, note) if text)
+        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=note)
+    else:
+        verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
+        found = Decision(verdict, ratio, (low, high), unit=unit, n=len(first), note=note)
+    return unless_confounded(found, unlike(selected, inverse))
+
+
+def _cannot_turn(epochs: float, schedule: str, *arms: Arm) -> Decision | None:
+    """Why a rise or its absence says nothing, if it does not."""
+    if schedule != "constant" or epochs < EPOCHS:
+        note = f"{epochs:.2g} epochs at a {schedule} rate: such a curve has no reason to turn"
+        return Decision(NOT_TESTABLE, note=note)
+    if not all(arm and len(arm["seeds"]) >= ENOUGH_SEEDS for arm in arms):
+        return Decision(NOT_TESTABLE, note="fewer than three seeds")
+    if not all(len(half) == 2 for arm in arms for half in arm["halves"]):
+        return Decision(NOT_TESTABLE, note="no transcripts to halve the test set")
+    return None
+
+
+def _after_best(arm: Arm) -> tuple[list[float], list[float], list[float], bool]:
+    """First, best and last WER in points, a seed each, measured on the half that did not pick."""
+    picks = [int(np.argmin(half[0])) for half in arm["halves"]]
+    checks = [half[1] for half in arm["halves"]]
+    columns = [(c[0], c[i], c[-1]) for c, i in zip(checks, picks, strict=True)]
+    first, best, last = ([100 * value for value in column] for column in zip(*columns, strict=True))
+    return first, best, last, all(i == len(c) - 1 for i, c in zip(picks, checks, strict=True))
 
 
 @decides("selected-falls")
-def selected_falls(wer_selected: Curves) -> str:
-    if len(wer_selected) < ENOUGH_SEEDS:
-        return NOT_TESTABLE
-    falls = all(after <= before + 0.005 for before, after in pairwise(mean_curve(wer_selected)))
-    return HOLDS if falls else FAILS
-
-
-@decides("inverse-good-early")
-def inverse_good_early(wer_selected: Curves, wer_inverse: Curves) -> str:
-    if len(wer_inverse) < ENOUGH_SEEDS:
-        return NOT_TESTABLE
-    selected, inverse = mean_curve(wer_selected), mean_curve(wer_inverse)
-    early = max(1, len(inverse) // 2)
-    return HOLDS if min(inverse[:early]) <= min(selected[:early]) * 1.1 else FAILS
+def selected_falls(selected: Arm, epochs: float, schedule: str) -> Decision:
+    """From its best point, found on one half of the test set, WER does not rise on the other."""
+    untestable = _cannot_turn(epochs, schedule, selected)
+    if untestable:
+        return untestable
+    _, best, last, at_the_end = _after_best(selected)
+    rise = decide_difference(last, best, POINTS, "higher", "points")
+    falls = at_the_end or rise.verdict == SAME
+    return replace(rise, verdict=HOLDS if falls else FAILS if rise.verdict == HOLDS else UNDECIDED)
 
 
 @decides("inverse-rises")
-def inverse_rises(wer_inverse: Curves) -> str:
-    if len(wer_inverse) < ENOUGH_SEEDS:
-        return NOT_TESTABLE
-    curve = mean_curve(wer_inverse)
-    best = curve.index(min(curve))
-    after = curve[best:]
-    rising = all(b >= a for a, b in pairwise(after)) and after[-1] > 1.05 * after[0]
-    return HOLDS if best < len(curve) - 1 and rising else FAILS
+def inverse_rises(inverse: Arm, epochs: float, schedule: str) -> Decision:
+    """From its best point, found on one half of the test set, WER rises on the other."""
+    untestable = _cannot_turn(epochs, schedule, inverse)
+    if untestable:
+        return untestable
+    _, best, last, _ = _after_best(inverse)
+    return decide_difference(last, best, POINTS, "higher", "points")
+
+
+@decides("inverse-good-early")
+def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str) -> Decision:
+    """At its best, before the end, inverse has come nine tenths of the way to the lowest WER."""
+    untestable = _cannot_turn(epochs, schedule, selected, inverse)
+    if untestable:
+        return untestable
+    first, best, _, at_the_end = _after_best(inverse)
+    lowest = min(*best, *_after_best(selected)[1])
+    way = [(a - b) / (a - lowest) for a, b in zip(first, best, strict=True)]
+    found = decide_difference(way, [0.9] * len(way), 0.0, "higher", "of the way, beyond 0.9")
+    return replace(found, verdict=UNDECIDED) if at_the_end else found
 
 
 @decides("published-wer")
 def published_wer(model: str, wer_selected_final: float, wer_inverse_best: float) -> str:
+    """Both published points within half a point, with the published model only."""
     if "llama-3" not in model.lower() or "8b" not in model.lower():
         return NOT_TESTABLE
     close = abs(wer_selected_final - 0.0561) < 0.005 and abs(wer_inverse_best - 0.0613) < 0.005
     return HOLDS if close else FAILS
 
 
-@decides("inverse-forgets-more")
-def inverse_forgets_more(
-    text_rise_selected: Sequence[float],
-    text_rise_inverse: Sequence[float],
-    parameters_selected: int,
-    parameters_inverse: int,
-) -> str:
-    verdict = compared(text_rise_selected, text_rise_inverse)
-    if verdict == HOLDS and not alike(parameters_selected, parameters_inverse):
-        return CONFOUNDED
-    return verdict
-
-
-@decides("kappa-is-the-cause")
-def kappa_is_the_cause(
-    wer_lowest_within_type: Sequence[float],
-    wer_highest_within_type: Sequence[float],
-    text_rise_lowest_within_type: Sequence[float],
-    text_rise_highest_within_type: Sequence[float],
-) -> str:
-    # Selected against inverse differ in type and size of tensor: without arms that differ in κ
-    # alone, κ cannot be told from them.
-    if not wer_lowest_within_type or not wer_highest_within_type:
-        return CONFOUNDED
-    verdicts = {
-        compared(wer_lowest_within_type, wer_highest_within_type),
-        compared(text_rise_lowest_within_type, text_rise_highest_within_type),
-    }
-    return verdicts.pop() if len(verdicts) == 1 else CORRECTED
-
-
-@decides("low-kappa-is-stable")
-def low_kappa_is_stable(wer_selected: Curves, wer_inverse: Curves) -> str:
-    if len(wer_selected) < ENOUGH_SEEDS:
-        return NOT_TESTABLE
-    spreads = []
-    for curves in (wer_selected, wer_inverse):
-        finals = [run[-1] for run in curves]
-        spreads.append(max(finals) - min(finals))
-    return HOLDS if spreads[0] < spreads[1] else FAILS
-
-
-@decides("mitigates-forgetting")
-def mitigates_forgetting(
-    text_rise_selected: Sequence[float],
-    text_rise_random: Sequence[float],
-    parameters_selected: int,
-    parameters_random: int,
-) -> str:
-    if not text_rise_random:
-        return CONFOUNDED
-    verdict = compared(text_rise_selected, text_rise_random)
-    if verdict == HOLDS and not alike(parameters_selected, parameters_random):
-        return CONFOUNDED
-    return verdict
-
-
 @decides("new-modality")
-def new_modality(wer_selected: Curves) -> str:
-    if max(run[-1] for run in wer_selected) < 0.5:
-        return HOLDS
-    return FAILS if len(wer_selected) >= ENOUGH_SEEDS else NOT_TESTABLE
+def new_modality(selected: Arm) -> Decision:
+    """The last WER of every test corpus, recorded people included, lies below one half.
+
+    A t-interval over seeds for each corpus; a corpus that is understood beside one that is not
+    is the correction "for the voices it was trained on".
+    """
+    parts = {}
+    for corpus, rates in selected["corpora"].items():
+        arm = {"seeds": selected["seeds"], corpus: rates}
+        values, _, note = same_seeds(arm, arm, corpus)
+        points, half = [100 * value for value in values], [50.0] * len(values)
+        found = decide_difference(points, half, POINTS, unit="points from 50 %")
+        parts[corpus] = replace(found, note="; ".join(t for t in (found.note, note) if t))
+    decision = together(parts)
+    if {part.verdict for part in parts.values()} == {HOLDS, FAILS}:
+        return replace(decision, verdict=CORRECTED)
+    return decision
 
 
 @decides("new-text-task")
-def new_text_task(
-    wiki_rise_kappatune: Sequence[float],
-    wiki_rise_lora: Sequence[float],
-    train_loss_kappatune: Sequence[float],
-    train_loss_lora: Sequence[float],
-) -> str:
-    verdict = compared(wiki_rise_kappatune, wiki_rise_lora)
-    pairs = zip(train_loss_kappatune, train_loss_lora, strict=True)
-    matched = all(abs(a - b) < 0.05 for a, b in pairs)
-    return verdict if matched or verdict == NOT_TESTABLE else CONFOUNDED
+def new_text_task(kappatune: Arm, lora: Arm) -> Decision:
+    """Text loss and KL at the same training loss (within 0.05 nats) and size; a draw a seed."""
+    found = compared(kappatune, lora, ["text", "kl"])
+    if not kappatune or not lora:
+        return found
+    a, b, _ = same_seeds(kappatune, lora, "train_loss")
+    differences = unlike(kappatune, lora, held=("parameters",))
+    apart = max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
+    if apart >= 0.05:
+        differences.append(f"a training loss up to {apart:.2f} nats away")
+    return unless_confounded(found, differences)

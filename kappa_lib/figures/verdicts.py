@@ -11,9 +11,11 @@ SHADES = {
     "holds": COLOURS[2],
     "holds with a correction": COLOURS[5],
     "fails": COLOURS[1],
+    "no relevant difference": COLOURS[0],
+    "undecided": "#c9c9c9",
     "confounded": COLOURS[4],
     "not testable here": "#999999",
-    "not decided": "#e6e6e6",
+    "not measured": "#e6e6e6",
 }
 
 

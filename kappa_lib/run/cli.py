@@ -1,17 +1,18 @@
-"""The ``kappa`` command: scan, select, train, report, plan, examine."""
+"""The ``kappa`` command: scan, select, start a profile, train, report, plan, examine."""
 
 import argparse
+import math
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kappa_lib import __version__, distributed
-from kappa_lib.errors import InputError, KappaError
+from kappa_lib import __version__, distributed, files, profiles
+from kappa_lib.errors import KappaError, from_system
 
 WRONG = 2  # exit status of an error that a person can act on
 INTERRUPTED = 130
@@ -55,28 +56,27 @@ def select(options: argparse.Namespace) -> int:
     count = options.count
     if count is None:
         count = selection.count_for(table, options.share)
-    for arm in options.arm or ["selected", "inverse"]:
-        chosen = selection.select(table, arm, count, options.seed)
+    files.require_folder(options.out)
+    arms = options.arm or ["selected", "inverse"]
+    # All of them before the first is written: an impossible one leaves nothing half done.
+    for chosen in [selection.select(table, arm, count, options.seed) for arm in arms]:
         written = ", ".join(path.name for path in exports.write(chosen, options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
-        print(f"{options.out / arm}: {size} ({written})")
+        print(f"{options.out / chosen.arm}: {size} ({written})")
     return 0
 
 
 def train(options: argparse.Namespace) -> int:
     """``kappa train``: the arms and seeds of a profile, with everything they need first."""
-    from kappa_lib import profiles
-
     profile = profiles.load(options.profile, **overrides(options))
 
     from kappa_lib.run import stages
-    from kappa_lib.run.ledger import alone
 
-    with alone(profile.folder) if distributed.is_main_process() else nullcontext():
-        bench, arms = stages.prepare(profile)
-        for corpus, problem in bench.data.missing.items():
+    with files.alone(profile.folder) if distributed.is_main_process() else nullcontext():
+        experiment, arms = stages.prepare(profile)
+        for corpus, problem in experiment.data.missing.items():
             _print(f"without {corpus}: {problem}", file=sys.stderr)
-        table = stages.train_all(bench, arms)
+        table = stages.train_all(experiment, arms)
     last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
     rates = [name for name in last.columns if name.startswith("wer_")]
     _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
@@ -85,8 +85,6 @@ def train(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """``kappa report``: what is in a profile's results folder → REPORT.md."""
-    from kappa_lib import profiles
-
     profile = profiles.load(options.profile)
 
     from kappa_lib.evidence import report as writer
@@ -107,6 +105,16 @@ def plan(options: argparse.Namespace) -> int:
         ),
         end="",
     )
+    return 0
+
+
+def init_profile(options: argparse.Namespace) -> int:
+    """``kappa init-profile``: a folder of recordings → a commented profile to start from."""
+    from kappa_lib.run import init_profile as writer
+
+    made = writer.text(options.speech, options.language, options.text, options.model, options.out)
+    writer.write(options.out, made)
+    print(f"{options.out}: read it, then `bash reproduce.sh --profile {options.out}`")
     return 0
 
 
@@ -132,14 +140,9 @@ def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Profile values that ``--set``, ``--arm`` and ``--seed`` replace, where there are such.
 
     Raises:
-        InputError: a ``--set`` without ``=``.
+        InputError: see :func:`kappa_lib.profiles.parse_setting`.
     """
-    values: dict[str, Any] = {}
-    for text in options.set:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
-        values[key] = yaml.safe_load(value)
+    values = dict(map(profiles.parse_setting, options.set))
     if getattr(options, "arm", None):
         values["arms"] = options.arm
     if getattr(options, "seed", None):
@@ -153,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
     main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_scan, _select, _train, _report, _plan, _doctor):
+    for add in (_scan, _select, _init_profile, _train, _report, _plan, _doctor):
         add(commands)
     return main_parser
 
@@ -195,6 +198,32 @@ def _select(commands: Any) -> None:
     command.set_defaults(run=select)
 
 
+def _init_profile(commands: Any) -> None:
+    command = commands.add_parser(
+        "init-profile", help="write a profile for recordings, and a model, of your own"
+    )
+    command.add_argument(
+        "--speech",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="sound files beside a metadata.csv with file_name and the transcripts,"
+        " Parquet files with an audio column, or a saved dataset",
+    )
+    command.add_argument("--language", required=True, help="en, de, ...")
+    command.add_argument(
+        "--text", default="text", metavar="COLUMN", help="of the transcripts; default: text"
+    )
+    command.add_argument(
+        "--model",
+        default="smollm2-135m",
+        metavar="FOLDER_OR_ID",
+        help="a Llama model's folder or hub id; default: the pinned default model",
+    )
+    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.yaml")
+    command.set_defaults(run=init_profile)
+
+
 def _train(commands: Any) -> None:
     command = commands.add_parser("train", help="train the arms of a profile, or go on with them")
     _add_profile(command)
@@ -214,12 +243,20 @@ def _report(commands: Any) -> None:
 def _plan(commands: Any) -> None:
     command = commands.add_parser("plan", help="say what a profile would cost, without a download")
     _add_profile(command)
-    command.add_argument("--memory", type=float, metavar="GIB", help="of the device it has to fit")
     command.add_argument(
-        "--tflops", type=float, help="sustained by one device; default: as measured by runs here"
+        "--memory", type=_positive, metavar="GIB", help="of the device it has to fit"
     )
     command.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="on N devices instead of one"
+        "--tflops",
+        type=_positive,
+        help="sustained by one device; default: as measured by runs here",
+    )
+    command.add_argument(
+        "--processes",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="on N devices instead of one",
     )
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     command.set_defaults(run=plan)
@@ -231,8 +268,24 @@ def _doctor(commands: Any) -> None:
     command.set_defaults(run=doctor)
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 999999")
+    return value
+
+
 def _add_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--profile", default="laptop", help="default: %(default)s")
+    command.add_argument(
+        "--profile", default="laptop", help="a name, or the path of a YAML file; default: laptop"
+    )
 
 
 def _add_processes(command: argparse.ArgumentParser) -> None:
@@ -249,8 +302,6 @@ def _device(options: argparse.Namespace) -> str:
     """``auto``, ``cpu`` or ``cuda``: the scan's own option, or the profile's value."""
     if hasattr(options, "device"):
         return options.device
-    from kappa_lib import profiles
-
     return profiles.load(options.profile, **overrides(options)).device
 
 
@@ -260,6 +311,14 @@ def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     launch(arguments, options.processes, _device(options))
     return 0
+
+
+def _extra_of(module: str) -> str:
+    """The extra of this package that brings a missing module, empty where none does."""
+    for line in metadata.requires("kappa-lib") or []:
+        if found := re.match(rf"{module.partition('.')[0]}\b.*; extra == \"(\w+)\"", line):
+            return found[1]
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,12 +331,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = options.run(options)
         distributed.shut_down()
         return status
-    except KappaError as error:
+    except (KappaError, OSError) as found:
         if options.debug:
             raise
+        error = from_system(found) if isinstance(found, OSError) else found
         who = "kappa" if distributed.is_main_process() else f"kappa, process {distributed.rank()}"
         if distributed.is_main_process() or not error.of_all:
             print(f"{who}: {error}", file=sys.stderr)
+        return WRONG
+    except ModuleNotFoundError as error:
+        if options.debug or not (extra := _extra_of(error.name or "")):
+            raise
+        remedy = f"pip install 'kappa-lib[{extra}]', or in a clone pip install '.[{extra}]'"
+        print(
+            f"kappa: this needs the package {error.name}\n  What to do: {remedy}", file=sys.stderr
+        )
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)

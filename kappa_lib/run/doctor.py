@@ -6,12 +6,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 import psutil
 import torch
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from packaging.specifiers import SpecifierSet
 
 from kappa_lib import paths
 from kappa_lib.run import lock
@@ -49,7 +50,7 @@ class Check:
 
 def python(version: str = platform.python_version()) -> Iterator[Check]:
     """The interpreter's version, against what ``pyproject.toml`` asks for."""
-    wanted = lock.requires_python()
+    wanted = SpecifierSet(metadata.metadata("kappa-lib")["Requires-Python"])
     if version in wanted:
         yield Check("ok", f"Python {version} on {platform.platform()}")
     else:
@@ -71,6 +72,12 @@ def packages(path: Path = lock.LOCK) -> Iterator[Check]:
 
 def kernel() -> Iterator[Check]:
     """Whether the notebooks' kernel ``python3`` is this interpreter's."""
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ModuleNotFoundError:
+        remedy = "pip install 'kappa-lib[notebooks]' to execute them"
+        yield Check("warn", "no Jupyter here; only the notebooks need it", remedy)
+        return
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:

@@ -5,20 +5,87 @@ as such, with the formula in the function that makes them.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import pandas as pd
-from transformers import LlamaConfig
+import torch
 
 from kappa_lib.profiles import Profile
-from kappa_lib.run import sizes
-from kappa_lib.run.footprint import current, memory, options, recipes
-from kappa_lib.run.workload import FRAMES, workload
+from kappa_lib.run.recipes import Recipe, alternatives, current
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.training.evaluation import EVAL_BATCH
+from kappa_lib.training.model import STACK, Adaptor
+from kappa_lib.weights import sizes
+from kappa_lib.weights.sizes import LanguageModel
 
+FRAMES = 50  # a second, of every Whisper encoder
+PROMPT = 40  # positions of the chat template around the audio, rounded up
+TOKENS_PER_SECOND = 4.0  # of transcript, rounded up; three words a second
 FLAC_BYTES = 18_500  # a second of read speech: LibriSpeech's train-clean-100 is 6.6 GB
+RESERVE = 2 * 2**30  # bytes: CUDA context, workspaces and fragmentation
+# Mean and greatest seconds of an utterance. Real corpora: hours over utterances of their training
+# parts (100.6 h / 28,539 and 1,966.5 h / 469,942), cut at the encoder's window. Synthetic ones:
+# what was synthesised.
+SECONDS = {
+    "librispeech": (12.7, 30.0),
+    "mls_german": (15.1, 30.0),
+    "de": (3.0, 6.0),
+    "en": (3.0, 6.0),
+    "en_human": (2.0, 16.0),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Lengths in positions of the language model, from a profile's mix of corpora.
+
+    Attributes:
+        mean, longest: positions of a training utterance, prompt and transcript included.
+        labels: mean transcript tokens of a training utterance.
+        seconds: of all training and test audio.
+        tests: test utterances; ``test_positions`` their mean length.
+    """
+
+    mean: float
+    longest: float
+    labels: float
+    seconds: float
+    tests: int
+    test_positions: float
+
+
+def workload(profile: Profile) -> Workload:
+    """What the profile's corpora mean for the language model."""
+    train, test = profile.train_utterances, profile.test_utterances
+    lengths = SECONDS | {name: _own_seconds(own) for name, own in profile.corpora.items()}
+    spoken, heard = (sum(lengths[c][0] * n for c, n in counts.items()) for counts in (train, test))
+    mean, test_mean = spoken / max(1, sum(train.values())), heard / max(1, sum(test.values()))
+    return Workload(
+        mean=_positions(mean),
+        longest=_positions(max((lengths[c][1] for c, n in train.items() if n), default=0.0)),
+        labels=mean * TOKENS_PER_SECOND,
+        seconds=spoken + heard,
+        tests=sum(test.values()),
+        test_positions=_positions(test_mean),
+    )
+
+
+def _own_seconds(own: dict[str, str]) -> tuple[float, float]:
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return OwnSpeech(**own).seconds()
+
+
+def _positions(seconds: float) -> float:
+    """Positions an utterance takes: audio, chat template, transcript."""
+    return seconds * FRAMES / STACK + PROMPT + seconds * TOKENS_PER_SECOND
+
+
+def adaptor_parameters(encoder_width: int, width: int) -> int:
+    """Parameters of the adaptor between an encoder and a language model of these widths."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Adaptor(encoder_width, width, 1.0).parameters())
 
 
 @dataclass(frozen=True)
@@ -41,52 +108,23 @@ class Arm:
 
 
 # Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
-_BY_SHAPE = ("lowest_in_type", "highest_in_type", "random_in_type", "mlp", "attention", "all")
+BY_SHAPE = ("lowest_in_type", "highest_in_type", "mlp", "attention", "all")
 
 
-def arms(profile: Profile) -> list[Arm]:
-    """Trained tensors of each arm: from the profile's selections, else from the null of shapes.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while an arm trains."""
 
-    Under the null every κ is what the tensor's shape makes typical
-    (``kappa_table.null_table``), so that "smallest" and "largest" can be counted before
-    a weight is read. Which tensors of one shape are taken is then arbitrary.
-    """
-    config = sizes.llama_config(profile.model)
-    table = kappa_table.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
-    count = selection.count_for(table, profile.share)
-    found = []
-    for name in profile.arms:
-        path = profile.folder / "selections" / f"{name}.json"
-        if path.is_file():
-            chosen, basis = Selection.load(path), "selection"
-        else:
-            chosen = selection.select(table, name, count, profile.seed)
-            basis = "shapes" if name in _BY_SHAPE else "null"
-        composed = kappa_table.composition(table, chosen.tensors)["tensors"]
-        kinds = {kind: int(n) for kind, n in composed.items()}
-        found.append(Arm(name, len(chosen.tensors), chosen.parameters, basis, kinds))
-    return found
+    weights: float
+    gradients: float
+    optimiser: float
+    activations: float
+    reserve: float = RESERVE
 
-
-def disk(profile: Profile, trained: list[int]) -> dict[str, float]:
-    """Bytes on the disk by kind: downloads, speech, encoder features, runs. An estimate.
-
-    Features are ``FRAMES`` a second of the encoder's width in fp16. A run leaves its trained
-    tensors in fp32; the one under way also has its checkpoint with the optimiser's two moments.
-    """
-    config = sizes.llama_config(profile.model)
-    size = 2 if profile.dtype == "bfloat16" else 4
-    encoder = sizes.encoder_size(profile.encoder)
-    adaptor = sizes.adaptor_parameters(encoder.width, config.hidden_size)
-    seconds = workload(profile).seconds
-    finished = 4.0 * sum(n + adaptor for n in trained) * len(profile.seeds)
-    return {
-        "model": float(size * sizes.parameters(config)),
-        "encoder": float(encoder.download),
-        "speech": seconds * FLAC_BYTES,
-        "features": seconds * FRAMES * encoder.width * 2,
-        "runs": finished + 12.0 * (max(trained) + adaptor),
-    }
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -104,91 +142,200 @@ class Work:
     reads: float
 
 
-def work(profile: Profile, trained: int) -> Work:
-    """Arithmetic, counting a multiplication and an addition as two. An estimate.
-
-    A position costs 2 operations a matrix parameter forwards and 2 backwards, since gradients
-    pass every layer on their way to the adaptor; 2 more a trained parameter; attention
-    4·layers·width·length forwards and twice that backwards; the output layer 6 a parameter at
-    each label. Layers computed again add a forward pass. Shared by all arms: encoding every
-    utterance once, and the adaptor's warm start (6 operations a parameter and position).
-    """
-    config = sizes.llama_config(profile.model)
-    encoder = sizes.encoder_size(profile.encoder)
-    load = workload(profile)
-    forward = _forward(config, load.mean)
-    head = 2.0 * config.vocab_size * config.hidden_size
-    passes = 3 if current(profile).checkpointing else 2
-    utterance = load.mean * (passes * forward + 2 * trained) + load.labels * 3 * head
-    step = profile.batch * utterance
-    evaluations = -(-profile.steps // profile.eval_every)
-    heard = load.test_positions * _forward(config, load.test_positions)
-    scored = profile.text_tokens * (_forward(config, 256.0) + head)
-    adaptor = sizes.adaptor_parameters(encoder.width, config.hidden_size)
-    warm = 6.0 * adaptor * load.mean * profile.warm_batch * profile.warm_steps
-    size = 2 if profile.dtype == "bfloat16" else 4
-    answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
-    encoding = load.seconds * FRAMES * 2.0 * encoder.parameters
-    return Work(
-        step=step,
-        training=profile.steps * step,
-        evaluations=evaluations * (load.tests * heard + scored),
-        shared=encoding + warm * len(profile.seeds),
-        reads=answers * size * sizes.parameters(config),
-    )
-
-
-def _forward(config: LlamaConfig, length: float) -> float:
-    """Operations a position of the decoder layers forwards."""
-    queries = sizes.matrix_shapes(config)["self_attn.q_proj"][0]
-    attention = 4.0 * config.num_hidden_layers * queries * length / 2  # causal: half the square
-    return 2.0 * sizes.layer_matrices(config) + attention
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a profile would cost; see the functions of this module for each figure."""
-
-    profile: Profile
-    arms: list[Arm]
-    memory: pd.DataFrame
-    disk: dict[str, float]
-    work: dict[str, Work]
-    processes: int = 1
-
-
-def plan(profile: Profile, processes: int = 1) -> Plan:
-    """Count and estimate everything about a profile.
-
-    Args:
-        profile: the settings.
-        processes: a device each.
-
-    Returns:
-        A plan whose ``memory`` has a row an arm and recipe: ``arm``, ``recipe``, ``how``, the
-        parts of :class:`kappa_lib.run.footprint.Memory` and ``total``, in bytes of one device.
+    """Counts and estimates for a profile, on ``processes`` devices.
 
     Raises:
         InputError: the sizes of the profile's model or encoder are not known.
     """
-    found = arms(profile)
-    rows: list[dict[str, Any]] = []
-    for arm in found:
-        for recipe in recipes(profile, processes):
-            needed = memory(profile, arm.parameters, recipe, processes)
-            parts = {
-                "arm": arm.name,
-                "recipe": recipe.name,
-                "how": options(recipe, profile, processes),
-            }
-            parts |= vars(needed)
-            rows.append({**parts, "total": needed.total})
-    trained = [arm.parameters for arm in found]
-    return Plan(
-        profile,
-        found,
-        pd.DataFrame(rows),
-        disk(profile, trained),
-        {arm.name: work(profile, arm.parameters) for arm in found},
-        processes,
-    )
+
+    def __init__(self, profile: Profile, processes: int = 1) -> None:
+        self.profile, self.processes = profile, processes
+        self.llm = sizes.language_model(sizes.llama_config(profile.model))
+        self.encoder = sizes.encoder(profile.encoder)
+        self.adaptor = adaptor_parameters(self.encoder.width, self.llm.width)
+        self.recipe = current(profile, processes)
+        self.load = workload(profile)
+        self.size = 2 if profile.dtype == "bfloat16" else 4  # bytes of a frozen parameter
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """Trained tensors of each arm: from the profile's selections, else from the null of shapes.
+
+        Under the null every κ is what the tensor's shape makes typical (see
+        ``kappa_table.null_table``), so that "smallest" and "largest" can be counted before a
+        weight is read. Which tensors of one shape are taken is then arbitrary.
+        """
+        profile = self.profile
+        table = kappa_table.null_table(self.llm.shapes, self.llm.layers)
+        count = selection.count_for(table, profile.share)
+        found = []
+        for name in profile.arms:
+            path = profile.folder / "selections" / f"{name}.json"
+            if path.is_file():
+                chosen, basis = Selection.load(path), "selection"
+            else:
+                chosen = selection.select(table, name, count, profile.seed)
+                basis = "shapes" if name in BY_SHAPE else "null"
+            kinds = kappa_table.composition(table, chosen.tensors)["tensors"].astype(int).to_dict()
+            found.append(Arm(name, len(chosen.tensors), chosen.parameters, basis, kinds))
+        return found
+
+    @property
+    def largest(self) -> Arm:
+        """The arm that trains most."""
+        return max(self.arms, key=lambda arm: arm.parameters)
+
+    def memory(self, trained: int, recipe: Recipe | None = None) -> Memory:
+        """Bytes on each device for an arm of ``trained`` language-model parameters. An estimate.
+
+        - weights: every parameter in the profile's dtype, the recipe's extra for those that train,
+          and the adaptor in fp32;
+        - gradients: of the trained tensors, and of the adaptor in fp32;
+        - optimiser: the recipe's states and temporaries; two fp32 moments for the adaptor;
+        - activations: :func:`activations` of each process' part of a batch of the longest
+          utterances and, of sharded weights, what FSDP2 gathers while training: a whole layer,
+          beside the tables and the adaptor, which no layer holds; or what an evaluation holds
+          where that is larger: the key-value cache and, of sharded weights, a whole copy, in the
+          place of the gradients (which several whole copies keep as buffers);
+        - reserve: a constant.
+        """
+        recipe, llm, size = recipe or self.recipe, self.llm, self.size
+        processes = recipe.shards if recipe.shards > 1 else self.processes
+        kept = 0.0 if recipe.offload else recipe.states * trained + 8 * self.adaptor
+        weights = size * llm.parameters + recipe.extra * trained + 4 * self.adaptor
+        gradients = (recipe.gradient * trained + 4 * self.adaptor) / recipe.shards
+        batch = -(-self.profile.batch // processes)
+        training = activations(llm, size, self.load, batch, recipe.checkpointing)
+        evaluating = self._cache() - (gradients if processes == 1 or recipe.shards > 1 else 0.0)
+        if recipe.shards > 1:
+            outside = size * llm.tables
+            training += outside + (weights - outside) / llm.layers
+            evaluating += weights
+        return Memory(
+            weights=weights / recipe.shards,
+            gradients=gradients,
+            optimiser=(kept + recipe.temporaries * trained) / recipe.shards,
+            activations=max(training, evaluating),
+        )
+
+    def _cache(self) -> float:
+        """Bytes of keys and values of one evaluation batch at its longest."""
+        longest = self.load.longest + self.profile.max_new_tokens
+        batch = min(EVAL_BATCH, self.load.tests)
+        return 2 * self.llm.layers * self.llm.keys * self.size * batch * longest
+
+    def host_memory(self, trained: int) -> float:
+        """Bytes in the memory of a machine that runs all processes. An estimate.
+
+        - of each process: the trained tensors as they were or, with FSDP2, the whole model with
+          fp32 for what trains, on its way to the devices;
+        - the base model's log-probabilities of the general text, which the processes share;
+        - the main process' checkpoint: fp32 weights and the optimiser's states.
+        """
+        originals = self.size * trained
+        if self.recipe.shards > 1:
+            originals = self.size * self.llm.parameters + self.recipe.extra * trained
+        answers = 4.0 * self.profile.text_tokens * self.llm.vocabulary
+        checkpoint = (4 + self.recipe.states) * trained + 12 * self.adaptor
+        return self.processes * originals + answers + checkpoint
+
+    def ways(self) -> pd.DataFrame:
+        """A row an arm and recipe: ``arm``, ``recipe``, ``how`` (what to add to the command),
+        the parts of :class:`Memory` and ``total``, in bytes of one device."""
+        rows = []
+        for arm in self.arms:
+            for recipe in alternatives(self.profile, self.processes):
+                needed = self.memory(arm.parameters, recipe)
+                how = recipe.options(self.profile, self.processes)
+                row = {"arm": arm.name, "recipe": recipe.name, "how": how}
+                rows.append(row | vars(needed) | {"total": needed.total})
+        return pd.DataFrame(rows)
+
+    def disk(self) -> dict[str, float]:
+        """Bytes on the disk by kind: downloads, speech, encoder features, runs. An estimate.
+
+        Features are ``FRAMES`` a second of the encoder's width in fp16. A run leaves its trained
+        tensors in fp32; the one under way also has its checkpoint with the optimiser's two moments.
+        """
+        finished = 4.0 * sum(arm.parameters + self.adaptor for arm in self.arms)
+        return {
+            "model": float(self.size * self.llm.parameters),
+            "encoder": float(self.encoder.download),
+            "speech": self.load.seconds * FLAC_BYTES,
+            "features": self.load.seconds * FRAMES * self.encoder.width * 2,
+            "runs": finished * len(self.profile.seeds)
+            + 12.0 * (self.largest.parameters + self.adaptor),
+        }
+
+    def work(self, trained: int) -> Work:
+        """Arithmetic, counting a multiplication and an addition as two. An estimate.
+
+        A position costs 2 operations a matrix parameter forwards and 2 backwards, since gradients
+        pass every layer on their way to the adaptor; 2 more a trained parameter; attention
+        4·layers·width·length forwards and twice that backwards; the output layer 6 a parameter at
+        each label. Layers computed again add a forward pass. Shared by all arms: encoding every
+        utterance once, and the adaptor's warm start (6 operations a parameter and position).
+        """
+        profile, llm, load = self.profile, self.llm, self.load
+        head = 2.0 * llm.vocabulary * llm.width
+        passes = 3 if self.recipe.checkpointing else 2
+        utterance = load.mean * (passes * forward(llm, load.mean) + 2 * trained)
+        step = profile.batch * (utterance + load.labels * 3 * head)
+        evaluations = -(-profile.steps // profile.eval_every)
+        heard = load.test_positions * forward(llm, load.test_positions)
+        scored = profile.text_tokens * (forward(llm, 256.0) + head)
+        warm = 6.0 * self.adaptor * load.mean * profile.warm_batch * profile.warm_steps
+        answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
+        encoding = load.seconds * FRAMES * 2.0 * self.encoder.parameters
+        return Work(
+            step=step,
+            training=profile.steps * step,
+            evaluations=evaluations * (load.tests * heard + scored),
+            shared=encoding + warm * len(profile.seeds),
+            reads=answers * self.size * llm.parameters,
+        )
+
+    def total_work(self) -> tuple[dict[str, float], float, float]:
+        """Operations of each arm with all seeds, of everything, and bytes that generation reads."""
+        seeds = len(self.profile.seeds)
+        work = {arm.name: self.work(arm.parameters) for arm in self.arms}
+        each = {name: (w.training + w.evaluations) * seeds for name, w in work.items()}
+        everything = sum(each.values()) + max(w.shared for w in work.values())
+        return each, everything, sum(w.reads for w in work.values()) * seeds
+
+
+def forward(llm: LanguageModel, length: float) -> float:
+    """Operations a position of the decoder layers forwards, in a text of ``length``."""
+    queries = llm.shapes["self_attn.q_proj"][0]
+    attention = 4.0 * llm.layers * queries * length / 2  # causal: half the square
+    return 2.0 * llm.matrices + attention
+
+
+def layer_activations(llm: LanguageModel, size: int) -> float:
+    """Bytes that a decoder layer keeps for the backward pass, a position; all its weights trained.
+
+    Eight times the model's width (both norms' inputs and outputs, the query and its rotation,
+    the attention's output as computed and as projected), two of these in fp32; the keys and the
+    values; four times the MLP's width. Counted off the tensors that autograd saves for Llama with
+    fused attention; a layer with fewer trained weights keeps less.
+    """
+    widths = 8 * llm.width + 2 * llm.keys + 4 * llm.inner
+    return size * widths + 2 * (4 - size) * llm.width
+
+
+def activations(
+    llm: LanguageModel, size: int, load: Workload, batch: int, checkpointing: bool
+) -> float:
+    """Bytes of activations at the end of a forward pass over the longest utterances.
+
+    Without checkpointing every layer keeps :func:`layer_activations`; with it each keeps its
+    input, and one layer at a time is computed again. The output layer adds, at label positions
+    alone, logits in the weights' type and twice in fp32 (softmax and its gradient).
+    """
+    tokens = batch * load.longest
+    layer = tokens * layer_activations(llm, size)
+    inputs = llm.layers * tokens * llm.width * size
+    kept = inputs + layer if checkpointing else llm.layers * layer
+    labels = batch * load.longest * load.labels / load.mean
+    return kept + labels * llm.vocabulary * (size + 8)

@@ -10,11 +10,10 @@ from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
-from kappa_lib.run import sizes
-from kappa_lib.run.footprint import NOT_HERE, current, host_memory
-from kappa_lib.run.plan import Plan, plan, work
-from kappa_lib.run.workload import workload
+from kappa_lib.run.plan import Plan
+from kappa_lib.run.recipes import NOT_HERE
 from kappa_lib.spectra.selection import PAPER_SHARE
+from kappa_lib.text import clock
 
 GIB = 2**30
 DEVICES = (8, 16, 24, 40, 48, 80, 141)  # GiB of memory that common accelerators have
@@ -38,7 +37,7 @@ class Rate:
 def measured_rate(profile: Profile) -> Rate | None:
     """The mean rate of a profile's finished runs, from their ``provenance.json``.
 
-    A run's seconds a step over the arithmetic of a step (``plan.work``), for one of
+    A run's seconds a step over the arithmetic of a step (``Plan.work``), for one of
     its processes; None where nothing has run.
     """
     found, device = [], ""
@@ -47,8 +46,8 @@ def measured_rate(profile: Profile) -> Rate | None:
         config = read_json(path.with_name("config.json"))
         if not record.get("seconds_per_step"):
             continue
-        ran = replace(profile, batch=config["batch"], steps=config["steps"])
-        step = work(ran, config["parameters"]).step
+        ran = Plan(replace(profile, batch=config["batch"], steps=config["steps"]))
+        step = ran.work(config["parameters"]).step
         found.append(step / record["seconds_per_step"] / record.get("processes", 1))
         device = record["device"] if record["device"] != "cpu" else record["processor"]
     if not found:
@@ -89,39 +88,31 @@ def device_memory(profile: Profile, gib: float | None) -> tuple[float, str] | No
 
 def text(made: Plan, device: tuple[float, str] | None = None, rate: Rate | None = None) -> str:
     """A plan for reading: arms, memory and whether it fits, disk, time."""
-    parts = [_head(made), _arms(made), _memory(made), _verdict(made, device), _disk(made)]
-    return "\n\n".join([*parts, _time(made, rate)]) + "\n"
+    ways = made.ways()
+    parts = [_head(made), _arms(made), _memory(made, ways), _verdict(made, ways, device)]
+    return "\n\n".join([*parts, _disk(made), _time(made, rate)]) + "\n"
 
 
 def _head(made: Plan) -> str:
-    profile = made.profile
-    config = sizes.llama_config(profile.model)
-    load = workload(profile)
+    profile, load = made.profile, made.load
     tokens = profile.steps * profile.batch * load.mean
-    return "\n".join(
-        [
-            f"Plan of profile {profile.profile}; nothing has been downloaded",
-            f"  language model  {profile.model}, {profile.dtype},"
-            f" {sizes.parameters(config):,} parameters",
-            f"  encoder         {profile.encoder},"
-            f" {sizes.encoder_size(profile.encoder).parameters:,} parameters, frozen",
-            f"  training        {len(profile.arms)} arms × {len(profile.seeds)} seeds, each"
-            f" {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}"
-            f" million positions a run",
-            f"  speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances",
-        ]
-    )
+    return f"""\
+Plan of profile {profile.profile}; nothing has been downloaded
+  language model  {profile.model}, {profile.dtype}, {made.llm.parameters:,} parameters
+  encoder         {profile.encoder}, {made.encoder.parameters:,} parameters, frozen
+  training        {len(profile.arms)} arms × {len(profile.seeds)} seeds, each\
+ {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}\
+ million positions a run
+  speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances"""
 
 
 def _arms(made: Plan) -> str:
-    config = sizes.llama_config(made.profile.model)
-    whole = sizes.parameters(config)
     rows = [
         {
             "arm": arm.name,
             "tensors": arm.tensors,
             "trained parameters": f"{arm.parameters:,}",
-            "of the model": f"{arm.parameters / whole:.1%}",
+            "of the model": f"{arm.parameters / made.llm.parameters:.1%}",
             **{kind.removesuffix("_proj"): n for kind, n in arm.kinds.items()},
         }
         for arm in made.arms
@@ -139,36 +130,25 @@ def _arms(made: Plan) -> str:
     return "\n".join(["Trained tensors of the language model", *lines])
 
 
-def _memory(made: Plan) -> str:
-    recipe = current(made.profile, made.processes).name
-    now = made.memory[made.memory["recipe"] == recipe].drop(columns=["recipe", "how"])
-    largest = max(made.arms, key=lambda arm: arm.parameters)
-    ways = made.memory[made.memory["arm"] == largest.name]
-    rows = [
+def _memory(made: Plan, ways: pd.DataFrame) -> str:
+    now = ways[ways["recipe"] == made.recipe.name].drop(columns=["recipe", "how"])
+    in_gib = (now.set_index("arm") / GIB).map("{:.2f}".format)
+    of_largest = ways[ways["arm"] == made.largest.name]
+    listed = pd.DataFrame(
         {
-            "": way.recipe,
-            "GiB": f"{way.total / GIB:.1f}",
-            "smallest device": _smallest(way.total),
-            "options": way.how,
+            "": of_largest["recipe"],
+            "GiB": (of_largest["total"] / GIB).map("{:.1f}".format),
+            "smallest device": of_largest["total"].map(_smallest),
+            "options": of_largest["how"],
         }
-        for way in ways.itertuples()
-    ]
-    host = host_memory(made.profile, largest.parameters, made.processes)
-    return "\n".join(
-        [
-            f"Memory of one device in GiB, an estimate: {recipe}",
-            _in_gib(now.set_index("arm")).to_string(),
-            f"  and {host / GIB:.1f} GiB of the host's",
-            "",
-            f"Ways to hold the largest arm, {largest.name}, and what to add to the command for"
-            " them",
-            pd.DataFrame(rows).to_string(index=False),
-        ]
     )
+    return f"""\
+Memory of one device in GiB, an estimate: {made.recipe.name}
+{in_gib.to_string()}
+  and {made.host_memory(made.largest.parameters) / GIB:.1f} GiB of the host's
 
-
-def _in_gib(table: pd.DataFrame) -> pd.DataFrame:
-    return (table / GIB).map("{:.2f}".format)
+Ways to hold the largest arm, {made.largest.name}, and what to add to the command for them
+{listed.to_string(index=False)}"""
 
 
 def _smallest(total: float) -> str:
@@ -176,12 +156,12 @@ def _smallest(total: float) -> str:
     return f"{fitting[0]} GB" if fitting else "none of one device"
 
 
-def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
+def _verdict(made: Plan, ways: pd.DataFrame, device: tuple[float, str] | None) -> str:
     if device is None:
         return "No memory was given and there is no CUDA device here: no verdict on whether it fits"
     room, name = device
-    totals = made.memory.groupby(["recipe", "how"], sort=False)["total"].max()
-    if totals[current(made.profile, made.processes).name].iloc[0] <= room:
+    totals = ways.groupby(["recipe", "how"], sort=False)["total"].max()
+    if totals[made.recipe.name].iloc[0] <= room:
         return f"Every arm fits {name} as it is"
     fitting = [
         f"  {how}  ({recipe})"
@@ -196,40 +176,28 @@ def _verdict(made: Plan, device: tuple[float, str] | None) -> str:
 
 
 def _disk(made: Plan) -> str:
-    sizes = {**made.disk, "altogether": sum(made.disk.values())}
-    listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in sizes.items())
+    disk = made.disk()
+    amounts = {**disk, "altogether": sum(disk.values())}
+    listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in amounts.items())
     return f"Disk in GB, an estimate: {listed}"
 
 
 def _time(made: Plan, rate: Rate | None) -> str:
     shown = rate or Rate(ASSUMED * 1e12, "no measurement here and none given; only a unit")
-    seeds = len(made.profile.seeds)
-    each = {name: (w.training + w.evaluations) * seeds for name, w in made.work.items()}
-    total = sum(each.values()) + max(w.shared for w in made.work.values())
+    each, everything, reads = made.total_work()
     devices = f"{made.processes} devices, each" if made.processes > 1 else "one device"
     pace = shown.value * made.processes
     lines = [
-        f"  {name}: {operations:.2e} operations, {_duration(operations / pace)}"
-        for name, operations in {**each, "altogether": total}.items()
+        f"  {name}: {operations:.2e} operations, {clock(operations / pace)}"
+        for name, operations in {**each, "altogether": everything}.items()
     ]
     head = f"Time on {devices} at {shown.value / 1e12:.3g} TFLOP/s sustained ({shown.source})"
-    reads = sum(w.reads for w in made.work.values()) * seeds
-    spent = _duration(reads / BANDWIDTH / made.processes)
     note = (
         f"  and the generation of transcripts, which memory bounds: {reads:.1e} bytes of weights"
-        f" read, {spent} more at {BANDWIDTH / 1e12:g} TB/s (only a unit)"
+        f" read, {clock(reads / BANDWIDTH / made.processes)} more at {BANDWIDTH / 1e12:g} TB/s"
+        " (only a unit)"
     )
     return "\n".join([head, *lines, note])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:,.1f} days"
 
 
 def main_text(
@@ -255,4 +223,4 @@ def main_text(
         raise InputError(f"{processes} processes can't work", "give a positive number")
     profile = profiles.load(profile_name, **overrides)
     device = device_memory(profile, memory_gib)
-    return text(plan(profile, processes), device, known_rate(profile, tflops))
+    return text(Plan(profile, processes), device, known_rate(profile, tflops))

@@ -5,6 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from kappa_lib.errors import InputError
+from kappa_lib.files import fits, parse
+from kappa_lib.spectra.kappa_table import KINDS
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether it has every column of the κ table but the ranks; further ones hold numbers."""
+    kinds = {name: kind for name, kind in KINDS.items() if not name.startswith("rank_in")}
+    del kinds["rank"]
+    return kinds.keys() <= row.keys() and all(
+        fits(value, kinds.get(name, float)) for name, value in row.items()
+    )
 
 
 class FinishedRows:
@@ -35,12 +46,15 @@ class FinishedRows:
                 stream.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                record = json.loads(line)
-                self._rows[record["key"]] = record["row"]
-            except (ValueError, KeyError, TypeError) as error:
+                record = parse(line, "it", dict[str, object])
+            except InputError:
+                record = {}
+            key, row = record.get("key"), record.get("row")
+            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
                 raise InputError(
                     f"{path}: line {number} is not a finished row", "delete this file, scan again"
-                ) from error
+                )
+            self._rows[key] = row
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The row finished under ``key``, if there is one."""

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 import kappa_lib
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint, replacing
+from kappa_lib.files import fingerprint, parse, replacing
 from kappa_lib.spectra import measures, solvers, spectrum
 from kappa_lib.weights.checkpoint import TensorInfo
 
@@ -42,6 +43,11 @@ COLUMNS = [
     "rank",
     "rank_in_type",
 ]
+# What a column holds; all others floats.
+_TEXTS = ("tensor", "type", "dtype", "method")
+_WHOLE = ("rows", "cols", "rank_deficiency", "rank", "rank_in_type")
+KINDS = dict.fromkeys(COLUMNS, float) | dict.fromkeys(_TEXTS, str) | dict.fromkeys(_WHOLE, int)
+KINDS["layer"] = int | None
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
@@ -90,7 +96,7 @@ def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torc
     if info.kind == "experts":
         yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
     else:
-        yield info.name, tensor.reshape(tensor.shape[0], -1) if tensor.ndim > 2 else tensor
+        yield info.name, tensor.flatten(1) if tensor.ndim > 2 else tensor
 
 
 def measure(
@@ -179,14 +185,35 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: there is no κ table here", "run `kappa scan` first")
     try:
-        arrow = pq.read_table(path)
-        metadata = json.loads(arrow.schema.metadata[_METADATA])
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a κ table", "run `kappa scan` again") from error
-    table = arrow.to_pandas()
+        arrow = pq.ParquetFile(path).read()
+        arrow.validate(full=True)
+        text = (arrow.schema.metadata or {}).get(_METADATA, b"")
+        metadata = parse(text, "its metadata", dict[str, object])
+        _check(arrow)
+        table = arrow.to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
     table["layer"] = table["layer"].astype("Int64")
     table.attrs = metadata
     return table
+
+
+def _check(arrow: pa.Table) -> None:
+    """Refuse columns that are missing or hold what no scan writes."""
+    kinds = {str: pa.types.is_large_string, int: pa.types.is_integer, float: pa.types.is_floating}
+    kinds |= {int | None: pa.types.is_integer}
+    for name, kind in KINDS.items():
+        if arrow.column_names.count(name) != 1:
+            raise InputError(f"it has no column {name!r}, or several")
+        column = arrow.column(name)
+        text = kind is str and pa.types.is_string(column.type)
+        if not (text or kinds[kind](column.type)) or (column.null_count and kind is not int | None):
+            raise InputError(f"its column {name!r} holds other values than a scan's")
+    for name, least in {"kappa": 1, "rows": 1, "cols": 1}.items():
+        column = arrow.column(name)
+        if not pc.all(pc.and_(pc.greater_equal(column, least), pc.less(column, 2.0**62))).as_py():
+            raise InputError(f"its column {name!r} holds impossible values")
 
 
 def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:
@@ -231,3 +258,18 @@ def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
         tensors=("chosen", "sum"), of=("chosen", "size"), parameters=("parameters", "sum")
     )
     return counted.loc[types(table)]
+
+
+def against_median(table: pd.DataFrame) -> pd.DataFrame:
+    """How many tensors of each type have a κ above the median of untrained ones of their shape.
+
+    Args:
+        table: κ table with ``type``, ``rows``, ``cols``, ``kappa``.
+
+    Returns:
+        Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
+    """
+    shapes = zip(table["rows"], table["cols"], strict=True)
+    medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]
+    grouped = (table["kappa"] > medians).groupby(table["type"], sort=False)
+    return grouped.agg(tensors="size", above="sum")

@@ -53,26 +53,33 @@ def spectrum_snr(s: np.ndarray, shape: tuple[int, int]) -> float:
 
 
 def tail_exponent(s: np.ndarray) -> float:
-    """Exponent α of a power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
+    """Exponent α of :func:`power_law_tail`."""
+    return power_law_tail(s)[0]
+
+
+def power_law_tail(s: np.ndarray) -> tuple[float, float]:
+    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
 
     The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
     every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
     distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
 
     Returns:
-        α, or NaN for fewer than 20 non-zero eigenvalues or a flat spectrum.
+        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
+        or a flat spectrum.
     """
     logs = 2.0 * np.log(np.sort(s[s > 0]))
     n = len(logs)
     if n < _SHORTEST or logs[0] == logs[-1]:
-        return math.nan
+        return math.nan, math.nan
     sizes = n - np.arange(n - 1)
     excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
     # The last few starts can coincide with the maximum, which leaves no tail to fit.
     usable = excess > 0
     alphas = 1.0 + sizes[usable] / excess[usable]
-    distances = _distances(logs, np.flatnonzero(usable), alphas)
-    return float(alphas[int(np.argmin(distances))])
+    starts = np.flatnonzero(usable)
+    best = int(np.argmin(_distances(logs, starts, alphas)))
+    return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
 def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import Stage, fingerprint
+from kappa_lib.files import Stage, fingerprint, require_folder
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
@@ -89,6 +89,8 @@ def scan(
         ScanError: some tensors could not be measured, after the others were written.
     """
     distributed.initialise()
+    if out is not None:
+        require_folder(Path(out))
     with distributed.main_process_first():
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)

@@ -5,7 +5,7 @@ takes the same share of whatever the model has.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, read_json, write_json
+from kappa_lib.files import Stage, fits, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table
 
@@ -53,10 +53,18 @@ class Selection:
         Raises:
             InputError: missing file, or one that is not a selection.
         """
+        kinds = {item.name: item.type for item in fields(cls)}
         try:
-            return cls(**read_json(path))
-        except (OSError, TypeError, ValueError) as error:
+            found = read_json(path, dict[str, object])
+        except (OSError, InputError) as error:
             raise InputError(f"{path}: not a selection", "run `kappa select` again") from error
+        wrong = [name for name in kinds if not fits(found.get(name), kinds[name])]
+        if wrong or set(found) != set(kinds):
+            raise InputError(
+                f"{path}: not a selection, for its {', '.join(wrong) or 'additional keys'}",
+                "run `kappa select` again",
+            )
+        return cls(**found)
 
     def check(self, available: set[str]) -> None:
         """Refuse a selection that names a tensor which the model does not have.
@@ -201,7 +209,13 @@ def candidates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
-    """How many tensors a share of the candidates is, rounded; the paper's share is 100/224."""
+    """How many tensors a share of the candidates is, rounded; the paper's share is 100/224.
+
+    Raises:
+        InputError: a share that is not in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"{share} is no share of the matrices", "give one in (0, 1]")
     return round(share * len(candidates(table)))
 
 
@@ -216,7 +230,8 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
         seed: of a random draw.
 
     Raises:
-        InputError: unknown arm, a count that does not fit the table, or no match in size.
+        InputError: unknown arm, a count that does not fit the table, a negative seed, or no match
+            in size.
     """
     if arm not in ARMS:
         raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(ARMS)}")
@@ -226,6 +241,8 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
             f"{count} tensors can't be selected from {len(pool)} inside decoder layers",
             "give a count between 1 and their number",
         )
+    if seed < 0:
+        raise InputError(f"seed {seed} can't start a draw", "give 0 or more")
     rule, choose = ARMS[arm]
     chosen = choose(pool, count, np.random.default_rng(seed))
     if chosen.empty:

@@ -26,6 +26,7 @@ from kappa_lib.spectra import extremes
 from kappa_lib.spectra.extremes import End
 from kappa_lib.spectra.gram import Tall, gram_error
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
+from kappa_lib.weights import models
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
@@ -97,16 +98,8 @@ class Spectrum:
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is ``cuda`` where there is one, else ``cpu``; nothing else is accepted.
-
-    Raises:
-        InputError: any other device. MPS in particular returns wrong small singular values.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
-        return device
-    raise InputError(f"device {device!r} can't be used for κ", "use auto, cpu, or cuda if present")
+    """Type of :func:`kappa_lib.weights.models.pick_device`."""
+    return models.pick_device(device).type
 
 
 def decompose(

@@ -111,10 +111,11 @@ def _whisper_encoder(source: Path | str) -> PreTrainedModel:
         _keys_to_ignore_on_load_unexpected = ("decoder", "proj_out")
 
     transformers_logging.disable_progress_bar()
+    folder = paths.expanded(source)
+    folder = folder if folder.is_dir() else hub.snapshot(str(source))
     with hub.explained(source):
         encoder, found = EncoderOnly.from_pretrained(
-            source,
-            revision=hub.REVISIONS.get(str(source), "main"),
+            folder,
             dtype=torch.float32,
             key_mapping={r"^(model\.)?encoder\.": ""},
             output_loading_info=True,
@@ -142,7 +143,7 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
 
 def identity(encoder: str) -> str | dict[str, str]:
     """What pins an encoder's weights, for caches: its name and revision, or its files' hashes."""
-    folder = Path(encoder).expanduser()
+    folder = paths.expanded(encoder)
     if folder.is_dir():
         stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
         return {path.name: sha256(path) for path in stored}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from kappa_lib.errors import CheckpointError
 
@@ -46,7 +45,7 @@ def kind_of(name: str, shape: tuple[int, ...]) -> str:
         return "other"
     if _EMBEDDING.search(name):
         return "embedding"
-    if len(shape) == 3 and _EXPERTS.search(name):
+    if len(shape) == 3 and 0 not in shape and _EXPERTS.search(name):
         return "experts"
     return "matrix" if len(shape) == 2 else "convolution"
 
@@ -122,6 +121,8 @@ class ModuleCheckpoint(Checkpoint):
 def _kind_in_module(name: str, shape: tuple[int, ...], owner: nn.Module) -> str:
     if isinstance(owner, nn.Embedding):
         return "embedding"
-    if isinstance(owner, nn.Linear | Conv1D) and len(shape) == 2:
+    # GPT-2's Conv1D by its name: a file's κ does without the package that defines it.
+    linear = isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D"
+    if linear and len(shape) == 2:
         return "embedding" if _EMBEDDING.search(name) else "matrix"
     return kind_of(name, shape)

@@ -1,25 +1,110 @@
 """Bring an asset into the cache once, from the first mirror that delivers the pinned bytes.
 
+Each file is held to a size and a SHA-256; ``origin.json`` says that a folder was checked.
 ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
+
+import psutil
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.progress import say
-from kappa_lib.weights import pins
 from kappa_lib.weights.mirrors import Mirror
-from kappa_lib.weights.pins import Pin
 
 Progress = Callable[[str], None]
 REPORT_EVERY = 5.0  # seconds between two lines of progress
+RECORD = "origin.json"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One file that must have exactly these bytes.
+
+    Args:
+        name: path relative to the asset's folder, with forward slashes.
+        size: bytes.
+        sha256: hex digest of the content.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+def check(folder: Path, pins: Iterable[Pin]) -> None:
+    """Hash every pinned file of a folder.
+
+    Raises:
+        AssetError: a file is missing or is not the pinned one; names file, expected and found.
+    """
+    for pin in pins:
+        path = folder / pin.name
+        if not path.is_file():
+            raise AssetError(f"{path}: missing", f"delete {folder} and run again to fetch it")
+        found = files.sha256(path)
+        if found != pin.sha256:
+            raise AssetError(
+                f"{path}: not the pinned file\n"
+                f"  expected sha256 {pin.sha256} ({pin.size} bytes)\n"
+                f"  found    sha256 {found} ({path.stat().st_size} bytes)",
+                f"delete {folder} and run again to fetch it anew",
+            )
+
+
+def write_record(folder: Path, pins: Iterable[Pin], origin: str, stored_as: str = "") -> None:
+    """Write ``origin.json``: where the bytes came from and the state in which they were hashed.
+
+    Args:
+        folder: of the files.
+        pins: the files, hashed just now.
+        origin: in words.
+        stored_as: how weights were stored that were unpacked on the way, e.g. ``Q4_1``.
+    """
+    entries = {
+        pin.name: {
+            "sha256": pin.sha256,
+            "size": pin.size,
+            "mtime_ns": (folder / pin.name).stat().st_mtime_ns,
+        }
+        for pin in pins
+    }
+    record = {"origin": origin, "stored_as": stored_as, "files": entries}
+    files.write_json(folder / RECORD, record)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, or None where there is none that this module could have written."""
+    path = folder / RECORD
+    try:
+        record = files.read_json(path, dict[str, object]) if path.is_file() else {}
+    except InputError:
+        return None
+    kinds = {"origin": str, "stored_as": str, "files": dict[str, dict[str, str | int]]}
+    # Records of earlier versions have no ``stored_as``.
+    found = {"stored_as": "", **record}
+    return found if all(files.fits(found.get(key), kind) for key, kind in kinds.items()) else None
+
+
+def unchanged(folder: Path, pins: Iterable[Pin]) -> bool:
+    """Whether every file still has the size and time stamp it had when it was last hashed."""
+    recorded = (read_record(folder) or {"files": {}})["files"]
+    for pin in pins:
+        path, entry = folder / pin.name, recorded.get(pin.name, {})
+        if entry.get("sha256") != pin.sha256 or not path.is_file():
+            return False
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (pin.size, entry.get("mtime_ns")):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -67,10 +152,10 @@ class Asset:
         """
         if not self.folder.is_dir():
             self._fetch(progress)
-        elif verify or not pins.unchanged(self.folder, self.pins):
-            pins.check(self.folder, self.pins)
-            record = pins.read_record(self.folder) or {"origin": "found in the cache"}
-            pins.write_record(self.folder, self.pins, record["origin"])
+        elif verify or not unchanged(self.folder, self.pins):
+            check(self.folder, self.pins)
+            record = read_record(self.folder) or {"origin": "found in the cache"}
+            write_record(self.folder, self.pins, record["origin"])
         return self.folder
 
     def _fetch(self, progress: Progress) -> None:
@@ -105,13 +190,13 @@ class Asset:
                 temporary.mkdir()
                 with _reporting(self.name, temporary, progress):
                     mirror.fetch(temporary, [pin.name for pin in self.pins])
-                pins.check(temporary, self.pins)
-                pins.write_record(temporary, self.pins, mirror.label)
+                check(temporary, self.pins)
+                write_record(temporary, self.pins, mirror.label)
         except OSError as error:
             # A folder that is there by now came from another process that was faster.
             if not self.folder.is_dir():
                 raise AssetError(str(error)) from error
-            pins.check(self.folder, self.pins)
+            check(self.folder, self.pins)
 
 
 @contextmanager
@@ -145,15 +230,5 @@ def _bytes_below(folder: Path) -> int:
 def _remove_abandoned(folder: Path) -> None:
     """Delete partial folders left behind by processes that were killed."""
     for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
-        if not _alive(int(abandoned.name.split(".")[-2])):
+        if not psutil.pid_exists(int(abandoned.name.split(".")[-2])):
             shutil.rmtree(abandoned, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists and is someone else's
-        return True
-    return True

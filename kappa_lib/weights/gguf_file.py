@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kappa_lib.errors import CheckpointError
-from kappa_lib.files import sha256
+from kappa_lib.files import fits, sha256, shown
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3")
@@ -63,8 +63,8 @@ class GgufCheckpoint(Checkpoint):
             ) from error
         self._fields = reader.fields
         self._map = getattr(reader.data, "_mmap", None)
-        super().__init__(self._field("general.name", path.stem))
-        self._architecture = self._field("general.architecture", "")
+        super().__init__(str(self._field("general.name", path.stem)))
+        self._architecture = str(self._field("general.architecture", ""))
         self._tensors = {}
         for tensor in reader.tensors:
             name = module_name(tensor.name, self._architecture)
@@ -99,11 +99,18 @@ class GgufCheckpoint(Checkpoint):
     def _unpermuted(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         if self._architecture != "llama":
             return weight
-        heads = int(self._field("llama.attention.head_count", 0))
+        key = "llama.attention.head_count"
+        heads = self._field(key, 0)
         if name.endswith("self_attn.k_proj.weight"):
-            heads = int(self._field("llama.attention.head_count_kv", heads))
+            key = "llama.attention.head_count_kv"
+            heads = self._field(key, heads)
         elif not name.endswith("self_attn.q_proj.weight"):
             return weight
+        if not fits(heads, int) or heads < 1 or len(weight) % (2 * heads):
+            raise CheckpointError(
+                f"{name}: its {len(weight)} rows can't be put in order, {key} being {shown(heads)}",
+                "convert the model to GGUF again, or scan the original checkpoint",
+            )
         # Per head, llama.cpp interleaves the two rotary halves that the module stores in turn.
         halves = weight.reshape(heads, -1, 2, weight.shape[1]).transpose(1, 2)
         return halves.reshape(weight.shape)

@@ -1,12 +1,12 @@
 """Models of the Hugging Face Hub: pinned, and the hub's many ways to fail as one clear error."""
 
 import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from datasets.exceptions import DatasetsError
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kappa_lib.errors import AssetError, SpaceError
+from kappa_lib.errors import AssetError, SpaceError, first_line
 
 # Commits of the models that the profiles name; any other is taken as it is today.
 REVISIONS = {
@@ -46,7 +46,6 @@ _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
     (LocalEntryNotFoundError, "not in the cache and not reachable", "go online, " + _LOCAL),
     (HfHubHTTPError, "the hub refused", "read the reason above and try again later, " + _LOCAL),
     (ConnectionError, "no connection", "go online, " + _LOCAL),
-    (DatasetsError, "not readable as a data set", "check its files, " + _LOCAL),
     (OSError, "cannot be loaded", "read the reason above: spelling, network, token, " + _LOCAL),
     (ValueError, "not readable", "check its files, " + _LOCAL),
     (RuntimeError, "cannot be loaded", "read the reason above, " + _LOCAL),
@@ -68,15 +67,18 @@ def explained(name: str | Path) -> Iterator[None]:
         yield
     except (AssetError, SpaceError):
         raise
-    except tuple(kind for kind, _, _ in _REMEDIES) as error:
+    except Exception as error:
+        if not isinstance(error, (*(kind for kind, _, _ in _REMEDIES), *_datasets_errors())):
+            raise
         if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(error)):
             raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
-        why, remedy = next(
+        found = (
             (why, remedy)
             for kind, why, remedy in _REMEDIES
             if any(isinstance(cause, kind) for cause in _causes(error))
         )
-        raise AssetError(f"{name}: {why}\n  {_first_line(error)}", remedy) from error
+        why, remedy = next(found, ("not readable as a data set", "check its files, " + _LOCAL))
+        raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
 
 
 @cache
@@ -96,9 +98,16 @@ def snapshot(model: str) -> Path:
                 model,
                 revision=REVISIONS.get(model),
                 allow_patterns=_PATTERNS,
-                ignore_patterns=["original/*"],
+                # The same weights again: Meta's own format, Whisper's other precision.
+                ignore_patterns=["original/*", "*.fp32*"],
             )
         )
+
+
+def _datasets_errors() -> tuple[type[Exception], ...]:
+    """What ``datasets``, a heavy package, raises; nothing where it was never imported."""
+    module = sys.modules.get("datasets.exceptions")
+    return (module.DatasetsError,) if module else ()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -107,8 +116,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

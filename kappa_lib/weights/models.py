@@ -3,20 +3,18 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError
-from kappa_lib.files import read_json, replacing, require_space, sha256, write_json
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets, hub
+from kappa_lib.weights.fetch import RECORD, Pin, read_record, write_record
+
+if TYPE_CHECKING:  # heavy, and a scan does without
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT = "smollm2-135m"
 # What a safetensors copy of the default model's 134.5 M weights takes in fp32, rounded up.
@@ -24,10 +22,16 @@ _DEQUANTISED_BYTES = 560_000_000
 
 
 def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU; nothing else is accepted.
+
+    Raises:
+        InputError: any other device. MPS in particular returns wrong small singular values.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return torch.device(device)
+    raise InputError(f"device {device!r} can't be used", "use auto, cpu, or cuda if present")
 
 
 def weights(model: str) -> Path:
@@ -41,7 +45,7 @@ def weights(model: str) -> Path:
     """
     if model == DEFAULT:
         return _dequantised(assets.language_model())
-    folder = Path(model).expanduser()
+    folder = paths.expanded(model)
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or model.startswith((".", "/", "~")):
@@ -52,21 +56,24 @@ def weights(model: str) -> Path:
 def stored_as(model: str) -> str:
     """How the weights were stored before anything here touched them, for captions."""
     folder = weights(model)
-    record = folder / "origin.json"
-    if record.is_file():
-        return read_json(record)["stored_as"]
-    config = read_json(folder / "config.json")
+    if (record := read_record(folder)) and record["stored_as"]:
+        return record["stored_as"]
+    config = read_json(folder / "config.json", dict[str, object])
     # transformers renamed the key; checkpoints keep the name of their day.
     return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
 
 
 def _dequantised(gguf: Path) -> Path:
     source = sha256(gguf)
-    folder = paths.cache() / "models" / f"{gguf.stem}-{source[:12]}-fp32"
-    if (folder / "origin.json").is_file():
+    folder = paths.cache() / "models" / f"{gguf.stem}-{source[:12]}"
+    if (folder / RECORD).is_file():
         return folder
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
     require_space(folder, _DEQUANTISED_BYTES)
-    transformers_logging.disable_progress_bar()
+    logging.disable_progress_bar()
     # The GGUF reader has a progress bar of its own that no setting reaches.
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
@@ -79,8 +86,10 @@ def _dequantised(gguf: Path) -> Path:
     with replacing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        origin = {"file": gguf.name, "sha256": source, "stored_as": gguf.stem.split(".")[-1]}
-        write_json(temporary / "origin.json", origin)
+        made = sorted(temporary.iterdir())
+        pins = [Pin(path.name, path.stat().st_size, sha256(path)) for path in made]
+        origin = f"{gguf.name} with sha256 {source}, dequantised"
+        write_record(temporary, pins, origin, stored_as=gguf.stem.split(".")[-1])
     return folder
 
 
@@ -89,16 +98,15 @@ def identity(model: str) -> dict[str, str]:
     folder = weights(model)
     if folder.parent.name == "snapshots":
         return {"hub": model, "revision": folder.name}
-    record = folder / "origin.json"
-    if record.is_file():
-        return read_json(record)
+    if record := read_record(folder):
+        return {"origin": record["origin"], "stored_as": record["stored_as"]}
     shards = sorted(folder.glob("*.safetensors"))
     return {"folder": folder.name, **{shard.name: sha256(shard) for shard in shards}}
 
 
 def load(
     model: str, dtype: str = "float32", device: str = "cpu"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal language model with all parameters frozen, and its tokenizer.
 
     Args:
@@ -106,8 +114,11 @@ def load(
         dtype: ``float32`` or ``bfloat16``.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
     source = weights(model)
-    transformers_logging.disable_progress_bar()
+    logging.disable_progress_bar()
     llm = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     llm.requires_grad_(False)
     llm.eval()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
+from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.weights import hub
 from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint
-from kappa_lib.weights.gguf_file import GgufCheckpoint
 from kappa_lib.weights.safetensors_files import ShardCheckpoint
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -30,15 +30,18 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     else:
         checkpoint = _open_path(source)
     if not checkpoint.tensors:
-        raise (checkpoint.problems or [CheckpointError(f"{source}: holds no tensors")])[0]
+        empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
+        raise (checkpoint.problems or [empty])[0]
     return checkpoint
 
 
 def _open_path(source: str | Path) -> Checkpoint:
-    path = Path(source).expanduser()
+    path = paths.expanded(source)
     if path.is_dir():
         return ShardCheckpoint(path)
     if path.suffix == ".gguf" and path.is_file():
+        from kappa_lib.weights.gguf_file import GgufCheckpoint  # gguf is not needed otherwise
+
         return GgufCheckpoint(path)
     if path.suffix == ".safetensors" and path.is_file():
         return ShardCheckpoint(path)

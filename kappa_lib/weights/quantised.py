@@ -5,7 +5,6 @@ and FP8 with a scale per tensor, per row or per block. Everything else that stor
 where weights are expected is refused: codes have singular values too, of no meaning.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,13 @@ from typing import Any
 
 import torch
 
-from kappa_lib.errors import CheckpointError
+from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.files import fits, parse
 
 _FP8_BLOCK = 128
+_BLOCK_LIMIT = 2**16  # of bitsandbytes' blocks; its largest is 4096
+_STATE = {"shape": list[int], "blocksize": int, "quant_type": str}
+_STATE |= {"nested_blocksize": int | None, "nested_offset": float | None}
 Reader = Callable[[str], torch.Tensor]
 
 
@@ -60,7 +63,8 @@ def recipes(stored: Mapping[str, Any], read: Reader) -> dict[str, Recipe]:
         if entry.dtype == "I8" and f"{base}.SCB" in stored:
             found[name] = _int8(name, entry.shape, f"{base}.SCB", stored)
         elif entry.dtype == "U8" and state:
-            found[name] = _four_bit(name, state, stored, read)
+            if recipe := _four_bit(name, state, stored, read):
+                found[name] = recipe
         elif entry.dtype.startswith("F8") and scale:
             found[name] = _fp8(name, entry, scale)
     return found
@@ -70,15 +74,28 @@ def _int8(name: str, shape: tuple[int, ...], scb: str, stored: Mapping[str, Any]
     """LLM.int8: each row was scaled by its largest magnitude, kept in SCB, to fill ±127."""
 
     def unpack(read: Reader) -> torch.Tensor:
-        return read(name).float() * (read(scb).float().reshape(-1, 1) / 127.0)
+        return read(name).float() * (read(scb).float().reshape(shape[0], 1) / 127.0)
 
     parts = tuple(p for p in (scb, name.removesuffix("weight") + "weight_format") if p in stored)
     return Recipe("I8+SCB", shape, parts, unpack)
 
 
-def _four_bit(name: str, state_name: str, stored: Mapping[str, Any], read: Reader) -> Recipe:
-    state = json.loads(bytes(read(state_name).tolist()))
-    shape = tuple(state["shape"])
+def _four_bit(name: str, state_name: str, stored: Mapping[str, Any], read: Reader) -> Recipe | None:
+    """NF4 or FP4 codes; None where their state record is not one, so that they are refused."""
+    try:
+        state = parse(read(state_name).numpy().tobytes(), state_name, dict[str, object])
+    except InputError:
+        return None
+    shape, count = state.get("shape"), 2 * math.prod(stored[name].shape)
+    if not (
+        all(fits(state.get(key), kind) for key, kind in _STATE.items())
+        and min(shape, default=0) > 0
+        and count - 1 <= math.prod(shape) <= count
+        and 0 < state["blocksize"] <= _BLOCK_LIMIT
+        and 0 < state.get("nested_blocksize", 1) <= _BLOCK_LIMIT
+    ):
+        return None
+    shape = tuple(shape)
 
     def unpack(read: Reader) -> torch.Tensor:
         scales = _scales(name, state, read)

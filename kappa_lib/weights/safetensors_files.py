@@ -4,7 +4,6 @@ Plain file reads and not a memory map: mapped pages count as this process's memo
 system takes them back, which would hide that one tensor is held at a time.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 import torch
 
-from kappa_lib.errors import CheckpointError
-from kappa_lib.files import read_json, sha256
+from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.files import fits, parse, sha256
 from kappa_lib.weights import quantised
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
+from kappa_lib.weights.fetch import read_record
 
 DTYPES = {
     "F64": torch.float64,
@@ -34,6 +34,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NUMBERED = re.compile(r"^(.*)-(\d+)-of-(\d+)\.safetensors$")
+_FILE_NAME = re.compile(r"[^/\\\0]{1,200}\.safetensors")
+_ENTRY = {"dtype": str, "shape": list[int], "data_offsets": list[int]}
 _HEADER_LIMIT = 100_000_000
 _FETCH_AGAIN = "fetch this file again; it is incomplete or damaged"
 
@@ -89,11 +91,9 @@ class Shard:
             text = stream.read(length)
         self._data = 8 + length
         try:
-            header = json.loads(text)
-        except ValueError as error:
-            raise self._fail("the header is not JSON") from error
-        if not isinstance(header, dict):
-            raise self._fail("the header is not a JSON object")
+            header = parse(text, "the header", dict[str, object])
+        except InputError as error:
+            raise self._fail(error.what) from error
         header.pop("__metadata__", None)
         return header
 
@@ -112,16 +112,18 @@ class Shard:
         return entries
 
     def _entry(self, name: str, value: Any) -> Entry:
-        try:
-            dtype, shape = value["dtype"], tuple(int(n) for n in value["shape"])
-            start, stop = (self._data + int(offset) for offset in value["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._fail(f"the header's entry for {name} is malformed") from error
+        known = fits(value, dict[str, object]) and value.keys() == _ENTRY.keys()
+        if not (known and all(fits(value[key], kind) for key, kind in _ENTRY.items())):
+            raise self._fail(f"the header's entry for {name} is malformed")
+        dtype, shape, offsets = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         if dtype not in DTYPES:
             raise self._fail(f"{name} has the unknown dtype {dtype}")
-        if min(shape, default=1) < 0 or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise self._fail(f"{name}: {stop - start} bytes do not fit {dtype}{list(shape)}")
-        return Entry(dtype, shape, start, stop)
+        needed = math.prod(shape) * DTYPES[dtype].itemsize
+        # Of an empty tensor, too, the other sizes have to be possible ones.
+        possible = min(shape, default=0) >= 0 and math.prod(filter(None, shape)) < 2**60
+        if len(offsets) != 2 or not possible or offsets[1] - offsets[0] != needed:
+            raise self._fail(f"{name}: bytes {offsets} do not fit {dtype}{list(shape)}")
+        return Entry(dtype, shape, self._data + offsets[0], self._data + offsets[1])
 
 
 class ShardCheckpoint(Checkpoint):
@@ -130,8 +132,7 @@ class ShardCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         folder = path if path.is_dir() else path.parent
         super().__init__(*_identity(folder, path))
-        origin = folder / "origin.json"
-        self._via = read_json(origin)["stored_as"] if origin.is_file() else ""
+        self._via = (read_record(folder) or {}).get("stored_as", "")
         self._shards: dict[str, Shard] = {}
         self._home: dict[str, str] = {}
         expected = _expected(folder) if path.is_dir() else {path.name: set()}
@@ -148,11 +149,13 @@ class ShardCheckpoint(Checkpoint):
             shard = Shard(path)
             absent = sorted(expected - set(shard.entries))
             if absent:
-                raise CheckpointError(f"{path.name}: lacks {absent[0]}, which the index promises")
+                found = f"{path.name}: lacks {absent[0]}, which the index promises"
+                raise CheckpointError(found, _FETCH_AGAIN)
             twice = sorted(set(shard.entries) & set(self._home))
             if twice:
                 home = self._home[twice[0]]
-                raise CheckpointError(f"{path.name}: {twice[0]} is also in {home}")
+                found = f"{path.name}: {twice[0]} is also in {home}"
+                raise CheckpointError(found, "keep the files of one checkpoint in the folder")
         except CheckpointError as problem:
             self.problems.append(problem)
             return
@@ -178,7 +181,11 @@ class ShardCheckpoint(Checkpoint):
 
     def read(self, info: TensorInfo) -> torch.Tensor:
         if info.name in self._recipes:
-            return self._recipes[info.name].unpack(self._small)
+            try:
+                return self._recipes[info.name].unpack(self._small)
+            except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                # The parts of a packed tensor contradict each other.
+                raise quantised.unknown(info.name, info.dtype) from error
         tensor = self._small(info.name)
         if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
             raise quantised.unknown(info.name, info.dtype)
@@ -202,10 +209,17 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     promised: dict[str, set[str]] = {}
     if index is not None:
         try:
-            for name, file_name in read_json(index)["weight_map"].items():
-                promised.setdefault(file_name, set()).add(name)
-        except (ValueError, KeyError, AttributeError) as error:
+            found = parse(index.read_bytes(), index.name, dict[str, object]).get("weight_map")
+        except InputError as error:
             raise CheckpointError(f"{index.name}: not a readable index", _FETCH_AGAIN) from error
+        if not fits(found, dict[str, str]) or not all(map(_FILE_NAME.fullmatch, found.values())):
+            raise CheckpointError(
+                f"{index.name}: not a readable index, its weight_map has to hold names of"
+                " tensors and of the .safetensors files beside it",
+                _FETCH_AGAIN,
+            )
+        for name, file_name in found.items():
+            promised.setdefault(file_name, set()).add(name)
         return promised
     for path in folder.glob("*.safetensors"):
         promised[path.name] = set()

@@ -1,4 +1,4 @@
-"""Pairs of arms: differences in closed form, and which outcomes all seeds agree on."""
+"""Pairs of arms: differences in closed form, and the intervals that read them."""
 
 import math
 
@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from kappa_lib.evidence import pairs, report
+from kappa_lib.evidence import pairs, report_tables
 from kappa_lib.figures.pairs import TITLES, paired
 from kappa_lib.spectra import selection
 
@@ -18,8 +18,9 @@ def run(arm: str, seed: int, learned: list[float], cost: list[float], wer: float
             "arm": arm,
             "seed": seed,
             "step": range(len(learned)),
-            "heldout_loss": learned,
+            "heldout_de": learned,
             "text_loss": cost,
+            "kl": [0.1 * value for value in cost],
             "wer_mean": wer,
         }
     )
@@ -29,8 +30,9 @@ def test_equal_learning_is_where_both_paths_pass_the_worse_learners_end():
     """By hand: the second ends at 2, which the first passes half-way from 3 to 1, at 12."""
     first = run("selected", 0, [5.0, 3.0, 1.0], [10.0, 11.0, 13.0], 0.1)
     second = run("inverse", 0, [5.0, 4.0, 2.0], [10.0, 10.5, 11.5], 0.2)
-    assert pairs.at_equal_learning(first, second) == pytest.approx(12.0 - 11.5)
-    assert pairs.at_equal_learning(second, first) == pytest.approx(11.5 - 12.0)
+    assert pairs.at_equal_learning(first, second, "heldout_de") == pytest.approx(12.0 - 11.5)
+    assert pairs.at_equal_learning(second, first, "heldout_de") == pytest.approx(11.5 - 12.0)
+    assert pairs.at_equal_learning(first, second, "heldout_de", "kl") == pytest.approx(0.05)
 
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(-2, 2), st.floats(-2, 2), st.integers(2, 6))
@@ -43,7 +45,7 @@ def test_on_straight_paths_it_is_the_difference_of_slopes(a, b, slope, other, co
     ]
     way = start - max(a, b)
     expected = (slope - other) * way
-    assert pairs.at_equal_learning(*ways) == pytest.approx(expected, abs=1e-9)
+    assert pairs.at_equal_learning(*ways, "heldout_de") == pytest.approx(expected, abs=1e-9)
 
 
 def _straight(start, end, gradient, count):
@@ -54,16 +56,26 @@ def _straight(start, end, gradient, count):
 def test_a_path_that_turns_is_taken_where_it_first_comes_down():
     first = run("selected", 0, [5.0, 1.0, 4.0, 0.5], [10.0, 11.0, 20.0, 21.0], 0.1)
     second = run("inverse", 0, [5.0, 1.0], [10.0, 10.0], 0.1)
-    assert pairs.at_equal_learning(first, second) == pytest.approx(1.0)
+    assert pairs.at_equal_learning(first, second, "heldout_de") == pytest.approx(1.0)
 
 
 def test_a_run_that_learned_nothing_cannot_be_compared():
     flat = run("selected", 0, [5.0, 5.0], [10.0, 10.0], 1.0)
     falling = run("inverse", 0, [5.0, 1.0], [10.0, 10.0], 0.1)
-    assert math.isnan(pairs.at_equal_learning(flat, falling))
+    assert math.isnan(pairs.at_equal_learning(flat, falling, "heldout_de"))
     found = pairs.outcomes(pd.concat([flat, falling]))
-    assert found["text_at_equal"].isna().all()
-    paired(pairs.outcomes(pd.concat([flat, falling])))
+    equal = found[found["outcome"].str.contains("at equal")]
+    assert len(equal) == 2
+    assert equal["difference"].isna().all()
+    summary = pairs.summary(found)
+    assert set(summary["reading"]) == {"too few seeds"}
+    paired(found, summary, {"wer": 1.0, "text at equal de": 0.01})
+
+
+def test_without_the_loss_of_each_corpus_nothing_is_matched():
+    """The pooled loss is mostly that of prompts that were hardly learned."""
+    pooled = results().rename(columns={"heldout_de": "heldout_loss"})
+    assert set(pairs.outcomes(pooled)["outcome"]) == {"wer", "text", "kl"}
 
 
 def results() -> pd.DataFrame:
@@ -77,32 +89,43 @@ def results() -> pd.DataFrame:
 def test_outcomes_are_paired_by_seed_and_signed():
     found = pairs.outcomes(results())
     assert found["pair"].unique().tolist() == ["lowest_in_type − highest_in_type"]
-    assert found["wer"].tolist() == pytest.approx([-2.0, -12.0, -22.0])
-    assert found["text"].tolist() == pytest.approx([-0.1, 0.0, 0.1])
-    assert found["text_at_equal"].tolist() == pytest.approx([-0.1, 0.0, 0.1])
+    of = {name: group["difference"].tolist() for name, group in found.groupby("outcome")}
+    assert of["wer"] == pytest.approx([-2.0, -12.0, -22.0])
+    assert of["text"] == of["text at equal de"] == pytest.approx([-0.1, 0.0, 0.1])
+    assert of["kl"] == of["kl at equal de"] == pytest.approx([-0.01, 0.0, 0.01])
 
 
-def test_seeds_agree_only_when_all_do():
+def test_intervals_read_the_outcomes():
+    """By hand: mean ± 4.303 · 10 / √3 for the WER; all of one side only with a large mean."""
     table = pairs.summary(pairs.outcomes(results())).set_index("outcome")
-    assert table.loc["wer", "agree"] == "first"
-    assert table.loc["text", "agree"] == "no"
-    assert table.loc["wer", "mean"] == pytest.approx(-12.0)
+    half = 4.302653 * 10 / 3**0.5
+    wer = table.loc["wer"]
+    assert (wer["mean"], wer["low"], wer["high"]) == pytest.approx((-12, -12 - half, -12 + half))
+    assert wer["effect"] == pytest.approx(-1.2)
+    assert wer["reading"] == "undecided"
     assert (table["seeds"] == 3).all()
-    turned = results().replace(
-        {"lowest_in_type": "highest_in_type", "highest_in_type": "lowest_in_type"}
-    )
-    other = pairs.summary(pairs.outcomes(turned)).set_index("outcome")
-    assert other.loc["wer", "agree"] == "second"
-    alone = results()[results()["seed"] == 0]
-    assert set(pairs.summary(pairs.outcomes(alone))["agree"]) == {"one seed"}
+    far = results()
+    far.loc[far["arm"] == "highest_in_type", "wer_mean"] += 1.0
+    assert pairs.summary(pairs.outcomes(far)).loc[0, "reading"] == "first lower"
+    swap = {"lowest_in_type": "highest_in_type", "highest_in_type": "lowest_in_type"}
+    turned = pairs.summary(pairs.outcomes(far.replace(swap)))
+    assert turned.loc[0, "reading"] == "second lower"
+    alone = far[far["seed"] == 0]
+    assert set(pairs.summary(pairs.outcomes(alone))["reading"]) == {"too few seeds"}
+    pilot = pd.concat([far, far[far["seed"] == 2].assign(seed=3)])
+    assert (pairs.summary(pairs.outcomes(pilot))["seeds"] == 3).all()
 
 
-def test_the_report_shows_every_pair():
-    text = report.pairs_table(results())
-    row = "| lowest_in_type − highest_in_type | -12.0 (-22.0 to -2.0; all: first) |"
-    assert row in text
-    assert "0.0000 (-0.1000 to +0.1000; seeds differ)" in text
-    assert "No two arms" in report.pairs_table(results()[:2])
+def test_the_report_shows_every_pair_and_what_differs_in_it():
+    trained = {"parameters": 10, "types": {"q_proj": 1.0}, "layers": {"q_proj": 3.0}}
+    facts = {"lowest_in_type": trained, "highest_in_type": trained | {"layers": {"q_proj": 9.0}}}
+    text = report_tables.pairs_table(results(), facts)
+    pair = "| lowest_in_type − highest_in_type |"
+    assert f"{pair} WER, points | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
+    assert "| KL, nats a token | -0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
+    assert "- lowest_in_type − highest_in_type: the first has its q_proj 6.0 layers lower." in text
+    assert "with pilot seed 0" in text
+    assert "No two arms" in report_tables.pairs_table(results()[:2], {})
 
 
 def table(kinds: list[str], kappas: list[float]) -> pd.DataFrame:
@@ -132,7 +155,9 @@ def test_what_differs_between_two_arms():
 
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
-    figure = paired(pairs.outcomes(results()), note="a note")
+    found = pairs.outcomes(results())
+    margins = {outcome: pairs.margin_of(outcome) for outcome in TITLES}
+    figure = paired(found, pairs.summary(found), margins, note="a note")
     assert [axis.get_title() for axis in figure.axes] == list(TITLES.values())
     for axis in figure.axes:
         low, high = axis.get_xlim()

@@ -5,17 +5,17 @@ import pandas as pd
 import pytest
 
 from kappa_lib.figures import kappa as figures
-from kappa_lib.run import sizes
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.measures import MEASURES, rank_correlation
 from kappa_lib.spectra.selection import select
+from kappa_lib.weights import sizes
 
 
 @pytest.fixture(scope="module")
 def table():
     rng = np.random.default_rng(0)
-    config = sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct")
-    drawn = kappa_table.null_table(sizes.matrix_shapes(config), 4)
+    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    drawn = kappa_table.null_table(llm.shapes, 4)
     excess = rng.uniform(1, 3, len(drawn))
     drawn = drawn.assign(kappa=drawn["kappa_mp"] * excess, kappa_excess=excess)
     absent = [name for name in MEASURES if name not in drawn]

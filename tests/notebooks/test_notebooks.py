@@ -9,6 +9,7 @@ import re
 from dataclasses import fields
 from importlib import metadata
 
+import declared
 import nbformat
 import pytest
 import yaml
@@ -16,7 +17,6 @@ from IPython.core.inputtransformer2 import TransformerManager
 from packaging.utils import canonicalize_name
 
 from kappa_lib import paths, profiles
-from kappa_lib.run import lock
 from kappa_lib.run.runner import sources
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sources()}
@@ -152,13 +152,13 @@ def test_no_absolute_path_is_in_it(name):
 @every_notebook
 def test_its_imports_are_declared(name):
     providers = metadata.packages_distributions()
-    declared = {canonicalize_name(dependency.name) for dependency in lock.dependencies()}
+    known = declared.names(declared.everything())
     for node in (node for cell in code(name) for node in ast.walk(parse(cell))):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module] if isinstance(node, ast.ImportFrom) else []
         for module in {module.partition(".")[0] for module in modules}:
             packages = {canonicalize_name(found) for found in providers.get(module, [])}
-            assert not packages or packages & {*declared, "kappa-lib"}, module
+            assert not packages or packages & {*known, "kappa-lib"}, module
 
 
 @every_notebook
@@ -183,7 +183,7 @@ def test_numbers_are_unique():
 def test_every_profile_loads_under_its_own_name(name):
     profile = profiles.load(name)
     assert profile.profile == name
-    content = yaml.safe_load((paths.PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
     assert profile.values() == content
 
 

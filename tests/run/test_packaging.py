@@ -7,35 +7,20 @@ from importlib import metadata
 
 import pytest
 import yaml
+from declared import EXTRAS, PROJECT, closure, core, everything, names
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kappa_lib import __version__, paths
 from kappa_lib.errors import InputError
 from kappa_lib.run import lock
+from tools import environment
 
 PINS = {canonicalize_name(pin.name): pin for pin in lock.pins()}
 
 
-def closure(direct):
-    """Names that installed packages' own metadata ask for on this platform, direct included."""
-    seen, waiting = set(), [(dependency, "") for dependency in direct]
-    while waiting:
-        requirement, extra = waiting.pop()
-        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        for wanted in ["", *requirement.extras]:
-            key = (canonicalize_name(requirement.name), wanted)
-            if key in seen:
-                continue
-            seen.add(key)
-            children = metadata.requires(requirement.name) or []
-            waiting += [(Requirement(child), wanted) for child in children]
-    return {name for name, _ in seen}
-
-
 def test_every_direct_dependency_is_pinned_within_its_range():
-    for dependency in lock.dependencies():
+    for dependency in everything():
         pin = PINS[canonicalize_name(dependency.name)]
         version = next(iter(pin.specifier)).version
         assert dependency.specifier.contains(version), f"{dependency} against {pin}"
@@ -44,32 +29,88 @@ def test_every_direct_dependency_is_pinned_within_its_range():
 def test_the_lock_is_the_closure_of_the_direct_dependencies():
     # The default Linux build of torch asks for CUDA libraries, which torch itself pins.
     cuda = re.compile(r"^(nvidia-|cuda-|triton)")
-    wanted = {name for name in closure(lock.dependencies()) if not cuda.match(name)}
+    wanted = {name for name in closure(everything()) if not cuda.match(name)}
     here = {name for name, pin in PINS.items() if not pin.marker or pin.marker.evaluate()}
     assert wanted == here
 
 
-def imported(folder):
-    """Top-level names of the third-party modules that the code in a folder imports."""
-    names = set()
-    for path in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names.add(node.module.partition(".")[0])
+def third_party(nodes):
+    """Top-level names of the third-party modules that import statements among the nodes import."""
+    modules = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules.add(node.module.partition(".")[0])
     own = {"kappa_lib", "benchmarks", "tools"}
     own |= {path.stem for path in (paths.ROOT / "tests").rglob("*.py")}
-    return names - own - set(sys.stdlib_module_names)
+    return modules - own - set(sys.stdlib_module_names)
 
 
-def test_everything_that_is_imported_is_declared():
+def undeclared(modules, requirements):
+    """Modules that come from none of the requirements."""
     providers = metadata.packages_distributions()
-    declared = {canonicalize_name(dependency.name) for dependency in lock.dependencies()}
-    folders = ("kappa_lib", "tests", "benchmarks", "tools")
-    for module in set().union(*(imported(paths.ROOT / folder) for folder in folders)):
-        distributions = {canonicalize_name(name) for name in providers.get(module, [])}
-        assert distributions & declared, f"{module} is imported and not declared in pyproject.toml"
+    found = {m: {canonicalize_name(name) for name in providers.get(m, [])} for m in modules}
+    return {m for m, distributions in found.items() if not distributions & names(requirements)}
+
+
+@pytest.mark.parametrize("folder", ["kappa_lib", "tests", "benchmarks", "tools"])
+def test_everything_that_is_imported_is_declared(folder):
+    nodes = (node for path in (paths.ROOT / folder).rglob("*.py") for node in ast.walk(parse(path)))
+    assert undeclared(third_party(nodes), everything()) == set()
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+# What `kappa scan`, `kappa select` and `kappa doctor` begin with.
+LIGHT = (
+    "run.cli",
+    "run.doctor",
+    "spectra.scan",
+    "spectra.exports",
+    "spectra.kappa_table",
+    "spectra.selection",
+    "weights.opening",
+)
+
+
+def file_of(module):
+    base = paths.ROOT.joinpath(*module.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def on_import(path):
+    """Statements that run when a module is imported: not those of functions, nor for types."""
+    waiting = list(parse(path).body)
+    while waiting:
+        node = waiting.pop()
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+            waiting += ast.iter_child_nodes(node)
+
+
+def test_what_a_scan_imports_is_in_the_core():
+    seen, waiting = set(), [f"kappa_lib.{module}" for module in LIGHT]
+    while waiting:
+        module = waiting.pop()
+        if module in seen or (path := file_of(module)) is None:
+            continue
+        seen.add(module)
+        nodes = list(on_import(path))
+        assert undeclared(third_party(nodes), core()) == set(), module
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    assert "kappa_lib.spectra.solvers" in seen
+
+
+def test_the_extras_overlap_in_nothing():
+    lists = [PROJECT["dependencies"], *EXTRAS.values()]
+    found = [Requirement(line).name for lines in lists for line in lines]
+    assert sorted(set(found) - {"kappa-lib"}) == sorted(n for n in found if n != "kappa-lib")
 
 
 def test_installed_versions_are_the_pinned_ones():
@@ -86,18 +127,17 @@ def test_names_in_the_lock_are_unique_and_sorted():
 
 
 def test_environment_yml_has_the_pins_of_the_lock():
-    content = yaml.safe_load(lock.ENVIRONMENT.read_text(encoding="utf-8"))
+    content = yaml.safe_load(environment.ENVIRONMENT.read_text(encoding="utf-8"))
     python, pip, section = content["dependencies"]
     assert pip == "pip"
-    minimum = re.search(r'requires-python = ">=(.*)"', lock.PYPROJECT.read_text()).group(1)
-    assert python == f"python={minimum}"
+    assert python == f"python={PROJECT['requires-python'].removeprefix('>=')}"
     *pinned, package = section["pip"]
     assert package == "-e ."
     assert [str(Requirement(line)) for line in pinned] == [str(pin) for pin in lock.pins()]
 
 
 def test_environment_yml_is_what_the_lock_generates():
-    assert lock.ENVIRONMENT.read_text(encoding="utf-8") == lock.environment_yml()
+    assert environment.ENVIRONMENT.read_text(encoding="utf-8") == environment.environment_yml()
 
 
 def test_a_line_that_is_not_an_exact_pin_is_named(tmp_path):

@@ -7,18 +7,17 @@ import re
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_json
-from kappa_lib.run import cli, footprint, plan, plan_text, sizes, workload
+from kappa_lib.run import cli, plan, plan_text, recipes
+from kappa_lib.run.plan import Plan
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import optim
-from kappa_lib.training.model import Adaptor
 from kappa_lib.training.precision import autocast, promote
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 BILLION = {"8B": 8.03, "3B": 3.21, "1B": 1.24}  # as the models' cards say
@@ -43,40 +42,44 @@ def results(tmp_path, monkeypatch):
     return tmp_path
 
 
-def on_meta(config: LlamaConfig) -> LlamaForCausalLM:
-    with torch.device("meta"):
-        return LlamaForCausalLM(config)
-
-
 @pytest.mark.parametrize("model", sizes.CONFIGS)
-def test_counts_are_those_of_the_real_module(model):
-    config = sizes.llama_config(model)
-    module = on_meta(config)
-    assert sizes.parameters(config) == sum(p.numel() for p in module.parameters())
-    named = dict(module.named_parameters())
-    shapes = sizes.matrix_shapes(config)
-    for name, shape in shapes.items():
-        for layer in (0, config.num_hidden_layers - 1):
-            assert tuple(named[f"model.layers.{layer}.{name}.weight"].shape) == shape
-    inside = [p for n, p in named.items() if ".layers." in n and p.ndim == 2]
-    assert len(inside) == len(shapes) * config.num_hidden_layers
-    assert sizes.layer_matrices(config) == sum(p.numel() for p in inside)
+def test_counts_follow_from_the_published_configuration(model):
+    config = sizes.CONFIGS[model]
+    width, inner, layers = (
+        config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    head = width // config["num_attention_heads"]
+    keys = head * config["num_key_value_heads"]
+    found = sizes.language_model(sizes.llama_config(model))
+    assert found.shapes == {
+        "self_attn.q_proj": (width, width),
+        "self_attn.k_proj": (keys, width),
+        "self_attn.v_proj": (keys, width),
+        "self_attn.o_proj": (width, width),
+        "mlp.gate_proj": (inner, width),
+        "mlp.up_proj": (inner, width),
+        "mlp.down_proj": (width, inner),
+    }
+    matrices = layers * (2 * width * width + 2 * keys * width + 3 * width * inner)
+    tables = (1 if config["tie_word_embeddings"] else 2) * config["vocab_size"] * width
+    assert found.matrices == matrices
+    assert found.tables == tables
+    assert found.parameters == matrices + tables + (2 * layers + 1) * width
 
 
 @pytest.mark.parametrize("model", [m for m in sizes.CONFIGS if "Llama-3" in m])
 def test_llamas_have_the_size_in_their_name_and_their_own_rope(model):
     config = sizes.llama_config(model)
-    size = model.split("-")[-2]
-    assert round(sizes.parameters(config) / 1e9, 2) <= BILLION[size] + 0.01
-    assert sizes.parameters(config) / 1e9 == pytest.approx(BILLION[size], abs=0.01)
+    parameters = sizes.language_model(config).parameters
+    assert parameters / 1e9 == pytest.approx(BILLION[model.split("-")[-2]], abs=0.01)
     assert config.rope_parameters["rope_type"] == "llama3"
     assert config.rope_parameters["rope_theta"] == 500_000
     assert config.tie_word_embeddings == ("3.2" in model)
 
 
 def test_the_8b_shapes_are_the_published_ones():
-    config = sizes.llama_config(LLAMA_8B)
-    assert sizes.matrix_shapes(config) == {
+    llm = sizes.language_model(sizes.llama_config(LLAMA_8B))
+    assert llm.shapes == {
         "self_attn.q_proj": (4096, 4096),
         "self_attn.k_proj": (1024, 4096),
         "self_attn.v_proj": (1024, 4096),
@@ -85,34 +88,29 @@ def test_the_8b_shapes_are_the_published_ones():
         "mlp.up_proj": (14336, 4096),
         "mlp.down_proj": (4096, 14336),
     }
-    assert config.num_hidden_layers == 32
+    assert llm.layers == 32
 
 
 @pytest.mark.parametrize("encoder", sizes.ENCODERS)
-def test_encoder_counts_are_those_of_the_real_module(encoder):
-    size = sizes.encoder_size(encoder)
-    with torch.device("meta"):
-        module = WhisperEncoder(
-            WhisperConfig(
-                d_model=size.width,
-                encoder_layers=size.layers,
-                encoder_ffn_dim=size.inner,
-                num_mel_bins=size.bands,
-                encoder_attention_heads=size.width // 64,
-            )
-        )
-    assert size.parameters == sum(p.numel() for p in module.parameters())
+def test_encoder_counts_follow_from_the_published_sizes(encoder):
+    (d, layers, bands, inner), _ = sizes.ENCODERS[encoder]
+    convolutions = 3 * d * bands + d + 3 * d * d + d
+    # Whisper's keys have no bias; two layer norms a layer, one at the end; 1500 fixed positions.
+    layer = 4 * d * d + 3 * d + 2 * d * inner + inner + d + 4 * d
+    found = sizes.encoder(encoder)
+    assert found.width == d
+    assert found.parameters == convolutions + 1500 * d + layers * layer + 2 * d
 
 
-def test_adaptor_count_is_that_of_the_real_module():
-    with torch.device("meta"):
-        module = Adaptor(1280, 4096, 1.0)
-    assert sizes.adaptor_parameters(1280, 4096) == sum(p.numel() for p in module.parameters())
+def test_adaptor_count_is_that_of_its_layers():
+    project = 4 * 1280 * 4096 + 4096
+    attention = 4 * 4096 * 4096 + 4 * 4096
+    assert plan.adaptor_parameters(1280, 4096) == project + 2 * attention + 4 * 2 * 4096
 
 
 def test_the_papers_hundred_on_llama_3_8b():
     """What "100 selected" and "100 inverse" are by shape alone, added up by hand."""
-    arms = {arm.name: arm for arm in plan.arms(paper())}
+    arms = {arm.name: arm for arm in Plan(paper()).arms}
     mlp, square, narrow = 14336 * 4096, 4096 * 4096, 1024 * 4096
     assert arms["selected"].tensors == arms["inverse"].tensors == 100
     # All keys and values have the smallest null, queries and outputs the largest; the 36 left to
@@ -125,9 +123,9 @@ def test_the_papers_hundred_on_llama_3_8b():
 
 
 def test_arms_within_types_are_exact_whatever_the_weights():
-    arms = {arm.name: arm for arm in plan.arms(paper())}
-    config = sizes.llama_config(LLAMA_8B)
-    table = kappa_table.null_table(sizes.matrix_shapes(config), config.num_hidden_layers)
+    arms = {arm.name: arm for arm in Plan(paper()).arms}
+    llm = sizes.language_model(sizes.llama_config(LLAMA_8B))
+    table = kappa_table.null_table(llm.shapes, llm.layers)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         drawn = table.assign(kappa=torch.rand(len(table), generator=generator).numpy())
@@ -142,7 +140,7 @@ def test_a_selection_that_exists_is_counted_instead_of_the_null(results):
     size = 14336 * 4096 + 4096 * 4096
     made = selection.Selection("selected", "by hand", 0, chosen, size, "none")
     made.save(profile.folder / "selections" / "selected.json")
-    (arm,) = plan.arms(profile)
+    (arm,) = Plan(profile).arms
     assert (arm.tensors, arm.parameters, arm.basis) == (2, size, "selection")
     assert {kind: n for kind, n in arm.kinds.items() if n} == {"up_proj": 1, "q_proj": 1}
 
@@ -181,16 +179,20 @@ def small(layers: int) -> LlamaConfig:
     )
 
 
+def counted(layers: int) -> sizes.LanguageModel:
+    return sizes.language_model(small(layers))
+
+
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_activations_of_a_layer_are_what_autograd_saves(dtype, size):
     layer = saved_bytes(small(3), dtype) - saved_bytes(small(2), dtype)
-    assert layer / 64 == pytest.approx(footprint.layer_activations(small(2), size), rel=0.01)
+    assert layer / 64 == pytest.approx(plan.layer_activations(counted(2), size), rel=0.01)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers():
     layer = saved_bytes(small(3), torch.float32, True) - saved_bytes(small(2), torch.float32, True)
-    load = workload.Workload(32, 32, 0, 0, 0, 0)
-    three, two = (footprint.activations(small(n), 4, load, 2, True) for n in (3, 2))
+    load = plan.Workload(32, 32, 0, 0, 0, 0)
+    three, two = (plan.activations(counted(n), 4, load, 2, True) for n in (3, 2))
     assert layer == pytest.approx(three - two, rel=0.01)
 
 
@@ -208,32 +210,31 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
     count = sum(p.numel() for p in trained)
     states = [v for state in optimiser.state.values() for v in state.values() if v.ndim]
 
-    profile = paper(dtype=str(dtype).removeprefix("torch."))
-    found, without = (footprint.memory(profile, n) for n in (count, 0))
-    recipe = footprint.current(profile)
+    made = Plan(paper(dtype=str(dtype).removeprefix("torch.")))
+    found, without = made.memory(count), made.memory(0)
     wider = sum(p.nbytes for p in llm.parameters()) - before
     assert found.weights - without.weights == wider
     assert found.gradients - without.gradients == sum(p.grad.nbytes for p in trained)
     moments = sum(value.nbytes for value in states)
-    assert found.optimiser - without.optimiser == moments + recipe.temporaries * count
+    assert found.optimiser - without.optimiser == moments + made.recipe.temporaries * count
 
 
 def test_recipes_order_as_they_should():
     profile = paper()
+    made = Plan(profile)
     needed = {
-        footprint.options(r, profile): footprint.memory(profile, 2_000_000_000, r)
-        for r in footprint.recipes(profile)
+        r.options(profile): made.memory(2_000_000_000, r) for r in recipes.alternatives(profile)
     }
-    done = needed[footprint.AS_IT_IS]
+    done = needed[recipes.AS_IT_IS]
     assert needed["--set optimiser=adafactor"].optimiser < done.optimiser / 10
     assert needed["--set optimiser=adafactor"].weights == done.weights
     halved = needed["--processes 2 --set parallel=fsdp2"]
     assert halved.weights == done.weights / 2
     assert halved.optimiser == done.optimiser / 2
     # An evaluation gathers all weights: bf16, but for 2 bytes more of what trains.
-    whole = 2 * sizes.parameters(sizes.llama_config(LLAMA_8B)) + 2 * 2_000_000_000
+    whole = 2 * made.llm.parameters + 2 * 2_000_000_000
     assert whole < halved.activations + halved.gradients < whole + done.activations
-    assert needed[footprint.NOT_HERE].optimiser == 0
+    assert needed[recipes.NOT_HERE].optimiser == 0
 
 
 SETTINGS = [
@@ -249,26 +250,27 @@ SETTINGS = [
 @pytest.mark.parametrize(("changes", "processes"), SETTINGS)
 def test_options_give_the_recipe_beside_which_they_stand(changes, processes):
     profile = paper(**changes)
-    ways = footprint.recipes(profile, processes)
+    ways = recipes.alternatives(profile, processes)
     assert len({way.name for way in ways}) == len(ways)
-    assert footprint.options(ways[0], profile, processes) == footprint.AS_IT_IS
+    assert ways[0].options(profile, processes) == recipes.AS_IT_IS
     for recipe in ways:
-        words = footprint.options(recipe, profile, processes)
-        if words in (footprint.AS_IT_IS, footprint.NOT_HERE):
+        words = recipe.options(profile, processes)
+        if words in (recipes.AS_IT_IS, recipes.NOT_HERE):
             continue
         typed = cli.parser().parse_args(["train", "--processes", str(processes), *words.split()])
         again = paper(**changes | cli.overrides(typed))  # refuses what train would refuse
-        assert footprint.current(again, typed.processes) == recipe
+        assert recipes.current(again, typed.processes) == recipe
 
 
 def test_processes_share_a_batch_and_the_time():
     profile = paper()
-    one, four = (footprint.memory(profile, 10**9, processes=n) for n in (1, 4))
+    one, four = (Plan(profile, n).memory(10**9) for n in (1, 4))
     assert four.activations < one.activations
     assert four.weights == one.weights
     texts = [plan_text.main_text("paper", None, 200.0, n) for n in (1, 8)]
-    hours = [float(re.search(r"altogether: \S+ operations, (\S+) h", t)[1]) for t in texts]
-    assert hours[0] == pytest.approx(8 * hours[1], rel=0.05)
+    found = [re.search(r"altogether: \S+ operations, (\d+) h (\d+) min", text) for text in texts]
+    minutes = [60 * int(hours) + int(rest) for hours, rest in (match.groups() for match in found)]
+    assert minutes[0] == pytest.approx(8 * minutes[1], rel=0.05)
     with pytest.raises(InputError, match="0 processes"):
         plan_text.main_text("paper", processes=0)
 
@@ -280,24 +282,20 @@ def test_adafactors_states_are_as_small_as_planned():
     optimiser.step()
     held = sum(v.nbytes for v in optimiser.state[weight].values() if torch.is_tensor(v))
     # Row and column averages: 16 times fewer a parameter in a matrix 16 times as wide.
-    recipe = footprint.current(paper(optimiser="adafactor"))
+    recipe = recipes.current(paper(optimiser="adafactor"))
     assert held / weight.numel() / 16 < recipe.states
 
 
 def test_the_host_keeps_the_original_tensors_and_the_base_models_answers():
     profile = paper(text_tokens=1000)
-    adaptor = sizes.adaptor_parameters(1280, 4096)
-    answers, whole = (
-        4 * 1000 * 128256,
-        sizes.parameters(sizes.llama_config(LLAMA_8B)),
-    )
-    checkpoint = 12 * (500 + adaptor)
-    assert footprint.host_memory(profile, 500) == 2 * 500 + answers + checkpoint
+    made = Plan(profile)
+    answers, whole = 4 * 1000 * 128256, made.llm.parameters
+    checkpoint = 12 * (500 + made.adaptor)
+    assert made.host_memory(500) == 2 * 500 + answers + checkpoint
     # Eight copies of the originals, or of the whole model; one checkpoint.
-    assert footprint.host_memory(profile, 500, 8) == 8 * 2 * 500 + answers + checkpoint
-    sharded = paper(text_tokens=1000, parallel="fsdp2")
-    expected = 8 * (2 * whole + 2 * 500) + answers + checkpoint
-    assert footprint.host_memory(sharded, 500, 8) == expected
+    assert Plan(profile, 8).host_memory(500) == 8 * 2 * 500 + answers + checkpoint
+    sharded = Plan(paper(text_tokens=1000, parallel="fsdp2"), 8)
+    assert sharded.host_memory(500) == 8 * (2 * whole + 2 * 500) + answers + checkpoint
 
 
 def test_arithmetic_of_a_step_is_what_torch_counts():
@@ -311,20 +309,20 @@ def test_arithmetic_of_a_step_is_what_torch_counts():
     inputs = torch.randn(1, 48, config.hidden_size, requires_grad=True)
     with FlopCounterMode(display=False) as counter:
         llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state.sum().backward()
-    forward = 2.0 * sizes.layer_matrices(config)
+    forward = 2.0 * counted(2).matrices
     # The counter knows the matrix products; fused attention on a CPU it passes over.
     assert counter.get_total_flops() == 48 * (2 * forward + 2 * count)
-    attention = 48 * (plan._forward(config, 48) - forward)
+    attention = 48 * (plan.forward(counted(2), 48) - forward)
     # Two layers, two products of 256-wide queries with the keys up to each position.
     assert attention == pytest.approx(2 * 2 * 2 * 256 * sum(range(1, 49)), rel=0.03)
 
 
 def test_features_and_downloads_have_their_real_sizes():
-    profile = paper(train_utterances={"en": 1000}, test_utterances={"en": 0})
-    sizes = plan.disk(profile, [10])
-    assert sizes["model"] == 2 * sizes.parameters(sizes.llama_config(LLAMA_8B))
-    seconds = 1000 * workload.SECONDS["en"].mean
-    assert sizes["features"] == pytest.approx(seconds * 50 * 1280 * 2)
+    made = Plan(paper(train_utterances={"en": 1000}, test_utterances={"en": 0}))
+    disk = made.disk()
+    assert disk["model"] == 2 * made.llm.parameters
+    seconds = 1000 * plan.SECONDS["en"][0]
+    assert disk["features"] == pytest.approx(seconds * 50 * 1280 * 2)
 
 
 def write_run(profile, seconds_per_step: float, parameters: int) -> None:
@@ -340,7 +338,7 @@ def test_the_rate_is_arithmetic_over_measured_time():
     assert plan_text.measured_rate(profile) is None
     write_run(profile, 2.0, 1000)
     rate = plan_text.measured_rate(profile)
-    assert rate.value == pytest.approx(plan.work(profile, 1000).step / 2.0)
+    assert rate.value == pytest.approx(Plan(profile).work(1000).step / 2.0)
     assert "a chip" in rate.source
     # Another profile is judged by what has run here.
     assert plan_text.known_rate(paper(), None).value == rate.value
@@ -357,19 +355,22 @@ def test_a_rate_is_that_of_one_of_the_processes():
 
 
 def test_time_follows_the_rate_and_the_steps():
-    profile = paper(steps=100, eval_every=100)
     trained = 2_000_000_000
-    once, twice = (plan.work(profile, trained), plan.work(paper(steps=200), trained))
+    made = Plan(paper(steps=100, eval_every=100))
+    once, twice = made.work(trained), Plan(paper(steps=200)).work(trained)
     assert twice.training == 2 * once.training
-    config = sizes.llama_config(LLAMA_8B)
-    tokens = 100 * 16 * workload.workload(profile).mean
+    tokens = 100 * 16 * made.load.mean
     # Forwards, forwards again, backwards through all weights, and to those that train.
-    floor = tokens * (6 * sizes.layer_matrices(config) + 2 * trained)
+    floor = tokens * (6 * made.llm.matrices + 2 * trained)
     assert floor < once.training < 1.2 * floor
 
 
+def test_arms_that_shapes_decide_exist():
+    assert set(plan.BY_SHAPE) <= set(selection.ARMS)
+
+
 def test_the_text_says_what_fits_and_what_does_not():
-    made = plan.plan(paper())
+    made = Plan(paper())
     hundred = {arm.name: f"{arm.parameters:,}" for arm in made.arms}
     shown = plan_text.text(made, (40 * plan_text.GIB, "40 GiB"), plan_text.Rate(1e14, "given"))
     assert hundred["selected"] in shown
@@ -378,7 +379,7 @@ def test_the_text_says_what_fits_and_what_does_not():
     assert "nothing has been downloaded" in shown
     assert "Not every arm fits 40 GiB as it is" in shown
     assert "--processes 8 --set parallel=fsdp2" in shown.partition("with these it does")[2]
-    assert footprint.NOT_HERE not in shown.partition("with these it does")[2]
+    assert recipes.NOT_HERE not in shown.partition("with these it does")[2]
     roomy = plan_text.text(made, (999 * plan_text.GIB, "999 GiB"))
     assert "Every arm fits 999 GiB" in roomy
     tight = plan_text.text(made, (1 * plan_text.GIB, "1 GiB"))
@@ -387,17 +388,17 @@ def test_the_text_says_what_fits_and_what_does_not():
 
 
 def test_smollm_is_planned_from_its_own_shapes():
-    made = plan.plan(profiles.load("laptop"))
+    made = Plan(profiles.load("laptop"))
     assert {arm.tensors for arm in made.arms} == {94}
     selected = next(arm for arm in made.arms if arm.name == "selected")
     assert selected.parameters > 0
-    assert math.isclose(made.memory["weights"].max(), 4 * 134_515_008, rel_tol=0.05)
+    assert math.isclose(made.ways()["weights"].max(), 4 * 134_515_008, rel_tol=0.05)
 
 
 def test_a_local_folder_needs_no_entry_here(tmp_path):
     small(2).save_pretrained(tmp_path / "mine")
     profile = paper(model=str(tmp_path / "mine"), share=0.4)
-    made = plan.plan(profile)
+    made = Plan(profile)
     assert made.arms[0].tensors == round(0.4 * 14)
 
 
@@ -416,9 +417,9 @@ def test_impossible_numbers_are_refused(arguments, complaint):
 
 def test_unknown_models_are_refused_rather_than_downloaded():
     with pytest.raises(InputError, match="someone/else"):
-        plan.plan(paper(model="someone/else"))
+        Plan(paper(model="someone/else"))
     with pytest.raises(InputError, match="openai/whisper-huge"):
-        plan.plan(paper(encoder="openai/whisper-huge"))
+        Plan(paper(encoder="openai/whisper-huge"))
 
 
 def test_main_text_is_the_same_twice():

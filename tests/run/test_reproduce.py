@@ -30,11 +30,11 @@ packages = ["kappa_lib"]
 def project(tmp_path):
     """A folder with the real script and as little as it needs around it."""
     root = tmp_path / "a clone"
-    for folder in ("kappa_lib/run", "benchmarks", "notebooks/profiles"):
+    for folder in ("kappa_lib/run", "benchmarks", "kappa_lib/data/profiles"):
         (root / folder).mkdir(parents=True)
     shutil.copy(paths.ROOT / "reproduce.sh", root)
     for name in ("laptop", "smoke"):
-        (root / "notebooks" / "profiles" / f"{name}.yaml").touch()
+        (root / "kappa_lib" / "data" / "profiles" / f"{name}.yaml").touch()
     setuptools = next(pin for pin in lock.pins() if pin.name == "setuptools")
     (root / "requirements.lock").write_text(f"{setuptools}\n")
     (root / "pyproject.toml").write_text(PYPROJECT)

@@ -1,14 +1,15 @@
 """Null tables and what selections consist of."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from kappa_lib.run import sizes
-from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra import kappa_table, spectrum
 from kappa_lib.spectra.selection import select
+from kappa_lib.weights import sizes
 
-CONFIG = sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct")
-LLAMA = kappa_table.null_table(sizes.matrix_shapes(CONFIG), CONFIG.num_hidden_layers)
+LLM = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+LLAMA = kappa_table.null_table(LLM.shapes, LLM.layers)
 
 
 def test_llama_has_the_papers_224_matrices_and_published_size():
@@ -38,3 +39,23 @@ def test_nulled_table_forgets_what_was_measured():
     assert kappa_table.nulled(measured)["kappa"].tolist() == pytest.approx(
         LLAMA["kappa_mp"].tolist()
     )
+
+
+@pytest.mark.parametrize(("rows", "cols", "draws"), [(64, 192, 400), (192, 64, 400), (90, 90, 400)])
+def test_quantiles_of_the_null_are_those_of_drawn_matrices(rows, cols, draws):
+    rng = np.random.default_rng(0)
+    s = np.linalg.svd(rng.normal(size=(draws, rows, cols)), compute_uv=False)
+    kappas = s[:, 0] / s[:, -1]
+    for share in (0.1, 0.5, 0.9):
+        found = np.mean(kappas < spectrum.null_kappa_quantile(rows, cols, share))
+        # Three standard errors of a share, and what is asymptotic in the laws.
+        assert found == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / draws) + 0.04)
+
+
+def test_trained_tensors_are_counted_against_the_median():
+    table = pd.DataFrame(
+        {"type": ["q", "q", "v"], "rows": 64, "cols": [64, 64, 192], "kappa": [1.5, 1e4, 9.0]}
+    )
+    found = kappa_table.against_median(table)
+    assert found.loc["q"].tolist() == [2, 1]
+    assert found.loc["v"].tolist() == [1, 1]

@@ -3,8 +3,8 @@
 import pytest
 
 from kappa_lib.errors import AssetError
-from kappa_lib.speech import human_speech
-from kappa_lib.weights import assets, pins
+from kappa_lib.speech import corpora
+from kappa_lib.weights import assets, fetch
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
         folder = assets.human_recordings(lambda _: None)
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
-    pins.check(folder, assets.asterisk_asset().pins)
+    fetch.check(folder, assets.asterisk_asset().pins)
     assert len(list(folder.rglob("*.g722"))) == len(assets.asterisk_manifest()["files"])
 
 
@@ -80,4 +80,4 @@ def test_the_package_index_mirror_knows_every_file():
 
 def test_every_prompt_of_the_manifest_is_in_the_asset():
     names = {pin.name for pin in assets.asterisk_asset().pins}
-    assert {prompt.file for prompt in human_speech.prompts()} <= names
+    assert {prompt.file for prompt in corpora.prompts()} <= names

@@ -1,0 +1,216 @@
+"""What the model loses when a tensor is changed: loss and KL on fixed windows of text.
+
+The layers before a changed tensor give what they gave before, so a pass starts at its layer, from
+hidden states that were kept: the same numbers as a whole pass, in half the time.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from kappa_lib.encoding.covariance import Layered
+from kappa_lib.errors import InputError
+from kappa_lib.theory.checks import as_matrix
+
+# By how much a surgery spreads the new κ, as a power of how far the old ones spread. Small, so
+# that the smallest σ stay well above the rounding of fp32 storage.
+SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Factors:
+    """W = U diag(σ) Vᵀ in float64: ``left`` (m, k), ``sigma`` (k,) descending, ``right`` (k, n)."""
+
+    left: Tensor
+    sigma: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Factors":
+        """The thin singular value decomposition of a matrix (m, n)."""
+        return cls(*torch.linalg.svd(as_matrix(weight).double(), full_matrices=False))
+
+    def matrix(self, sigma: Tensor) -> Tensor:
+        """U diag(``sigma``) Vᵀ, (m, n) float64."""
+        return self.left * sigma @ self.right
+
+    @property
+    def kappa(self) -> float:
+        """σ₁/σ_k."""
+        return float(self.sigma[0] / self.sigma[-1])
+
+
+def reversed_kappas(kappas: Mapping[str, float]) -> dict[str, float]:
+    """New κ for each tensor, all above the largest old one, in exactly the opposite order.
+
+    κ' = 2 κ_max (κ_max/κ)^SPREAD. Since every κ rises, shrinking σ_k alone reaches it.
+
+    Args:
+        kappas: tensor → κ.
+    """
+    largest = max(kappas.values())
+    return {name: 2 * largest * (largest / kappa) ** SPREAD for name, kappa in kappas.items()}
+
+
+# Each change takes the factors, a generator on the CPU and, for surgery, the κ to reach; it
+# returns the changed matrix, (m, n) float64.
+Change = Callable[[Factors, torch.Generator, float], Tensor]
+
+
+def flattened(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+    """All σ equal at the same norm: κ = 1, the maximum of Theorem 1."""
+    return w.matrix(torch.full_like(w.sigma, float(w.sigma.square().mean().sqrt())))
+
+
+def permuted(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+    """The same σ in random order: spectrum and κ stay, what is amplified does not."""
+    return w.matrix(w.sigma[torch.randperm(len(w.sigma), generator=generator)])
+
+
+def redrawn(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+    """Random singular vectors with the same spectrum: nothing that was learned but σ is left."""
+    sides = []
+    for shape in (w.left.shape, w.right.T.shape):
+        gauss = torch.randn(shape, generator=generator, dtype=torch.float64)
+        basis, triangle = torch.linalg.qr(gauss)
+        # With the signs of R's diagonal the basis is uniformly distributed (Mezzadri 2007).
+        sides.append(basis * triangle.diagonal().sign())
+    return sides[0] * w.sigma @ sides[1].T
+
+
+def truncated(share: float) -> Change:
+    """The change that sets the smallest ``share`` of the σ to zero (at least one)."""
+
+    def change(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+        sigma = w.sigma.clone()
+        sigma[-max(1, round(share * len(sigma))) :] = 0
+        return w.matrix(sigma)
+
+    return change
+
+
+def surgery(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+    """σ_k alone shrunk to σ₁/``kappa``: a rank-one change; all else stays.
+
+    Raises:
+        InputError: a κ below the present one.
+    """
+    if kappa < w.kappa:
+        raise InputError(f"κ = {kappa:.4g} is below {w.kappa:.4g}", "surgery only raises κ")
+    sigma = w.sigma.clone()
+    sigma[-1] = sigma[0] / kappa
+    return w.matrix(sigma)
+
+
+def elsewhere(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+    """Control for surgery: as much taken off a random singular value other than σ_k."""
+    place = int(torch.randint(len(w.sigma) - 1, (1,), generator=generator))
+    sigma = w.sigma.clone()
+    sigma[place] -= w.sigma[-1] - w.sigma[0] / kappa
+    return w.matrix(sigma)
+
+
+def noisy_as(other: Change) -> Change:
+    """Control for a change: Gaussian noise as far from W in Frobenius norm."""
+
+    def change(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
+        here = w.matrix(w.sigma)
+        noise = torch.randn(here.shape, generator=generator, dtype=torch.float64)
+        distance = (other(w, generator, kappa) - here).norm()
+        return here + noise * (distance / noise.norm())
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "flattened": flattened,
+    "flattened_noise": noisy_as(flattened),
+    "permuted": permuted,
+    "redrawn": redrawn,
+    "truncated_10": truncated(0.1),
+    "truncated_50": truncated(0.5),
+    "surgery": surgery,
+    "surgery_elsewhere": elsewhere,
+    "surgery_noise": noisy_as(surgery),
+}
+SURGERIES = ("surgery", "surgery_elsewhere", "surgery_noise")
+
+
+@contextmanager
+def replaced(weights: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Within the block the parameters hold other values; afterwards the very same storage again.
+
+    Args:
+        weights: parameter → its new value, of its shape, rounded to its dtype.
+    """
+    kept = {parameter: parameter.data for parameter in weights}
+    try:
+        for parameter, value in weights.items():
+            if value.shape != parameter.shape:
+                raise InputError(f"{tuple(value.shape)} for {tuple(parameter.shape)}", "transpose")
+            parameter.data = value.to(parameter.dtype)
+        yield
+    finally:
+        for parameter, data in kept.items():
+            parameter.data = data
+
+
+class Reference:
+    """The unchanged model on fixed windows, to which a changed one is compared.
+
+    Keeps the hidden states before every layer (windows × tokens × width × layers × 4 bytes) and
+    the log-probabilities (windows × tokens × vocabulary × 4 bytes).
+
+    Args:
+        llm: the model, unchanged.
+        windows: (windows, tokens + 1) ids; each token but the first is predicted.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, llm: PreTrainedModel, windows: Tensor) -> None:
+        self.targets = windows[:, 1:]
+        self.model = Layered(llm, windows.shape[1] - 1)
+        self.states = [self.model.embed(windows[:, :-1])]
+        for number in range(len(self.model.layers)):
+            self.states.append(self.model.layer(number, self.states[-1]))
+        self.base = self.model.log_probabilities(self.states[-1])
+        self.loss = self._loss(self.base)
+
+    def _loss(self, predicted: Tensor) -> Tensor:
+        """(windows,) mean cross-entropy, nats a token."""
+        found = functional.nll_loss(predicted.transpose(1, 2), self.targets, reduction="none")
+        return found.mean(dim=1)
+
+    @torch.inference_mode()
+    def predictions(self, first: int = 0) -> Tensor:
+        """Log-probabilities now, where no layer before ``first`` has changed."""
+        hidden = self.states[first]
+        for number in range(first, len(self.model.layers)):
+            hidden = self.model.layer(number, hidden)
+        return self.model.log_probabilities(hidden)
+
+    @torch.inference_mode()
+    def compare(self, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Change of the loss and KL(base ‖ now) of each window, (windows,), nats a token."""
+        now = self.predictions(first)
+        loss = self._loss(now) - self.loss
+        # Window by window: the exponential of the base would be a third array of this size.
+        divergence = torch.stack(
+            [
+                functional.kl_div(n, b, reduction="sum", log_target=True) / len(n)
+                for n, b in zip(now, self.base, strict=True)
+            ]
+        )
+        return loss, divergence
+
+
+def relative_size(before: Tensor, after: Tensor) -> float:
+    """‖after - before‖_F / ‖before‖_F."""
+    size = float((after.double() - before.double()).norm() / before.double().norm())
+    return size if math.isfinite(size) else math.inf

@@ -1,0 +1,206 @@
+"""Entropy and information of a linear unit on its real input, with and without a Gaussian.
+
+W is (m, n) and Y = WX. A covariance is given or taken as float64. Everything is in nats.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import pdist, squareform
+from torch import Tensor
+
+from kappa_lib.errors import InputError
+from kappa_lib.theory.entropy import LOG_2PI_E, nonzero_spectrum, positive_number
+from kappa_lib.theory.estimators import knn_entropy
+
+# Variance of the observation noise over the mean output power of a dimension: 20 dB.
+NOISE = 0.01
+COMPONENTS = 16
+# Activations are computed in fp32: directions below this share of the largest output amplitude
+# are its rounding, and count as zero.
+INPUT_RTOL = 1e-6
+
+
+def root_of_covariance(covariance: Tensor) -> Tensor:
+    """The symmetric Σ^½, (n, n); eigenvalues that rounding made negative count as zero."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def output_spectrum(weight: Tensor, root: Tensor) -> NDArray[np.float64]:
+    """Singular values of WΣ_X^½, (min(m, n),), descending: roots of the output's principal powers.
+
+    Args:
+        weight: W, (m, n).
+        root: Σ_X^½, (n, n), of :func:`root_of_covariance`.
+    """
+    wide = weight.double() @ root
+    gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
+    return torch.linalg.eigvalsh(gram).clamp(min=0).flip(0).sqrt().numpy()
+
+
+def input_kappa(spectrum: ArrayLike, rtol: float = INPUT_RTOL) -> float:
+    """Input-weighted condition number: κ of WΣ_X^½, eq. (1) on the directions the input has.
+
+    Args:
+        spectrum: of :func:`output_spectrum`.
+        rtol: values below this multiple of the largest count as zero (see ``INPUT_RTOL``).
+    """
+    values = nonzero_spectrum(spectrum, rtol)
+    return float(values[0] / values[-1])
+
+
+def noise_variance(spectrum: ArrayLike, noise: float = NOISE) -> float:
+    """σ² = ``noise`` · tr(WΣ_XWᵀ)/k: relative to the mean power of the k output directions."""
+    s = np.asarray(spectrum, dtype=np.float64)
+    return positive_number(noise, "noise") * float(np.square(s).mean())
+
+
+def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
+    """I(X; WX + N) = ½ Σ log(1 + sᵢ²/σ²) of a Gaussian X at noise relative to the output's trace.
+
+    Free of scale. What eq. (7) becomes with observation noise and a real covariance.
+
+    Args:
+        spectrum: s, singular values of WΣ_X^½, or of W itself for an isotropic input.
+        noise: see :func:`noise_variance`.
+    """
+    s = np.asarray(spectrum, dtype=np.float64)
+    return 0.5 * float(np.log1p(np.square(s) / noise_variance(s, noise)).sum())
+
+
+def gaussian_output_entropy(spectrum: ArrayLike, size: int, noise: float = NOISE) -> float:
+    """½ log((2πe)^m det(WΣ_XWᵀ + σ²I)) of the noisy output, eq. (3).
+
+    Args:
+        spectrum: singular values of WΣ_X^½.
+        size: m, rows of W.
+        noise: see :func:`noise_variance`.
+    """
+    level = noise_variance(spectrum, noise)
+    return gaussian_information(spectrum, noise) + size / 2 * (LOG_2PI_E + math.log(level))
+
+
+def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:
+    """What a flat spectrum of the same power would carry beyond this one, nats a direction.
+
+    ½ log(1 + 1/noise) - I/k: zero when all output directions carry the same power, Theorem 1's
+    maximum; the paper's "concentrated" encoding is a large deficit.
+    """
+    k = len(np.asarray(spectrum))
+    return 0.5 * math.log1p(1.0 / noise) - gaussian_information(spectrum, noise) / k
+
+
+def participation_ratio(powers: ArrayLike) -> float:
+    """(Σλ)²/Σλ² of eigenvalues of a covariance, in [1, k] (Gao et al., bioRxiv 214262, 2017)."""
+    values = np.asarray(powers, dtype=np.float64)
+    if values.max() <= 0:
+        raise InputError("no power in any direction", "give a covariance that is not zero")
+    return float(values.sum() ** 2 / np.square(values).sum())
+
+
+def rank_me(spectrum: ArrayLike) -> float:
+    """exp of the entropy of sᵢ/Σs, in [1, k] (RankMe, Garrido et al., ICML 2023).
+
+    Args:
+        spectrum: singular values of the (samples, m) matrix of representations, which are those
+            of the second moment's root up to a factor.
+    """
+    s = np.asarray(spectrum, dtype=np.float64)
+    p = s[s > 0] / s.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def fitted_bandwidth(distances: ArrayLike) -> float:
+    """b at which log Σ exp(-d²/(2b²)) over all pairs rises most steeply with log b.
+
+    There neither single points nor the whole cloud decide the kernel, but its inner scale (Coifman
+    et al., IEEE Trans. Image Process. 17, 2008). Proportional to the scale of the points.
+
+    Args:
+        distances: of all pairs, (N(N-1)/2,); 1 where all points coincide.
+    """
+    d = np.asarray(distances, dtype=np.float64)
+    points = (1 + math.sqrt(1 + 8 * len(d))) / 2
+    middle = float(np.median(d[d > 0])) if (d > 0).any() else 1.0
+    candidates = middle * np.geomspace(0.02, 5, 40)
+    sums = np.array([points + 2 * np.exp(-np.square(d / b) / 2).sum() for b in candidates])
+    slopes = np.gradient(np.log(sums), np.log(candidates))
+    return float(candidates[int(np.argmax(slopes))])
+
+
+def diffusion_spectral_entropy(
+    samples: ArrayLike, bandwidth: float | None = None, power: int = 1
+) -> float:
+    """Diffusion spectral entropy of a cloud of points, in [0, log N] (Liao et al., 2312.04823).
+
+    A Gaussian kernel exp(-‖x-y‖²/(2b²)) is freed of the density (Coifman & Lafon 2006, exponent
+    one) and row-normalised to a diffusion matrix P; with αᵢ = |λᵢ|^t/Σ|λ|^t of its eigenvalues
+    the entropy is -Σ αᵢ log αᵢ. It is 0 for one cluster and log c for c far clusters of points
+    that coincide, whatever the bandwidth.
+
+    Args:
+        samples: (N, d).
+        bandwidth: b; by default :func:`fitted_bandwidth`, which frees the measure of scale.
+        power: diffusion time t.
+    """
+    distances = pdist(np.asarray(samples, dtype=np.float64))
+    b = positive_number(bandwidth or fitted_bandwidth(distances), "bandwidth")
+    kernel = np.exp(-np.square(squareform(distances) / b) / 2)
+    density = kernel.sum(axis=1)
+    kernel /= np.outer(density, density)
+    degree = np.sqrt(kernel.sum(axis=1))
+    # Similar to the row-normalised P, hence with its eigenvalues, and symmetric.
+    values = np.abs(np.linalg.eigvalsh(kernel / np.outer(degree, degree))) ** power
+    alpha = values / values.sum()
+    alpha = alpha[alpha > np.finfo(float).eps]
+    return float(-(alpha * np.log(alpha)).sum())
+
+
+def principal_samples(
+    weight: Tensor, inputs: Tensor, seed: int, components: int = COMPONENTS, noise: float = NOISE
+) -> NDArray[np.float64]:
+    """Outputs on their leading principal components, at unit mean power, seen through noise.
+
+    Without the noise a token that occurs twice would give the same point twice (an atom) wherever
+    the input knows nothing of its context.
+
+    Args:
+        weight: W, (m, n).
+        inputs: (samples, n) input vectors.
+        seed: of the noise.
+        components: c, how many principal components, at most min(m, n).
+        noise: variance of the noise over the mean power of the c components.
+
+    Returns:
+        (samples, c), with total power c before the noise is added.
+    """
+    outputs = inputs.double() @ weight.double().T
+    outputs = outputs - outputs.mean(0)
+    _, vectors = torch.linalg.eigh(outputs.T @ outputs)
+    points = (outputs @ vectors[:, -min(components, *weight.shape) :]).numpy()
+    points /= math.sqrt(float(np.square(points).mean()))
+    random = np.random.default_rng(seed)
+    return points + math.sqrt(noise) * random.standard_normal(points.shape)
+
+
+def sample_entropies(points: ArrayLike, spectral: int = 768) -> dict[str, float]:
+    """Entropies of a cloud of output samples that assume no distribution, and the Gaussian one.
+
+    Args:
+        points: (samples, c) of :func:`principal_samples`.
+        spectral: how many of them the diffusion spectral entropy takes, spread evenly.
+
+    Returns:
+        ``knn_entropy``; ``gaussian_16``, the entropy of a Gaussian of the samples' covariance;
+        ``diffusion_entropy``.
+    """
+    cloud = np.asarray(points)
+    log_det = np.linalg.slogdet(np.cov(cloud, rowvar=False))[1]
+    return {
+        "knn_entropy": knn_entropy(cloud),
+        "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
+        "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // spectral)]),
+    }

@@ -1,0 +1,116 @@
+"""Tables of a report: every evaluation, arm against arm, and what the arms train."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from kappa_lib.evidence import arms, pairs, tables, wording
+from kappa_lib.profiles import Profile
+from kappa_lib.text import markdown
+
+
+def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
+    present = {column: how for column, how in columns.items() if column in table}
+    rows = []
+    for (arm, step), group in table.groupby(["arm", "step"], sort=False):
+        numbers = [
+            wording.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
+        ]
+        rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
+    return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
+
+
+def wer_table(table: pd.DataFrame) -> str:
+    """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
+    columns = {
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
+        "capped": ("capped, %", 100.0, 1),
+        "empty": ("empty, %", 100.0, 1),
+    }
+    return _evaluations(table, columns)
+
+
+def loss_table(table: pd.DataFrame) -> str:
+    """Losses in nats a token, a row an arm and evaluation."""
+    columns = {
+        "train_loss": ("training loss", 1.0, 3),
+        "heldout_loss": ("held-out loss", 1.0, 3),
+        "text_loss": ("general-text loss", 1.0, 4),
+        "kl": ("KL from base", 1.0, 4),
+    }
+    return _evaluations(table, columns)
+
+
+def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """Differences between two arms of the same seed, a row a pair and outcome.
+
+    Args:
+        table: of :func:`kappa_lib.evidence.tables.results`.
+        facts: arm → what it trains, of :func:`kappa_lib.evidence.arms.trained`.
+    """
+    found = pairs.outcomes(table)
+    if found.empty:
+        return "No two arms that are compared with each other."
+    rows = []
+    for row in pairs.summary(found).itertuples():
+        digits = 2 if row.outcome == "wer" else 4
+        shown = (
+            f"{row.mean:+.{digits}f}"
+            if math.isnan(row.low)
+            else wording.interval(row.mean, row.low, row.high, digits)
+        )
+        effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
+        rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
+    header = ["pair", "outcome", "difference", "d_z", "reading"]
+    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    note = (
+        "First arm less second at the last evaluation: mean over seeds and 95 % t-interval of the"
+        " paired differences; negative is better for the first. No relevant difference: the 90 %"
+        " interval lies inside 1 point or 0.01 nats. KL is from the base model."
+        + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
+    )
+    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
+
+
+_OUTCOMES = {
+    "wer": "WER, points",
+    "text": "general-text loss, nats a token",
+    "kl": "KL, nats a token",
+}
+
+
+def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """What differs within each pair beside κ, a line each, and the reversed sizes."""
+    lines = []
+    for pair in pairs.present(table["arm"].unique().tolist()):
+        if not set(pair) <= set(facts):
+            continue
+        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
+        alike = "size, types and the depth of each are alike"
+        told = f"the first has {', '.join(unlike)}" if unlike else alike
+        lines.append(f"- {pairs.name_of(pair)}: {told}.")
+    if lines:
+        lines.insert(0, "Beside κ:\n")
+    if {"selected", "inverse"} <= set(facts):
+        sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
+        lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
+    return "\n".join(lines)
+
+
+def arms_table(profile: Profile) -> str:
+    """Rule, tensors, parameters and module types of every arm."""
+    table = tables.parameters(profile)
+    kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
+    rows = (
+        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}"]
+        + [str(row[kind]) for kind in kinds]
+        for arm, row in table.iterrows()
+    )
+    return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)

@@ -1,0 +1,161 @@
+"""κ beside what tensors encode: scatters within types, predictors side by side, surgery."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kappa_lib.figures.kappa import TYPE_COLOURS
+from kappa_lib.figures.style import COLOURS, new_figure
+from kappa_lib.spectra.kappa_table import types
+
+# Loss changes below this many nats a token are drawn on a linear scale.
+LINEAR = 0.01
+
+
+def within_types(
+    table: pd.DataFrame, outcomes: Mapping[str, str], found: Mapping[tuple[str, str], Sequence]
+) -> Figure:
+    """κ against outcomes, a row an outcome and a panel a module type, a point a tensor.
+
+    Args:
+        table: of :func:`kappa_lib.evidence.encoding.read`.
+        outcomes: column → label.
+        found: (outcome, type) → (ρ, low, high), shown above each panel.
+    """
+    kinds = types(table)
+    figure, axes = new_figure(
+        len(outcomes), len(kinds), figsize=(2.1 * len(kinds), 2.5 * len(outcomes)), squeeze=False
+    )
+    for row, (outcome, label) in zip(axes, outcomes.items(), strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            rows = table[table["type"] == kind]
+            points = axis.scatter(
+                rows["kappa"], rows[outcome], c=rows["layer"], cmap="viridis", s=14
+            )
+            rho, low, high = found[outcome, kind]
+            axis.set_title(f"{kind}\nρ {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=9)
+            axis.set_xscale("log")
+            if outcome.startswith("kl_"):
+                axis.set_yscale("log")
+            axis.tick_params(labelsize=7, which="both")
+            axis.grid(which="minor", visible=False)
+        row[0].set_ylabel(label, fontsize=9)
+    figure.supxlabel("κ", fontsize=10)
+    figure.colorbar(points, ax=axes, label="layer", shrink=0.6)
+    return figure
+
+
+def predictors(associations: pd.DataFrame, outcomes: Mapping[str, str]) -> Figure:
+    """ρ of every predictor within types with its interval, a panel an outcome.
+
+    The bands are the rules': between the dotted lines a measure is no useful stand-in, beyond the
+    dashed one it is. Hollow where the permutation test, corrected by Holm, finds nothing.
+
+    Args:
+        associations: of :func:`kappa_lib.evidence.encoding.associations`.
+        outcomes: outcome → title.
+    """
+    names = list(dict.fromkeys(associations["predictor"]))
+    figure, axes = new_figure(
+        1, len(outcomes), figsize=(2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4), sharey=True
+    )
+    for axis, (outcome, title) in zip(np.atleast_1d(axes), outcomes.items(), strict=True):
+        rows = associations[associations["outcome"] == outcome]
+        for row in rows.itertuples():
+            place = names.index(row.predictor)
+            colour = COLOURS[1] if row.predictor == "kappa" else COLOURS[0]
+            axis.plot([row.low, row.high], [place, place], color=colour, lw=1.5)
+            filled = colour if row.p_holm < 0.05 else "white"
+            axis.plot(row.within, place, "o", ms=5, color=colour, markerfacecolor=filled)
+        for place, style in [(-0.2, ":"), (0.2, ":"), (0.3, "--"), (0.0, "-")]:
+            axis.axvline(place, color="black", ls=style, lw=0.8)
+        axis.set(xlim=(-1, 1), title=title, xlabel="Spearman ρ within types")
+        axis.title.set_fontsize(9)
+    np.atleast_1d(axes)[0].set_yticks(range(len(names)), names)
+    np.atleast_1d(axes)[0].invert_yaxis()
+    return figure
+
+
+def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+    """κ before and after surgery, and what it cost: σ_k, another direction, noise.
+
+    Args:
+        tensors: of :func:`kappa_lib.evidence.encoding.read`.
+        costs: of :func:`kappa_lib.evidence.encoding.surgery_table`.
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8))
+    for colour, kind in zip(TYPE_COLOURS, types(tensors), strict=False):
+        rows = tensors[tensors["type"] == kind]
+        left.plot(rows["kappa"], rows["kappa_reversed"], "o", ms=3, color=colour, label=kind)
+    left.set(xscale="log", yscale="log", xlabel="κ before", ylabel="κ after shrinking σ_k alone")
+    left.legend(fontsize=7, loc="upper right", ncols=2)
+    scopes = list(dict.fromkeys(costs["scope"]))
+    labels = {
+        "surgery": "σ_k",
+        "surgery_elsewhere": "another direction",
+        "surgery_noise": "noise of that norm",
+    }
+    for shift, (colour, (change, label)) in zip(
+        (-0.25, 0.0, 0.25),
+        zip((COLOURS[1], COLOURS[0], COLOURS[2]), labels.items(), strict=True),
+        strict=True,
+    ):
+        rows = costs[costs["change"] == change]
+        places = [scopes.index(scope) + shift for scope in rows["scope"]]
+        spread = [rows["loss"] - rows["low"], rows["high"] - rows["loss"]]
+        right.errorbar(
+            rows["loss"], places, xerr=spread, fmt="o", ms=4, color=colour, label=label, lw=1.5
+        )
+    right.set_xscale("symlog", linthresh=LINEAR)
+    right.axvline(0, color="black", lw=0.8)
+    right.set_yticks(range(len(scopes)), scopes)
+    right.invert_yaxis()
+    right.set_xlabel("change of the loss, nats a token")
+    right.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def smallest_direction(tensors: pd.DataFrame) -> Figure:
+    """Loss when σ_k of one tensor is taken away, over the input's power along v_k.
+
+    Args:
+        tensors: of :func:`kappa_lib.evidence.encoding.read`.
+    """
+    figure, axis = new_figure(figsize=(6.2, 3.8))
+    for colour, kind in zip(TYPE_COLOURS, types(tensors), strict=False):
+        rows = tensors[tensors["type"] == kind]
+        axis.plot(rows["bottom_power"], rows["loss_surgery"], "o", ms=4, color=colour, label=kind)
+    axis.set_xscale("log")
+    axis.set_yscale("symlog", linthresh=LINEAR)
+    axis.axvline(1, color="black", lw=0.8)
+    axis.set(
+        xlabel="input power along v_k, over the median singular direction",
+        ylabel="change of the loss without σ_k,\nnats a token",
+    )
+    axis.legend(fontsize=8, loc="upper left")
+    return figure
+
+
+def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
+    """Loss of every tensor under several changes, a panel a type, a line a layer's order.
+
+    Args:
+        table: of :func:`kappa_lib.evidence.encoding.read`.
+        changes: change → label.
+    """
+    kinds = types(table)
+    figure, axes = new_figure(1, len(kinds), figsize=(1.9 * len(kinds) + 1.6, 2.9), sharey=True)
+    for axis, kind in zip(np.atleast_1d(axes), kinds, strict=True):
+        rows = table[table["type"] == kind].sort_values("layer")
+        for colour, (change, label) in zip(COLOURS, changes.items(), strict=False):
+            axis.plot(
+                rows["layer"], rows[f"loss_{change}"], "o-", ms=2, lw=1, color=colour, label=label
+            )
+        axis.set_yscale("symlog", linthresh=LINEAR)
+        axis.set(title=kind, xlabel="layer")
+    np.atleast_1d(axes)[0].set_ylabel("change of the loss, nats a token")
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    return figure

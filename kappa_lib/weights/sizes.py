@@ -1,0 +1,184 @@
+"""Sizes of the models that profiles name, known before anything is downloaded.
+
+The configurations are the published ones of Meta's and Hugging Face's repositories, and of OpenAI's
+Whisper. Shapes and counts are those of the modules that transformers makes of them, on torch's
+meta device, where no weight takes memory.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from kappa_lib import paths
+from kappa_lib.errors import InputError
+from kappa_lib.weights import models
+
+
+def _llama_3(
+    width: int, layers: int, heads: int, inner: int, tied: bool, factor: float
+) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "intermediate_size": inner,
+        "tie_word_embeddings": tied,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "bos_token_id": 128000,
+        "eos_token_id": [128001, 128008, 128009],
+    }
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-3.1-8B-Instruct": _llama_3(4096, 32, 32, 14336, False, 8.0),
+    "meta-llama/Llama-3.2-3B-Instruct": _llama_3(3072, 28, 24, 8192, True, 32.0),
+    "meta-llama/Llama-3.2-1B-Instruct": _llama_3(2048, 16, 32, 8192, True, 32.0),
+    models.DEFAULT: {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "tie_word_embeddings": True,
+    },
+}
+# Width, layers, mel bands, width of the MLP; bytes of the checkpoint, decoder included.
+ENCODERS = {
+    "whisper-base": ((512, 6, 80, 2048), 145_000_000),
+    "openai/whisper-large-v3": ((1280, 32, 128, 5120), 3_090_000_000),
+}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A decoder in numbers.
+
+    Attributes:
+        width, inner, layers, vocabulary: as in its configuration.
+        shapes: module path inside a layer → (out, in) of its matrix, in the order of storage.
+        parameters: all of them, tied embeddings once.
+        tables: parameters of the token embeddings and, where it is another, the output layer.
+    """
+
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+    shapes: dict[str, tuple[int, int]]
+    parameters: int
+    tables: int
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in all layers' matrices: what costs arithmetic at each position."""
+        return self.layers * sum(rows * cols for rows, cols in self.shapes.values())
+
+    @property
+    def keys(self) -> int:
+        """Width of the keys, and of the values, of a layer."""
+        return self.shapes["self_attn.k_proj"][0]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A speech encoder in numbers: features a frame, parameters, bytes of its checkpoint."""
+
+    width: int
+    parameters: int
+    download: int
+
+
+def llama_config(model: str) -> PretrainedConfig:
+    """The configuration of a profile's ``model``: known here, or a local folder's own.
+
+    Raises:
+        InputError: neither; nothing is downloaded to find out.
+    """
+    if model in CONFIGS:
+        return LlamaConfig(**CONFIGS[model])
+    if (paths.expanded(model) / "config.json").is_file():
+        return AutoConfig.from_pretrained(paths.expanded(model))
+    raise InputError(
+        f"the sizes of {model!r} are not known before it is downloaded",
+        f"use a local folder, or one of {', '.join(CONFIGS)}",
+    )
+
+
+def language_model(config: PretrainedConfig) -> LanguageModel:
+    """Count a language model's parameters, and find the matrices of its first layer."""
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    first = "model.layers.0."
+    named = {name: p for name, p in module.named_parameters() if name.startswith(first)}
+    tables = {
+        id(part.weight): part.weight
+        for part in (module.get_input_embeddings(), module.get_output_embeddings())
+    }
+    return LanguageModel(
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        shapes={
+            name.removeprefix(first).removesuffix(".weight"): tuple(p.shape)
+            for name, p in named.items()
+            if p.ndim == 2
+        },
+        parameters=_count(module),
+        tables=sum(weight.numel() for weight in tables.values()),
+    )
+
+
+def encoder(name: str) -> Encoder:
+    """Sizes of a profile's ``encoder``: known here, or a local Hugging Face folder's own.
+
+    Raises:
+        InputError: neither.
+    """
+    folder = paths.expanded(name)
+    if name in ENCODERS:
+        (width, layers, bands, inner), download = ENCODERS[name]
+        config = WhisperConfig(
+            d_model=width,
+            encoder_layers=layers,
+            encoder_attention_heads=width // 64,
+            encoder_ffn_dim=inner,
+            num_mel_bins=bands,
+        )
+    elif (folder / "config.json").is_file() and not (folder / "model.bin").is_file():
+        config = AutoConfig.from_pretrained(folder)
+        download = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    else:
+        raise InputError(
+            f"the sizes of the encoder {name!r} are not known",
+            f"use a Hugging Face folder, or one of {', '.join(ENCODERS)}",
+        )
+    with torch.device("meta"):
+        module = WhisperEncoder(config)
+    return Encoder(config.d_model, _count(module), download)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

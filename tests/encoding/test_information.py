@@ -1,0 +1,168 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from kappa_lib.encoding import information
+from kappa_lib.errors import InputError
+from kappa_lib.theory.entropy import mutual_information
+from kappa_lib.theory.estimators import knn_entropy, monte_carlo_entropy
+
+SPECTRA = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def covariance(size, seed=0):
+    factor = draw(size, size, seed=seed)
+    return factor @ factor.T
+
+
+def test_the_root_squares_to_the_covariance():
+    sigma = covariance(6)
+    root = information.root_of_covariance(sigma)
+    torch.testing.assert_close(root @ root, sigma)
+    torch.testing.assert_close(root, root.T)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (6, 6), (9, 6)])
+def test_the_output_spectrum_is_that_of_the_output_covariance(shape):
+    weight, sigma = draw(*shape, seed=1), covariance(6)
+    found = information.output_spectrum(weight, information.root_of_covariance(sigma))
+    powers = np.linalg.eigvalsh((weight @ sigma @ weight.T).numpy())[::-1][: min(shape)]
+    np.testing.assert_allclose(found**2, powers, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (9, 6)])
+def test_information_is_that_of_the_log_determinants(shape):
+    weight, sigma = draw(*shape, seed=1), covariance(6)
+    spectrum = information.output_spectrum(weight, information.root_of_covariance(sigma))
+    output = (weight @ sigma @ weight.T).numpy()
+    level = information.NOISE * np.trace(output) / min(shape)
+    noisy = output + level * np.eye(len(output))
+    h = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * noisy)[1]
+    noise = 0.5 * len(output) * math.log(2 * math.pi * math.e * level)
+    assert information.gaussian_information(spectrum) == pytest.approx(h - noise)
+    assert information.gaussian_output_entropy(spectrum, len(output)) == pytest.approx(h)
+
+
+def test_output_entropy_is_that_of_samples():
+    weight, sigma = draw(3, 5, seed=2), covariance(5, seed=3)
+    spectrum = information.output_spectrum(weight, information.root_of_covariance(sigma))
+    level = information.noise_variance(spectrum)
+    law = stats.multivariate_normal(cov=(weight @ sigma @ weight.T).numpy() + level * np.eye(3))
+    samples = law.rvs(20_000, random_state=0)
+    expected, error = monte_carlo_entropy(law.logpdf(samples))
+    found = information.gaussian_output_entropy(spectrum, 3)
+    assert found == pytest.approx(expected, abs=4 * error)
+    assert found == pytest.approx(knn_entropy(samples), abs=0.1)
+
+
+def test_information_of_an_isotropic_input_is_the_theory_s():
+    s = np.array([3.0, 2.0, 0.5])
+    level = information.noise_variance(s)
+    expected = mutual_information(s, sigma_n=math.sqrt(level))
+    assert information.gaussian_information(s) == pytest.approx(expected)
+
+
+@given(SPECTRA, st.floats(0.001, 1000))
+def test_the_deficit_is_free_of_scale_and_zero_only_when_flat(values, scale):
+    s = np.sort(values)[::-1]
+    deficit = information.information_deficit(s)
+    assert information.information_deficit(scale * s) == pytest.approx(deficit, abs=1e-9)
+    assert deficit >= -1e-12
+    assert information.information_deficit(np.full(len(s), s[0])) == pytest.approx(0, abs=1e-12)
+    if s[0] > 1.1 * s[-1]:
+        assert deficit > 1e-6
+
+
+def test_input_kappa_skips_directions_that_the_input_lacks():
+    weight = torch.diag(torch.tensor([5.0, 2.0, 1.0], dtype=torch.float64))
+    sigma = torch.diag(torch.tensor([1.0, 4.0, 0.0], dtype=torch.float64))
+    spectrum = information.output_spectrum(weight, information.root_of_covariance(sigma))
+    assert information.input_kappa(spectrum) == pytest.approx(5 / 4)
+
+
+def test_participation_ratio_counts_equal_powers():
+    assert information.participation_ratio([3.0] * 7) == pytest.approx(7)
+    assert information.participation_ratio([1.0, 0.0, 0.0]) == pytest.approx(1)
+    assert information.participation_ratio([2.0, 1.0]) == pytest.approx(9 / 5)
+    with pytest.raises(InputError, match="no power"):
+        information.participation_ratio([0.0, 0.0])
+
+
+def test_rank_me_counts_equal_singular_values():
+    assert information.rank_me([2.0] * 5) == pytest.approx(5)
+    assert information.rank_me([1.0, 0.0]) == pytest.approx(1)
+    p = np.array([2 / 3, 1 / 3])
+    assert information.rank_me([2.0, 1.0]) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+
+
+@pytest.mark.parametrize("bandwidth", [None, 0.1, 10.0])
+def test_points_that_coincide_have_no_diffusion_entropy(bandwidth):
+    points = np.tile([1.0, 2.0], (12, 1))
+    found = information.diffusion_spectral_entropy(points, bandwidth)
+    assert found == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("bandwidth", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("clusters", [2, 5])
+def test_far_clusters_have_the_log_of_their_number(clusters, bandwidth):
+    points = np.repeat(1000.0 * np.arange(clusters)[:, None], 6, axis=0)
+    found = information.diffusion_spectral_entropy(points, bandwidth)
+    assert found == pytest.approx(math.log(clusters), abs=1e-9)
+
+
+def test_lonely_points_have_the_log_of_their_number():
+    points = 1e6 * np.arange(9.0)[:, None]
+    assert information.diffusion_spectral_entropy(points, 1.0) == pytest.approx(math.log(9))
+
+
+def test_two_points_by_hand():
+    # K = [[1, g], [g, 1]]: equal densities, so P = K/(1+g) with eigenvalues 1 and (1-g)/(1+g).
+    g = math.exp(-0.5)
+    second = (1 - g) / (1 + g)
+    alpha = np.array([1, second]) / (1 + second)
+    found = information.diffusion_spectral_entropy([[0.0], [1.0]], bandwidth=1.0)
+    assert found == pytest.approx(-(alpha * np.log(alpha)).sum())
+    later = np.array([1, second**3]) / (1 + second**3)
+    found = information.diffusion_spectral_entropy([[0.0], [1.0]], bandwidth=1.0, power=3)
+    assert found == pytest.approx(-(later * np.log(later)).sum())
+
+
+def test_diffusion_entropy_with_the_fitted_bandwidth_is_free_of_scale_and_grows_with_dimension():
+    rng = np.random.default_rng(0)
+    clouds = [rng.standard_normal((300, d)) for d in (1, 2, 4)]
+    found = [information.diffusion_spectral_entropy(cloud) for cloud in clouds]
+    assert found[0] < found[1] < found[2] < math.log(300)
+    assert information.diffusion_spectral_entropy(1e3 * clouds[1]) == pytest.approx(found[1])
+
+
+def test_principal_samples_have_unit_power_beside_their_noise():
+    weight, inputs = draw(20, 8, seed=4), draw(4000, 8, seed=5)
+    points = information.principal_samples(weight, inputs, seed=0, components=5, noise=0.25)
+    assert points.shape == (4000, 5)
+    assert np.square(points).mean() == pytest.approx(1.25, rel=0.02)
+    clean = information.principal_samples(weight, inputs, seed=0, components=5, noise=1e-12)
+    powers = np.linalg.eigvalsh(np.cov(inputs @ weight.T, rowvar=False))[-5:]
+    np.testing.assert_allclose(np.var(clean, axis=0), 5 * powers / powers.sum(), rtol=1e-3)
+
+
+def test_sample_entropies_of_gaussian_outputs_agree_with_the_gaussian_formula():
+    points = np.random.default_rng(0).standard_normal((4000, 3))
+    found = information.sample_entropies(points)
+    assert found["gaussian_16"] == pytest.approx(1.5 * math.log(2 * math.pi * math.e), abs=0.05)
+    assert found["knn_entropy"] == pytest.approx(found["gaussian_16"], abs=0.1)
+
+
+def test_a_repeated_token_is_no_atom():
+    inputs = torch.ones(50, 4, dtype=torch.float64)
+    inputs[25:] = draw(25, 4)
+    points = information.principal_samples(draw(6, 4, seed=1), inputs, seed=0, components=4)
+    assert math.isfinite(information.sample_entropies(points)["knn_entropy"])

@@ -1,0 +1,122 @@
+import json
+
+import pandas as pd
+import pytest
+import tiny
+
+from kappa_lib.encoding import damage
+from kappa_lib.encoding.study import Rows, Settings, Study
+from kappa_lib.errors import InputError
+
+SMALL = {
+    "input_windows": 4,
+    "input_length": 32,
+    "blocks": 2,
+    "length": 8,
+    "surgery_windows": 2,
+    "surgery_length": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    Study(Settings(model=str(folder), **SMALL), out).run()
+    return out
+
+
+def tables(out):
+    return {name: (out / f"{name}.csv").read_bytes() for name in ("tensors", "damage", "surgery")}
+
+
+def test_every_tensor_change_text_and_block_is_measured(finished):
+    found = pd.read_csv(finished / "damage.csv")
+    assert len(found) == 14 * len(damage.CHANGES) * 3 * 2
+    assert not found.duplicated(["tensor", "change", "text", "block"]).any()
+    assert found.notna().all(axis=None)
+    redrawn = found[found["change"] == "redrawn"]
+    assert (redrawn["kl"] > 0).all()
+
+
+def test_predictors_and_information_are_there_for_every_tensor(finished):
+    found = pd.read_csv(finished / "tensors.csv")
+    assert len(found) == 14
+    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy", "gradient"]
+    assert found[columns].notna().all(axis=None)
+    assert (found["deficit"] > 0).all()
+    order = found.sort_values("kappa")["kappa_reversed"]
+    assert order.is_monotonic_decreasing
+
+
+def test_surgery_on_all_is_measured_beside_each_type(finished):
+    found = pd.read_csv(finished / "surgery.csv")
+    assert set(found["scope"]) == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "all",
+    }
+    assert len(found) == 8 * 3 * 6
+
+
+def test_the_facts_name_model_texts_and_settings(finished):
+    facts = json.loads((finished / "facts.json").read_text())
+    assert facts["settings"]["blocks"] == 2
+    assert set(facts["texts"]) == {"english", "german", "technical"}
+
+
+def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(folder, finished, tmp_path):
+    settings = Settings(model=str(folder), **SMALL)
+    rows = (finished / "rows.jsonl").read_bytes()
+    (tmp_path / "rows.jsonl").write_bytes(rows[: len(rows) // 2])
+    Study(settings, tmp_path).run()
+    assert tables(tmp_path) == tables(finished)
+
+
+def test_nothing_is_computed_twice(folder, finished, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(damage, "Reference", refuse)
+    before = tables(finished)
+    Study(Settings(model=str(folder), **SMALL), finished).run(["surgery", "damage"])
+    assert tables(finished) == before
+
+
+def test_a_part_of_the_tensors(folder, tmp_path):
+    settings = Settings(model=str(folder), layers=(1,), types=("v_proj",), **SMALL)
+    Study(settings, tmp_path).run()
+    assert len(pd.read_csv(tmp_path / "tensors.csv")) == 1
+    assert set(pd.read_csv(tmp_path / "surgery.csv")["scope"]) == {"v_proj"}
+
+
+def test_tensors_that_do_not_exist_are_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="no tensor"):
+        Study(Settings(model=str(folder), layers=(7,), **SMALL), tmp_path)
+
+
+def test_windows_beyond_the_text_are_refused(folder, tmp_path):
+    settings = Settings(model=str(folder), **{**SMALL, "input_windows": 1000})
+    with pytest.raises(InputError, match="ask for fewer windows"):
+        Study(settings, tmp_path).run(["tensors"])
+
+
+def test_a_torn_line_is_dropped(tmp_path):
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.get("a", lambda: [{"x": 1}])
+    with open(tmp_path / "rows.jsonl", "a", encoding="utf-8") as stream:
+        stream.write('["b", [{"x"')
+    again = Rows(tmp_path / "rows.jsonl")
+    assert "a" in again
+    assert "b" not in again
+    assert again.get("b", lambda: [{"x": 2}]) == [{"x": 2}]
+    assert "b" in Rows(tmp_path / "rows.jsonl")

@@ -1,0 +1,165 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from kappa_lib.encoding.damage import CHANGES
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import encoding
+from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED
+from kappa_lib.files import write_json
+
+LAYERS, KINDS = 12, ("q_proj", "v_proj", "up_proj")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Tables of a made-up study: the deficit follows κ within types, the KL is its reverse."""
+    rng = np.random.default_rng(0)
+    tensors = pd.DataFrame(
+        [
+            {"tensor": f"layers.{layer}.{kind}", "type": kind, "layer": layer}
+            for layer in range(LAYERS)
+            for kind in KINDS
+        ]
+    )
+    shape = tensors["type"].map({"q_proj": 1000.0, "v_proj": 1.0, "up_proj": 10.0})
+    tensors["kappa"] = shape * np.exp(rng.standard_normal(len(tensors)))
+    # Between types the deficit goes the other way.
+    tensors["deficit"] = tensors["kappa"] / shape - np.log(shape)
+    damage = [
+        {
+            "tensor": row.tensor,
+            "change": change,
+            "block": block,
+            "size": 0.1,
+            "text": text,
+            "loss": 0.5 if change == "flattened" else 0.2 + 0.01 * block,
+            "kl": shape[row.Index] / row.kappa + 0.001 * block,
+        }
+        for row in tensors.itertuples()
+        for change in CHANGES
+        for block in (0, 1)
+        for text in ("english", "german")
+    ]
+    surgery = [
+        {
+            "scope": scope,
+            "change": change,
+            "text": "english",
+            "window": window,
+            "kl": 0.1,
+            "loss": {"surgery": 2.0}.get(change, 0.0) + 0.1 * window,
+            "base": 3.0,
+        }
+        for scope in ("v_proj", "all")
+        for change in ("surgery", "surgery_elsewhere", "surgery_noise")
+        for window in range(5)
+    ]
+    tables = {"tensors": tensors, "damage": pd.DataFrame(damage), "surgery": pd.DataFrame(surgery)}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    write_json(tmp_path / "facts.json", {"settings": {}})
+    pd.DataFrame({"outcome": []}).to_csv(tmp_path / "associations.csv", index=False)
+    return tmp_path
+
+
+def test_within_types_is_spearman_s_rho_of_each_type_and_not_the_pooled_one(folder):
+    table = encoding.read(folder).tensors
+    found = encoding.within_types(table, "kappa", "deficit", resamples=50)
+    assert found.estimate == pytest.approx(1)
+    assert found.n == LAYERS
+    assert spearmanr(table["kappa"], table["deficit"]).statistic < 0
+    reverse = encoding.within_types(table, "kappa", "kl_redrawn", resamples=50)
+    assert encoding.triple(reverse) == pytest.approx([-1, -1, -1])
+
+
+def test_joined_costs_are_means_over_blocks_and_texts(folder):
+    results = encoding.read(folder)
+    assert results.tensors["loss_permuted"].tolist() == pytest.approx([0.205] * 36)
+    assert set(results.tensors["loss_flattened"]) == {0.5}
+
+
+def test_costs_are_differences_of_changes(folder):
+    table = encoding.read(folder).tensors
+    found = encoding.cost(table, "flattened", "flattened_noise")
+    assert encoding.triple(found) == pytest.approx([0.295] * 3)
+    assert encoding.cost(table, "permuted").estimate == pytest.approx(0.205)
+
+
+def test_surgery_costs_have_intervals_over_windows(folder):
+    surgery = encoding.read(folder).surgery
+    found = encoding.surgery_cost(surgery, "all")
+    assert found.estimate == pytest.approx(2.2)
+    assert found.low < found.estimate < found.high
+    table = encoding.surgery_table(surgery).set_index(["scope", "change"])
+    assert table.loc[("all", "surgery"), "loss"] == pytest.approx(2.2)
+    assert len(table) == 6
+
+
+def test_blocks_that_agree_are_reliable(folder):
+    results = encoding.read(folder)
+    assert encoding.reliability(results.damage, results.tensors)["redrawn"] == pytest.approx(1)
+
+
+def test_associations_have_every_pair_and_holm_over_the_predictors(folder):
+    table = encoding.read(folder).tensors
+    found = encoding.associations(
+        table, ["kappa", "deficit", "layer"], ["deficit", "kl_redrawn"], resamples=60
+    )
+    assert len(found) == 5
+    assert (found["p_holm"] >= found["p"]).all()
+    row = found.set_index(["outcome", "predictor"]).loc[("deficit", "kappa")]
+    assert row["within"] == pytest.approx(1)
+    assert row["beside_layer"] == pytest.approx(1)
+    pooled = spearmanr(table["kappa"], table["deficit"]).statistic
+    assert row["pooled"] == pytest.approx(pooled)
+
+
+def test_an_unfinished_study_names_the_command(folder):
+    (folder / "damage.csv").unlink()
+    with pytest.raises(InputError, match=r"no damage(.|\n)*kappa_lib\.encoding\.study"):
+        encoding.read(folder)
+
+
+def test_tables_of_different_studies_are_refused(folder):
+    table = pd.read_csv(folder / "tensors.csv")
+    table.iloc[1:].to_csv(folder / "tensors.csv", index=False)
+    with pytest.raises(InputError, match="different tensors"):
+        encoding.read(folder)
+
+
+UP, FLAT, DOWN, WIDE = [0.6, 0.4, 0.7], [0.0, -0.1, 0.1], [-0.5, -0.7, -0.3], [0.3, 0.1, 0.5]
+LOSS, NONE, GAIN = [0.2, 0.1, 0.3], [0.0, -0.1, 0.1], [-0.2, -0.3, -0.1]
+
+
+@pytest.mark.parametrize(
+    ("claim", "numbers", "verdict"),
+    [
+        ("kappa-tracks-encoding", (UP, UP), HOLDS),
+        ("kappa-tracks-encoding", (FLAT, FLAT), FAILS),
+        ("kappa-tracks-encoding", (FLAT, DOWN), FAILS),
+        ("kappa-tracks-encoding", (UP, FLAT), CORRECTED),
+        ("kappa-tracks-encoding", (DOWN, UP), CORRECTED),
+        ("kappa-tracks-encoding", (UP, WIDE), UNDECIDED),
+        ("kappa-tracks-encoding", (WIDE, WIDE), UNDECIDED),
+        ("encoding-capacity", (UP, UP), HOLDS),
+        ("encoding-capacity", (UP, FLAT), CORRECTED),
+        ("encoding-capacity", (FLAT, FLAT), FAILS),
+        ("encoding-capacity", (UP, WIDE), UNDECIDED),
+        ("pruning-by-kappa", (UP, UP), HOLDS),
+        ("pruning-by-kappa", (DOWN, DOWN), FAILS),
+        ("pruning-by-kappa", (FLAT, FLAT), FAILS),
+        ("pruning-by-kappa", (UP, FLAT), UNDECIDED),
+        ("anisotropy-is-desirable", (LOSS, GAIN, NONE), HOLDS),
+        ("anisotropy-is-desirable", (LOSS, LOSS, NONE), CORRECTED),
+        ("anisotropy-is-desirable", (LOSS, GAIN, LOSS), CORRECTED),
+        ("anisotropy-is-desirable", (NONE, NONE, NONE), UNDECIDED),
+        ("anisotropy-is-desirable", (GAIN, LOSS, LOSS), FAILS),
+    ],
+)
+def test_rules(claim, numbers, verdict):
+    decision = RULES[claim](*numbers, layers=30)
+    assert decision.verdict == verdict
+    assert decision.n == 30
+    assert list(decision.interval) in [list(found[1:]) for found in numbers]

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from kappa_lib.errors import InputError
+from kappa_lib.evidence.statistics import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    decide_difference,
+    holm,
+    paired,
+    spearman_interval,
+)
+from kappa_lib.evidence.verdicts import FAILS, HOLDS, NOT_TESTABLE, SAME, UNDECIDED
+
+# Standard deviation of paired differences in the committed study, in points of word error rate.
+SPREAD = 1.03
+
+
+def verdicts(seeds, effect, trials=2000, margin=1.0):
+    """Share of each verdict over trials in which the true difference is ``effect``."""
+    rng = np.random.default_rng(7)
+    shared = rng.normal(5.0, 3.0, (trials, seeds))
+    second = shared + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
+    first = shared + effect + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
+    found = [decide_difference(a, b, margin).verdict for a, b in zip(first, second, strict=True)]
+    return {name: found.count(name) / trials for name in (HOLDS, FAILS, SAME, UNDECIDED)}
+
+
+def test_paired_is_scipys_paired_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 8))
+    found, test = paired(a, b), stats.ttest_rel(a, b)
+    assert found.mean == pytest.approx((a - b).mean())
+    assert found.p == pytest.approx(test.pvalue)
+    assert found.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
+    half = stats.t.ppf(0.95, 7) * (a - b).std(ddof=1) / np.sqrt(8)
+    assert found.narrow == pytest.approx(((a - b).mean() - half, (a - b).mean() + half))
+    assert found.effect == pytest.approx(test.statistic / np.sqrt(8))
+
+
+def test_equivalence_is_two_one_sided_tests():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        a, b = rng.normal(0.0, 0.5, (2, 6))
+        found, margin = paired(a, b), 0.6
+        below = stats.ttest_1samp(a - b, margin, alternative="less").pvalue < 0.05
+        above = stats.ttest_1samp(a - b, -margin, alternative="greater").pvalue < 0.05
+        assert (-margin < found.narrow[0] and found.narrow[1] < margin) == (below and above)
+
+
+def test_verdicts_follow_the_intervals():
+    base = np.array([1.0, 2.0, 3.0, 4.0])
+    wobble = np.array([0.1, -0.1, 0.1, -0.1])
+    assert decide_difference(base - 5 + wobble, base, 1.0).verdict == HOLDS
+    assert decide_difference(base + 5 + wobble, base, 1.0).verdict == FAILS
+    assert decide_difference(base + 5 + wobble, base, 1.0, "higher").verdict == HOLDS
+    assert decide_difference(base + wobble, base, 1.0).verdict == SAME
+    assert decide_difference(base + 20 * wobble, base, 1.0).verdict == UNDECIDED
+    assert decide_difference(base[:2] - 5, base[:2], 1.0).verdict == NOT_TESTABLE
+    # No spread at all: the interval is the point.
+    assert decide_difference(base - 5, base, 1.0).interval == (-5.0, -5.0)
+    assert decide_difference(base, base, 1.0).verdict == SAME
+    with pytest.raises(InputError, match="lower or higher"):
+        decide_difference(base, base, 1.0, "better")
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_without_an_effect_the_verdicts_are_rarely_wrong(seeds):
+    found = verdicts(seeds, 0.0)
+    assert found[HOLDS] < 0.05
+    assert found[FAILS] < 0.05
+    # With more seeds more of the rest is known to be no relevant difference.
+    assert found[UNDECIDED] == pytest.approx({3: 0.86, 5: 0.70, 10: 0.20}[seeds], abs=0.05)
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(3, 3.3), (5, 1.7), (10, 1.0)])
+def test_the_designs_effect_is_found_with_its_power(seeds, effect):
+    found = verdicts(seeds, -effect)
+    assert found[HOLDS] == pytest.approx(0.8, abs=0.06)
+    assert found[FAILS] < 0.01
+
+
+def test_holm_against_a_worked_example():
+    # Holm (1979): sorted p times 4, 3, 2, 1, never below the one before.
+    found = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert found == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+
+
+def test_bootstrap_of_one_seed_is_scipys():
+    rng = np.random.default_rng(3)
+    errors, words = rng.poisson(1.0, 120), rng.integers(3, 9, 120)
+    found = bootstrap_ratio([errors], [words], resamples=4000)
+    theirs = stats.bootstrap(
+        (errors, words),
+        lambda e, w, axis: e.sum(axis) / w.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found.estimate == pytest.approx(errors.sum() / words.sum())
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    assert found == bootstrap_ratio([errors], [words], resamples=4000)
+
+
+def test_bootstrap_knows_the_spread_between_seeds():
+    same = np.tile(np.random.default_rng(4).normal(size=200), (5, 1))
+    shifted = same + np.arange(5)[:, None]
+    narrow, wide = bootstrap_mean(same), bootstrap_mean(shifted)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    with pytest.raises(InputError, match="ragged"):
+        bootstrap_mean([[1.0, 2.0], [1.0]])
+
+
+def test_rank_correlation_is_scipys_without_strata():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=60)
+    y = x + rng.normal(size=60)
+    found = spearman_interval(x, y, range(60), resamples=2000)
+    assert found.estimate == pytest.approx(stats.spearmanr(x, y).statistic)
+    # Fisher's interval for ranks (Bonett and Wright 2000).
+    half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
+    theirs = np.tanh(np.arctanh(found.estimate) + np.array([-half, half]))
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.08)
+    assert found.p < 0.001
+
+
+def test_strata_and_control_take_out_what_they_name():
+    rng = np.random.default_rng(6)
+    types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
+    x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
+    assert spearman_interval(x, y, layers, resamples=200).estimate > 0.8
+    within = spearman_interval(x, y, layers, strata=types.astype(str), resamples=500)
+    assert within.low < 0 < within.high
+    deep_x, deep_y = layers + rng.normal(size=90), layers + rng.normal(size=90)
+    assert spearman_interval(deep_x, deep_y, layers, strata=types, resamples=200).estimate > 0.8
+    partial = spearman_interval(deep_x, deep_y, layers, strata=types, control=layers, resamples=500)
+    assert abs(partial.estimate) < 0.35
+    with pytest.raises(InputError, match="no spread"):
+        spearman_interval([1.0] * 5, range(5), range(5))
+
+
+@pytest.mark.slow
+def test_permutation_p_is_uniform_without_an_effect_even_where_layers_share_noise():
+    rng = np.random.default_rng(8)
+    types, layers = np.repeat(np.arange(4), 20), np.tile(np.arange(20), 4)
+    p = []
+    for trial in range(200):
+        shared = rng.normal(size=(2, 20))
+        x, y = (s[layers] + rng.normal(size=80) for s in shared)
+        p.append(spearman_interval(x, y, layers, strata=types, resamples=99, seed=trial).p)
+    assert np.mean(np.array(p) < 0.05) < 0.1

@@ -1,0 +1,29 @@
+"""How numbers are written for a person."""
+
+import pytest
+
+from kappa_lib.text import clock, markdown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (7620, "2 h 07 min"),
+        (48 * 3600, "2.0 days"),
+    ],
+)
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_a_table_in_markdown():
+    assert markdown(["arm", "WER, %"], [["all", 1.5], ["mlp", "–"]]).splitlines() == [
+        "| arm | WER, % |",
+        "|---|---|",
+        "| all | 1.5 |",
+        "| mlp | – |",
+    ]

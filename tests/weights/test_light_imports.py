@@ -1,0 +1,26 @@
+"""κ of a file needs none of the packages that training, speech and notebooks need."""
+
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+HEAVY = (
+    "accelerate", "av", "ctranslate2", "datasets", "gguf", "jiwer", "papermill", "peft",
+    "soundfile", "transformers",
+)  # fmt: skip
+CODE = """
+import sys
+import kappa_lib.spectra.scan, kappa_lib.weights.opening
+table = kappa_lib.spectra.scan.scan(sys.argv[1], device="cpu")
+assert len(table) == 1
+print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
+"""
+
+
+def test_a_scan_of_a_file_imports_no_heavy_package(tmp_path):
+    save_file({"layers.0.mlp.up_proj.weight": torch.eye(3)}, tmp_path / "a.safetensors")
+    command = [sys.executable, "-c", CODE, str(tmp_path / "a.safetensors"), *HEAVY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

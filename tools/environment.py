@@ -1,0 +1,36 @@
+"""Write ``environment.yml`` from ``requirements.lock``: ``python -m tools.environment``."""
+
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from kappa_lib import files, paths
+from kappa_lib.run.lock import LOCK, pins
+
+ENVIRONMENT = paths.ROOT / "environment.yml"
+# The oldest Python that the project supports; every pin has a build for it.
+CONDA_PYTHON = "3.11"
+
+_HEADER = """\
+# The conda route to the pins of requirements.lock; written by `python -m tools.environment`.
+#   conda env create -f environment.yml && conda activate kappa
+# The pins are repeated here because conda, mamba and micromamba disagree on where a relative
+# `-r` path starts.
+"""
+
+
+def environment_yml(path: Path = LOCK) -> str:
+    """Text of the conda environment with the same pins."""
+    head = ["name: kappa", "channels:", "  - conda-forge", "dependencies:"]
+    base = [f"  - python={CONDA_PYTHON}", "  - pip", "  - pip:"]
+    lines = [f"      - {canonicalize_name(pin.name)}{_tail(pin)}" for pin in pins(path)]
+    return _HEADER + "\n".join([*head, *base, *lines, "      - -e ."]) + "\n"
+
+
+def _tail(pin: Requirement) -> str:
+    return f"{pin.specifier} ; {pin.marker}" if pin.marker else str(pin.specifier)
+
+
+if __name__ == "__main__":
+    files.write_text(ENVIRONMENT, environment_yml())
