@@ -53,13 +53,19 @@ def select(options: argparse.Namespace) -> int:
     from kappa_lib.spectra import exports, kappa_table, selection
 
     table = kappa_table.read(options.table)
-    count = options.count
+    count = selection.count_below_gap(table) if options.gap else options.count
     if count is None:
         count = selection.count_for(table, options.share)
+
+    def chosen_of(arm: str) -> selection.Selection:
+        if options.parameters is not None:
+            return selection.select_within(table, arm, options.parameters, options.seed)
+        return selection.select(table, arm, count, options.seed)
+
     files.require_folder(options.out)
     arms = options.arm or ["selected", "inverse"]
     # All of them before the first is written: an impossible one leaves nothing half done.
-    for chosen in [selection.select(table, arm, count, options.seed) for arm in arms]:
+    for chosen in [chosen_of(arm) for arm in arms]:
         written = ", ".join(path.name for path in exports.write(chosen, options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")
@@ -192,6 +198,10 @@ def _select(commands: Any) -> None:
     size.add_argument("--count", type=int, help="how many tensors")
     size.add_argument(
         "--share", type=float, default=100 / 224, help="which share of them; default: 100 of 224"
+    )
+    size.add_argument("--parameters", type=int, help="as many as stay within so many parameters")
+    size.add_argument(
+        "--gap", action="store_true", help="as many as lie below the widest gap in sorted log κ"
     )
     command.add_argument("--seed", type=int, default=0, help="of random arms")
     command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
