@@ -124,11 +124,11 @@ def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_p
 def test_a_run_s_size_is_planned_from_the_recordings(root, tmp_path):
     init(root, "-o", str(tmp_path / "planned.yaml"))
     profile = profiles.load(str(tmp_path / "planned.yaml"))
-    found = plan.Plan(profile).disk()
+    found = plan.Plan(profile)
     files = [root / "meine Aufnahmen: 2026" / f"{number}.wav" for number in range(len(TEXTS))]
     heard = [*(soundfile.info(path).duration for path in files), BAD["kurz"], 1.0]
     seconds = (len(TEXTS) + 4) * np.mean(heard)
-    assert found["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
+    assert found.disk()["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
 
 
 def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
