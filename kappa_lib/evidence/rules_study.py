@@ -40,6 +40,8 @@ OUTCOMES = {
     "text": (1.0, NATS, "nats a token"),
     "kl": (1.0, NATS, "nats a token"),
 }
+# The interval of a ratio of spreads rests on normal values, which a few cannot show.
+SPREAD_SEEDS = 10
 # A curve that has not seen its data twice, or whose rate decays, has no reason to turn.
 EPOCHS = 2.0
 
@@ -116,7 +118,7 @@ def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
 def kappa_is_the_cause(low: Arm, high: Arm) -> Decision:
     """WER, text loss and KL between arms of the same types and size; depth must be alike too."""
     found = compared(low, high, ["wer", "text", "kl"])
-    held = ("parameters", "types", "layer")
+    held = ("parameters", "types", "layers")
     return unless_confounded(found, unlike(low, high, held) if low and high else [])
 
 
@@ -141,7 +143,7 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
         verdict = forgotten.verdict
     p = forgotten.p
     decision = Decision(verdict, n=disrupted.n, note=note, p=p, parts=parts)
-    return unless_confounded(decision, unlike(low, high, ("parameters", "types", "layer")))
+    return unless_confounded(decision, unlike(low, high, ("parameters", "types", "layers")))
 
 
 @decides("low-kappa-is-stable")
@@ -150,12 +152,17 @@ def low_kappa_is_stable(selected: Arm, inverse: Arm) -> Decision:
     if not selected or not inverse:
         return Decision(NOT_TESTABLE, note="an arm was not run")
     first, second, note = same_seeds(_ends(selected), _ends(inverse), "wer")
+    unit = "× the spread"
     if len(first) < ENOUGH_SEEDS:
         return Decision(NOT_TESTABLE, n=len(first), note="fewer than three seeds")
     ratio, low, high = spread_ratio(first, second)
-    verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
-    unit = "× the spread"
-    found = Decision(verdict, ratio, (low, high), unit=unit, n=len(first), note=note)
+    if len(first) < SPREAD_SEEDS:
+        few = f"a spread of {len(first)} seeds says little, {SPREAD_SEEDS} are asked for"
+        note = "; ".join(text for text in (few, note) if text)
+        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=note)
+    else:
+        verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
+        found = Decision(verdict, ratio, (low, high), unit=unit, n=len(first), note=note)
     return unless_confounded(found, unlike(selected, inverse))
 
 
