@@ -27,10 +27,10 @@ from kappa_lib import paths
 from kappa_lib.figures.style import save
 from kappa_lib.files import write_json
 from kappa_lib.progress import say
-from kappa_lib.spectra import kappa_table, nulls
-from kappa_lib.spectra.rows import measure
+from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra.kappa_table import measure
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 OURS = ("ours, whole row", "ours, κ alone")
 # Seconds from which one call is taken as it is.
@@ -186,7 +186,8 @@ def run(out: Path, *, divide: int = 1, with_model: bool = True) -> dict[str, Any
         divide: makes every dimension of Llama-3-8B's matrices smaller by this factor.
         with_model: also time the default model's matrices.
     """
-    shapes = {m: (a // divide, b // divide) for m, (a, b) in nulls.LLAMA_3_8B.items()}
+    llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()}
     _peft(torch.eye(8))  # first calls load libraries and start threads
     rate = dgemm_rate(4096 // divide)
     mix = layer(shapes, rate)

@@ -12,10 +12,11 @@ from kappa_lib.evidence import tables
 from kappa_lib.evidence.statistics import ENOUGH_SEEDS
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import nulls
+from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import layer_of, type_of
 from kappa_lib.spectra.selection import Selection, select
 from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.weights import sizes
 
 # The direction of the runs with this seed was known before the rules were written.
 PILOT_SEED = 0
@@ -187,7 +188,8 @@ def unlike(
 
 def reversed_sizes(selected: int, inverse: int) -> str:
     """The sentence on how many parameters the two arms train, here and at the paper's shapes."""
-    table = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    table = kappa_table.null_table(llm.shapes, llm.layers)
     paper = [select(table, arm, 100).parameters / 1e9 for arm in ("selected", "inverse")]
     return (
         f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"

@@ -13,7 +13,7 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import report, tables
+from kappa_lib.evidence import report, report_tables, tables
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
 from kappa_lib.speech import features
@@ -168,7 +168,7 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
     assert f"Training utterances: 9 {CORPUS} (16 asked for)" in report._setting(profile)
-    assert f"| WER {CORPUS}, % | mean, % |" in report.wer_table(table)
+    assert f"| WER {CORPUS}, % | mean, % |" in report_tables.wer_table(table)
     assert f"Whisper basic for {CORPUS}" in report._normalisers(profile)
 
 
