@@ -139,7 +139,7 @@ def _plan_row(name: str) -> list[str]:
 
 def bench_table(measured: dict) -> str:
     """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
-    layer, model = measured["layer"], measured["default_model_seconds"]
+    layer, model = measured["layer"], measured["model"]["seconds"]
     rows = []
     for route, seconds in layer["seconds"].items():
         errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
@@ -147,11 +147,13 @@ def bench_table(measured: dict) -> str:
         cells = f"{seconds:.1f}", f"{ratio:.1f} ×", f"{max(errors):.0e}", f"{model[route]:.1f}"
         rows.append([route, *cells])
     goals = [
-        f"{route}: {what} {'under' if what != 'speed-up over svdvals' else 'of'} {goal['goal']:g}"
-        f" {'reached' if goal['reached'] else 'missed'} ({goal['measured']:.2g})"
-        for route, of_route in measured["verdicts"].items()
-        for what, goal in of_route.items()
+        f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
+        f" ({goal['measured']:.2g})"
+        for goal in measured["verdicts"]
     ]
+    commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
+    beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
+    cores, load = (measured["machine"][key] for key in ("cores", "load_average"))
     columns = [
         "route",
         "a layer of Llama-3-8B's shapes, s",
@@ -159,8 +161,8 @@ def bench_table(measured: dict) -> str:
         "largest error of κ",
         "the default model, s",
     ]
-    cores = measured["machine"]["cores"]
-    return f"{markdown(columns, rows)}\n\nOn {cores} cores. Goals: {'; '.join(goals)}."
+    told = f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}."
+    return f"{markdown(columns, rows)}\n\n{told}"
 
 
 def _scale_sentence() -> list[str]:

@@ -52,7 +52,7 @@ optimiser: {optimiser} # or adafactor, which needs less memory
 parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps
 max_new_tokens: {max_new_tokens} # no transcript that the model writes is longer
-text_tokens: {text_tokens} # of general text, on which forgetting is measured
+text_tokens: {text_tokens} # of each of three general texts, on which forgetting is measured
 spectra: {spectra} # whether runs also record what they did to κ of the tensors they trained
 # As in the profile `{start}`; kappa_lib/profiles.py says what they are.
 """

@@ -16,6 +16,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.training.evaluation import EVAL_BATCH
 from kappa_lib.training.model import STACK, Adaptor
+from kappa_lib.training.texts import KINDS, WINDOW
 from kappa_lib.weights import sizes
 from kappa_lib.weights.sizes import LanguageModel
 
@@ -230,13 +231,14 @@ class Plan:
 
         - of each process: the trained tensors as they were or, with FSDP2, the whole model with
           fp32 for what trains, on its way to the devices;
-        - the base model's log-probabilities of the general text, which the processes share;
+        - what entered the base model's output layer on the general texts, which the processes
+          share;
         - the main process' checkpoint: fp32 weights and the optimiser's states.
         """
         originals = self.size * trained
         if self.recipe.shards > 1:
             originals = self.size * self.llm.parameters + self.recipe.extra * trained
-        answers = 4.0 * self.profile.text_tokens * self.llm.vocabulary
+        answers = self.size * len(KINDS) * self.profile.text_tokens * self.llm.width
         checkpoint = (4 + self.recipe.states) * trained + 12 * self.adaptor
         return self.processes * originals + answers + checkpoint
 
@@ -284,7 +286,8 @@ class Plan:
         step = profile.batch * (utterance + load.labels * 3 * head)
         evaluations = -(-profile.steps // profile.eval_every)
         heard = load.test_positions * forward(llm, load.test_positions)
-        scored = profile.text_tokens * (forward(llm, 256.0) + head)
+        # The output layer twice: for the model now, and for the base model.
+        scored = len(KINDS) * profile.text_tokens * (forward(llm, float(WINDOW)) + 2 * head)
         warm = 6.0 * self.adaptor * load.mean * profile.warm_batch * profile.warm_steps
         answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
         encoding = load.seconds * FRAMES * 2.0 * self.encoder.parameters

@@ -289,7 +289,7 @@ def test_adafactors_states_are_as_small_as_planned():
 def test_the_host_keeps_the_original_tensors_and_the_base_models_answers():
     profile = paper(text_tokens=1000)
     made = Plan(profile)
-    answers, whole = 4 * 1000 * 128256, made.llm.parameters
+    answers, whole = 2 * 3 * 1000 * 4096, made.llm.parameters
     checkpoint = 12 * (500 + made.adaptor)
     assert made.host_memory(500) == 2 * 500 + answers + checkpoint
     # Eight copies of the originals, or of the whole model; one checkpoint.
