@@ -46,7 +46,11 @@ class Experiment:
         self.profile, self.data = profile, data
         device = models.pick_device(profile.device)
         self.accelerator = parallel.accelerator(profile.parallel, device)
-        distributed.require_same(data.key, "speech data")
+        if distributed.broadcast(data.key) != data.key:
+            raise InputError(
+                f"process {distributed.rank()} sees other speech data than process 0",
+                "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
+            )
         self.llm: Any
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do.

@@ -7,7 +7,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from kappa_lib import distributed
+from kappa_lib.errors import InputError
 from kappa_lib.files import replacing
+from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.kappa_table import layer_of, type_of
 from kappa_lib.spectra.selection import Selection
@@ -36,6 +38,22 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
                 pd.DataFrame(rows).to_csv(temporary, index=False)
         distributed.barrier()
     return pd.read_csv(path)
+
+
+def spectral_changes(profile: Profile) -> pd.DataFrame:
+    """The ``spectra.csv`` of a profile's runs, one under the other, with ``arm`` and ``seed``.
+
+    Raises:
+        InputError: no run has left one.
+    """
+    runs = [(arm, seed) for arm in profile.arms for seed in profile.seeds]
+    paths = {run: run_folder(profile, *run) / "spectra.csv" for run in runs}
+    found = {run: pd.read_csv(path) for run, path in paths.items() if path.is_file()}
+    if not found:
+        raise InputError(
+            f"{profile.folder}: no spectra.csv of a run", "set spectra: true and run notebook 04"
+        )
+    return pd.concat(found, names=["arm", "seed", None]).reset_index(["arm", "seed"])
 
 
 def changes(before: dict[str, Tensor], after: Path, selection: Selection) -> list[dict]:

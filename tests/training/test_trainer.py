@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -24,7 +23,7 @@ from kappa_lib.spectra import kappa_table
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.spectral_change import changes
+from kappa_lib.training.spectral_change import changes, spectral_changes
 from kappa_lib.training.trainer import train
 
 pytestmark = pytest.mark.slow
@@ -142,7 +141,7 @@ def test_metrics_have_the_documented_fields(finished):
     profile, *_ = finished
     lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
     fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
-    fields |= {"text_loss", "kl", "capped", "empty"}
+    fields |= {"heldout", "text_loss", "kl", "text", "capped", "empty"}
     for line in lines:
         row = json.loads(line)
         assert set(row) == fields
@@ -158,8 +157,10 @@ def test_training_lowers_the_loss_on_what_it_trains_on(finished):
 def test_a_run_leaves_what_it_did_to_each_tensor(finished):
     profile, _, arms, *_ = finished
     stored = kappa_table.read(profile.folder).set_index("tensor")["kappa"]
+    changed = spectral_changes(profile)
+    assert set(changed["seed"]) == {0}
     for name, arm in arms.items():
-        table = pd.read_csv(trainer.run_folder(profile, name, 0) / "spectra.csv")
+        table = changed[changed["arm"] == name]
         assert table["tensor"].tolist() == arm.tensors
         assert table["layer"].isin([0, 1]).all()
         assert table["kappa_before"].tolist() == pytest.approx(stored[arm.tensors].tolist())
@@ -188,6 +189,7 @@ def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     path = trainer.run_folder(profile, "selected", 0) / "spectra.csv"
     path.unlink()
+    assert set(spectral_changes(profile)["arm"]) == {"inverse"}
     other = copy.copy(experiment)
     other.profile = replace(profile, spectra=False)
     stages.train_all(other, arms)
