@@ -254,7 +254,7 @@ class Study:
         found = []
         for name in changes:
             change = damage.CHANGES[name]
-            changed = change(factors, self._generator(row.tensor, name), self.goal[row.tensor])
+            changed = change(factors, self.generator(row.tensor, name), self.goal[row.tensor])
             with damage.replaced({weight: changed}):
                 losses, divergences = reference.compare(int(row.layer))
             size = damage.relative_size(weight, changed)
@@ -267,7 +267,7 @@ class Study:
             ]
         return found
 
-    def _generator(self, tensor: str, change: str) -> torch.Generator:
+    def generator(self, tensor: str, change: str) -> torch.Generator:
         number = int(fingerprint([self.settings.seed, tensor, change])[:12], 16)
         return torch.Generator().manual_seed(number)
 
@@ -275,7 +275,7 @@ class Study:
         """Every named tensor after one change, fp32."""
         changed = {}
         for name in names:
-            weight, generator = self.weights[name], self._generator(name, change)
+            weight, generator = self.weights[name], self.generator(name, change)
             factors = damage.Factors.of(weight)
             matrix = damage.CHANGES[change](factors, generator, self.goal[name])
             changed[weight] = matrix.to(weight.dtype)

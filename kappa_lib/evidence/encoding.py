@@ -48,12 +48,14 @@ class Results:
             ``kl_<change>``, means over texts and blocks.
         damage: a row a tensor, change, block and text.
         surgery: a row a scope, change and window.
+        associations: of :func:`associations`, as :func:`main` left them.
         facts: settings, model, texts, provenance.
     """
 
     tensors: pd.DataFrame
     damage: pd.DataFrame
     surgery: pd.DataFrame
+    associations: pd.DataFrame
     facts: dict[str, Any]
 
 
@@ -63,22 +65,19 @@ def read(folder: Path) -> Results:
     Raises:
         InputError: a table is missing, or not every tensor was damaged.
     """
-    missing = [
-        name
-        for name in ("tensors.csv", "damage.csv", "surgery.csv", "facts.json")
-        if not (folder / name).is_file()
-    ]
+    names = ("tensors", "damage", "surgery", "associations")
+    missing = [name for name in names if not (folder / f"{name}.csv").is_file()]
     if missing:
         raise InputError(
             f"{folder}: no {', '.join(missing)}",
-            f"run `python -m kappa_lib.encoding.study --out {folder}`",
+            f"run `python -m kappa_lib.encoding.study --out {folder}` and "
+            f"`python -m kappa_lib.evidence.encoding {folder}`",
         )
-    tensors, damage, surgery = (
-        pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage", "surgery")
-    )
+    tensors, damage, surgery, found = (pd.read_csv(folder / f"{name}.csv") for name in names)
     if set(damage["tensor"]) != set(tensors["tensor"]):
         raise InputError(f"{folder}: the tables list different tensors", "let the study finish")
-    return Results(joined(tensors, damage), damage, surgery, read_json(folder / "facts.json"))
+    table = joined(tensors, damage)
+    return Results(table, damage, surgery, found, read_json(folder / "facts.json"))
 
 
 def joined(tensors: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
@@ -108,6 +107,11 @@ def within_types(
 def triple(found: Interval) -> list[float]:
     """Estimate, low, high: what the rules read."""
     return [found.estimate, found.low, found.high]
+
+
+def text(found: Interval, digits: int = 2) -> str:
+    """An estimate with its interval, for instance ``+0.41 [+0.20, +0.58]``."""
+    return f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:
@@ -208,8 +212,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
+    tensors, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
     with replacing(folder / "associations.csv") as temporary:
-        associations(read(folder).tensors).to_csv(temporary, index=False, float_format="%.4g")
+        associations(joined(tensors, damage)).to_csv(temporary, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
     for pair in pairs.present(table["arm"].unique().tolist()):
         if not set(pair) <= set(facts):
             continue
-        held = ("parameters", "types", "layer")
-        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], held)
-        told = f"the first has {', '.join(unlike)}" if unlike else "size, types and depth are alike"
+        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
+        alike = "size, types and the depth of each are alike"
+        told = f"the first has {', '.join(unlike)}" if unlike else alike
         lines.append(f"- {pairs.name_of(pair)}: {told}.")
     if lines:
         lines.insert(0, "Beside κ:\n")

@@ -52,7 +52,9 @@ optimiser: {optimiser} # or adafactor, which needs less memory
 parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps
 max_new_tokens: {max_new_tokens} # no transcript that the model writes is longer
-text_tokens: {text_tokens} # of general text, on which forgetting is measured
+text_tokens: {text_tokens} # of each of three general texts, on which forgetting is measured
+spectra: {spectra} # whether runs also record what they did to κ of the tensors they trained
+# As in the profile `{start}`; kappa_lib/profiles.py says what they are.
 """
 
 
@@ -92,6 +94,7 @@ def text(
     values = base.values() | {
         "profile": target.stem,
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+        "spectra": "true" if base.spectra else "false",
         "warm_batch": min(base.warm_batch, train),
         "batch": min(base.batch, train),
         "max_new_tokens": int(min(max(base.max_new_tokens, longest), 200)),
@@ -100,12 +103,14 @@ def text(
         "corpus": f"my_{corpus}" if corpus in CORPORA else corpus,
         **{"folder": own.folder, "language": language, "text": column},
         **{"rows": len(rows), "sentences": sentences, "train": train, "test": test},
-        "path": target,
+        **{"path": target, "start": start},
         "name": _quoted(target.stem),
     }
     quoted = {key: _quoted(about[key]) for key in ("folder", "text", "language")}
     quoted |= {key: _quoted(values[key]) for key in ("model", "encoder")}
     made = _TEMPLATE.format(**{**values, **about, **quoted, "arms": ", ".join(base.arms)})
+    rest = values.keys() - yaml.safe_load(made).keys()
+    made += yaml.safe_dump({key: values[key] for key in sorted(rest)})
     Profile(**yaml.safe_load(made))  # refuses what a run would refuse
     return made
 

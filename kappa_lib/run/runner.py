@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kappa_lib import files, paths, profiles
-from kappa_lib.errors import InputError, KappaError
+from kappa_lib.errors import InputError, KappaError, from_system
 from kappa_lib.profiles import Profile
 from kappa_lib.run.console import Console
 from kappa_lib.run.notebook import execute, execution_key, parameters
@@ -209,8 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
                 from kappa_lib.evidence import report  # heavy
 
                 report.write(profile)
-    except KappaError as error:
-        console.say(f"\n{error}")
+    except (KappaError, OSError) as error:
+        console.say(f"\n{from_system(error) if isinstance(error, OSError) else error}")
         return 1
     except KeyboardInterrupt:
         console.say("\ninterrupted; the same command goes on from the last finished stage")

@@ -6,7 +6,6 @@ from kappa_lib import distributed
 from kappa_lib.evidence import tables
 from kappa_lib.files import replacing
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Stages
 from kappa_lib.spectra import scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
@@ -24,7 +23,7 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     """
     with distributed.main_process_first():
         models.weights(profile.model)
-    data = features.load(profile, Stages())
+    data = features.load(profile)
     arms = selection.select_stage(profile, scan.scan_stage(profile))
     return Experiment(profile, data), arms
 

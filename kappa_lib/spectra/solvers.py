@@ -12,7 +12,11 @@ Everything is computed in float64, to which every stored dtype widens exactly.
 """
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +26,42 @@ from kappa_lib.spectra import extremes
 from kappa_lib.spectra.extremes import End
 from kappa_lib.spectra.gram import Tall, gram_error
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
+from kappa_lib.weights import models
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
+# Matrices with no more singular values than this are measured side by side, a thread each: the
+# larger ones would take too much memory, and keep several threads busy by themselves.
+SIDE_BY_SIDE = 2048
 # From this many singular values on their two ends cost less than all of them.
 ENDS_FROM = 1024
 # Traces of the Gram matrix between which no square left float64's range in a way that matters.
 SMALLEST_TRACE, LARGEST_TRACE = 1e-200, 1e200
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results of ``work`` in the order of ``items``, as many at a time as torch has threads.
+
+    Small matrices gain little from threads within them. Here each is computed by a single thread,
+    so that not even the last bits of a result depend on how many threads there are. Items are
+    taken as they are needed, never more than one a thread ahead.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -65,16 +98,8 @@ class Spectrum:
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is ``cuda`` where there is one, else ``cpu``; nothing else is accepted.
-
-    Raises:
-        InputError: any other device. MPS in particular returns wrong small singular values.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
-        return device
-    raise InputError(f"device {device!r} can't be used for κ", "use auto, cpu, or cuda if present")
+    """Type of :func:`kappa_lib.weights.models.pick_device`."""
+    return models.pick_device(device).type
 
 
 def decompose(

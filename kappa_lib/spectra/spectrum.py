@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 from scipy.linalg import subspace_angles
+from scipy.stats import norm
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.solvers import decompose
@@ -130,6 +131,32 @@ def marchenko_pastur_kappa(rows: int, cols: int) -> float:
 # Above this κ the Gram matrix' squared values no longer tell the smallest directions apart to
 # 1e-6 (their error is near κ²ε), and a full SVD takes its place.
 _GRAM_LIMIT = 1e5
+
+
+# Mean and standard deviation of the Tracy-Widom law of order 1 (Bornemann 2010).
+_TRACY_WIDOM = -1.2065335746, 1.2679883
+
+
+def null_kappa_quantile(rows: int, cols: int, share: float) -> float:
+    """The κ below which a ``share`` of matrices of independent Gaussian entries lie.
+
+    Square: Edelman (1988), P(κ/n < x) = exp(-2/x - 2/x²) for large n. Else both edges fluctuate by
+    independent Tracy-Widom laws (Johnstone 2001; Ma 2012), taken together as normal in log κ.
+
+    Args:
+        rows: m.
+        cols: n.
+        share: in (0, 1).
+    """
+    small, large = sorted((rows, cols))
+    if small == large:
+        return float(2 * small / (np.sqrt(1 - 2 * np.log(share)) - 1))
+    p, n = np.sqrt([small - 0.5, large - 0.5])
+    top, bottom = n + p, n - p
+    widths = np.array([(1 / n + 1 / p) ** (1 / 3) / top, (1 / p - 1 / n) ** (1 / 3) / bottom])
+    mean, deviation = _TRACY_WIDOM
+    centre = np.log(top / bottom) + mean * widths.sum() / 2
+    return float(np.exp(centre + norm.ppf(share) * deviation * np.sqrt((widths**2).sum()) / 2))
 
 
 def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> dict[str, float]:

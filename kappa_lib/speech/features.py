@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from functools import cache, partial
 from hashlib import sha256
-from typing import Protocol
 
 from datasets import Dataset, DatasetDict
 from torch import Tensor
@@ -12,18 +11,12 @@ from kappa_lib import distributed
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import say
+from kappa_lib.progress import Stages, say
 from kappa_lib.speech import audio, corpora, encoder, recorded
 from kappa_lib.speech.hub_speech import SOURCES
 from kappa_lib.speech.own_speech import OwnSpeech
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.weights import models
-
-
-class StepReport(Protocol):
-    """Told what is going on, how much of it is done, of how much, and a note on the last step."""
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class SpeechData:
         return fingerprint([self.ids, self.texts, tests, *filter(None, [self.own])])
 
 
-def load(profile: Profile, progress: StepReport | None = None) -> SpeechData:
+def load(profile: Profile) -> SpeechData:
     """Build (or find) every corpus of a profile, encode it, and write ``split.json``.
 
     A corpus of the laptop's that can't be had is left out and named in ``missing``. LibriSpeech,
@@ -76,7 +69,7 @@ def load(profile: Profile, progress: StepReport | None = None) -> SpeechData:
         AssetError, InputError: one of these can't be had, or has no usable row; or nothing is left
             to train or to test on.
     """
-    data = SpeechData([], [], [], [])
+    data, progress = SpeechData([], [], [], []), Stages()
 
     @cache
     def make_encoder() -> encoder.Encoder:
@@ -101,7 +94,7 @@ def load(profile: Profile, progress: StepReport | None = None) -> SpeechData:
                 audio.decode,
                 {"encoder": encoder.identity(profile.encoder), "recordings": recordings},
                 make_encoder,
-                partial(progress, f"encoding {corpus}") if progress else None,
+                partial(progress, f"encoding {corpus}"),
             )
             _append(data, corpus, profile.language(corpus), part, items, encoded)
     if not data.features or not data.tests:

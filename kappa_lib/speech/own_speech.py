@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,7 @@ class OwnSpeech:
             InputError: not a folder, not readable as a dataset, or a column is missing.
         """
         self._check_folder()
-        try:
+        with _readable(self._path):
             parts = _parts(self._path)
             for name, part in parts.items():
                 if missing := {"audio", self.text} - set(part.column_names):
@@ -117,20 +118,10 @@ class OwnSpeech:
                         f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
                         f"name the transcripts' column; it has {', '.join(part.column_names)}",
                     )
+            typed = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
             rows = datasets.concatenate_datasets(
-                [
-                    part.cast_column("audio", datasets.Audio(decode=False)).cast_column(
-                        self.text, datasets.Value("string")
-                    )
-                    for part in parts.values()
-                ]
+                [part.cast(datasets.Features(part.features | typed)) for part in parts.values()]
             )
-        except _UNREADABLE as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{self._path}: not readable as a dataset: {reason}",
-                "it needs sound files and a metadata.csv, Parquet files, or a save_to_disk folder",
-            ) from error
         offsets = np.cumsum([0, *(len(part) for part in parts.values())])
         where = {name: range(*offsets[i : i + 2]) for i, name in enumerate(parts)}
         given = where["test"] if "test" in parts and len(parts) > 1 else ()
@@ -160,6 +151,24 @@ class OwnSpeech:
             raise InputError(f"{self._path}: no such folder", "give the folder of the recordings")
 
 
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """One error for whatever a folder's content makes ``datasets`` raise, and no progress bars."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # they would write to stderr
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: not readable as a dataset: {reason}",
+            "it needs sound files and a metadata.csv, Parquet files, or a save_to_disk folder",
+        ) from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
 def _item(rows: datasets.Dataset, index: int) -> dict[str, Any]:
     return {**rows[index], "id": f"{index:06d}"}
 
@@ -175,19 +184,9 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
     if parts:
         return parts
     if any(folder.rglob("*.parquet")):
-        return _parquet(folder)
-    raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
-
-
-def _parquet(folder: Path) -> dict[str, datasets.Dataset]:
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # they would write to stderr
-    try:
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+    raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
 
 
 def _sound_files(table: Path) -> datasets.Dataset:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import hub_files
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import tiny_paper
@@ -13,7 +14,8 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import report, tables
+from kappa_lib.evidence import report, report_tables, tables
+from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
 from kappa_lib.speech import features
@@ -122,11 +124,11 @@ def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_p
 def test_a_run_s_size_is_planned_from_the_recordings(root, tmp_path):
     init(root, "-o", str(tmp_path / "planned.yaml"))
     profile = profiles.load(str(tmp_path / "planned.yaml"))
-    found = plan.plan(profile)
+    found = plan.Plan(profile)
     files = [root / "meine Aufnahmen: 2026" / f"{number}.wav" for number in range(len(TEXTS))]
     heard = [*(soundfile.info(path).duration for path in files), BAD["kurz"], 1.0]
     seconds = (len(TEXTS) + 4) * np.mean(heard)
-    assert found.disk["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
+    assert found.disk()["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
 
 
 def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
@@ -168,7 +170,7 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
     assert f"Training utterances: 9 {CORPUS} (16 asked for)" in report._setting(profile)
-    assert f"| WER {CORPUS}, % | mean, % |" in report.wer_table(table)
+    assert f"| WER {CORPUS}, % | mean, % |" in report_tables.wer_table(table)
     assert f"Whisper basic for {CORPUS}" in report._normalisers(profile)
 
 
@@ -227,3 +229,15 @@ def test_a_relative_folder_is_relative_to_the_profile_s_file(tmp_path, monkeypat
     assert profiles.load("smoke", corpora=own).corpora["mine"]["folder"] == str(
         tmp_path / "home/takes"
     )
+
+
+def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
+    columns = {"arm": "selected", "seed": 0, "step": [0, 4], "utterances": [0, 16]}
+    rates = {"wer_mine": [1.2, 0.5], "wer_en_human": [1.5, 0.9], "wer_en": [1.0, 0.3]}
+    table = pd.DataFrame({**columns, **rates, "wer_mean": [1.1, 0.4]})
+    assert tables.test_sets(table) == ["en", "mine", "en_human"]
+    titles = [axis.get_title() for axis in wer_over_training(table).axes]
+    assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
+    assert len(titles) == 4
+    header = report_tables.wer_table(table).splitlines()[0]
+    assert "| WER en, % | WER mine, % | mean, % | WER en_human, % |" in header

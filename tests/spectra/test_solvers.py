@@ -16,6 +16,7 @@ from kappa_lib.spectra import solvers
 from kappa_lib.spectra.extremes import SMALLEST
 from kappa_lib.spectra.solvers import METHODS, TOLERANCE, decompose, pick_device
 
+
 @pytest.fixture(autouse=True, scope="module")
 def ends_of_small_matrices():
     """Let ``extremes`` compute the ends alone at the small sizes of these tests."""

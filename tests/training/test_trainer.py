@@ -141,7 +141,7 @@ def test_metrics_have_the_documented_fields(finished):
     profile, *_ = finished
     lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
     fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
-    fields |= {"text_loss", "kl", "capped", "empty"}
+    fields |= {"heldout", "text_loss", "kl", "text", "capped", "empty"}
     for line in lines:
         row = json.loads(line)
         assert set(row) == fields
