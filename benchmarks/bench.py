@@ -1,23 +1,27 @@
 """κ timed: ours against the author's way and PEFT's, on the same tensors in one process.
 
-    python -m benchmarks.bench [--out DIR] [--divide N] [--skip-model]
+    python -m benchmarks.bench [--out DIR] [--divide N] [--skip-model] [--soup COMMAND]
 
-Writes ``bench.json`` and ``bench.png``/``.svg``. At full size (``--divide 1``) on 2 cores it
+Writes ``bench.json`` and ``bench.png``/``.svg``. At full size (``--divide 1``) on 2 idle cores it
 takes about a quarter of an hour, most of it in the routes that ours is compared with.
+``--soup`` names the ``soup`` command of an environment of its own (PyPI ``soup-cli``), whose
+``spectrum scan`` is then timed on the default model beside ``kappa scan``, as processes both.
 """
 
 import argparse
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft.helpers import KappaTuneSelector
-from scipy.linalg import eigvalsh_tridiagonal
 from torch import nn
 
 from benchmarks import figure as figures
@@ -27,15 +31,67 @@ from kappa_lib import paths
 from kappa_lib.figures.style import save
 from kappa_lib.files import write_json
 from kappa_lib.progress import say
-from kappa_lib.spectra import kappa_table, nulls
-from kappa_lib.spectra.rows import measure
+from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra.kappa_table import measure
+from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
-OURS = ("ours, whole row", "ours, κ alone")
+AUTHOR = "torch.linalg.svd, fp32 (the author)"
+SVDVALS = "torch.linalg.svdvals, fp32"
+PEFT = "PEFT's KappaTuneSelector"
+FLOOR = "floor: fp64 Gram, eigvalsh"
+ROW, ALONE = OURS = ("ours, whole row", "ours, κ alone")
 # Seconds from which one call is taken as it is.
 LONG = 5.0
-GOALS = {"speed-up over svdvals": 3.0, "relative error": 1e-6, "times the floor": 2.0}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a route shall reach.
+
+    Attributes:
+        what: in words.
+        bound: the number to be reached.
+        least: whether more is better.
+        measured: the report's number.
+    """
+
+    what: str
+    bound: float
+    least: bool
+    measured: Callable[[dict[str, Any]], float]
+
+    def verdict(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Goal, measured value and whether it is reached."""
+        value = self.measured(report)
+        reached = value >= self.bound if self.least else value <= self.bound
+        return {"what": self.what, "goal": self.bound, "measured": value, "reached": reached}
+
+
+def _times(slower: str, faster: str, where: str = "layer") -> Callable[[dict[str, Any]], float]:
+    def ratio(report: dict[str, Any]) -> float:
+        seconds = report[where]["seconds"]
+        return seconds[slower] / seconds[faster]
+
+    return ratio
+
+
+def _largest_error(report: dict[str, Any]) -> float:
+    parts = report["layer"]["parts"].values()
+    return max(part["routes"][name]["error"] for part in parts for name in OURS)
+
+
+LAYER_GOALS = (
+    Goal("layer, whole row: times as fast as svdvals", 3.0, True, _times(SVDVALS, ROW)),
+    Goal("layer, κ alone: times as fast as svdvals", 4.5, True, _times(SVDVALS, ALONE)),
+    Goal("layer, κ alone: times the floor's seconds", 2.0, False, _times(ALONE, FLOOR)),
+    Goal("layer: largest relative error of κ", 1e-6, False, _largest_error),
+)
+MODEL_GOALS = (
+    Goal("model, whole row: times as fast as PEFT", 2.0, True, _times(PEFT, ROW, "model")),
+    Goal("model, κ alone: times the floor's seconds", 2.0, False, _times(ALONE, FLOOR, "model")),
+)
 
 
 def _author(weight: torch.Tensor) -> float:
@@ -56,50 +112,43 @@ def _peft(weight: torch.Tensor) -> float:
     return selector._condition_numbers["0"]
 
 
+def _plain_gram(weight: torch.Tensor) -> float:
+    """The least that any route by eigenvalues of the Gram matrix does, without error bounds."""
+    wide = weight.double()
+    wide = wide if wide.shape[0] >= wide.shape[1] else wide.T
+    squares = torch.linalg.eigvalsh(wide.T @ wide)
+    return float((squares[-1] / squares[0]).sqrt())
+
+
 ROUTES: dict[str, Callable[[torch.Tensor], float]] = {
-    "torch.linalg.svd, fp32 (the author)": _author,
-    "torch.linalg.svdvals, fp32": _svdvals,
-    "PEFT's KappaTuneSelector": _peft,
-    OURS[0]: lambda weight: measure(weight)["kappa"],
-    OURS[1]: lambda weight: decompose(weight, "extremes").kappa,
+    AUTHOR: _author,
+    SVDVALS: _svdvals,
+    PEFT: _peft,
+    FLOOR: _plain_gram,
+    ROW: lambda weight: measure(weight)["kappa"],
+    ALONE: lambda weight: decompose(weight, "extremes").kappa,
 }
 
 
-def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Wall seconds, CPU seconds of all threads, and the result of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
     result = function()
-    return time.perf_counter() - start, result
+    return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
 def _best(function: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Wall and CPU seconds of the fastest of three calls (or of one long one), and its result.
+    """The fastest of three calls, or one long one; see :func:`_timed`.
 
     The CPU seconds of all threads tell a busy machine from a slow route.
     """
     tries = []
     while len(tries) < 3 and (not tries or tries[0][0] < LONG):
-        began = time.process_time()
-        seconds, result = _timed(function)
-        tries.append((seconds, time.process_time() - began, result))
+        tries.append(_timed(function))
     return min(tries, key=lambda one: one[0])
 
 
-def dgemm_rate(n: int) -> float:
-    """Best of three float64 matrix products of size n, in flop/s."""
-    a = np.random.default_rng(0).standard_normal((n, n))
-    return 2.0 * n**3 / min(_timed(lambda: a @ a)[0] for _ in range(3))
-
-
-def floor_seconds(rows: int, cols: int, rate: float) -> float:
-    """Seconds of one symmetric rank-k product at ``rate`` plus one tridiagonal eigenvalue solve."""
-    k, n = sorted((rows, cols))
-    generator = np.random.default_rng(k)
-    diagonal, beside = generator.standard_normal(k), generator.standard_normal(k - 1)
-    solve, _ = _timed(lambda: eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"))
-    return k * k * n / rate + solve
-
-
-def one_shape(module: str, shape: tuple[int, int], rate: float) -> dict[str, Any]:
+def one_shape(module: str, shape: tuple[int, int]) -> dict[str, Any]:
     """All routes on one matrix: seconds, peak memory, error against a float64 SVD."""
     weight = synthetic.trained_like(*shape, synthetic.decay_of(module), seed=1)
     truth = synthetic.kappa_of(weight)
@@ -115,56 +164,74 @@ def one_shape(module: str, shape: tuple[int, int], rate: float) -> dict[str, Any
             "peak_mb": memory.rise / 1e6,
         }
         say(f"{module} {shape[0]}×{shape[1]} {name}: {seconds:.2f} s, error {error:.0e}")
-    floor = floor_seconds(*shape, rate)
-    return {"shape": list(shape), "kappa": truth, "floor_seconds": floor, "routes": routes}
+    return {"shape": list(shape), "kappa": truth, "routes": routes}
 
 
-def layer(shapes: dict[str, tuple[int, int]], rate: float) -> dict[str, Any]:
+def layer(shapes: dict[str, tuple[int, int]]) -> dict[str, Any]:
     """A decoder layer: each shape and kind of spectrum timed once and counted as it occurs."""
     # o is shaped like q, v like k, and the three MLP matrices are one shape, one transposed.
     counted = {"self_attn.q_proj": 2, "self_attn.k_proj": 2, "mlp.up_proj": 2, "mlp.down_proj": 1}
-    parts = {module: one_shape(module, shapes[module], rate) for module in counted}
+    parts = {module: one_shape(module, shapes[module]) for module in counted}
     total = {
         name: sum(n * parts[m]["routes"][name]["seconds"] for m, n in counted.items())
         for name in ROUTES
     }
-    floor = sum(n * parts[m]["floor_seconds"] for m, n in counted.items())
-    return {"counted": counted, "parts": parts, "seconds": total, "floor_seconds": floor}
+    return {"counted": counted, "parts": parts, "seconds": total}
 
 
-def verdicts(mix: dict[str, Any]) -> dict[str, Any]:
-    """The goals, what was measured, and whether it reaches them, for both of our routes."""
-    found = {}
-    for name in OURS:
-        seconds = mix["seconds"][name]
-        values = [
-            mix["seconds"]["torch.linalg.svdvals, fp32"] / seconds,
-            max(part["routes"][name]["error"] for part in mix["parts"].values()),
-            seconds / mix["floor_seconds"],
-        ]
-        reached = [values[0] >= 3.0, values[1] <= 1e-6, values[2] <= 2.0]
-        found[name] = {
-            goal: {"goal": GOALS[goal], "measured": value, "reached": bool(yes)}
-            for goal, value, yes in zip(GOALS, values, reached, strict=True)
-        }
-    return found
+def default_model() -> dict[str, Any]:
+    """Each route over all matrices of the default model: the fastest of three rounds.
 
-
-def default_model() -> dict[str, float]:
-    """Seconds of each route over all matrices of the default model; PEFT as it is called."""
+    Ours and PEFT's as they are called on a model; the rounds go through all routes in turn, so
+    that a machine that is busy for a while slows all of them.
+    """
     model, _ = models.load(models.DEFAULT)
     weights = [
-        m.weight for n, m in model.named_modules() if "layers." in n and hasattr(m, "weight")
+        m.weight.detach()
+        for n, m in model.named_modules()
+        if "layers." in n and hasattr(m, "weight") and m.weight.ndim == 2
     ]
-    weights = [w.detach() for w in weights if w.ndim == 2]
-    seconds = {
-        name: _timed(lambda route=route: [route(w) for w in weights])[0]
-        for name, route in ROUTES.items()
-        if route is not _peft
+
+    def calls() -> dict[str, Callable[[], Any]]:
+        each = {
+            name: lambda route=route: [route(w) for w in weights] for name, route in ROUTES.items()
+        }
+        # Anew in each round: the selector keeps what it has computed.
+        each[PEFT] = KappaTuneSelector(model, show_progress=False).get_best_targets
+        each[ROW] = lambda: scan(model, device="cpu")
+        each[ALONE] = lambda: scan(model, device="cpu", method="extremes")
+        return each
+
+    rounds = [{name: _timed(call)[:2] for name, call in calls().items()} for _ in range(3)]
+    best = {name: min(one[name] for one in rounds) for name in ROUTES}
+    for name, (seconds, _) in best.items():
+        say(f"default model, {len(weights)} matrices, {name}: {seconds:.2f} s")
+    return {
+        "matrices": len(weights),
+        "seconds": {name: seconds for name, (seconds, _) in best.items()},
+        "cpu_seconds": {name: cpu for name, (_, cpu) in best.items()},
     }
-    selector = KappaTuneSelector(model, show_progress=False)
-    seconds["PEFT's KappaTuneSelector"] = _timed(selector.get_best_targets)[0]
-    return seconds
+
+
+def commands(soup: str) -> dict[str, float]:
+    """Wall seconds of ``soup spectrum scan`` and ``kappa scan`` on the default model's folder."""
+    folder = str(models.weights(models.DEFAULT))
+    with tempfile.TemporaryDirectory() as out:
+        wanted = {
+            "kappa scan": [sys.executable, "-m", "kappa_lib.run.cli", "scan", folder, "-o", out],
+            "soup spectrum scan": [
+                *(str(Path(soup).absolute()), "spectrum", "scan", "--model", folder),
+                *("--no-cache", "--output", "soup.yaml"),
+            ],
+        }
+        return {
+            name: _timed(
+                lambda command=command: subprocess.run(
+                    command, cwd=out, check=True, capture_output=True
+                )
+            )[0]
+            for name, command in wanted.items()
+        }
 
 
 def machine() -> dict[str, Any]:
@@ -178,27 +245,28 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(out: Path, *, divide: int = 1, with_model: bool = True) -> dict[str, Any]:
+def run(
+    out: Path, *, divide: int = 1, with_model: bool = True, soup: str | None = None
+) -> dict[str, Any]:
     """Run the benchmark and write ``bench.json`` and its figure.
 
     Args:
         out: folder.
         divide: makes every dimension of Llama-3-8B's matrices smaller by this factor.
         with_model: also time the default model's matrices.
+        soup: the ``soup`` command to be timed, None for none.
     """
-    shapes = {m: (a // divide, b // divide) for m, (a, b) in nulls.LLAMA_3_8B.items()}
-    _peft(torch.eye(8))  # first calls load libraries and start threads
-    rate = dgemm_rate(4096 // divide)
-    mix = layer(shapes, rate)
-    report = {
-        "machine": machine(),
-        "divided_by": divide,
-        "dgemm_gflops": rate / 1e9,
-        "layer": mix,
-        "verdicts": verdicts(mix),
-    }
+    llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    for route in ROUTES.values():
+        route(torch.eye(8))  # first calls load libraries and start threads
+    report: dict[str, Any] = {"machine": machine(), "divided_by": divide}
     if with_model:
-        report["default_model_seconds"] = default_model()
+        report["model"] = default_model()
+    if soup:
+        report["commands"] = commands(soup)
+    report["layer"] = layer({m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()})
+    goals = LAYER_GOALS + (MODEL_GOALS if with_model else ())
+    report["verdicts"] = [goal.verdict(report) for goal in goals]
     write_json(out / "bench.json", report)
     save(figures.layer(report), out, "bench")
     return report
@@ -210,12 +278,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.results("bench"))
     parser.add_argument("--divide", type=int, default=1, help="shrink every dimension")
     parser.add_argument("--skip-model", action="store_true", help="leave out the default model")
+    parser.add_argument("--soup", help="path of soup-cli's `soup`, to be timed as well")
     options = parser.parse_args()
-    report = run(options.out, divide=options.divide, with_model=not options.skip_model)
-    for name, goals in report["verdicts"].items():
-        for goal, found in goals.items():
-            word = "reached" if found["reached"] else "missed"
-            say(f"{name}: {goal} {found['measured']:.3g} (goal {found['goal']:g}, {word})")
+    report = run(
+        options.out, divide=options.divide, with_model=not options.skip_model, soup=options.soup
+    )
+    for found in report["verdicts"]:
+        word = "reached" if found["reached"] else "missed"
+        say(f"{found['what']}: {found['measured']:.3g} (goal {found['goal']:g}, {word})")
     say(f"written to {options.out}")
 
 

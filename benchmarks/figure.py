@@ -25,7 +25,6 @@ def layer(report: dict[str, Any]) -> Figure:
         start = [a + b for a, b in zip(start, seconds, strict=True)]
     for place, total in enumerate(start):
         left.text(total, place, f" {total:.3g} s", va="center", fontsize=9)
-    left.axvline(mix["floor_seconds"], color="black", ls="--", lw=1, label="floor")
     left.set(xlabel="seconds for a layer's seven matrices")
     left.margins(x=0.12)
     left.invert_yaxis()

@@ -21,17 +21,18 @@ from kappa_lib import paths
 from kappa_lib.errors import KappaError
 from kappa_lib.files import write_json
 from kappa_lib.progress import track
-from kappa_lib.spectra import kappa_table, nulls
+from kappa_lib.spectra import kappa_table
+from kappa_lib.weights import sizes
 
-VOCABULARY = 128_256
+LLAMA_3_8B = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
 
 
 def run(
     out: Path,
     *,
-    shapes: dict[str, tuple[int, int]] = nulls.LLAMA_3_8B,
-    layers: int = nulls.LLAMA_3_8B_LAYERS,
-    vocabulary: int = VOCABULARY,
+    shapes: dict[str, tuple[int, int]] | None = None,
+    layers: int = LLAMA_3_8B.layers,
+    vocabulary: int = LLAMA_3_8B.vocabulary,
     method: str = "auto",
     keep: bool = False,
 ) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run(
 
     Args:
         out: folder for ``scale.json``, the κ table and, meanwhile, the checkpoint.
-        shapes: module path inside a layer → (rows, cols).
+        shapes: module path inside a layer → (rows, cols); Llama-3-8B's by default.
         layers: how many layers.
         vocabulary: rows of the embedding and of the output layer.
         method: see :mod:`kappa_lib.spectra.solvers`.
@@ -50,6 +51,7 @@ def run(
         KappaError: the scan failed; its message is on stderr.
     """
     folder = out / "checkpoint"
+    shapes = shapes or LLAMA_3_8B.shapes
     try:
         # Made anew each time: a checkpoint cut short by a kill would be taken for broken.
         for _ in track(
@@ -98,7 +100,7 @@ def main() -> None:
     """Command line of the scale run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=paths.results("scale"))
-    parser.add_argument("--layers", type=int, default=nulls.LLAMA_3_8B_LAYERS)
+    parser.add_argument("--layers", type=int, default=LLAMA_3_8B.layers)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint on the disk")
     options = parser.parse_args()

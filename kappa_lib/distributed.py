@@ -8,10 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
-
-from kappa_lib.errors import InputError
 
 # Accelerate is heavy, and a process that is alone does without: it is imported where it is needed.
 
@@ -42,18 +39,21 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-# What a configuration of Accelerate's that lies around would change; the profile decides instead.
-_OVERRULED = (
-    "ACCELERATE_USE_FSDP",
-    "ACCELERATE_USE_DEEPSPEED",
-    "ACCELERATE_USE_MEGATRON_LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG",
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
-)
+# Settings of an Accelerate configuration that lies around; the profile decides instead.
+_OVERRULED = ("FSDP_", "ACCELERATE_USE_", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
 
 
-@cache
-def _state() -> Any:
+def initialise() -> Any:
+    """Meet the other processes; the first call sets up how they talk (NCCL, gloo on CPUs).
+
+    Returns:
+        Accelerate's handle on them; None for a process that is alone.
+    """
+    for name in list(os.environ):
+        if name.startswith(_OVERRULED) and name != "ACCELERATE_USE_CPU":
+            del os.environ[name]
+    if world_size() == 1:
+        return None
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -62,27 +62,17 @@ def _state() -> Any:
     return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
-def initialise() -> None:
-    """Meet the other processes; the first call sets up how they talk (NCCL, gloo on CPUs)."""
-    for name in list(os.environ):
-        if name in _OVERRULED or name.startswith("FSDP_"):
-            del os.environ[name]
-    if world_size() > 1:
-        _state()
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if state := initialise():
+        state.wait_for_everyone()
 
 
 def shut_down() -> None:
     """Wait for all processes, then take the connections between them down."""
-    if world_size() > 1:
-        _state().wait_for_everyone()
-        _state().destroy_process_group()
-
-
-def barrier() -> None:
-    """Wait until all processes are here."""
-    if world_size() > 1:
-        initialise()
-        _state().wait_for_everyone()
+    if state := initialise():
+        state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 @contextmanager
@@ -110,32 +100,17 @@ def all_gather(found: Mapping[int, T]) -> list[T]:
         found: number of the piece → its result.
     """
     pairs = list(found.items())
-    if world_size() > 1:
+    if initialise():
         from accelerate.utils import gather_object
 
-        initialise()
         pairs = gather_object(pairs)
     return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def broadcast(value: T) -> T:
-    """The leading process' value, for all."""
-    if world_size() == 1:
+    """The main process' value, for all."""
+    if not initialise():
         return value
     from accelerate.utils import broadcast_object_list
 
-    initialise()
     return broadcast_object_list([value])[0]
-
-
-def require_same(value: str, what: str) -> None:
-    """Refuse to go on when a process sees something else than the main one.
-
-    Raises:
-        InputError: naming ``what`` and this process.
-    """
-    if broadcast(value) != value:
-        raise InputError(
-            f"process {rank()} of {world_size()} sees other {what} than process 0",
-            "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
-        )

@@ -38,6 +38,12 @@ class SpaceError(KappaError, OSError):
     """Not enough room on the disk for what is about to be written."""
 
 
+def first_line(error: BaseException) -> str:
+    """Kind and first line of another library's error, whose text may fill a screen."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+
+
 def from_system(error: OSError) -> KappaError:
     """What the operating system refuses (a path, a permission, room on the disk) as one of ours."""
     if isinstance(error, KappaError):

@@ -1,5 +1,6 @@
 """Atomic writes, hashes, and the rule by which a stage of the pipeline is skipped."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -55,6 +56,8 @@ def require_folder(folder: Path) -> None:
     Raises:
         InputError: naming what is in the way.
     """
+    if "\0" in str(folder):
+        raise InputError(f"{str(folder)!r}: not a path", "choose another folder for the output")
     try:
         existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     except OSError as error:
@@ -62,6 +65,25 @@ def require_folder(folder: Path) -> None:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         why = "not writable" if existing.is_dir() else "not a folder"
         raise InputError(f"{folder}: {existing} is {why}", "choose another folder for the output")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a results folder for this process; the system frees it when the process ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    path = folder / "stages" / "running"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing to {folder}", "wait for it, or take another profile"
+            ) from None
+        yield
 
 
 @contextmanager

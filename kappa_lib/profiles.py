@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +15,11 @@ from kappa_lib.files import fits, parse, shown
 
 OPTIMISERS = ("adamw", "adafactor")
 WAYS = ("ddp", "fsdp2")
-CORPORA = ("de", "en", "en_human", "librispeech", "mls_german")
 # Of profiles and arms, which name files.
 _NAME = re.compile(r"\w[\w.-]{0,99}")
+# The corpora that need no folder of one's own, and their languages.
+CORPORA = {"de": "de", "en": "en", "en_human": "en", "librispeech": "en", "mls_german": "de"}
+_OWN_KEYS = {"folder", "language", "text"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Profile:
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
-        text_tokens: general-text positions on which forgetting is measured.
+        text_tokens: predictions on each of three kinds of text, on which forgetting is measured.
+        spectra: whether κ and singular vectors of the trained tensors are compared before and
+            after each run.
+        corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
+            file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
+            ``kappa_lib.speech.own_speech``. None in the profiles of this package.
     """
 
     profile: str
@@ -68,6 +75,8 @@ class Profile:
     eval_every: int
     max_new_tokens: int
     text_tokens: int
+    spectra: bool
+    corpora: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -95,15 +104,20 @@ class Profile:
         )
         _require(self.arms, "arms", self.arms, "at least one selection")
         _require(self.seeds, "seeds", self.seeds, "at least one seed")
+        _check_corpora(self.corpora)
         for name in ("train_utterances", "test_utterances"):
-            value = getattr(self, name)
-            known = set(value) <= set(CORPORA) and all(n >= 0 for n in value.values())
-            _require(known, name, value, f"counts for some of {', '.join(CORPORA)}")
+            value, known = getattr(self, name), [*CORPORA, *self.corpora]
+            fits = set(value) <= set(known) and all(n >= 0 for n in value.values())
+            _require(fits, name, value, f"counts for some of {', '.join(known)}")
 
     @property
     def folder(self) -> Path:
         """Where this profile's results go."""
         return paths.results(self.profile)
+
+    def language(self, corpus: str) -> str:
+        """Language of a corpus, which decides how its transcripts are compared."""
+        return CORPORA.get(corpus) or self.corpora[corpus]["language"]
 
     def values(self, *names: str) -> dict[str, Any]:
         """The named settings (all, without names) as a plain dictionary, for a stage's inputs."""
@@ -133,6 +147,35 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
     return key, parse(value, f"--set {text}", loads=yaml.safe_load)
+
+
+def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
+    for name, settings in corpora.items():
+        key = f"corpora: {name}"
+        fits = re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) and name not in CORPORA
+        _require(fits, key, name, f"letters, digits, - and _, and none of {', '.join(CORPORA)}")
+        wanted = "a folder, a language (en, de, ...) and text, the transcripts' column"
+        fits = isinstance(settings, dict) and set(settings) == _OWN_KEYS
+        _require(fits and all(isinstance(v, str) for v in settings.values()), key, settings, wanted)
+        fits = re.fullmatch("[a-z]{2,3}", settings["language"])
+        _require(fits, f"{key}: language", settings["language"], "a code, for instance en or de")
+
+
+def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The values with the folders of own corpora absolute, where they were relative to ``folder``.
+
+    Notebooks work in their own folder, where a relative path leads elsewhere.
+    """
+    corpora = values.get("corpora")
+    if not isinstance(corpora, dict):
+        return dict(values)
+    anchored = {
+        name: {**own, "folder": str(folder / Path(own["folder"]).expanduser())}
+        if isinstance(own, dict) and isinstance(own.get("folder"), str)
+        else own
+        for name, own in corpora.items()
+    }
+    return {**values, "corpora": anchored}
 
 
 def names() -> list[str]:
@@ -180,7 +223,7 @@ def load(name: str, **overrides: Any) -> Profile:
         raise InputError(
             f"{path}: its key profile is {shown(values['profile'])}", f"write profile: {path.stem}"
         )
-    return _build(values, path.name, overrides)
+    return _build(_anchored(values, path.parent), path.name, _anchored(overrides, Path.cwd()))
 
 
 def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Profile:
@@ -191,7 +234,7 @@ def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any])
             f"{source}: unknown profile key {', '.join(map(repr, unknown))}",
             f"the keys are {', '.join(sorted(known))}",
         )
-    missing = sorted(known - set(values))
+    missing = sorted(known - {"corpora"} - set(values))
     if missing:
         raise InputError(f"{source}: missing profile key {', '.join(missing)}", "add it")
     return replace(Profile(**values), **overrides)

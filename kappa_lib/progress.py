@@ -18,8 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from kappa_lib import distributed
 from kappa_lib.text import clock
@@ -51,14 +50,31 @@ def line(report: dict[str, Any]) -> str:
 
 def say(text: str) -> None:
     """Report a sentence, for instance that a download has begun, to whom progress goes."""
+    match _watcher():
+        case "channel":
+            append(os.environ[CHANNEL], {"say": text})
+        case "terminal":
+            print(text, file=sys.stderr, flush=True)
+        case "lab":
+            print(text, flush=True)
+
+
+def _watcher() -> Literal["channel", "terminal", "lab", "nobody"]:
     if not distributed.is_main_process():
-        return
-    if channel := os.environ.get(CHANNEL):
-        append(channel, {"say": text})
-    elif not _in_kernel():
-        print(text, file=sys.stderr, flush=True)
-    elif _WATCHED in os.environ:
-        print(text, flush=True)
+        return "nobody"
+    if os.environ.get(CHANNEL):
+        return "channel"
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None:
+        return "terminal"
+    return "lab" if _WATCHED in os.environ else "nobody"
+
+
+def append(path: str, report: dict[str, Any]) -> None:
+    """Add one entry to a channel file."""
+    # One write of one line: concurrent writers do not tear each other's lines.
+    with Path(path).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(report, ensure_ascii=False) + "\n")
 
 
 class Progress:
@@ -74,15 +90,16 @@ class Progress:
         self.what, self.total, self.start = what, total, start
         self.done, self.note = start, ""
         self._began = time.monotonic()
-        self._last = -float("inf")
-        self._sink = _sink()
+        self._watcher = _watcher()
+        self._display: Any = None  # JupyterLab's handle on the line that changes
         self._report(closed=False)
 
     def update(self, n: int = 1, note: str = "") -> None:
         """Count ``n`` more steps as done; ``note`` says something about the last one."""
         self.done += n
         self.note = note or self.note
-        if time.monotonic() - self._last >= self._sink.every:
+        every = EVERY if self._watcher == "terminal" else EVERY_LIVE
+        if time.monotonic() - self._last >= every:
             self._report(closed=False)
 
     def close(self) -> None:
@@ -92,28 +109,29 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
             self.close()
 
     def _report(self, closed: bool) -> None:
         self._last = time.monotonic()
-        self._sink.write(
-            {
-                "what": self.what,
-                "done": self.done,
-                "total": self.total,
-                "start": self.start,
-                "elapsed": round(self._last - self._began, 3),
-                "note": self.note,
-                "closed": closed,
-            }
-        )
+        report = {name: getattr(self, name) for name in ("what", "done", "total", "start", "note")}
+        report |= {"elapsed": round(self._last - self._began, 3), "closed": closed}
+        match self._watcher:
+            case "channel":
+                append(os.environ[CHANNEL], report)
+            case "terminal" if closed or self.done > self.start:
+                print(line(report), file=sys.stderr, flush=True)
+            case "lab":
+                self._show("" if closed else line(report))
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        if self._display is None:
+            self._display = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._display.update({"text/plain": text}, raw=True)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -124,6 +142,9 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         for item in items:
             yield item
             progress.update()
+
+
+_MEASURED = re.compile(r"(?P<what>.+), (?P<note>[^,]*\d)")
 
 
 class Stages:
@@ -154,70 +175,3 @@ class Stages:
         if self._now is not None:
             self._now.close()
             self._now = None
-
-
-_MEASURED = re.compile(r"(?P<what>.+), (?P<note>[^,]*\d)")
-
-
-class _Silent:
-    every = float("inf")
-
-    def write(self, report: dict[str, Any]) -> None:
-        """A kernel whose outputs are compared or committed shows nothing."""
-
-
-class _File:
-    every = EVERY_LIVE
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def write(self, report: dict[str, Any]) -> None:
-        append(self.path, report)
-
-
-class _Terminal:
-    every = EVERY
-
-    def write(self, report: dict[str, Any]) -> None:
-        if report["closed"] or report["done"] > report["start"]:
-            print(line(report), file=sys.stderr, flush=True)
-
-
-class _Lab:
-    every = EVERY_LIVE
-
-    def __init__(self) -> None:
-        self._display: Any = None
-
-    def write(self, report: dict[str, Any]) -> None:
-        from IPython.display import display
-
-        text = "" if report["closed"] else line(report)
-        content = {"text/plain": text}
-        if self._display is None:
-            self._display = display(content, raw=True, display_id=True)
-        else:
-            self._display.update(content, raw=True)
-
-
-def _sink() -> _Silent | _File | _Terminal | _Lab:
-    if not distributed.is_main_process():
-        return _Silent()
-    if channel := os.environ.get(CHANNEL):
-        return _File(channel)
-    if not _in_kernel():
-        return _Terminal()
-    return _Lab() if _WATCHED in os.environ else _Silent()
-
-
-def _in_kernel() -> bool:
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
-
-
-def append(path: str, report: dict[str, Any]) -> None:
-    """Add one entry to a channel file."""
-    # One write of one line: concurrent writers do not tear each other's lines.
-    with Path(path).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(report, ensure_ascii=False) + "\n")

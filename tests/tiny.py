@@ -61,13 +61,13 @@ def profile(folder: Path, **changes) -> Profile:
 
 def run(folder: Path, announce: bool = False) -> list[dict]:
     """Train the first arm; with ``announce`` each finished step is a line on stdout."""
-    bench, arms = stages.prepare(profile(folder))
+    experiment, arms = stages.prepare(profile(folder))
 
     def say(step: int) -> None:
         if announce:
             print(f"step {step}", flush=True)
 
-    return train(bench, arms["selected"], 0, on_step=say)
+    return train(experiment, arms["selected"], 0, on_step=say)
 
 
 def comparable(folder: Path) -> list[dict]:

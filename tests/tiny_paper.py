@@ -19,7 +19,7 @@ from transformers import (
 
 from kappa_lib import profiles
 from kappa_lib.profiles import Profile
-from kappa_lib.run import sizes
+from kappa_lib.weights import sizes
 
 BEGIN, HEADER, ENDED_HEADER, TURN = (
     "<|begin_of_text|>",

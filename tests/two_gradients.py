@@ -26,20 +26,17 @@ def main(root: Path, results: str, way: str, out: str) -> None:
         "KAPPA_RESULTS": results,
     }
     changes = {"arms": ["selected"], "dtype": "float32", "parallel": way}
-    bench, arms = stages.prepare(tiny_paper.profile(root, **changes))
-    trainer.warm(bench, 0)
-    run = trainer.Run(bench, arms["selected"], 0)
-    steps = trainer._Training(run, bench.speech_llm(0, arms["selected"]))
+    experiment, arms = stages.prepare(tiny_paper.profile(root, **changes))
 
     def keep(parameters, limit):
-        kept = {name: parallel.full_tensor(p.grad) for name, p in steps.named.items()}
+        kept = {str(i): parallel.full_tensor(p.grad) for i, p in enumerate(parameters)}
         if distributed.is_main_process():
             save_file(kept, out)
         raise Stop
 
-    steps.accelerator.clip_grad_norm_ = keep
+    experiment.accelerator.clip_grad_norm_ = keep
     try:
-        steps.step([0, 5, 9, 14], 1e-3)
+        trainer.train(experiment, arms["selected"], 0)
     except Stop:
         distributed.shut_down()
 

@@ -11,14 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import claims, report
+from kappa_lib.evidence import report
 from kappa_lib.files import read_json, replacing, write_text
 from kappa_lib.run.plan import Plan
 from kappa_lib.text import markdown
+from tools import readme
 
 REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
@@ -35,6 +34,7 @@ KEPT = (
     "runs/*/config.json",
     "runs/*/metrics.jsonl",
     "runs/*/provenance.json",
+    "runs/*/spectra.csv",
     "bench.*",
     "scale.json",
 )
@@ -68,52 +68,32 @@ def publish(name: str) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
+    write_readme()
+    return target
+
+
+def write_readme() -> None:
+    """Write the README's generated parts anew."""
     os.environ["KAPPA_RESULTS"] = str(REFERENCE)
     text = README.read_text(encoding="utf-8")
     for block, content in blocks().items():
-        text = report.replace_block(text, block, content)
+        text = readme.replace_block(text, block, content)
     write_text(README, text)
-    return target
 
 
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    found = {"results": report.headline(profiles.load("laptop"))}
-    if (REFERENCE / "study" / report.FILE).is_file():
-        found["study"] = study_block()
+    laptop, study = readme.committed("laptop"), readme.committed("study")
+    found = {
+        "glance": readme.glance(laptop, study),
+        "results": readme.headline(laptop),
+        "study": readme.study(study),
+    }
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
         [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
     )
     return found
-
-
-def study_block() -> str:
-    """The arms of the study against each other, and the verdicts that follow from it."""
-    folder = REFERENCE / "study"
-    table = pd.read_csv(folder / "metrics.csv")
-    runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
-    decided = {c.id: c for c in claims.load(folder) if c.id in _DECIDED_BY_THE_STUDY}
-    verdicts = "\n".join(
-        f"- {decided[name].statement} **{decided[name].verdict}**" for name in _DECIDED_BY_THE_STUDY
-    )
-    return "\n\n".join(
-        [
-            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
-            f" {table['step'].max()} steps.",
-            report.pairs_table(table),
-            "By rules fixed before the run, from these numbers:",
-            verdicts,
-        ]
-    )
-
-
-_DECIDED_BY_THE_STUDY = (
-    "selected-beats-inverse",
-    "inverse-forgets-more",
-    "mitigates-forgetting",
-    "kappa-is-the-cause",
-)
 
 
 def plan_table() -> str:
@@ -159,7 +139,7 @@ def _plan_row(name: str) -> list[str]:
 
 def bench_table(measured: dict) -> str:
     """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
-    layer, model = measured["layer"], measured["default_model_seconds"]
+    layer, model = measured["layer"], measured["model"]["seconds"]
     rows = []
     for route, seconds in layer["seconds"].items():
         errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
@@ -167,11 +147,13 @@ def bench_table(measured: dict) -> str:
         cells = f"{seconds:.1f}", f"{ratio:.1f} ×", f"{max(errors):.0e}", f"{model[route]:.1f}"
         rows.append([route, *cells])
     goals = [
-        f"{route}: {what} {'under' if what != 'speed-up over svdvals' else 'of'} {goal['goal']:g}"
-        f" {'reached' if goal['reached'] else 'missed'} ({goal['measured']:.2g})"
-        for route, of_route in measured["verdicts"].items()
-        for what, goal in of_route.items()
+        f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
+        f" ({goal['measured']:.2g})"
+        for goal in measured["verdicts"]
     ]
+    commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
+    beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
+    cores, load = (measured["machine"][key] for key in ("cores", "load_average"))
     columns = [
         "route",
         "a layer of Llama-3-8B's shapes, s",
@@ -179,8 +161,8 @@ def bench_table(measured: dict) -> str:
         "largest error of κ",
         "the default model, s",
     ]
-    cores = measured["machine"]["cores"]
-    return f"{markdown(columns, rows)}\n\nOn {cores} cores. Goals: {'; '.join(goals)}."
+    told = f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}."
+    return f"{markdown(columns, rows)}\n\n{told}"
 
 
 def _scale_sentence() -> list[str]:

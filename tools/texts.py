@@ -16,9 +16,9 @@ from pathlib import Path
 from kappa_lib import files
 from kappa_lib.errors import AssetError
 from kappa_lib.training.texts import FOLDER, MANIFEST
-from kappa_lib.weights import pins
+from kappa_lib.weights import fetch
+from kappa_lib.weights.fetch import Pin
 from kappa_lib.weights.mirrors import DebianArchive
-from kappa_lib.weights.pins import Pin
 
 CHARACTERS = 24_000  # more than 4,112 tokens with SmolLM2's and with Llama 3's tokenizer
 # A paragraph on one line, without addresses, that ends like a sentence; headings don't.
@@ -79,7 +79,7 @@ def cut(folder: Path) -> dict[str, str]:
     """
     for package, wanted in ((AUSTEN, (NOVELS,)), (HANDBOOK, PAGES)):
         package.fetch(folder, [pin.name for pin in wanted])
-        pins.check(folder, wanted)
+        fetch.check(folder, wanted)
     *german, commands = (folder / page.name for page in PAGES)
     chapters = (part for page in german for part in blocks(page))
     return {

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from kappa_lib.encoding.covariance import Moments
 from kappa_lib.encoding.damage import Factors
-from kappa_lib.spectra.measures import power_law_tail
-from kappa_lib.spectra.proxy import volume_loss
+from kappa_lib.spectra.measures import power_law_tail, volume_loss
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.spectrum import condition_number
 

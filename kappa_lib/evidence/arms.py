@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from kappa_lib.evidence import tables
 from kappa_lib.evidence.statistics import ENOUGH_SEEDS
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import nulls
+from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import layer_of, type_of
 from kappa_lib.spectra.selection import Selection, select
 from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.weights import sizes
 
 # The direction of the runs with this seed was known before the rules were written.
 PILOT_SEED = 0
@@ -26,7 +26,7 @@ ALIKE_ARMS = (
     ("lowest_in_type", "highest_in_type"),
 )
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers.
-ALIKE = {"parameters": 0.01, "types": 0.01, "layer": 1.0}
+ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0}
 
 
 def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
@@ -41,18 +41,21 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
         on each half of the test sets, where transcripts are kept), ``text`` (rise of general-text
         loss) and ``kl`` at the last evaluation, nats a token; ``corpora`` (corpus → last WER per
-        seed); ``parameters``, ``types`` (type → share of tensors), ``layer`` (mean), ``draws``
-        (how many different selections the seeds had).
+        seed); ``parameters``, ``types`` (type → share of tensors), ``layers`` (type → mean);
+        ``draws`` (how many different selections the seeds had); ``disruption`` (mean
+        |change of log κ| of what was trained, a seed each, where spectra were kept).
     """
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     if rows.empty:
         return {}
     runs = [run for _, run in rows.groupby("seed")]
     corpora = [c for c in rows if c.startswith("wer_") and c != "wer_mean"]
+    seeds = [int(run["seed"].iloc[0]) for run in runs]
+    changes = [disruption(profile, arm, seed) for seed in seeds]
     return {
-        "seeds": [int(run["seed"].iloc[0]) for run in runs],
+        "seeds": seeds,
         "wer": [run["wer_mean"].tolist() for run in runs],
-        "halves": [half_curves(profile, arm, int(run["seed"].iloc[0])) for run in runs],
+        "halves": [half_curves(profile, arm, seed) for seed in seeds],
         "text": [float(run["text_loss"].iloc[-1] - run["text_loss"].iloc[0]) for run in runs],
         "kl": [float(run["kl"].iloc[-1]) for run in runs],
         "corpora": {
@@ -62,18 +65,20 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         },
         **trained(profile, arm),
         "draws": _draws(profile, arm),
+        "disruption": [] if None in changes else changes,
     }
 
 
 def trained(profile: Profile, arm: str) -> dict[str, Any]:
-    """``parameters``, ``types`` and ``layer`` of what an arm trains, see :func:`measured`."""
+    """``parameters``, ``types`` and ``layers`` of what an arm trains, see :func:`measured`."""
     chosen = Selection.load(profile.folder / "selections" / f"{arm}.json")
-    kinds = pd.Series([type_of(name) for name in chosen.tensors]).value_counts(normalize=True)
-    layers = [layer for layer in map(layer_of, chosen.tensors) if layer is not None]
+    kinds = [type_of(name) for name in chosen.tensors]
+    layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
+    shares = pd.Series(kinds).value_counts(normalize=True).sort_index()
     return {
         "parameters": chosen.parameters,
-        "types": {kind: float(share) for kind, share in kinds.sort_index().items()},
-        "layer": float(np.mean(layers)) if layers else 0.0,
+        "types": {kind: float(share) for kind, share in shares.items()},
+        "layers": {kind: float(mean) for kind, mean in layers.groupby(kinds).mean().items()},
     }
 
 
@@ -103,25 +108,24 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
     luck of the best point is not counted as a rise. Empty where no transcripts are kept.
     """
     folder = profile.folder / "runs" / f"{arm}-seed{seed}" / "transcripts"
-    steps = [_halves(path) for path in sorted(folder.glob("step*.json"))]
-    return [list(half) for half in zip(*steps, strict=True)]
+    curves: list[list[float]] = [[], []]
+    for path in sorted(folder.glob("step*.json")):
+        rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+        spoken = rows[rows["corpus"].isin(tables.LANGUAGES)].sort_values(["corpus", "id"])
+        for parity, curve in enumerate(curves):
+            rates = []
+            for corpus, group in spoken.groupby("corpus"):
+                half = group.iloc[parity::2]
+                said, heard = half["reference"].tolist(), half["hypothesis"].tolist()
+                rates.append(word_error_rate(said, heard, profile.language(corpus)))
+            curve.append(float(np.mean(rates)))
+    return curves if curves[0] else []
 
 
-def _halves(path: Path) -> tuple[float, float]:
-    rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
-    spoken = rows[rows["corpus"].isin(tables.LANGUAGES)].sort_values(["corpus", "id"])
-    rates = []
-    for parity in (0, 1):
-        halves = {c: group.iloc[parity::2] for c, group in spoken.groupby("corpus")}
-        rates.append(
-            np.mean(
-                [
-                    word_error_rate(list(h["reference"]), list(h["hypothesis"]), c)
-                    for c, h in halves.items()
-                ]
-            )
-        )
-    return float(rates[0]), float(rates[1])
+def disruption(profile: Profile, arm: str, seed: int) -> float | None:
+    """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
+    path = profile.folder / "runs" / f"{arm}-seed{seed}" / "spectra.csv"
+    return float(pd.read_csv(path)["dlogkappa"].abs().mean()) if path.is_file() else None
 
 
 def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
@@ -164,7 +168,7 @@ def unlike(
     Args:
         first: of :func:`measured`.
         second: of :func:`measured`.
-        held: which of ``parameters``, ``types``, ``layer`` must be alike.
+        held: which of ``parameters``, ``types``, ``layers`` must be alike.
     """
     found = []
     smaller, larger = sorted((first["parameters"], second["parameters"]))
@@ -173,16 +177,19 @@ def unlike(
     a, b = first["types"], second["types"]
     apart = sum(abs(a.get(kind, 0.0) - b.get(kind, 0.0)) for kind in {*a, *b}) / 2
     if "types" in held and apart > ALIKE["types"]:
-        found.append(f"{apart:.0%} other module types")
-    depth = first["layer"] - second["layer"]
-    if "layer" in held and abs(depth) > ALIKE["layer"]:
-        found.append(f"a mean layer {abs(depth):.1f} {'higher' if depth > 0 else 'lower'}")
+        found.append(f"{100 * apart:.0f} % other module types")
+    common = {k: first["layers"][k] - second["layers"][k] for k in a if k in second["layers"]}
+    kind = max(common, key=lambda k: abs(common[k]), default="")
+    if "layers" in held and kind and abs(common[kind]) > ALIKE["layers"]:
+        side = "higher" if common[kind] > 0 else "lower"
+        found.append(f"its {kind} {abs(common[kind]):.1f} layers {side}")
     return found
 
 
 def reversed_sizes(selected: int, inverse: int) -> str:
     """The sentence on how many parameters the two arms train, here and at the paper's shapes."""
-    table = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    table = kappa_table.null_table(llm.shapes, llm.layers)
     paper = [select(table, arm, 100).parameters / 1e9 for arm in ("selected", "inverse")]
     return (
         f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"

@@ -114,7 +114,7 @@ def _with_decision(claim: Claim, path: Path) -> Claim:
     found = read_json(path)
     if found["claim"] != claim.fingerprint:
         return claim
-    numbers = _each(_from_json, found["numbers"])
+    numbers = from_json(found["numbers"])
     decision = decide(claim.id, numbers)
     if decision.verdict != found["verdict"]:
         raise InputError(
@@ -165,5 +165,6 @@ def _to_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
-def _from_json(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf") else value
+def from_json(numbers: dict[str, Any]) -> dict[str, Any]:
+    """A record's numbers as the rule reads them, infinities included."""
+    return _each(lambda x: float(x) if x in ("inf", "-inf") else x, numbers)

@@ -86,9 +86,9 @@ def _of(claims: Sequence[Claim], kind: str, scale: str | None = None) -> list[Cl
 
 
 def sentence(claims: Sequence[Claim], kind: str, scale: str | None = None) -> str:
-    """Counts of one kind (and scale) in a line: ``1 holds, 2 undecided``."""
+    """Counts of one kind (and scale) in a line: ``holds 1, undecided 2``."""
     of = _of(claims, kind, scale)
-    return ", ".join(f"{n} {verdict}" for verdict, n in counts(of).items() if n)
+    return ", ".join(f"{verdict} {n}" for verdict, n in counts(of).items() if n)
 
 
 def details(claims: Sequence[Claim]) -> str:

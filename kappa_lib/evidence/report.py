@@ -6,7 +6,7 @@ from typing import Any
 from kappa_lib.evidence import arms, claims, listing, report_tables, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.speech.transcripts import NORMALISERS
+from kappa_lib.speech.transcripts import normaliser
 from kappa_lib.text import clock, markdown
 from kappa_lib.weights import models
 
@@ -74,18 +74,23 @@ def _setting(profile: Profile) -> str:
         f" utterances at a peak learning rate of {profile.lr:g} ({profile.optimiser}),"
         f" from a CTC warm start of the adaptor ({profile.warm_steps} steps), which the paper"
         " does not have."
-        f" Training utterances: {_counts(profile.train_utterances)};"
-        f" test utterances: {_counts(profile.test_utterances)}."
+        f" Training utterances: {_counts(profile, 'train')};"
+        f" test utterances: {_counts(profile, 'test')}."
     )
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n} {corpus}" for corpus, n in counts.items())
+def _counts(profile: Profile, part: str) -> str:
+    """Utterances of each corpus, and how many were asked for where there were fewer."""
+    used, words = tables.used(profile), []
+    for corpus, asked in profile.values()[f"{part}_utterances"].items():
+        count = used.get(corpus, {}).get(part, asked)
+        words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
+    return ", ".join(words)
 
 
 def _normalisers(profile: Profile) -> str:
-    used = {c: n for c, n in NORMALISERS.items() if profile.test_utterances.get(c)}
-    named = ", ".join(f"{name} for {corpus}" for corpus, name in used.items())
+    used = [corpus for corpus, count in sorted(profile.test_utterances.items()) if count]
+    named = ", ".join(f"{normaliser(profile.language(corpus))} for {corpus}" for corpus in used)
     return (
         f"Normalisers: {named}. Capped: hypotheses that reached {profile.max_new_tokens} tokens"
         " without an end of turn. Step 0 is the warm-started adaptor before any fine-tuning, the"

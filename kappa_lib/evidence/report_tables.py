@@ -24,10 +24,13 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
 
 def wer_table(table: pd.DataFrame) -> str:
     """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
     columns = {
-        **{f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.LANGUAGES},
-        "wer_mean": ("mean of both, %", 100.0, 1),
-        "wer_en_human": ("WER en_human, %", 100.0, 1),
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
         "capped": ("capped, %", 100.0, 1),
         "empty": ("empty, %", 100.0, 1),
     }
@@ -89,9 +92,9 @@ def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
     for pair in pairs.present(table["arm"].unique().tolist()):
         if not set(pair) <= set(facts):
             continue
-        held = ("parameters", "types", "layer")
-        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], held)
-        told = f"the first has {', '.join(unlike)}" if unlike else "size, types and depth are alike"
+        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
+        alike = "size, types and the depth of each are alike"
+        told = f"the first has {', '.join(unlike)}" if unlike else alike
         lines.append(f"- {pairs.name_of(pair)}: {told}.")
     if lines:
         lines.insert(0, "Beside κ:\n")

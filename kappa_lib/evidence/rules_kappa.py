@@ -16,7 +16,7 @@ from kappa_lib.evidence.verdicts import (
     Decision,
     decides,
 )
-from kappa_lib.spectra import proxy
+from kappa_lib.spectra.measures import volume_loss
 
 # A stand-in shares at least two thirds of the variance of ranks.
 STAND_IN = 0.8
@@ -65,7 +65,7 @@ def kappa_reflects_training(
         ends[nearest],
         unit="of the tensors above their null's median, against 0.5; the type nearest to it",
         n=tensors[nearest],
-        note=f"module type explains {variance_explained_by_type:.0%} of the variance of log κ",
+        note=f"type explains {100 * variance_explained_by_type:.0f} % of the variance of log κ",
     )
 
 
@@ -99,7 +99,7 @@ def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, flo
     values = table[measure].to_numpy()
     if measure == "effective_rank":
         values = values / np.minimum(table["rows"], table["cols"])
-    lost = proxy.volume_loss(table)
+    lost = volume_loss(table)
     found = spearman_interval(values, lost, table["layer"], strata=table["type"])
     return found.estimate, found.low, found.high
 

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from kappa_lib.errors import InputError
+from kappa_lib.evidence.statistics import bootstrap_mean, bootstrap_ratio
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
-from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
@@ -23,9 +24,10 @@ def results(profile: Profile) -> pd.DataFrame:
 
     Returns:
         A row an evaluation: ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``,
-        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German
-        and English), ``text_loss``, ``kl`` (nats a token), ``capped``, ``empty`` (shares); where
-        a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
+        ``train_loss``, ``heldout_loss``, ``wer_<corpus>`` (fractions), ``wer_mean`` (of German,
+        English and one's own corpora), ``text_loss``, ``kl`` (nats a token), ``capped``,
+        ``empty`` (shares); where a run kept them, ``heldout_<corpus>``, ``text_<kind>`` and
+        ``kl_<kind>``.
 
     Raises:
         InputError: no run has been finished.
@@ -37,7 +39,7 @@ def results(profile: Profile) -> pd.DataFrame:
             f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
-        _row(read_json(folder / "config.json"), metrics)
+        _row(read_json(folder / "config.json"), metrics, [*LANGUAGES, *profile.corpora])
         for folder in folders
         for metrics in read_metrics(folder)
     ]
@@ -51,15 +53,21 @@ def run_folders(profile: Profile) -> list[Path]:
     return [f for f in folders if (f / "provenance.json").is_file()]
 
 
-def _row(config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
     flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}
     apart |= {f"heldout_{corpus}": loss for corpus, loss in metrics.get("heldout", {}).items()}
     for kind, found in metrics.get("text", {}).items():
         apart |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
-    spoken = [metrics["wer"][language] for language in LANGUAGES if language in metrics["wer"]]
+    spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
     mean = sum(spoken) / len(spoken) if spoken else float("nan")
     return {"arm": config["arm"], "seed": config["seed"], **flat, **apart, "wer_mean": mean}
+
+
+def test_sets(table: pd.DataFrame) -> list[str]:
+    """Corpora whose word error rate a table has: the paper's languages, one's own, the rest."""
+    found = [c.removeprefix("wer_") for c in table if c.startswith("wer_") and c != "wer_mean"]
+    return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))
 
 
 def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
@@ -102,16 +110,109 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
     return pd.DataFrame(json.loads(chosen[0].read_text(encoding="utf-8")))
 
 
+def _seeds(profile: Profile, arm: str) -> list[int]:
+    """Seeds of the profile for which an arm has a finished run.
+
+    Raises:
+        InputError: none.
+    """
+    done = {folder.name for folder in run_folders(profile)}
+    seeds = [seed for seed in profile.seeds if f"{arm}-seed{seed}" in done]
+    if not seeds:
+        raise InputError(f"{arm}: no finished run", "run notebook 04, or `kappa train`")
+    return seeds
+
+
+def wer_intervals(
+    profile: Profile, arm: str, seed: int | None = None, step: int | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Word error rates with 95 % bootstrap intervals over test utterances.
+
+    An utterance is drawn with all its errors and words, and the rate is the drawn errors over
+    the drawn words. The draws are seeded by the profile.
+
+    Args:
+        profile: of the run.
+        arm: of the run.
+        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
+        step: of the evaluation, the last by default.
+
+    Returns:
+        Corpus → rate, low, high, as fractions.
+
+    Raises:
+        InputError: there is no such run or step.
+    """
+    errors: dict[str, list[list[int]]] = {}
+    words: dict[str, list[list[int]]] = {}
+    for number in _seeds(profile, arm) if seed is None else [seed]:
+        for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
+            language = profile.language(corpus)
+            found = [word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()]
+            errors.setdefault(corpus, []).append([wrong for wrong, _ in found])
+            words.setdefault(corpus, []).append([spoken for _, spoken in found])
+    intervals = {
+        corpus: bootstrap_ratio(errors[corpus], words[corpus], seed=profile.seed)
+        for corpus in errors
+    }
+    return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
+
+
+def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.DataFrame:
+    """What an arm forgot of each kind of text, with 95 % bootstrap intervals over windows.
+
+    Args:
+        profile: of the run.
+        arm: of the run.
+        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
+
+    Returns:
+        A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
+        the last, in nats a token, each with ``_low`` and ``_high``.
+
+    Raises:
+        InputError: no such run, or one from before there were kinds of text.
+    """
+    seeds = _seeds(profile, arm) if seed is None else [seed]
+    runs = [read_metrics(profile.folder / "runs" / f"{arm}-seed{number}") for number in seeds]
+    if not all(run and "text" in run[-1] for run in runs):
+        raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
+    rows = {}
+    for kind in runs[0][-1]["text"]:
+        ends = [(run[0]["text"][kind], run[-1]["text"][kind]) for run in runs]
+        rises = [
+            [after - before for before, after in zip(*losses, strict=True)]
+            for losses in ((first["window_loss"], last["window_loss"]) for first, last in ends)
+        ]
+        rows[kind] = {}
+        for name, values in (("rise", rises), ("kl", [last["window_kl"] for _, last in ends])):
+            found = bootstrap_mean(values, seed=profile.seed)
+            rows[kind] |= {
+                name: found.estimate,
+                f"{name}_low": found.low,
+                f"{name}_high": found.high,
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
+
+
 def missing(profile: Profile) -> dict[str, str]:
     """Corpora that could not be had, and why; to be said wherever results are shown."""
-    path = profile.folder / "split.json"
-    return read_json(path)["missing"] if path.is_file() else {}
+    return _split(profile).get("missing", {})
 
 
 def left_out(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
     """Corpus → part → reason → rows that could not be used."""
+    return _split(profile).get("left_out", {})
+
+
+def used(profile: Profile) -> dict[str, dict[str, int]]:
+    """Corpus → part → rows that the runs had; empty for runs from before that was noted."""
+    return _split(profile).get("used", {})
+
+
+def _split(profile: Profile) -> dict[str, Any]:
     path = profile.folder / "split.json"
-    return read_json(path)["left_out"] if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def missing_note(profile: Profile) -> str:
@@ -123,7 +224,8 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
     rows = transcripts(profile, arm, seed)
     rows["wer"] = [
-        word_error_rate([r.reference], [r.hypothesis], r.corpus) for r in rows.itertuples()
+        word_error_rate([r.reference], [r.hypothesis], profile.language(r.corpus))
+        for r in rows.itertuples()
     ]
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])

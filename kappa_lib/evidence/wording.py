@@ -1,14 +1,10 @@
-"""How reports and the README write intervals and decisions, and the blocks that a run fills."""
+"""How reports and the README write numbers, intervals and decisions."""
 
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import Decision
-
-# Between such lines the README holds what a run wrote.
-MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
 
 
 def spread(values: Iterable[float], scale: float, digits: int) -> str:
@@ -31,9 +27,13 @@ def interval(estimate: float, low: float, high: float, digits: int) -> str:
 def decision(found: Decision) -> str:
     """The numbers of a decision: estimate, interval, repetitions, effect, p, note; parts first."""
     if found.parts:
-        told = [f"{name}: {decision(part)} ({part.verdict})" for name, part in found.parts.items()]
-        own = found.note if found.note not in {part.note for part in found.parts.values()} else ""
-        return "; ".join([*told, *([own] if own else [])])
+        told = [f"{name} {_numbers(part)}: {part.verdict}" for name, part in found.parts.items()]
+    else:
+        told = [_numbers(found)]
+    return "; ".join(text for text in (*told, found.note) if text)
+
+
+def _numbers(found: Decision) -> str:
     told = []
     if found.estimate is not None:
         digits = 2 if found.unit.startswith("points") else 4
@@ -47,7 +47,7 @@ def decision(found: Decision) -> str:
         told.append(f"d_z = {found.effect:+.1f}")
     if found.p is not None:
         told.append(f"p = {found.p:.2g}")
-    return ", ".join(told) + (f"; {found.note}" if told and found.note else found.note)
+    return ", ".join(told)
 
 
 def short(value: Any) -> str:
@@ -60,23 +60,3 @@ def short(value: Any) -> str:
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def block_of(text: str, name: str) -> str:
-    """What stands between the two markers of a name."""
-    begin, end = (marker.format(name) for marker in MARKERS)
-    return text.partition(begin)[2].partition(end)[0].strip()
-
-
-def replace_block(text: str, name: str, block: str) -> str:
-    """Put ``block`` between the two markers of a name.
-
-    Raises:
-        InputError: the text has no such markers.
-    """
-    begin, end = (marker.format(name) for marker in MARKERS)
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise InputError(f"the text has no {begin}", "put both markers back")
-    return f"{before}{begin}\n\n{block}\n\n{end}{after}"

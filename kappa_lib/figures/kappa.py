@@ -85,7 +85,7 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """What selections consist of, by type: tensors on the left, parameters on the right.
 
     Args:
-        parts: label (beginning with the arm's name) → :func:`kappa_lib.spectra.nulls.composition`.
+        parts: label (beginning with the arm's name) → ``kappa_table.composition``.
     """
     height = 0.55 * len(parts) + 1.4
     figure, axes = new_figure(1, 2, figsize=(9.5, height), sharey=True)

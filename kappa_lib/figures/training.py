@@ -1,6 +1,6 @@
 """Figures of the runs: word error rate, loss and forgetting over training, an arm a colour."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,6 +22,13 @@ TITLES = {
 }
 WER_TOP = 110  # per cent
 FEW = 2  # arms whose legend fits into a panel, and runs that can be labelled
+TEXTS = {
+    "english": "English prose",
+    "german": "German",
+    "technical": "technical (English)",
+}
+# Arm → corpus → rate, low, high, as fractions.
+Intervals = Mapping[str, Mapping[str, tuple[float, float, float]]]
 UNITS = {"text_loss": "nats a token", "kl": "nats a token", "heldout_loss": "nats a token"}
 
 
@@ -49,27 +56,57 @@ def _spread_note(table: pd.DataFrame) -> str:
     return "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: lowest to highest"
 
 
-def wer_over_training(table: pd.DataFrame, human_trained: bool = False, note: str = "") -> Figure:
+def _bars(axis: Axes, table: pd.DataFrame, corpus: str, intervals: Intervals) -> None:
+    """Bootstrap intervals at the last evaluation, side by side."""
+    arms = list(dict.fromkeys(table["arm"]))
+    end = table["utterances"].max()
+    for number, arm in enumerate(a for a in arms if corpus in intervals.get(a, {})):
+        rate, low, high = (100 * value for value in intervals[arm][corpus])
+        axis.errorbar(
+            end * (1 + 0.02 * (number + 1)),
+            rate,
+            [[max(0, rate - low)], [max(0, high - rate)]],
+            color=colour(arm, arms),
+            capsize=2,
+            lw=1,
+        )
+
+
+def wer_over_training(
+    table: pd.DataFrame,
+    human_trained: bool = False,
+    note: str = "",
+    intervals: Intervals | None = None,
+) -> Figure:
     """Word error rate against utterances seen, a panel a test set.
 
     Args:
         table: of :func:`kappa_lib.evidence.tables.results`.
-        human_trained: whether human recordings were among the training utterances.
+        human_trained: whether prompts of the voice of ``en_human`` were trained on.
         note: said under the figure, for instance that a corpus is missing.
+        intervals: of the last evaluation, of
+            :func:`kappa_lib.evidence.tables.wer_intervals` for each arm; drawn as bars.
     """
-    columns = [c for c in TITLES if c.startswith("wer_") and c in table]
+    found = [c for c in table if c.startswith("wer_")]
+    own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
+    titles = {**TITLES, **({"wer_mean": "mean of the test sets"} if own else {}), **own}
+    columns = [c for c in titles if c in found]
     figure, axes = new_figure(
         1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False, sharey=True
     )
     for axis, column in zip(axes[0], columns, strict=True):
         _curve(axis, table, column, percent=True)
-        title = TITLES[column]
-        axis.set_title(title.splitlines()[0] if human_trained and "human" in column else title)
+        _bars(axis, table, column.removeprefix("wer_"), intervals or {})
+        title = titles[column]
+        axis.set_title(
+            title.splitlines()[0] if human_trained and column == "wer_en_human" else title
+        )
         _clip(axis, table, column)
         axis.set_xlabel("training utterances")
     axes[0][0].set_ylabel("word error rate (%)")
     _legend(figure, axes[0][-1])
-    figure.suptitle(f"Word error rate over training ({_spread_note(table)})")
+    bars = "; bars: 95 % over utterances" if intervals else ""
+    figure.suptitle(f"Word error rate over training ({_spread_note(table)}{bars})")
     _caption(figure, note)
     return figure
 
@@ -105,6 +142,30 @@ def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
         axis.set(title=TITLES[column], xlabel="training utterances", ylabel=UNITS[column])
     _legend(figure, axes[0])
     figure.suptitle(f"What the language model forgot and learned ({_spread_note(table)})")
+    _caption(figure, note)
+    return figure
+
+
+def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
+    """Loss (above) and KL from the base model (below) over training, a column a kind of text.
+
+    Args:
+        table: of :func:`kappa_lib.evidence.tables.results`, with ``text_<kind>`` and ``kl_<kind>``.
+        note: said under the figure.
+    """
+    kinds = [kind for kind in TEXTS if f"text_{kind}" in table]
+    figure, axes = new_figure(
+        2, len(kinds), figsize=(3.4 * len(kinds), 5), sharex=True, sharey="row", squeeze=False
+    )
+    for kind, (above, below) in zip(kinds, axes.T, strict=True):
+        _curve(above, table, f"text_{kind}", percent=False)
+        _curve(below, table, f"kl_{kind}", percent=False)
+        above.set_title(TEXTS[kind])
+        below.set_xlabel("training utterances")
+    axes[0][0].set_ylabel("loss (nats a token)")
+    axes[1][0].set_ylabel("KL from base (nats a token)")
+    _legend(figure, axes[0][-1])
+    figure.suptitle(f"What was forgotten of each text ({_spread_note(table)})")
     _caption(figure, note)
     return figure
 

@@ -1,6 +1,7 @@
 """What a person sees while a notebook is executed: its progress channel, on one console."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
 
-from kappa_lib.progress import line
+from kappa_lib.progress import CHANNEL, line
 
 EVERY = 10.0  # seconds between two lines of one stage where lines cannot be overwritten
 
@@ -67,14 +68,16 @@ class Console:
 
     @contextmanager
     def following(self, channel: Path) -> Iterator[None]:
-        """Show what is appended to ``channel`` until the block ends."""
+        """Show what processes that start meanwhile append to ``channel``, until the block ends."""
         channel.write_text("", encoding="utf-8")
+        os.environ[CHANNEL] = str(channel)
         ended = Event()
         thread = Thread(target=self._follow, args=(channel, ended), daemon=True)
         thread.start()
         try:
             yield
         finally:
+            del os.environ[CHANNEL]
             ended.set()
             thread.join()
             channel.unlink(missing_ok=True)

@@ -66,6 +66,7 @@ def execution_key(notebook: Path, profile: Profile) -> str:
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
+            "recordings": _recordings(profile),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
             "pins": files.sha256(lock.LOCK),
             "python": platform.python_version(),
@@ -73,20 +74,29 @@ def execution_key(notebook: Path, profile: Profile) -> str:
     )
 
 
-def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
-    """Execute one notebook in its own folder; the copy appears as ``target`` once it succeeds.
+def _recordings(profile: Profile) -> list[Any]:
+    """The files of one's own corpora: sizes and times."""
+    if not profile.corpora:
+        return []
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
+
+
+def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:
+    """Execute one notebook in its own folder, and return the executed copy.
 
     Args:
         notebook: the source, which stays as it is.
         values: of the parameters.
-        target: where the executed copy goes.
+        folder: where the copy goes; its name ends in ``.unfinished.ipynb``.
 
     Raises:
         NotebookError: a cell failed or the kernel died; says which cell, the error's last lines
             and where the part that was executed is.
     """
-    partial = target.with_suffix(".unfinished.ipynb")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{notebook.stem}.unfinished.ipynb"
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -102,7 +112,7 @@ def execute(notebook: Path, values: dict[str, Any], target: Path) -> None:
         raise NotebookError(_cell_message(notebook, error, partial), _CELL_REMEDY) from error
     except DeadKernelError as error:
         raise NotebookError(_dead_message(notebook, partial), _DEAD_REMEDY) from error
-    os.replace(partial, target)
+    return partial
 
 
 _CELL_REMEDY = "after a change, the same command goes on from the last finished stage"

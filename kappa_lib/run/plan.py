@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
+import torch
 
 from kappa_lib.profiles import Profile
-from kappa_lib.run import sizes
 from kappa_lib.run.recipes import Recipe, alternatives, current
-from kappa_lib.run.sizes import LanguageModel
-from kappa_lib.spectra import nulls, selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.training.evaluation import EVAL_BATCH
-from kappa_lib.training.model import STACK
+from kappa_lib.training.model import STACK, Adaptor
+from kappa_lib.training.texts import KINDS, WINDOW
+from kappa_lib.weights import sizes
+from kappa_lib.weights.sizes import LanguageModel
 
 FRAMES = 50  # a second, of every Whisper encoder
 PROMPT = 40  # positions of the chat template around the audio, rounded up
@@ -57,11 +59,12 @@ class Workload:
 def workload(profile: Profile) -> Workload:
     """What the profile's corpora mean for the language model."""
     train, test = profile.train_utterances, profile.test_utterances
-    spoken, heard = (sum(SECONDS[c][0] * n for c, n in counts.items()) for counts in (train, test))
+    lengths = SECONDS | {name: _own_seconds(own) for name, own in profile.corpora.items()}
+    spoken, heard = (sum(lengths[c][0] * n for c, n in counts.items()) for counts in (train, test))
     mean, test_mean = spoken / max(1, sum(train.values())), heard / max(1, sum(test.values()))
     return Workload(
         mean=_positions(mean),
-        longest=_positions(max((SECONDS[c][1] for c, n in train.items() if n), default=0.0)),
+        longest=_positions(max((lengths[c][1] for c, n in train.items() if n), default=0.0)),
         labels=mean * TOKENS_PER_SECOND,
         seconds=spoken + heard,
         tests=sum(test.values()),
@@ -69,9 +72,21 @@ def workload(profile: Profile) -> Workload:
     )
 
 
+def _own_seconds(own: dict[str, str]) -> tuple[float, float]:
+    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+    return OwnSpeech(**own).seconds()
+
+
 def _positions(seconds: float) -> float:
     """Positions an utterance takes: audio, chat template, transcript."""
     return seconds * FRAMES / STACK + PROMPT + seconds * TOKENS_PER_SECOND
+
+
+def adaptor_parameters(encoder_width: int, width: int) -> int:
+    """Parameters of the adaptor between an encoder and a language model of these widths."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Adaptor(encoder_width, width, 1.0).parameters())
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,7 @@ class Plan:
         self.profile, self.processes = profile, processes
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)
-        self.adaptor = sizes.adaptor(self.encoder.width, self.llm.width)
+        self.adaptor = adaptor_parameters(self.encoder.width, self.llm.width)
         self.recipe = current(profile, processes)
         self.load = workload(profile)
         self.size = 2 if profile.dtype == "bfloat16" else 4  # bytes of a frozen parameter
@@ -148,12 +163,12 @@ class Plan:
     def arms(self) -> list[Arm]:
         """Trained tensors of each arm: from the profile's selections, else from the null of shapes.
 
-        Under the null every κ is what the tensor's shape makes typical (``nulls.null_table``), so
-        that "smallest" and "largest" can be counted before a weight is read. Which tensors of one
-        shape are taken is then arbitrary.
+        Under the null every κ is what the tensor's shape makes typical (see
+        ``kappa_table.null_table``), so that "smallest" and "largest" can be counted before a
+        weight is read. Which tensors of one shape are taken is then arbitrary.
         """
         profile = self.profile
-        table = nulls.null_table(self.llm.shapes, self.llm.layers)
+        table = kappa_table.null_table(self.llm.shapes, self.llm.layers)
         count = selection.count_for(table, profile.share)
         found = []
         for name in profile.arms:
@@ -163,7 +178,7 @@ class Plan:
             else:
                 chosen = selection.select(table, name, count, profile.seed)
                 basis = "shapes" if name in BY_SHAPE else "null"
-            kinds = nulls.composition(table, chosen.tensors)["tensors"].astype(int).to_dict()
+            kinds = kappa_table.composition(table, chosen.tensors)["tensors"].astype(int).to_dict()
             found.append(Arm(name, len(chosen.tensors), chosen.parameters, basis, kinds))
         return found
 
@@ -216,13 +231,14 @@ class Plan:
 
         - of each process: the trained tensors as they were or, with FSDP2, the whole model with
           fp32 for what trains, on its way to the devices;
-        - the base model's log-probabilities of the general text, which the processes share;
+        - what entered the base model's output layer on the general texts, which the processes
+          share;
         - the main process' checkpoint: fp32 weights and the optimiser's states.
         """
         originals = self.size * trained
         if self.recipe.shards > 1:
             originals = self.size * self.llm.parameters + self.recipe.extra * trained
-        answers = 4.0 * self.profile.text_tokens * self.llm.vocabulary
+        answers = self.size * len(KINDS) * self.profile.text_tokens * self.llm.width
         checkpoint = (4 + self.recipe.states) * trained + 12 * self.adaptor
         return self.processes * originals + answers + checkpoint
 
@@ -270,7 +286,8 @@ class Plan:
         step = profile.batch * (utterance + load.labels * 3 * head)
         evaluations = -(-profile.steps // profile.eval_every)
         heard = load.test_positions * forward(llm, load.test_positions)
-        scored = profile.text_tokens * (forward(llm, 256.0) + head)
+        # The output layer twice: for the model now, and for the base model.
+        scored = len(KINDS) * profile.text_tokens * (forward(llm, float(WINDOW)) + 2 * head)
         warm = 6.0 * self.adaptor * load.mean * profile.warm_batch * profile.warm_steps
         answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
         encoding = load.seconds * FRAMES * 2.0 * self.encoder.parameters

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from kappa_lib import files, paths, profiles
-from kappa_lib.errors import InputError, KappaError
+from kappa_lib.errors import InputError, KappaError, from_system
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import CHANNEL
 from kappa_lib.run.console import Console
-from kappa_lib.run.ledger import Ledger, alone
 from kappa_lib.run.notebook import execute, execution_key, parameters
+from kappa_lib.run.record import Record
 from kappa_lib.text import clock
 
 
@@ -50,13 +49,13 @@ class Run:
     ) -> None:
         self.profile, self.notebooks, self.console, self.force = profile, notebooks, console, force
         self.folder = profile.folder
-        self.ledger = Ledger(self.folder, [path.stem for path in sources(notebooks[0].parent)])
+        self.record = Record(self.folder, [path.stem for path in sources(notebooks[0].parent)])
         # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
         path = profiles.find(source or profile.profile)
         self.source = str(path) if source.endswith((".yaml", ".yml")) else profile.profile
         as_filed = profiles.load(self.source).values()
         self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
-        self.timings = Timings(self.folder / "timings.json")
+        self.timings = Timings(self.folder / "timings.json", console)
 
     def notebook(self, source: Path, place: str) -> None:
         """Execute one notebook unless nothing it depends on has changed.
@@ -69,32 +68,22 @@ class Run:
         if "profile" in values:
             values["profile"] = self.source
         key = execution_key(source, self.profile)
-        if not self.force and self.ledger.current(name, key):
+        if not self.force and self.record.current(name, key):
             self.console.say(f"{place} {name}: unchanged, skipped")
             return
-        resumes = self.ledger.interrupted(name)
+        resumes = self.record.interrupted(name)
         self.console.say(f"{place} {name}" + (": resuming" if resumes else ""))
-        self.ledger.start(name)
-        target = self.folder / "notebooks" / source.name
+        self.record.start(name)
         channel = self.folder / "stages" / f"{name}.progress"
-        with self.timings.measuring(name, resumes, self.console) as timing:
-            with self.console.following(channel), _environment(CHANNEL, str(channel)):
-                execute(source, values, target)
-            timing["finished"] = True
-        self.ledger.finish(name, key, target)
-        self.console.say(f"{place} {name}: done in {clock(timing['seconds'])}")
-
-    def report(self) -> None:
-        """Write the report of what is in the results folder."""
-        from kappa_lib.evidence import report
-
-        with self.ledger.written_by_another():
-            report.write(self.profile)
+        with self.timings.measuring(name, resumes), self.console.following(channel):
+            executed = execute(source, values, self.folder / "notebooks")
+        self.record.finish(name, key, executed)
+        self.console.say(f"{place} {name}: done in {clock(self.timings.seconds(name))}")
 
     def stale(self) -> bool:
         """Whether a notebook would be executed."""
         return self.force or not all(
-            self.ledger.current(path.stem, execution_key(path, self.profile))
+            self.record.current(path.stem, execution_key(path, self.profile))
             for path in self.notebooks
         )
 
@@ -110,57 +99,47 @@ class Timings:
     An entry is ``resumed`` when earlier work in the same folder, interrupted or finished, may
     have spared this execution a part. The time of an interrupted attempt is added to the next.
     ``first`` keeps the time of an execution that was spared nothing, for the report.
+
+    Args:
+        path: of the file.
+        console: which collects the times of the stages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, console: Console) -> None:
+        self.path, self.console = path, console
         self.content = files.read_json(path) if path.is_file() else {"notebooks": {}}
         installation = os.environ.get("KAPPA_INSTALL_SECONDS")
         self.content["install_seconds"] = float(installation) if installation else None
 
+    def seconds(self, name: str) -> float:
+        """What a notebook took, interrupted attempts included."""
+        return self.content["notebooks"][name]["seconds"]
+
     @contextmanager
-    def measuring(self, name: str, resumes: bool, console: Console) -> Iterator[dict[str, Any]]:
+    def measuring(self, name: str, resumes: bool = False) -> Iterator[None]:
         """Record the time that the block takes, whether or not it fails.
 
         Args:
             name: of the notebook.
             resumes: whether its last execution did not come to its end.
-            console: which collects the times of the stages.
-
-        Yields:
-            The entry; the block sets its ``finished``.
         """
-        before = self.content["notebooks"].get(name)
-        entry: dict[str, Any] = {"seconds": 0.0, "resumed": resumes or before is not None}
-        began, console.stages = time.monotonic(), {}
-        if before and not before["finished"]:
-            began -= before["seconds"]
-            console.stages = dict(before["stages"])
-        entry["finished"] = False
+        before = self.content["notebooks"].get(name, {})
+        unfinished = before and not before["finished"]
+        entry: dict[str, Any] = {"resumed": resumes or bool(before), "finished": False}
         if before:
             whole = before["finished"] and not before["resumed"]
             kept = {key: before[key] for key in ("seconds", "stages")} if whole else None
             entry["first"] = before.get("first") or kept
-        self.content["notebooks"][name] = entry
+        self.console.stages = dict(before["stages"]) if unfinished else {}
+        began = time.monotonic() - (before["seconds"] if unfinished else 0.0)
         try:
-            yield entry
+            yield
+            entry["finished"] = True
         finally:
             entry["seconds"] = round(time.monotonic() - began, 1)
-            entry["stages"] = {what: round(took, 1) for what, took in console.stages.items()}
+            entry["stages"] = {name: round(took, 1) for name, took in self.console.stages.items()}
+            self.content["notebooks"][name] = entry
             files.write_json(self.path, self.content)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
 
 
 def _chosen(only: list[str]) -> list[Path]:
@@ -186,10 +165,8 @@ def _train_together(options: argparse.Namespace, profile: Profile, console: Cons
     name = f"training in {options.processes} processes"
     console.say(f"{name}; the notebooks follow")
     values = [word for text in options.set for word in ("--set", text)]
-    timings = Timings(profile.folder / "timings.json")
-    with timings.measuring(name, False, console) as timing:
+    with Timings(profile.folder / "timings.json", console).measuring(name):
         launch(["train", "--profile", options.profile, *values], options.processes, profile.device)
-        timing["finished"] = True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -224,14 +201,16 @@ def main(arguments: list[str] | None = None) -> int:
             and Run(profile, notebooks, console, options.force, options.profile).stale()
         ):
             _train_together(options, profile, console)
-        with alone(profile.folder):
+        with files.alone(profile.folder):
             execution = Run(profile, notebooks, console, options.force, options.profile)
             execution.everything()
             # A report on a part of the notebooks would have to do the others' work.
             if not options.only:
-                execution.report()
-    except KappaError as error:
-        console.say(f"\n{error}")
+                from kappa_lib.evidence import report  # heavy
+
+                report.write(profile)
+    except (KappaError, OSError) as error:
+        console.say(f"\n{from_system(error) if isinstance(error, OSError) else error}")
         return 1
     except KeyboardInterrupt:
         console.say("\ninterrupted; the same command goes on from the last finished stage")

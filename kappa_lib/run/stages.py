@@ -6,41 +6,42 @@ from kappa_lib import distributed
 from kappa_lib.evidence import tables
 from kappa_lib.files import replacing
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Stages
 from kappa_lib.spectra import scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
+from kappa_lib.training.experiment import Experiment
+from kappa_lib.training.spectral_change import record_spectral_change
 from kappa_lib.training.trainer import train
-from kappa_lib.training.workbench import Bench
 from kappa_lib.weights import models
 
 
-def prepare(profile: Profile) -> tuple[Bench, dict[str, Selection]]:
+def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     """Encode the speech, measure κ, make the selections and load the model.
 
     Returns:
-        What training needs: model, data and evaluation; and the arms by name.
+        What the runs share: model, data and evaluation; and the arms by name.
     """
-    stages = Stages()
     with distributed.main_process_first():
         models.weights(profile.model)
-    data = features.load(profile, stages)
+    data = features.load(profile)
     arms = selection.select_stage(profile, scan.scan_stage(profile))
-    return Bench(profile, data, stages), arms
+    return Experiment(profile, data), arms
 
 
-def train_all(bench: Bench, arms: dict[str, Selection]) -> pd.DataFrame:
+def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFrame:
     """Train every arm of every seed, going on where an earlier call stopped.
 
     Returns:
         The table of :func:`kappa_lib.evidence.tables.results`, which it also leaves as
         ``metrics.csv`` in the profile's folder.
     """
-    for seed in bench.profile.seeds:
+    for seed in experiment.profile.seeds:
         for arm in arms.values():
-            train(bench, arm, seed)
-    table = tables.results(bench.profile)
+            train(experiment, arm, seed)
+            if experiment.profile.spectra:
+                record_spectral_change(experiment, arm, seed)
+    table = tables.results(experiment.profile)
     if distributed.is_main_process():
-        with replacing(bench.profile.folder / "metrics.csv") as temporary:
+        with replacing(experiment.profile.folder / "metrics.csv") as temporary:
             table.to_csv(temporary, index=False)
     return table

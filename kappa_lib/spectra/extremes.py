@@ -7,10 +7,11 @@ the distance to the next singular value (Kato-Temple), which G does resolve.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import blas, lapack
+import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kappa_lib.spectra.gram import Tall, gram_error, product_error
@@ -50,18 +51,18 @@ class Factored:
         vector: unit eigenvector of the smallest eigenvalue, (k,).
     """
 
-    factor: np.ndarray
+    factor: torch.Tensor
     largest: float
     smallest: float
     second: float
     slack: float
     error: float
-    vector: np.ndarray
+    vector: torch.Tensor
 
     @property
     def log_volume(self) -> float:
         """Σ log σᵢ in nats, from the factor's diagonal."""
-        return float(np.log(np.diag(self.factor)).sum())
+        return float(self.factor.diagonal().log().sum())
 
     @property
     def top(self) -> End:
@@ -77,7 +78,7 @@ class Factored:
 
 
 def factor(
-    product: np.ndarray, tall: Tall, eigenvalues: np.ndarray | None = None
+    product: torch.Tensor, tall: Tall, eigenvalues: np.ndarray | None = None
 ) -> Factored | None:
     """Ends of the Gram matrix's spectrum; None where it is not safely positive definite.
 
@@ -88,26 +89,32 @@ def factor(
             single start vector sees one of several equal eigenvalues, which is no error in σ,
             and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
-    lower, info = lapack.dpotrf(product, lower=1, clean=1)
+    lower, info = torch.linalg.cholesky_ex(product)
     if info != 0:
         return None
+    known = eigenvalues is not None
     try:
-        inverse, vectors = _lanczos(lambda x: lapack.dpotrs(lower, x, lower=1)[0], tall.k, 2)
-        if eigenvalues is None:
-            top, _ = _lanczos(lambda x: blas.dsymv(1.0, product, x, lower=1), tall.k, 1)
+        inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall.k, 1 if known else 2)
+        if not known:
+            whole = product.tril() + product.tril(-1).T
+            top, _ = _lanczos(lambda x: whole @ x, tall.k, 1)
     except ArpackNoConvergence:
         return None
-    second, smallest = 1.0 / np.sort(inverse)
-    known = eigenvalues is not None
     return Factored(
         factor=lower,
         largest=float(eigenvalues[0] if known else top[0]),
-        smallest=float(smallest),
-        second=float(eigenvalues[-2] if known else second),
+        smallest=float(1.0 / inverse.max()),
+        second=float(eigenvalues[-2] if known else 1.0 / inverse.min()),
         slack=0.0 if known else LANCZOS_TOLERANCE,
-        error=gram_error(tall.rows, tall.k, float(np.trace(product))),
-        vector=vectors[:, int(np.argmax(inverse))],
+        error=gram_error(tall.rows, tall.k, float(product.trace())),
+        vector=torch.tensor(vectors[:, int(np.argmax(inverse))]),
     )
+
+
+def _solve(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """x of L Lᵀ x = b, b (k, q): for few columns faster than LAPACK's solver for the purpose."""
+    half = torch.linalg.solve_triangular(lower, right, upper=False)
+    return torch.linalg.solve_triangular(lower.T, half, upper=True)
 
 
 def _sharpened(found: Factored, tall: Tall) -> Factored:
@@ -118,20 +125,25 @@ def _sharpened(found: Factored, tall: Tall) -> Factored:
     WᵀW, which holds the rounding of the product and of the factorisation; the eigensolver's is
     added at √k ε σ₁².
     """
-    probes = np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES))
+    probes = torch.tensor(np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES)))
     images = tall.transposed_times(tall.times(probes))
     difference = found.factor @ (found.factor.T @ probes) - images
-    norm = 10.0 * math.sqrt(2.0 / math.pi) * float(np.linalg.norm(difference, axis=0).max())
+    norm = 10.0 * math.sqrt(2.0 / math.pi) * float(difference.norm(dim=0).max())
     measured = norm + math.sqrt(tall.k) * EPS * found.largest
     return replace(found, error=min(found.error, measured))
 
 
-def _lanczos(apply, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN001
-    """The ``count`` largest eigenpairs of a symmetric operator of size k."""
+def _lanczos(
+    apply: Callable[[torch.Tensor], torch.Tensor], k: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` largest eigenpairs of a symmetric operator of size k on columns (k, 1)."""
     start = np.random.default_rng(k).standard_normal(k)
-    operator = LinearOperator((k, k), matvec=apply, dtype=np.float64)
+
+    def image(x: np.ndarray) -> np.ndarray:
+        return apply(torch.tensor(x).reshape(k, 1))[:, 0].numpy()
+
     return eigsh(
-        operator,
+        LinearOperator((k, k), matvec=image, dtype=np.float64),
         k=count,
         which="LA",
         v0=start,
@@ -152,20 +164,18 @@ def refined_bottom(found: Factored, tall: Tall, frobenius: float, goal: float) -
     best = found.bottom
     for _ in range(_REFINEMENTS):
         images = tall.times(basis)
-        weights = np.linalg.svd(images, full_matrices=False)[2][-1]
+        weights = torch.linalg.svd(images, full_matrices=False)[2][-1]
         v, image = basis @ weights, images @ weights
-        sigma = float(np.linalg.norm(image))
+        sigma = float(image.norm())
         residual = tall.transposed_times(image[:, None])[:, 0] / sigma - sigma * v
-        end = End(
-            sigma, _kato_temple(found, tall, frobenius, sigma, float(np.linalg.norm(residual)))
-        )
+        end = End(sigma, _kato_temple(found, tall, frobenius, sigma, float(residual.norm())))
         stalled = end.error > 0.5 * best.error
         best = min(best, end, key=lambda e: e.error)
         if best.error <= goal or stalled:
             return best
-        step = lapack.dpotrs(found.factor, residual, lower=1)[0]
-        previous = basis @ np.linalg.qr(weights[:, None], mode="complete")[0][:, 1:2]
-        basis = np.linalg.qr(np.column_stack([v, step, previous]))[0]
+        step = _solve(found.factor, residual[:, None])
+        previous = basis @ torch.linalg.qr(weights[:, None], mode="complete")[0][:, 1:2]
+        basis = torch.linalg.qr(torch.cat([v[:, None], step, previous], dim=1))[0]
     return best
 
 

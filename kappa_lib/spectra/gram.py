@@ -2,23 +2,28 @@
 
 A block is widened to float64 when its turn comes, so that a bf16 matrix is never held twice. All
 functions see the matrix tall: (rows, k) with rows ≥ k, transposed where needed.
+
+Everything is torch's, so that one setting, ``torch.set_num_threads``, governs its threads, and
+matrices can be measured side by side. Operands start at 64-byte boundaries (torch's own memory
+does): on others MKL may round differently, and a row of the κ table could change its last bits.
 """
 
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from scipy.linalg import blas
 
 from kappa_lib.theory.checks import EPS
 
 # Numbers widened to float64 at a time: 2²² are 32 MiB.
 BLOCK_NUMBERS = 1 << 22
+# Columns of the Gram matrix made at a time: few enough that little more than its lower half is
+# computed, enough for the product to run at full speed, and a multiple of 8 (64 bytes).
+PANEL = 192
 
 
 class Tall:
-    """A stored matrix seen tall, with blocked float64 products on the CPU or on CUDA.
+    """A stored matrix seen tall, with blocked float64 products on the CPU.
 
     Args:
         matrix: (m, n), any floating-point dtype.
@@ -30,52 +35,41 @@ class Tall:
         self._is_tall = matrix.shape[0] >= matrix.shape[1]
         self.rows, self.k = matrix.shape if self._is_tall else matrix.shape[::-1]
         self.device = device
+        # A matrix of a single block is widened once.
+        self._kept: torch.Tensor | None = None
 
-    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Slices of the tall rows, and the stored numbers there in the order they are stored."""
+    def _blocks(self, device: str = "cpu") -> Iterator[tuple[slice, torch.Tensor]]:
+        """Slices of the tall rows, and the numbers there in float64 as (b, k)."""
+        if self._kept is not None:
+            yield slice(0, self.rows), self._kept
+            return
         step = max(1, BLOCK_NUMBERS // self.k)
         for start in range(0, self.rows, step):
             rows = slice(start, min(start + step, self.rows))
-            yield rows, self._matrix[rows] if self._is_tall else self._matrix[:, rows]
+            block = self._matrix[rows] if self._is_tall else self._matrix[:, rows]
+            wide = block.to(device, torch.float64, copy=True, memory_format=torch.contiguous_format)
+            wide = wide if self._is_tall else wide.T
+            if device == "cpu" and step >= self.rows:
+                self._kept = wide
+            yield rows, wide
 
-    def _wide_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The same in float64 as (b, k) arrays: C-ordered, or Fortran where stored wide."""
-        for rows, block in self._blocks():
-            wide = block.to("cpu", torch.float64).contiguous().numpy()
-            yield rows, wide if self._is_tall else wide.T
-
-    def gram(self) -> np.ndarray:
-        """WᵀW by a symmetric rank-k product: its lower triangle, (k, k) in Fortran order."""
-        if self.device == "cuda":
-            return self._gram_on_cuda()
-        product = np.zeros((self.k, self.k), order="F")
-        for _, block in self._wide_blocks():
-            # BLAS reads Fortran order: the (b, k) block as it is, or its (k, b) transpose.
-            read, trans = (block.T, 0) if self._is_tall else (block, 1)
-            product = blas.dsyrk(
-                1.0, read, beta=1.0, c=product, trans=trans, lower=1, overwrite_c=1
-            )
+    def gram(self) -> torch.Tensor:
+        """WᵀW, (k, k), of which only the lower triangle is to be read."""
+        product = torch.zeros(self.k, self.k, dtype=torch.float64, device=self.device)
+        for _, block in self._blocks(self.device):
+            for start in range(0, self.k, PANEL):
+                columns = slice(start, min(start + PANEL, self.k))
+                product[start:, columns].addmm_(block[:, start:].T, block[:, columns])
         return product
 
-    def _gram_on_cuda(self) -> np.ndarray:
-        product = torch.zeros(self.k, self.k, dtype=torch.float64, device="cuda")
-        for _, block in self._blocks():
-            wide = block.to("cuda", torch.float64)
-            wide = wide if self._is_tall else wide.T
-            product.addmm_(wide.T, wide)
-        return np.asfortranarray(product.cpu().numpy())
-
-    def times(self, vectors: np.ndarray) -> np.ndarray:
+    def times(self, vectors: torch.Tensor) -> torch.Tensor:
         """W V: (k, q) → (rows, q)."""
-        result = np.empty((self.rows, vectors.shape[1]))
-        for rows, block in self._wide_blocks():
-            result[rows] = block @ vectors
-        return result
+        return torch.cat([block @ vectors for _, block in self._blocks()])
 
-    def transposed_times(self, vectors: np.ndarray) -> np.ndarray:
+    def transposed_times(self, vectors: torch.Tensor) -> torch.Tensor:
         """Wᵀ Y: (rows, q) → (k, q)."""
-        result = np.zeros((self.k, vectors.shape[1]))
-        for rows, block in self._wide_blocks():
+        result = torch.zeros(self.k, vectors.shape[1], dtype=torch.float64)
+        for rows, block in self._blocks():
             result += block.T @ vectors[rows]
         return result
 

@@ -1,7 +1,10 @@
-"""The κ table: its columns, its ranks, and its two files with their metadata."""
+"""The κ table: a row a matrix, its ranks, its two files, and the same under the null of shape."""
 
 import json
+import math
 import re
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 import kappa_lib
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, parse, replacing
+from kappa_lib.spectra import measures, solvers, spectrum
+from kappa_lib.weights.checkpoint import TensorInfo
 
 COLUMNS = [
     "tensor",
@@ -67,10 +73,68 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     packages = {name: version(name) for name in ("numpy", "scipy", "torch", "gguf")}
     return {"kappa_lib": kappa_lib.__version__, **packages}
+
+
+def matrix_names(info: TensorInfo) -> list[str]:
+    """Names of the matrices that :func:`matrices` will give, from the header alone."""
+    if info.kind != "experts":
+        return [info.name]
+    return [f"{info.name}[{i}]" for i in range(info.shape[0])]
+
+
+def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """A stored tensor as named matrices, each (rows, cols).
+
+    Expert tensors (experts, out, in) give one a slice, named ``<tensor>[i]``; convolutions
+    (out, in, ...) become (out, rest); matrices, Conv1D's among them, stay as they are.
+    """
+    if info.kind == "experts":
+        yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
+    else:
+        yield info.name, tensor.flatten(1) if tensor.ndim > 2 else tensor
+
+
+def measure(
+    weight: torch.Tensor, name: str = "weight", *, method: str = "auto", device: str = "cpu"
+) -> dict[str, Any]:
+    """One row of the table from one matrix (rows, cols), without its ranks.
+
+    The method ``extremes`` leaves NaN in the columns that need the whole spectrum.
+
+    Raises:
+        InputError: see ``checks.as_matrix``.
+    """
+    found = solvers.decompose(weight, method, device=device, name=name)
+    rows, cols = found.shape
+    s = found.values
+    null = spectrum.marchenko_pastur_kappa(rows, cols)
+    return {
+        "tensor": name,
+        "type": type_of(name),
+        "layer": layer_of(name),
+        "rows": rows,
+        "cols": cols,
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "method": found.method,
+        "sigma_max": found.sigma_max,
+        "sigma_min": found.sigma_min,
+        "kappa": found.kappa,
+        "kappa_error": found.kappa_error,
+        "rank_deficiency": found.rank_deficiency,
+        "log_volume": found.log_volume,
+        "frobenius": found.frobenius,
+        "effective_rank": math.nan if s is None else spectrum.effective_rank(s),
+        "stable_rank": (found.frobenius / found.sigma_max) ** 2,
+        "kappa_mp": null,
+        "kappa_excess": found.kappa / null,
+        "spectrum_snr": math.nan if s is None else measures.spectrum_snr(s, found.shape),
+        "alpha": math.nan if s is None else measures.tail_exponent(s),
+    }
 
 
 def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
@@ -150,3 +214,62 @@ def _check(arrow: pa.Table) -> None:
         column = arrow.column(name)
         if not pc.all(pc.and_(pc.greater_equal(column, least), pc.less(column, 2.0**62))).as_py():
             raise InputError(f"its column {name!r} holds impossible values")
+
+
+def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:
+    """κ table of an untrained model: each κ is what its shape alone makes typical.
+
+    Args:
+        shapes: module path inside a layer → (rows, cols).
+        layers: how many such layers.
+
+    Returns:
+        A table with ``tensor``, ``type``, ``layer``, ``rows``, ``cols``, ``kappa``, ``kappa_mp``
+        and ``kappa_excess`` (1 throughout): enough for :func:`kappa_lib.spectra.selection.select`.
+    """
+    rows = [
+        {"tensor": f"model.layers.{layer}.{module}.weight", "layer": layer, "rows": m, "cols": n}
+        for layer in range(layers)
+        for module, (m, n) in shapes.items()
+    ]
+    table = pd.DataFrame(rows).astype({"layer": "Int64"})
+    table["type"] = table["tensor"].map(type_of)
+    sizes = zip(table["rows"], table["cols"], strict=True)
+    null = [spectrum.marchenko_pastur_kappa(m, n) for m, n in sizes]
+    return table.assign(kappa=null, kappa_mp=null, kappa_excess=1.0)
+
+
+def nulled(table: pd.DataFrame) -> pd.DataFrame:
+    """A measured table with every κ replaced by the null of its shape."""
+    return table.assign(kappa=table["kappa_mp"], kappa_excess=1.0)
+
+
+def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
+    """What a selection consists of: tensors and parameters of each type, in the model's order.
+
+    Returns:
+        Indexed by ``type``, columns ``tensors`` (chosen), ``of`` (available), ``parameters``.
+    """
+    inside = table[table["layer"].notna()]
+    chosen = inside["tensor"].isin(set(tensors))
+    facts = inside.assign(chosen=chosen, parameters=inside["rows"] * inside["cols"] * chosen)
+    grouped = facts.groupby("type", sort=False)
+    counted = grouped.agg(
+        tensors=("chosen", "sum"), of=("chosen", "size"), parameters=("parameters", "sum")
+    )
+    return counted.loc[types(table)]
+
+
+def against_median(table: pd.DataFrame) -> pd.DataFrame:
+    """How many tensors of each type have a κ above the median of untrained ones of their shape.
+
+    Args:
+        table: κ table with ``type``, ``rows``, ``cols``, ``kappa``.
+
+    Returns:
+        Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
+    """
+    shapes = zip(table["rows"], table["cols"], strict=True)
+    medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]
+    grouped = (table["kappa"] > medians).groupby(table["type"], sort=False)
+    return grouped.agg(tensors="size", above="sum")

@@ -1,12 +1,15 @@
-"""Spectral measures by which other tools choose tensors, to be held against κ.
+"""What κ is held against: other tools' spectral measures, and the volume that κ stands for.
 
-Each function takes a spectrum ``s``: shape (k,), descending.
+Functions of a spectrum take ``s``, shape (k,), descending; the others take a κ table.
 """
 
 import math
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
+
+from kappa_lib.errors import InputError
 
 # Measures of the κ table that are compared with each other.
 MEASURES = [
@@ -22,6 +25,8 @@ MEASURES = [
 ]
 # Fewer eigenvalues than this do not make a tail.
 _SHORTEST = 20
+# Tails fitted together: few enough for their numbers to stay in the cache.
+_TAILS_AT_ONCE = 32
 # Interquartile range of a standard normal variable, as Spectrum rounds it.
 _IQR = 1.349
 
@@ -73,15 +78,29 @@ def power_law_tail(s: np.ndarray) -> tuple[float, float]:
     usable = excess > 0
     alphas = 1.0 + sizes[usable] / excess[usable]
     starts = np.flatnonzero(usable)
-    distances = [_distance(logs[i:] - logs[i], a) for i, a in zip(starts, alphas, strict=True)]
-    best = int(np.argmin(distances))
+    best = int(np.argmin(_distances(logs, starts, alphas)))
     return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
-def _distance(tail: np.ndarray, alpha: float) -> float:
-    """Kolmogorov-Smirnov distance of a tail of log λ/λ_min, ascending, to its power law."""
-    fitted = -np.expm1((1.0 - alpha) * tail)
-    return float(np.abs(fitted - np.arange(len(tail)) / len(tail)).max())
+def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
+
+    Args:
+        logs: log λ, ascending, (n,).
+        starts: index at which each tail begins.
+        alphas: its exponent.
+    """
+    found = np.empty(len(starts))
+    places = np.arange(len(logs))
+    for first in range(0, len(starts), _TAILS_AT_ONCE):
+        part = slice(first, first + _TAILS_AT_ONCE)
+        begin, lowest = starts[part, None], starts[first]
+        tails = logs[lowest:] - logs[begin]
+        seen = (places[lowest:] - begin) / (len(logs) - begin)
+        gaps = np.abs(-np.expm1((1.0 - alphas[part, None]) * np.maximum(tails, 0.0)) - seen)
+        # What lies before a tail's start is no part of it.
+        found[part] = np.where(seen >= 0, gaps, 0.0).max(axis=1)
+    return found
 
 
 def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.DataFrame:
@@ -95,3 +114,53 @@ def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.Da
     if within_type:
         measures = measures.groupby(table["type"]).rank(pct=True)
     return measures.corr(method="spearman")
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    if len(table) < 2:
+        raise InputError(f"a κ table of {len(table)} rows", "statistics need at least two tensors")
+    return table
+
+
+def explained_by_type(table: pd.DataFrame) -> float:
+    """Share of the variance of log κ that lies between module types, in [0, 1].
+
+    Args:
+        table: κ table with ``type`` and ``kappa``, at least two rows.
+    """
+    logs = np.log(_checked(table)["kappa"])
+    between = logs.groupby(table["type"]).transform("mean")
+    return float(((between - logs.mean()) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
+
+
+def volume_loss(table: pd.DataFrame) -> pd.Series:
+    """AM–GM gap of each tensor per singular value: what its spectrum lacks of Theorem 1, in nats.
+
+    1/2 log(C/k) - V/k with C = ‖W‖_F², V of eq. (8) and k the rank: free of scale and of size,
+    and zero only at κ = 1.
+
+    Args:
+        table: κ table with ``rows``, ``cols``, ``rank_deficiency``, ``frobenius``, ``log_volume``.
+    """
+    k = np.minimum(table["rows"], table["cols"]) - table["rank_deficiency"]
+    return 0.5 * np.log(table["frobenius"] ** 2 / k) - table["log_volume"] / k
+
+
+def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
+    """Spearman's correlation of κ with the volume lost: over all tensors, and within types.
+
+    The second is the mean over types of the correlation inside each, weighted by its tensors.
+
+    Args:
+        table: κ table, see :func:`volume_loss`.
+
+    Returns:
+        (all, within types), each in [-1, 1].
+    """
+    pairs = _checked(table).assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
+    groups = [group for _, group in pairs.groupby("type") if len(group) > 2]
+    if not groups:
+        raise InputError("no module type has three tensors", "give a table of several layers")
+    overall = float(spearmanr(pairs["kappa"], pairs["loss"]).statistic)
+    within = [float(spearmanr(group["kappa"], group["loss"]).statistic) for group in groups]
+    return overall, float(np.average(within, weights=[len(group) for group in groups]))

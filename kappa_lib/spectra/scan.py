@@ -1,8 +1,9 @@
-"""Checkpoint → κ table, one tensor at a time, resumable; several processes share the tensors."""
+"""Checkpoint → κ table, a few tensors at a time, resumable; several processes share the tensors."""
 
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from kappa_lib.files import Stage, fingerprint, require_folder
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
-from kappa_lib.spectra.journal import Journal
-from kappa_lib.spectra.rows import matrices, measure, row_names
+from kappa_lib.spectra.finished_rows import FinishedRows
+from kappa_lib.spectra.kappa_table import matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.opening import open_checkpoint
 
 # Raise when a change here or in the solvers alters any number of a row.
-NUMERICS = 3
+NUMERICS = 4
 # Embeddings and output layer are no choice of the paper's: its 224 tensors are 7 in each of
 # 32 layers. An --include pattern brings them back.
 SKIPPED_KINDS = ("other", "embedding")
@@ -94,13 +95,12 @@ def scan(
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = _chosen(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
-    journal = Journal(Path(out) if out is not None else None, distributed.rank())
+    finished = FinishedRows(Path(out) if out is not None else None, distributed.rank())
     order = _by_cost(chosen)
     mine = [order[i] for i in distributed.shard(len(order))]
-    scanner = _Scanner(
-        checkpoint, settings, journal, progress, sum(len(row_names(chosen[i])) for i in mine)
-    )
-    rows = distributed.all_gather({i: scanner.measure(chosen[i]) for i in mine})
+    scanner = _Scanner(checkpoint, settings, finished, progress, [chosen[i] for i in mine])
+    scanner.run()
+    rows = distributed.all_gather({i: scanner.rows_of(chosen[i]) for i in mine})
     failures: dict[str, str] = {}
     for found in distributed.all_gather({distributed.rank(): scanner.failures}):
         failures |= found
@@ -129,70 +129,107 @@ def _by_cost(chosen: Sequence[TensorInfo]) -> list[int]:
     return sorted(numbers, key=lambda number: (-cost(number), number))
 
 
+@dataclass
+class _Matrix:
+    """A matrix to be measured, and the key of its row."""
+
+    info: TensorInfo
+    name: str
+    weight: torch.Tensor
+    key: str
+
+
 class _Scanner:
-    """Fills rows tensor by tensor, from the journal where it can."""
+    """One process' part of a scan: the rows of its matrices, and why some are missing."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         settings: dict[str, str],
-        journal: Journal,
+        finished: FinishedRows,
         progress: Report | None,
-        total: int,
+        infos: list[TensorInfo],
     ) -> None:
         self.failures = {str(p.what): str(p.what) for p in checkpoint.problems}
-        self.total = total
-        self._checkpoint, self._settings, self._journal = checkpoint, settings, journal
-        self._progress, self._done = progress, 0
+        self.total = sum(len(matrix_names(info)) for info in infos)
+        self._checkpoint, self._settings, self._finished = checkpoint, settings, finished
+        self._progress, self._infos, self._done = progress, infos, 0
+        self._rows: dict[str, dict[str, Any]] = {}
 
-    def measure(self, info: TensorInfo) -> list[dict[str, Any]]:
-        """The rows of one stored tensor; why some are missing goes to ``failures``."""
-        try:
-            keys = {name: self._key(info, name) for name in row_names(info)}
-            known = {name: self._journal.get(key) for name, key in keys.items()}
-            if all(known.values()):
-                self._done += len(known)
-                return list(known.values())
-            tensor = self._checkpoint.read(info)
-        except KappaError as problem:
-            self.failures[info.name] = problem.what
-            self._done += len(row_names(info))
-            return []
-        rows = [
-            self._one(info, name, matrix, keys[name]) for name, matrix in matrices(info, tensor)
-        ]
-        return [row for row in rows if row is not None]
+    def run(self) -> None:
+        """Measure everything: small matrices side by side, then large ones one by one."""
+        on_cpu = self._settings["device"] == "cpu"
+        small = [i for i in self._infos if on_cpu and _singular_values(i) <= solvers.SIDE_BY_SIDE]
+        large = [info for info in self._infos if info not in small]
+        for found in solvers.side_by_side(self._measured, self._open(small)):
+            self._keep(*found)
+        for found in map(self._measured, self._open(large)):
+            self._keep(*found)
 
-    def _one(
-        self, info: TensorInfo, name: str, matrix: torch.Tensor, key: str
-    ) -> dict[str, Any] | None:
-        if self._progress:
-            self._progress(self._done, self.total, name)
-        self._done += 1
-        row = self._journal.get(key)
-        if row is None:
+    def rows_of(self, info: TensorInfo) -> list[dict[str, Any]]:
+        """Those rows of a stored tensor that could be measured."""
+        return [self._rows[name] for name in matrix_names(info) if name in self._rows]
+
+    def _open(self, infos: list[TensorInfo]) -> Iterator[_Matrix]:
+        """The matrices of stored tensors that no earlier scan finished, read one by one."""
+        for info in infos:
+            names = matrix_names(info)
             try:
-                row = self._compute(info, name, matrix)
+                keys = [self._key(info, name) for name in names]
+                rows = [self._finished.get(key) for key in keys]
+                self._rows |= {n: row for n, row in zip(names, rows, strict=True) if row}
+                self._done += sum(row is not None for row in rows)
+                tensor = None if all(rows) else self._checkpoint.read(info)
             except KappaError as problem:
-                self.failures[name] = problem.what
-                return None
-            self._journal.add(key, row)
-        return row
+                self.failures[info.name] = problem.what
+                self._done += len(names)
+                continue
+            if tensor is None:
+                continue
+            for (name, weight), key in zip(matrices(info, tensor), keys, strict=True):
+                if name in self._rows:
+                    continue
+                if self._progress:
+                    self._progress(self._done, self.total, name)
+                yield _Matrix(info, name, weight, key)
 
-    def _compute(self, info: TensorInfo, name: str, matrix: torch.Tensor) -> dict[str, Any]:
-        rounded = self._settings["as"]
+    def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
+        weight, rounded = matrix.weight, self._settings["as"]
         if rounded != "stored":
-            matrix = matrix.to(_torch_dtype(rounded))
-        row = measure(
-            matrix, name, method=self._settings["method"], device=self._settings["device"]
-        )
-        label = info.dtype if rounded == "stored" else f"{info.dtype}→{rounded}"
-        return {**row, "dtype": label}
+            weight = weight.to(_torch_dtype(rounded))
+        try:
+            row = measure(
+                weight,
+                matrix.name,
+                method=self._settings["method"],
+                device=self._settings["device"],
+            )
+        except KappaError as problem:
+            return matrix, problem
+        stored = matrix.info.dtype
+        return matrix, {**row, "dtype": stored if rounded == "stored" else f"{stored}→{rounded}"}
+
+    def _keep(self, matrix: _Matrix, found: dict[str, Any] | KappaError) -> None:
+        self._done += 1
+        if isinstance(found, KappaError):
+            self.failures[matrix.name] = found.what
+            return
+        self._rows[matrix.name] = found
+        self._finished.add(matrix.key, found)
 
     def _key(self, info: TensorInfo, name: str) -> str:
+        """What a finished row is found by again; empty where none is kept."""
+        if self._finished.path is None:
+            return ""
         source = self._checkpoint
         origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
         return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
+
+
+def _singular_values(info: TensorInfo) -> int:
+    """Number of singular values of a stored tensor's matrices."""
+    rows, *rest = info.shape[1:] if info.kind == "experts" else info.shape
+    return min(rows, math.prod(rest))
 
 
 def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:

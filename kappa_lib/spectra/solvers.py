@@ -12,20 +12,56 @@ Everything is computed in float64, to which every stored dtype widens exactly.
 """
 
 import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy.linalg import eigh, svdvals
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
 from kappa_lib.spectra.extremes import End
 from kappa_lib.spectra.gram import Tall, gram_error
-from kappa_lib.theory.checks import EPS, as_matrix, rank_tolerance
+from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
+from kappa_lib.weights import models
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
+# Matrices with no more singular values than this are measured side by side, a thread each: the
+# larger ones would take too much memory, and keep several threads busy by themselves.
+SIDE_BY_SIDE = 2048
+# From this many singular values on their two ends cost less than all of them.
+ENDS_FROM = 1024
+# Traces of the Gram matrix between which no square left float64's range in a way that matters.
+SMALLEST_TRACE, LARGEST_TRACE = 1e-200, 1e200
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results of ``work`` in the order of ``items``, as many at a time as torch has threads.
+
+    Small matrices gain little from threads within them. Here each is computed by a single thread,
+    so that not even the last bits of a result depend on how many threads there are. Items are
+    taken as they are needed, never more than one a thread ahead.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -62,16 +98,8 @@ class Spectrum:
 
 
 def pick_device(device: str) -> str:
-    """``auto`` is ``cuda`` where there is one, else ``cpu``; nothing else is accepted.
-
-    Raises:
-        InputError: any other device. MPS in particular returns wrong small singular values.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
-        return device
-    raise InputError(f"device {device!r} can't be used for κ", "use auto, cpu, or cuda if present")
+    """Type of :func:`kappa_lib.weights.models.pick_device`."""
+    return models.pick_device(device).type
 
 
 def decompose(
@@ -96,25 +124,28 @@ def decompose(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
-    matrix = as_matrix(weight, name)
     if method == "svd":
-        return _by_svd(matrix, device)
-    matrix, unit = _in_range(matrix)
+        return _by_svd(as_matrix(weight, name), device)
+    matrix, unit = matrix_form(weight, name), 1.0
     tall = Tall(matrix, device)
+    product = tall.gram()
+    # The trace, Σ w², tells without another pass over the weights whether all is well with them.
+    if not SMALLEST_TRACE < float(product.trace()) < LARGEST_TRACE:
+        matrix, unit = _in_range(as_matrix(matrix, name))
+        tall = Tall(matrix, device)
+        product = tall.gram()
     if method == "gram":
-        return _scaled(_by_gram(tall, matrix.shape, math.inf), unit)
-    ends_only = method == "extremes" and tall.k >= extremes.SMALLEST
-    found = (_ends if ends_only else _by_gram)(tall, matrix.shape, tolerance)
+        return _scaled(_by_gram(tall, product, matrix.shape, math.inf), unit)
+    ends_only = method == "extremes" and tall.k >= ENDS_FROM
+    found = (_ends if ends_only else _by_gram)(tall, product, matrix.shape, tolerance)
     if found is None or found.kappa_error > tolerance:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
 
 
 def _in_range(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The matrix, divided by a power of two where its squares would leave float64's range."""
+    """The matrix divided by a power of two that brings its largest entry to about one."""
     largest = max(abs(float(end)) for end in torch.aminmax(matrix))
-    if 1e-100 < largest < 1e100:
-        return matrix, 1.0
     unit = 2.0 ** math.frexp(largest)[1]
     return matrix.double() / unit, unit
 
@@ -133,17 +164,19 @@ def _scaled(found: Spectrum, unit: float) -> Spectrum:
     )
 
 
-def _by_gram(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum:
+def _by_gram(
+    tall: Tall, product: torch.Tensor, shape: tuple[int, int], tolerance: float
+) -> Spectrum:
     """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
-    product = tall.gram()
-    trace = float(np.trace(product))
-    values = np.sqrt(np.clip(_eigenvalues(product, tall.device), 0.0, None))
+    trace = float(product.trace())
+    eigenvalues = torch.linalg.eigvalsh(product).cpu().numpy()[::-1]
+    values = np.sqrt(np.clip(eigenvalues, 0.0, None))
     errors = gram_error(tall.rows, tall.k, trace) / np.maximum(values, np.sqrt(trace) * EPS)
-    label = "gram (dsyrk, dsyevr)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
+    label = "gram (dgemm, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
-    factored = extremes.factor(product, tall, values**2)
+    factored = extremes.factor(product.cpu(), tall, values**2)
     if factored is None:
         return found
     end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
@@ -151,22 +184,16 @@ def _by_gram(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum:
     return _assemble(values, errors, shape, f"{label}, refined")
 
 
-def _eigenvalues(product: np.ndarray, device: str) -> np.ndarray:
-    """Eigenvalues of a symmetric matrix given by its lower triangle, descending."""
-    if device == "cuda":
-        return torch.linalg.eigvalsh(torch.from_numpy(product).cuda()).cpu().numpy()[::-1].copy()
-    return eigh(product, lower=True, eigvals_only=True, check_finite=False)[::-1]
-
-
-def _ends(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum | None:
+def _ends(
+    tall: Tall, product: torch.Tensor, shape: tuple[int, int], tolerance: float
+) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
-    product = tall.gram()
-    trace = float(np.trace(product))
-    factored = extremes.factor(product, tall)
+    trace = float(product.trace())
+    factored = extremes.factor(product.cpu(), tall)
     if factored is None:
         return None
     top, bottom = factored.top, factored.bottom
-    label = "extremes (dsyrk, dpotrf, Lanczos)"
+    label = "extremes (dgemm, dpotrf, Lanczos)"
     if _combined(top, bottom) > tolerance:
         bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
         label += ", refined"
@@ -188,12 +215,10 @@ def _ends(tall: Tall, shape: tuple[int, int], tolerance: float) -> Spectrum | No
 
 def _by_svd(matrix: torch.Tensor, device: str) -> Spectrum:
     shape = tuple(matrix.shape)
-    if device == "cuda":
-        wide = matrix.to("cuda", torch.float64)
-        # The one of cuSOLVER's drivers that is backward stable in the ordinary sense.
-        values = torch.linalg.svdvals(wide, driver="gesvd").cpu().numpy()
-    else:
-        values = svdvals(matrix.to("cpu", torch.float64).numpy(), check_finite=False)
+    wide = matrix.to(device, torch.float64, copy=True)
+    # On CUDA the one of cuSOLVER's drivers that is backward stable in the ordinary sense.
+    values = torch.linalg.svdvals(wide, driver="gesvd" if device == "cuda" else None)
+    values = values.cpu().numpy()
     label = "svd (dgesdd)" if device == "cpu" else "svd (cuda gesvd)"
     error = (4.0 + math.sqrt(max(shape))) * EPS * values[0]
     return _assemble(values, np.full(len(values), error), shape, label)

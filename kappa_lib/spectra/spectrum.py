@@ -1,4 +1,4 @@
-"""Measures of one matrix's singular values: κ, log-volume, ranks, and the null of its shape.
+"""Measures of one matrix's singular values: κ, log-volume, ranks, the null of its shape, change.
 
 Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
 :func:`singular_values` returns it, and raise InputError otherwise. Functions that take
@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 import torch
+from scipy.linalg import subspace_angles
+from scipy.stats import norm
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.solvers import decompose
@@ -124,3 +126,91 @@ def marchenko_pastur_kappa(rows: int, cols: int) -> float:
     finite_gap = (n - k + offset) / (math.sqrt(n) + math.sqrt(k - offset))
     use_edges = finite_gap <= 1.01 * gap
     return (math.sqrt(n) + math.sqrt(k)) / (gap if use_edges else finite_gap)
+
+
+# Above this κ the Gram matrix' squared values no longer tell the smallest directions apart to
+# 1e-6 (their error is near κ²ε), and a full SVD takes its place.
+_GRAM_LIMIT = 1e5
+
+
+# Mean and standard deviation of the Tracy-Widom law of order 1 (Bornemann 2010).
+_TRACY_WIDOM = -1.2065335746, 1.2679883
+
+
+def null_kappa_quantile(rows: int, cols: int, share: float) -> float:
+    """The κ below which a ``share`` of matrices of independent Gaussian entries lie.
+
+    Square: Edelman (1988), P(κ/n < x) = exp(-2/x - 2/x²) for large n. Else both edges fluctuate by
+    independent Tracy-Widom laws (Johnstone 2001; Ma 2012), taken together as normal in log κ.
+
+    Args:
+        rows: m.
+        cols: n.
+        share: in (0, 1).
+    """
+    small, large = sorted((rows, cols))
+    if small == large:
+        return float(2 * small / (np.sqrt(1 - 2 * np.log(share)) - 1))
+    p, n = np.sqrt([small - 0.5, large - 0.5])
+    top, bottom = n + p, n - p
+    widths = np.array([(1 / n + 1 / p) ** (1 / 3) / top, (1 / p - 1 / n) ** (1 / 3) / bottom])
+    mean, deviation = _TRACY_WIDOM
+    centre = np.log(top / bottom) + mean * widths.sum() / 2
+    return float(np.exp(centre + norm.ppf(share) * deviation * np.sqrt((widths**2).sum()) / 2))
+
+
+def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> dict[str, float]:
+    """What training did to a matrix: its κ, its extreme singular values, and their directions.
+
+    Args:
+        before: matrix (rows, cols); computed in float64 on its own device.
+        after: of the same shape.
+        k: how many leading and trailing singular vectors span a subspace; fewer where the rank is
+            lower. The trailing ones are those of the smallest non-zero singular values.
+
+    Returns:
+        ``kappa_before``, ``kappa_after``; ``dlogkappa``, the natural logarithm of their ratio;
+        ``sigma_max_*``, ``sigma_min_*``, ``effective_rank_*`` likewise; ``angle_top_left``,
+        ``angle_top_right``, ``angle_bottom_left``, ``angle_bottom_right``, the largest principal
+        angle between the subspaces before and after, in radians (Björck and Golub 1973); and
+        ``relative_change``, ‖after - before‖_F/‖before‖_F.
+
+    Raises:
+        InputError: the shapes differ, or a matrix is refused by ``checks.as_matrix``.
+    """
+    pair = [as_matrix(before, "before").double(), as_matrix(after, "after").double()]
+    if pair[0].shape != pair[1].shape:
+        shapes = " and ".join("×".join(map(str, matrix.shape)) for matrix in pair)
+        raise InputError(f"matrices of {shapes}", "compare a tensor with itself, before and after")
+    found = [_singular_vectors(matrix) for matrix in pair]
+    row: dict[str, float] = {}
+    for when, (_, s, _) in zip(("before", "after"), found, strict=True):
+        row[f"kappa_{when}"] = s[0] / s[-1]
+        row[f"sigma_max_{when}"], row[f"sigma_min_{when}"] = s[0], s[-1]
+        row[f"effective_rank_{when}"] = effective_rank(s)
+    row["dlogkappa"] = math.log(row["kappa_after"] / row["kappa_before"])
+    k = min(k, *(len(s) for _, s, _ in found))
+    for place, part in (("top", slice(None, k)), ("bottom", slice(-k, None))):
+        for side, vectors in (("left", 0), ("right", 2)):
+            bases = (item[vectors][:, part].cpu().numpy() for item in found)
+            row[f"angle_{place}_{side}"] = subspace_angles(*bases)[0]
+    norms = torch.linalg.norm(pair[1] - pair[0]), torch.linalg.norm(pair[0])
+    row["relative_change"] = norms[0] / norms[1]
+    return {name: float(value) for name, value in row.items()}
+
+
+def _singular_vectors(matrix: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
+    """U (rows, rank), the non-zero singular values, descending, and V (cols, rank)."""
+    wide = matrix.shape[0] < matrix.shape[1]
+    tall = matrix.T if wide else matrix
+    squares, v = torch.linalg.eigh(tall.T @ tall)
+    squares, v = squares.flip(0), v.flip(1)
+    if squares[-1] * _GRAM_LIMIT**2 > squares[0]:
+        s = squares.sqrt()
+        u = tall @ v / s
+    else:
+        u, s, vh = torch.linalg.svd(tall, full_matrices=False)
+        v = vh.T
+    rank = int((s > rank_tolerance(tuple(matrix.shape)) * s[0]).sum())
+    u, s, v = u[:, :rank], s[:rank].cpu().numpy(), v[:, :rank]
+    return (v, s, u) if wide else (u, s, v)

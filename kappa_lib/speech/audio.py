@@ -32,6 +32,16 @@ FEATURES = Features(
 )
 
 
+class UnusableRow(InputError):
+    """A row that can be neither trained on nor scored; ``reason`` is the same for equal faults."""
+
+    def __init__(self, item: dict[str, Any], reason: str, remedy: str, detail: str = "") -> None:
+        path = (item.get("audio") or {}).get("path")
+        name = f"utterance {item.get('id') or path or '(without id)'}"
+        super().__init__(f"{name}: {reason}{detail}", remedy)
+        self.reason = reason
+
+
 def trim(speech: np.ndarray, floor: float = 0.01, margin: int = 800) -> np.ndarray:
     """Cut both ends where the amplitude stays below ``floor`` of the peak.
 
@@ -57,19 +67,17 @@ def read(item: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Samples float32 ``(n,)``, channels averaged, and their rate in Hz.
 
     Raises:
-        InputError: the bytes (or the file, where a row holds a path) are not readable audio.
+        UnusableRow: the bytes (or the file, where a row holds a path) are not readable audio.
     """
     audio = item["audio"] or {}
     source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
     if not source:
-        raise InputError(f"{_name(item)}: no audio", "leave this row out")
+        raise UnusableRow(item, "no audio", "leave this row out")
     try:
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise InputError(
-            f"{_name(item)}: not readable as audio: {error}",
-            "convert it to FLAC or WAV, or leave this row out",
-        ) from error
+        remedy = "convert it to FLAC or WAV, or leave this row out"
+        raise UnusableRow(item, "not readable", remedy, f" as audio: {error}") from error
     return samples.mean(axis=1), rate
 
 
@@ -80,14 +88,12 @@ def decode(item: dict[str, Any]) -> np.ndarray:
         float32 ``(n,)`` at 16 kHz.
 
     Raises:
-        InputError: corrupt, silent, not 16 kHz, or with an empty transcript; names the row.
+        UnusableRow: corrupt, silent, not 16 kHz, or with an empty transcript; names the row.
     """
     samples, rate = read(item)
     if rate != RATE:
-        raise InputError(
-            f"{_name(item)}: {rate} Hz instead of {RATE} Hz",
-            "resample it; kappa_lib.speech.own_speech.from_folder does",
-        )
+        remedy = "resample it, or name its folder under corpora in a profile"
+        raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz", remedy)
     check(item, samples)
     return samples
 
@@ -96,26 +102,32 @@ def check(item: dict[str, Any], samples: np.ndarray) -> None:
     """Refuse what can be neither trained on nor scored.
 
     Raises:
-        InputError: silent or not finite samples, or an empty transcript; names the row.
+        UnusableRow: silent or not finite samples, or an empty transcript; names the row.
     """
     if not np.isfinite(samples).all():
-        raise InputError(f"{_name(item)}: NaN or infinite samples", "leave this row out")
+        raise UnusableRow(item, "NaN or infinite samples", "leave this row out")
     loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
     if loudness < SILENCE:
-        raise InputError(
-            f"{_name(item)}: silent, root mean square {loudness:.1e} of {samples.size} samples",
-            "leave this row out",
-        )
+        detail = f", root mean square {loudness:.1e} of {samples.size} samples"
+        raise UnusableRow(item, "silent", "leave this row out", detail)
     if not any(character.isalnum() for character in item["text"] or ""):
-        raise InputError(
-            f"{_name(item)}: empty transcript {item['text']!r}",
-            "write down what is said, or leave this row out: a WER needs words",
-        )
+        remedy = "write down what is said, or leave this row out: a WER needs words"
+        raise UnusableRow(item, "empty transcript", remedy, f" {item['text']!r}")
 
 
-def _name(item: dict[str, Any]) -> str:
-    path = (item.get("audio") or {}).get("path")
-    return f"utterance {item.get('id') or path or '(without id)'}"
+def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
+    """A row with :data:`FEATURES` of float32 ``(n,)`` at 16 kHz, checked.
+
+    Args:
+        samples: within ±1.
+        about: ``id``, ``text``, ``language``, ``corpus``, ``split`` and ``speaker``.
+
+    Raises:
+        UnusableRow: as :func:`check`.
+    """
+    check(about, samples)
+    flac = {"bytes": encode(samples), "path": None}
+    return {**about, "audio": flac, "seconds": samples.size / RATE}
 
 
 def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:

@@ -4,26 +4,54 @@ A split is drawn first, from names and numbers alone, and is a small file with a
 is made from it once and kept as a typed Arrow dataset in the cache.
 """
 
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import av
 import datasets
 import numpy as np
 
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.speech import audio, human_speech, matrix_sentences, synthesis
+from kappa_lib.progress import say
+from kappa_lib.speech import audio, synthesis
 from kappa_lib.speech.synthesis import Voice
 from kappa_lib.weights import assets
-from kappa_lib.weights.fetch import Progress, say
 
 CORPORA = ("de", "en", "en_human")
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
 _SOURCES = {"de": 1, "en": 2, "en_human": 3}  # keeps the draws of the corpora apart
 _FORMAT = 2  # raise when the same split would give other audio
+LONGEST = 12.0  # seconds; longer prompts are left out
+SPEAKER = "allison-smith"
+_BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
+_ASIDE = re.compile(r"\[[^]]*\]|\([^)]*\)|<[^>]*>")
+_SPOKEN = {
+    # How the speaker reads the keys of a telephone,
+    "*": " star ",
+    "#": " pound ",
+    # and slips of spelling in the published transcripts, which no recogniser should be held to.
+    "exclaimation-point": "exclamation point",
+    "fourtieth": "fortieth",
+    "represenatives": "representatives",
+    "umute": "unmute",
+    "Un-indentified": "Unidentified",
+    "witheld": "withheld",
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One recording: file name in the asset's folder, what is said, how long it takes."""
+
+    file: str
+    text: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -87,20 +115,18 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
 
 
 def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
-    total = matrix_sentences.COUNT
+    total = synthesis.COUNT
     if train + test > total:
         raise InputError(f"corpus {corpus}: {train + test} sentences asked for, {total} exist")
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
     order = generator.permutation(total)
-    speakers = matrix_sentences.SPEAKERS[corpus]
+    speakers = synthesis.SPEAKERS[corpus]
     variations = generator.integers(0, 1 << 16, total)
 
     def utterance(position: int) -> Utterance:
         index = int(order[position])
-        voice = matrix_sentences.voice(
-            speakers[position % len(speakers)], int(variations[position])
-        )
-        text = matrix_sentences.sentence(corpus, index)
+        voice = synthesis.voice(speakers[position % len(speakers)], int(variations[position]))
+        text = synthesis.sentence(corpus, index)
         return Utterance(f"{corpus}-{index:05d}", text, voice.name, voice)
 
     rows = [utterance(position) for position in range(test + train)]
@@ -108,10 +134,10 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
 
 
 def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
-    prompts = human_speech.prompts()
-    order = np.random.default_rng([seed, _SOURCES[corpus]]).permutation(len(prompts))
-    shuffled = [prompts[i] for i in order]
-    tested: dict[str, human_speech.Prompt] = {}
+    every = prompts()
+    order = np.random.default_rng([seed, _SOURCES[corpus]]).permutation(len(every))
+    shuffled = [every[i] for i in order]
+    tested: dict[str, Prompt] = {}
     for prompt in shuffled:
         key = sentence_key(prompt.text)
         if prompt.seconds <= TEST_SECONDS and len(key.split()) >= TEST_WORDS:
@@ -128,13 +154,13 @@ def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
     )
 
 
-def _recorded(corpus: str, prompt: human_speech.Prompt) -> Utterance:
+def _recorded(corpus: str, prompt: Prompt) -> Utterance:
     identity = f"{corpus}-{prompt.file.removesuffix('.g722')}"
-    return Utterance(identity, prompt.text, human_speech.SPEAKER, file=prompt.file)
+    return Utterance(identity, prompt.text, SPEAKER, file=prompt.file)
 
 
 def build(
-    corpus: str, train: int, test: int, seed: int, progress: Progress = say
+    corpus: str, train: int, test: int, seed: int, tell: Callable[[str], None] = say
 ) -> datasets.DatasetDict:
     """The rows of a corpus with their audio, from the cache where they were made before.
 
@@ -143,7 +169,7 @@ def build(
         train: number of utterances to train on.
         test: number of utterances to test on.
         seed: of the split.
-        progress: told what is being made.
+        tell: told what is being made.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
@@ -156,7 +182,7 @@ def build(
     drawn = split(corpus, train, test, seed)
     folder = paths.cache() / "speech" / _fingerprint(drawn)
     if not folder.is_dir():
-        progress(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
+        tell(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
         _make(drawn, folder)
     parts = audio.load_parts(folder)
     for part in audio.PARTS:
@@ -187,18 +213,15 @@ def _make(drawn: Split, folder: Path) -> None:
 def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
     utterances = getattr(drawn, part)
     for utterance, speech in zip(utterances, _speak(utterances), strict=True):
-        row = {
-            "id": utterance.id,
-            "audio": {"bytes": audio.encode(speech), "path": None},
-            "text": utterance.text,
-            "language": drawn.corpus.partition("_")[0],
-            "corpus": drawn.corpus,
-            "split": part,
-            "speaker": utterance.speaker,
-            "seconds": speech.size / audio.RATE,
-        }
-        audio.check(row, speech)
-        yield row
+        yield audio.row(
+            speech,
+            id=utterance.id,
+            text=utterance.text,
+            language=drawn.corpus.partition("_")[0],
+            corpus=drawn.corpus,
+            split=part,
+            speaker=utterance.speaker,
+        )
 
 
 def _speak(utterances: Iterable[Utterance]) -> Iterator[np.ndarray]:
@@ -210,4 +233,47 @@ def _speak(utterances: Iterable[Utterance]) -> Iterator[np.ndarray]:
     if recorded:
         folder = assets.human_recordings()
         for name in recorded:
-            yield audio.trim(human_speech.decode_g722(folder / name))
+            yield audio.trim(decode_g722(folder / name))
+
+
+@cache
+def prompts() -> tuple[Prompt, ...]:
+    """Every recording that is speech, has a transcript and is at most ``LONGEST`` long.
+
+    Known from the manifest alone; nothing is fetched.
+    """
+    entries = assets.asterisk_manifest()["files"].items()
+    all_of_them = (
+        Prompt(name, clean(entry["text"]), entry["size"] / _BYTES_PER_SECOND)
+        for name, entry in entries
+    )
+    return tuple(p for p in all_of_them if p.text and p.seconds <= LONGEST)
+
+
+def clean(transcript: str) -> str:
+    """What is said: no stage directions, no dots of omission, keys by their names.
+
+    Empty where nothing is said (tones, silence, monkeys).
+    """
+    text = _ASIDE.sub(" ", transcript)
+    for written, spoken in _SPOKEN.items():
+        text = text.replace(written, spoken)
+    text = " ".join(text.replace("...", " ").split())
+    return text if any(character.isalnum() for character in text) else ""
+
+
+def decode_g722(path: Path) -> np.ndarray:
+    """Samples float32 ``(n,)`` at 16 kHz of a headerless G.722 file.
+
+    Raises:
+        AssetError: the file cannot be decoded.
+    """
+    try:
+        with av.open(str(path), format="g722") as container:
+            rate = container.streams.audio[0].rate
+            frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+    except (av.FFmpegError, OSError) as error:
+        raise AssetError(f"{path}: {error}", "fetch the recordings anew") from error
+    if not frames or rate != audio.RATE:
+        raise AssetError(f"{path}: no 16 kHz audio in it", "fetch the recordings anew")
+    return np.concatenate(frames).astype(np.float32) / 32768

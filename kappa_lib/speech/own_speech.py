@@ -1,125 +1,176 @@
-"""A user's own recordings as the same typed rows: any folder that ``datasets`` can read."""
+"""A user's own recordings: any folder that ``datasets`` can read, split by sentence."""
 
-import csv
-from collections import Counter
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import soxr
+import soundfile
+from datasets.exceptions import DatasetsError
 
-from kappa_lib import files, paths
+from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.speech import audio
 from kappa_lib.speech.corpora import sentence_key
-from kappa_lib.weights.fetch import Progress, say
+from kappa_lib.speech.encoder import MAX_SECONDS
+from kappa_lib.speech.recorded import listing
 
-METADATA = "metadata.csv"
-
-
-@dataclass
-class Reader:
-    """Turns source rows into rows with ``audio.FEATURES``, counting the refused."""
-
-    language: str
-    corpus: str
-    text_column: str
-    skipped: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
-
-    def rows(self, source: datasets.Dataset, indices: list[int], part: str) -> Iterator[dict]:
-        """The usable rows among ``indices`` of a source, resampled to 16 kHz."""
-        for index in indices:
-            try:
-                yield self._row(source[index], index, part)
-            except InputError as error:
-                self.skipped[part] += 1
-                self.examples.append(error.what)
-
-    def _row(self, item: dict[str, Any], index: int, part: str) -> dict[str, Any]:
-        text = item[self.text_column] or ""
-        named = {"id": f"{self.corpus}-{index:06d}", "audio": item["audio"], "text": text}
-        samples, rate = audio.read(named)
-        speech = np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0)
-        audio.check(named, speech)
-        return named | {
-            "audio": {"bytes": audio.encode(speech), "path": None},
-            "language": self.language,
-            "corpus": self.corpus,
-            "split": part,
-            "speaker": str(item.get("speaker", "")),
-            "seconds": speech.size / audio.RATE,
-        }
+# Transcripts stay as written: neither "null" nor "NA" is a missing value.
+_TABLES = {
+    "metadata.csv": partial(
+        pd.read_csv, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
+    ),
+    "metadata.jsonl": partial(pd.read_json, lines=True, dtype=False),
+    "metadata.parquet": pd.read_parquet,
+}
+# ImportError: of torchcodec, which audio in any other form than encoded bytes or a path needs.
+_UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, DatasetsError)
+_MEASURED = 200  # recordings whose length stands for all
 
 
-def from_folder(
-    folder: Path,
-    language: str,
-    test: int,
-    seed: int,
-    text_column: str = "text",
-    progress: Progress = say,
-) -> datasets.DatasetDict:
-    """Read a corpus of one's own and split it by sentence.
+@dataclass(frozen=True)
+class OwnSpeech:
+    """A folder of recordings, a :class:`kappa_lib.speech.recorded.Source`.
 
-    The folder may hold what ``save_to_disk`` wrote, Parquet files, or sound files beside a
-    ``metadata.csv`` (with ``file_name``), in the folder itself or one for each part; the first two
-    need an ``audio`` column, and all one with the transcript. Any sampling rate
-    and number of channels is taken. Rows that are corrupt, silent or without words are left out
-    and counted. A part called ``test`` is kept as it is; otherwise ``test`` sentences are drawn.
+    The folder may hold sound files beside a ``metadata.csv``, ``.jsonl`` or ``.parquet``
+    (with ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one
+    for each part; or Parquet files, or what ``save_to_disk`` wrote, both with an ``audio``
+    column. All need a column with the transcript; one called ``speaker`` or ``speaker_id`` is
+    kept. Any sampling rate from 8 kHz and any number of channels is taken.
 
-    Args:
-        folder: the corpus.
+    A part called ``test`` is what is tested on, where there is one; else sentences are drawn.
+    In both cases no sentence of the test set is trained on.
+
+    Attributes:
+        folder: absolute, or starting with ``~``.
         language: ``en``, ``de``, …, the same for all rows.
-        test: number of sentences to test on, where the corpus has no ``test`` part.
-        seed: of that draw.
-        text_column: name of the transcript's column.
-        progress: told what is read and what is left out.
-
-    Raises:
-        InputError: not a folder, a column is missing, or no row is usable.
+        text: name of the transcript's column.
     """
-    source, test_rows = _load(folder, text_column)
-    keys = [sentence_key(text or "") for text in source[text_column]]
-    if test_rows is None:
-        test_rows = _draw(keys, test, seed)
-    tested = {keys[index] for index in test_rows}
-    train_rows = [index for index, key in enumerate(keys) if key not in tested]
-    reader = Reader(language, folder.name, text_column)
-    target = paths.cache() / "speech" / f"own-{_fingerprint(folder, test_rows, reader)}"
-    if not target.is_dir():
-        _convert(source, {"train": train_rows, "test": test_rows}, reader, target, progress)
-    return audio.load_parts(target)
 
+    folder: str
+    language: str
+    text: str
 
-def _load(folder: Path, text_column: str) -> tuple[datasets.Dataset, list[int] | None]:
-    """All rows in one dataset, and the positions of those in a part called ``test``."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", "give the folder of the corpus")
-    try:
-        parts = _parts(folder)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"{folder}: not readable as a dataset: {str(error).splitlines()[0]}",
-            "it needs Parquet files, a save_to_disk folder, or sound files and a metadata.csv",
-        ) from error
-    for name, part in parts.items():
-        missing = {"audio", text_column} - set(part.column_names)
-        if missing:
+    lower_case = False
+
+    def place(self, corpus: str) -> str:
+        """The folder."""
+        return str(self._path)
+
+    def origin(self, corpus: str) -> Any:
+        """Every file of the folder, and how it is read."""
+        self._check_folder()
+        return [listing(self._path), self.language, self.text]
+
+    def items(
+        self, corpus: str, counts: dict[str, int], seed: int
+    ) -> dict[str, Iterator[dict[str, Any]]]:
+        """Undecoded rows of ``test`` and ``train`` in an order that ``seed`` shuffles.
+
+        Training rows leave out every sentence that was handed out for testing before.
+
+        Raises:
+            InputError: see :meth:`rows`; or all sentences are asked for as a test set.
+        """
+        rows, given = self.rows()
+        keys = [sentence_key(text or "") for text in rows[self.text]]
+        if not given and counts["test"] >= (different := len(set(keys) - {""})):
             raise InputError(
-                f"{folder}: part {name} has no column {', '.join(sorted(missing))}",
-                f"it has {', '.join(part.column_names)}; text_column names the transcript",
+                f"{counts['test']} test sentences asked for, {self._path} has {different}"
+                " different ones",
+                "ask for fewer: some must be left to train on",
             )
-    undecoded = datasets.Audio(decode=False)
-    together = [part.cast_column("audio", undecoded) for part in parts.values()]
-    offsets = np.cumsum([0, *(len(part) for part in together)])
-    where = {name: range(*offsets[i : i + 2]) for i, name in enumerate(parts)}
-    both = "test" in parts and len(parts) > 1
-    return datasets.concatenate_datasets(together), list(where["test"]) if both else None
+        order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+        tested = {keys[index] for index in given}
+
+        def test() -> Iterator[dict[str, Any]]:
+            for index in order:
+                fits = index in given if given else keys[index] and keys[index] not in tested
+                if fits:
+                    tested.add(keys[index])
+                    yield _item(rows, index)
+
+        def train() -> Iterator[dict[str, Any]]:
+            for index in order:
+                if index not in given and keys[index] not in tested:
+                    yield _item(rows, index)
+
+        return {"test": test(), "train": train()}
+
+    def rows(self) -> tuple[datasets.Dataset, frozenset[int]]:
+        """All rows, undecoded, and the positions of those in a part called ``test``.
+
+        Raises:
+            InputError: not a folder, not readable as a dataset, or a column is missing.
+        """
+        self._check_folder()
+        with _readable(self._path):
+            parts = _parts(self._path)
+            for name, part in parts.items():
+                if missing := {"audio", self.text} - set(part.column_names):
+                    raise InputError(
+                        f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
+                        f"name the transcripts' column; it has {', '.join(part.column_names)}",
+                    )
+            typed = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
+            rows = datasets.concatenate_datasets(
+                [part.cast(datasets.Features(part.features | typed)) for part in parts.values()]
+            )
+        offsets = np.cumsum([0, *(len(part) for part in parts.values())])
+        where = {name: range(*offsets[i : i + 2]) for i, name in enumerate(parts)}
+        given = where["test"] if "test" in parts and len(parts) > 1 else ()
+        return rows, frozenset(given)
+
+    def seconds(self) -> tuple[float, float]:
+        """Mean and greatest length in seconds, of some of those that are not too long."""
+        rows, _ = self.rows()
+        found = []
+        for index in range(0, len(rows), -(-len(rows) // _MEASURED)):
+            audio = rows[index]["audio"] or {}
+            try:
+                source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio["path"]
+                duration = soundfile.info(source).duration
+            except (soundfile.SoundFileError, OSError, KeyError, TypeError):
+                continue  # a run leaves it out, too, and says so
+            if duration <= MAX_SECONDS:
+                found.append(duration)
+        return (sum(found) / len(found), max(found)) if found else (0.0, 0.0)
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.folder).expanduser()
+
+    def _check_folder(self) -> None:
+        if not self._path.is_dir():
+            raise InputError(f"{self._path}: no such folder", "give the folder of the recordings")
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """One error for whatever a folder's content makes ``datasets`` raise, and no progress bars."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # they would write to stderr
+    try:
+        yield
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: not readable as a dataset: {reason}",
+            "it needs sound files and a metadata.csv, Parquet files, or a save_to_disk folder",
+        ) from error
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _item(rows: datasets.Dataset, index: int) -> dict[str, Any]:
+    return {**rows[index], "id": f"{index:06d}"}
 
 
 def _parts(folder: Path) -> dict[str, datasets.Dataset]:
@@ -127,81 +178,30 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
         return datasets.load_from_disk(str(folder))
     if (folder / "dataset_info.json").is_file():
         return {"train": datasets.load_from_disk(str(folder))}
+    patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
+    found = [table for pattern in patterns for table in sorted(folder.glob(pattern))]
+    parts = {table.parent.name: _sound_files(table) for table in found}
+    if parts:
+        return parts
     if any(folder.rglob("*.parquet")):
-        return _parquet(folder)
-    tables = [folder / METADATA, *sorted(folder.glob(f"*/{METADATA}"))]
-    parts = {table.parent.name: _sound_files(table) for table in tables if table.is_file()}
-    if not parts:
-        raise ValueError(f"no Parquet file and no {METADATA} in it")
-    return parts
-
-
-def _parquet(folder: Path) -> dict[str, datasets.Dataset]:
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # they would write to stderr
-    try:
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+    raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
 
 
 def _sound_files(table: Path) -> datasets.Dataset:
-    """The rows of a ``metadata.csv``; its ``file_name`` is relative to the table's folder.
+    """The rows of a metadata table; its ``file_name`` is relative to the table's folder.
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    with open(table, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows or "file_name" not in rows[0]:
+    frame = _TABLES[table.name](table)
+    if frame.empty or "file_name" not in frame:
         raise ValueError(f"{table} has no rows with a file_name")
-    features = datasets.Features({name: datasets.Value("string") for name in rows[0]})
+    frame = frame.astype(str).where(frame.notna(), None)
+    sounds = [{"bytes": None, "path": str(table.parent / str(name))} for name in frame["file_name"]]
+    features = datasets.Features({str(name): datasets.Value("string") for name in frame})
     features["audio"] = datasets.Audio(decode=False)
-    for row in rows:
-        row["audio"] = {"bytes": None, "path": str(table.parent / row["file_name"])}
-    return datasets.Dataset(pa.Table.from_pylist(rows, schema=features.arrow_schema))
-
-
-def _draw(keys: list[str], count: int, seed: int) -> list[int]:
-    """Positions of ``count`` different sentences, one recording of each."""
-    first = {key: index for index, key in reversed(list(enumerate(keys))) if key}
-    if count >= len(first):
-        raise InputError(
-            f"{count} test sentences asked for, the corpus has {len(first)} different ones",
-            "ask for fewer: some must be left to train on",
-        )
-    candidates = sorted(first.values())
-    return sorted(np.random.default_rng(seed).permutation(candidates)[:count].tolist())
-
-
-def _fingerprint(folder: Path, test_rows: list[int], reader: Reader) -> str:
-    listing = [
-        [str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return files.fingerprint([listing, test_rows, reader.language, reader.text_column])[:32]
-
-
-def _convert(
-    source: datasets.Dataset,
-    rows: dict[str, list[int]],
-    reader: Reader,
-    target: Path,
-    progress: Progress,
-) -> None:
-    progress(f"speech {reader.corpus}: reading {len(source)} rows")
-    with files.replacing(target) as temporary:
-        temporary.mkdir()
-        for part, indices in rows.items():
-            audio.write_part(temporary, part, reader.rows(source, indices, part))
-            if reader.skipped[part] == len(indices):
-                raise InputError(
-                    f"{reader.corpus}: none of the {len(indices)} {part} rows is usable"
-                    + "".join(f"\n  {example}" for example in reader.examples[:3]),
-                    "check the recordings and the transcripts",
-                )
-    for example in reader.examples[:10]:
-        progress(f"speech {reader.corpus}: left out: {example}")
-    progress(f"speech {reader.corpus}: {sum(reader.skipped.values())} rows left out")
+    columns = {str(name): frame[name].tolist() for name in frame}
+    return datasets.Dataset(
+        pa.Table.from_pydict({**columns, "audio": sounds}, schema=features.arrow_schema)
+    )

@@ -1,263 +1,185 @@
-"""The paper's two corpora: LibriSpeech and Multilingual LibriSpeech German, streamed.
+"""Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
-Rows come through ``datasets`` from pinned revisions of the hub's copies, or from local folders of
-Parquet files in the same layout (``KAPPA_CORPORA``). Audio stays encoded until soundfile decodes
-it; what is kept is a typed row with 16-bit FLAC at 16 kHz, as of every other corpus here.
+A source is a corpus on the hub (:mod:`kappa_lib.speech.hub_speech`) or a folder of one's own
+(:mod:`kappa_lib.speech.own_speech`). Audio stays encoded until soundfile decodes it; what is kept
+is a typed row with 16-bit FLAC at 16 kHz, as of every other corpus here.
 """
 
-import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
 import soxr
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import InputError
+from kappa_lib.progress import say
 from kappa_lib.speech import audio, encoder
-from kappa_lib.weights import hub
-from kappa_lib.weights.fetch import Progress, say
 
-BUFFER = 1_000  # rows that are shuffled among each other while streaming
+SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
+LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
+EXAMPLES = 10  # unusable rows that are named
 _FORMAT = 1  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a corpus is and how its rows are called.
+class Source(Protocol):
+    """Where recordings come from; ``text`` is their transcripts' column, ``language`` theirs."""
 
-    Attributes:
-        repository, revision: of the hub's copy.
-        config: its configuration, also the folder of its files.
-        train: splits that are trained on, one after the other.
-        test: split that is tested on.
-        text: column of the transcript.
-        language: of all rows.
-    """
-
-    repository: str
-    revision: str
-    config: str
-    train: tuple[str, ...]
-    test: str
     text: str
     language: str
+    lower_case: bool
 
-    def splits(self, part: str) -> tuple[str, ...]:
-        """The splits behind ``train`` or ``test``."""
-        return self.train if part == "train" else (self.test,)
+    def place(self, corpus: str) -> str:
+        """What a person calls it."""
 
+    def origin(self, corpus: str) -> Any:
+        """JSON-serialisable: what decides its rows."""
 
-SOURCES = {
-    "librispeech": Source(
-        "openslr/librispeech_asr",
-        "71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
-        "all",
-        ("train.clean.100", "train.clean.360"),
-        "test.clean",
-        "text",
-        "en",
-    ),
-    "mls_german": Source(
-        "facebook/multilingual_librispeech",
-        "2e83e61823b4c47dcbcb1980bb88601274127609",
-        "german",
-        ("train",),
-        "test",
-        "transcript",
-        "de",
-    ),
-}
-
-
-def local_folder(corpus: str) -> Path | None:
-    """``$KAPPA_CORPORA/<corpus>`` where that is set: it replaces the hub's copy.
-
-    Raises:
-        InputError: set, and the folder is not there.
-    """
-    root = os.environ.get("KAPPA_CORPORA")
-    if not root:
-        return None
-    folder = Path(root).expanduser() / corpus
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder",
-            "put the corpus' Parquet files there, or unset KAPPA_CORPORA to stream from the hub",
-        )
-    return folder
+    def items(
+        self, corpus: str, counts: dict[str, int], seed: int
+    ) -> dict[str, Iterator[dict[str, Any]]]:
+        """Undecoded rows of ``test`` and ``train``, shuffled; ``test`` has to be read first."""
 
 
 @dataclass
-class _Reader:
-    """Turns a corpus' rows into rows with ``audio.FEATURES``, counting the rest."""
+class Reader:
+    """Turns a source's rows into rows with ``audio.FEATURES``, counting the unusable."""
 
     corpus: str
     source: Source
     left_out: dict[str, Counter[str]] = field(
         default_factory=lambda: {part: Counter() for part in audio.PARTS}
     )
+    examples: list[str] = field(default_factory=list)
 
-    def rows(self, stream: Iterator[dict[str, Any]], part: str) -> Iterator[dict[str, Any]]:
-        """The usable rows of a stream."""
-        for item in stream:
+    def rows(self, items: Iterator[dict[str, Any]], part: str) -> Iterator[dict[str, Any]]:
+        """The usable rows among ``items``."""
+        for item in items:
             try:
                 yield self._row(item, part)
-            except InputError as error:
-                self.left_out[part][_reason(error)] += 1
+            except audio.UnusableRow as error:
+                self.left_out[part][error.reason] += 1
+                if len(self.examples) < EXAMPLES:
+                    path = (item["audio"] or {}).get("path")
+                    self.examples.append(f"{error.what}{f' ({Path(path).name})' if path else ''}")
 
     def _row(self, item: dict[str, Any], part: str) -> dict[str, Any]:
-        # Neither corpus has punctuation; LibriSpeech's capitals alone would be a foreign script.
-        text = (item[self.source.text] or "").lower()
-        named = {"id": f"{self.corpus}-{item['id']}", "audio": item["audio"], "text": text}
-        samples, rate = audio.read(named)
-        speech = np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0)
-        audio.check(named, speech)
-        seconds = speech.size / audio.RATE
-        if seconds > encoder.MAX_SECONDS:
-            raise InputError(f"{named['id']}: {seconds:.1f} s, longer than 30 s")
-        return named | {
-            "audio": {"bytes": audio.encode(speech), "path": None},
+        text = item[self.source.text] or ""
+        about = {
+            "id": f"{self.corpus}-{item['id']}",
+            "text": text.lower() if self.source.lower_case else text,
             "language": self.source.language,
             "corpus": self.corpus,
             "split": part,
-            "speaker": str(item["speaker_id"]),
-            "seconds": seconds,
+            "speaker": str(item.get("speaker_id", item.get("speaker", ""))),
         }
-
-
-def _reason(error: InputError) -> str:
-    """What is wrong with a row without its name, so that equal faults can be counted."""
-    for known in ("no audio", "empty transcript", "longer than 30 s", "silent", "not readable"):
-        if known in error.what:
-            return known
-    return "not usable"
+        samples, rate = audio.read({**about, "audio": item["audio"]})
+        if rate < LOWEST_RATE:
+            remedy = "record it at 8 kHz or more"
+            raise audio.UnusableRow(about, "sampled below 8 kHz", remedy, f", at {rate} Hz")
+        speech = np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0)
+        row = audio.row(speech, **about)
+        if row["seconds"] < SHORTEST:
+            raise audio.UnusableRow(about, f"shorter than {SHORTEST} s", "leave this row out")
+        if row["seconds"] > encoder.MAX_SECONDS:
+            remedy, detail = "cut it into utterances", f", it lasts {row['seconds']:.1f} s"
+            raise audio.UnusableRow(about, "longer than 30 s", remedy, detail)
+        return row
 
 
 def build(
-    corpus: str, train: int, test: int, seed: int, progress: Progress = say
+    corpus: str,
+    source: Source,
+    train: int,
+    test: int,
+    seed: int,
+    tell: Callable[[str], None] = say,
 ) -> datasets.DatasetDict:
-    """Rows of a corpus, streamed once and kept; a second call reads what the first one kept.
+    """Rows of a source, read once and kept; a second call reads what the first one kept.
 
-    The order of a split is shuffled with ``seed`` (its files, and :data:`BUFFER` rows at a time)
-    before the first rows are taken, so that few rows already have many speakers. Rows without
-    audio or transcript, and utterances longer than the encoder's 30 s, are left out and counted;
-    a split that ends before enough rows are found gives what it has.
+    Rows are taken in an order that ``seed`` shuffles, so that few rows already have many speakers.
+    Rows that are unreadable, silent, without a transcript, too short, sampled below 8 kHz, or
+    longer than the encoder's 30 s are left out and counted; a part that ends before enough rows
+    are found gives what it has.
 
     Args:
-        corpus: ``librispeech`` or ``mls_german``.
+        corpus: name of the rows' corpus.
+        source: where they come from.
         train: number of utterances to train on.
         test: number of utterances to test on.
         seed: of the order.
-        progress: told what is read, what was left out, and what there is less of than asked for.
+        tell: told what is read, what was left out, and what there is less of than asked for.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
 
     Raises:
-        InputError: unknown corpus, negative count, missing local folder, or no usable row.
+        InputError: negative count, missing folder or column, or no usable row.
         AssetError: gated, unknown or out of reach; says what to do.
     """
-    if corpus not in SOURCES:
-        raise InputError(f"corpus {corpus!r}: unknown", f"one of {', '.join(SOURCES)}")
     if min(train, test, seed) < 0:
         raise InputError(f"corpus {corpus}: negative count or seed: {(train, test, seed)}")
-    folder = _target(corpus, train, test, seed)
+    folder = _target(corpus, source, train, test, seed)
     if not folder.is_dir():
-        _make(corpus, {"train": train, "test": test}, seed, folder, progress)
+        files.require_space(folder, (train + test) * _BYTES)
+        tell(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
+        _make(Reader(corpus, source), {"test": test, "train": train}, seed, folder, tell)
     return audio.load_parts(folder)
 
 
-def left_out(corpus: str, train: int, test: int, seed: int) -> dict[str, dict[str, int]]:
+def left_out(
+    corpus: str, source: Source, train: int, test: int, seed: int
+) -> dict[str, dict[str, int]]:
     """Part → reason → rows that :func:`build` left out for this request."""
-    return files.read_json(_target(corpus, train, test, seed) / "left_out.json")
+    return files.read_json(_target(corpus, source, train, test, seed) / "left_out.json")
 
 
-def _target(corpus: str, train: int, test: int, seed: int) -> Path:
+def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
+    """Relative path, bytes and time of change of every file below a folder."""
+    found = [(path, path.stat()) for path in sorted(folder.rglob(pattern)) if path.is_file()]
+    return [[str(p.relative_to(folder)), s.st_size, s.st_mtime_ns] for p, s in found]
+
+
+def _target(corpus: str, source: Source, train: int, test: int, seed: int) -> Path:
     """Folder of a request's rows; what decides them is in its name."""
-    local = local_folder(corpus)
-    origin: Any = asdict(SOURCES[corpus])
-    if local:
-        listing = [(p, p.stat()) for p in sorted(local.rglob("*.parquet"))]
-        origin = [
-            origin,
-            [[str(p.relative_to(local)), s.st_size, s.st_mtime_ns] for p, s in listing],
-        ]
-    key = files.fingerprint([_FORMAT, origin, train, test, seed])[:32]
+    key = files.fingerprint([_FORMAT, source.origin(corpus), train, test, seed])[:32]
     return paths.cache() / "speech" / f"{corpus}-{key}"
 
 
-def _make(corpus: str, counts: dict[str, int], seed: int, folder: Path, progress: Progress) -> None:
-    source, reader = SOURCES[corpus], _Reader(corpus, SOURCES[corpus])
-    files.require_space(folder, sum(counts.values()) * _BYTES)
-    where = local_folder(corpus) or f"{source.repository}@{source.revision[:7]}"
-    progress(f"speech {corpus}: reading {counts['train']} + {counts['test']} rows of {where}")
+def _make(
+    reader: Reader,
+    counts: dict[str, int],
+    seed: int,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> None:
+    corpus, items = reader.corpus, reader.source.items(reader.corpus, counts, seed)
     with files.replacing(folder) as temporary:
         temporary.mkdir()
         for part, count in counts.items():
-            rows = islice(reader.rows(_stream(corpus, part, seed), part), count)
+            rows = islice(reader.rows(items[part], part), count)
             audio.write_part(temporary, part, rows)
         files.write_json(temporary / "left_out.json", reader.left_out)
         found = {part: len(rows) for part, rows in audio.load_parts(temporary).items()}
         if missing := [part for part, count in counts.items() if count and not found.get(part)]:
             raise InputError(
-                f"{where}: no usable row for {' and '.join(missing)}: {dict(reader.left_out)}",
-                "check the files",
+                f"{reader.source.place(corpus)}: no usable row for {' and '.join(missing)}:"
+                f" { ({part: dict(reasons) for part, reasons in reader.left_out.items()}) }"
+                + "".join(f"\n  {example}" for example in reader.examples[:3]),
+                "check the recordings and the transcripts",
             )
+    for example in reader.examples:
+        tell(f"speech {corpus}: left out: {example}")
     for part, count in counts.items():
         for reason, rows in reader.left_out[part].items():
-            progress(f"speech {corpus}: {rows} {part} rows left out: {reason}")
+            tell(f"speech {corpus}: {rows} {part} rows left out: {reason}")
         if found.get(part, 0) < count:
-            progress(f"speech {corpus}: {count} {part} rows asked for, {found[part]} usable")
-
-
-def _stream(corpus: str, part: str, seed: int) -> Iterator[dict[str, Any]]:
-    """The undecoded rows of a part, split after split, each shuffled."""
-    source = SOURCES[corpus]
-    for split, files_of_split in _available(corpus, source.splits(part)).items():
-        with hub.explained(f"{corpus} ({source.repository})"):
-            rows = _open(source, split, files_of_split)
-            rows = rows.cast_column("audio", datasets.Audio(decode=False))
-            yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
-
-
-def _available(corpus: str, splits: tuple[str, ...]) -> dict[str, list[str]]:
-    """Splits to read: all of the hub's, or those a local folder has, with their files."""
-    local = local_folder(corpus)
-    if local is None:
-        return {split: [] for split in splits}
-    config = SOURCES[corpus].config
-    found = {split: _split_files(local, config, split) for split in splits}
-    if not any(found.values()):
-        raise AssetError(
-            f"{local}: no Parquet file of split {' or '.join(splits)}",
-            f"lay it out as the hub does: {config}/{splits[0]}/0000.parquet,"
-            f" or {config}/{splits[0]}-00000-of-00001.parquet",
-        )
-    return {split: listed for split, listed in found.items() if listed}
-
-
-def _split_files(local: Path, config: str, split: str) -> list[str]:
-    """Parquet files of a split: in a folder of its name, or with its name and a dash in front."""
-    root = local / config if (local / config).is_dir() else local
-    return [
-        str(path)
-        for path in sorted(root.rglob("*.parquet"))
-        if path.parent.name == split or path.name.startswith(f"{split}-")
-    ]
-
-
-def _open(source: Source, split: str, local_files: list[str]) -> datasets.IterableDataset:
-    if local_files:
-        return datasets.load_dataset(
-            "parquet", data_files={split: local_files}, split=split, streaming=True
-        )
-    return datasets.load_dataset(
-        source.repository, source.config, split=split, revision=source.revision, streaming=True
-    )
+            tell(f"speech {corpus}: {count} {part} rows asked for, {found[part]} usable")
+    if total := sum(reasons.total() for reasons in reader.left_out.values()):
+        tell(f"speech {corpus}: {total} rows left out")

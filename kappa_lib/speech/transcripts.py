@@ -1,5 +1,6 @@
 """Transcripts as they are compared: one normaliser a language, and the word error rate."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -9,34 +10,36 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from kappa_lib.errors import InputError
 
-NORMALISERS = {
-    "de": "Whisper basic",
-    "en": "Whisper English",
-    "en_human": "Whisper English",
-    "librispeech": "Whisper English",
-    "mls_german": "Whisper basic",
-}
+NORMALISERS = {"en": "Whisper English"}  # of languages that have one of their own
+BASIC = "Whisper basic"
 
 
 @cache
-def _normaliser(name: str) -> Callable[[str], str]:
-    return {"Whisper basic": BasicTextNormalizer, "Whisper English": EnglishTextNormalizer}[name]()
+def _normaliser(language: str) -> Callable[[str], str]:
+    if not re.fullmatch("[a-z]{2,3}", language):
+        raise InputError(f"language {language!r}", "give its code, for instance en or de")
+    return EnglishTextNormalizer() if language in NORMALISERS else BasicTextNormalizer()
 
 
-def normalise(text: str, corpus: str) -> str:
-    """Text as WER compares it; ``NORMALISERS`` names the corpus' normaliser."""
-    words = _normaliser(NORMALISERS.get(corpus, "Whisper basic"))(text).strip()
+def normalise(text: str, language: str) -> str:
+    """Text as WER compares it; :func:`normaliser` names the language's normaliser."""
+    words = _normaliser(language)(text).strip()
     # The English normaliser keeps lone full stops.
     return words if any(c.isalnum() for c in words) else ""
 
 
-def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], corpus: str) -> float:
+def normaliser(language: str) -> str:
+    """Name of a language's normaliser."""
+    return NORMALISERS.get(language, BASIC)
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], language: str) -> float:
     """(substitutions + deletions + insertions) / reference words, over the whole test set.
 
     Args:
         references: what was said, an utterance each.
         hypotheses: what was understood, in the same order.
-        corpus: decides the normaliser.
+        language: its code; decides the normaliser.
 
     Returns:
         A fraction; above 1 when the hypotheses are longer than what was said.
@@ -46,14 +49,21 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], corpus
     """
     if not references or len(references) != len(hypotheses):
         raise InputError(
-            f"{len(references)} references and {len(hypotheses)} hypotheses of {corpus!r}",
+            f"{len(references)} references and {len(hypotheses)} hypotheses in {language!r}",
             "pass one hypothesis for each of at least one reference",
         )
-    spoken = [normalise(text, corpus) for text in references]
+    spoken = [normalise(text, language) for text in references]
     for reference, text in zip(references, spoken, strict=True):
         if not text:
             raise InputError(
-                f"reference {reference!r} of {corpus!r} is empty after normalisation",
+                f"reference {reference!r} in {language!r} is empty after normalisation",
                 "drop it from the test set: its word error rate is undefined",
             )
-    return jiwer.wer(spoken, [normalise(text, corpus) for text in hypotheses])
+    return jiwer.wer(spoken, [normalise(text, language) for text in hypotheses])
+
+
+def word_errors(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
+    """Errors and reference words of one utterance; sums of them give the word error rate."""
+    found = jiwer.process_words(normalise(reference, language), normalise(hypothesis, language))
+    wrong = found.substitutions + found.deletions + found.insertions
+    return wrong, found.hits + found.substitutions + found.deletions

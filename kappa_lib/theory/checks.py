@@ -10,14 +10,11 @@ from kappa_lib.errors import InputError
 EPS = float(np.finfo(np.float64).eps)
 
 
-def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
-    """Return ``weight`` as a detached 2-D tensor after checking that κ is defined for it.
-
-    The dtype and the device stay: widening to float64 is exact and left to the solver.
+def matrix_form(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
+    """Return ``weight`` as a detached 2-D tensor after checking all but its values.
 
     Raises:
-        InputError: not a 2-D array of real floating-point numbers, empty, holding NaN or
-            infinity, or all zero; the message names ``name``.
+        InputError: not a 2-D array of real floating-point numbers, or empty.
     """
     tensor = torch.as_tensor(weight).detach()
     if tensor.ndim != 2:
@@ -32,7 +29,19 @@ def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.
             f"{name}: dtype {tensor.dtype} is not real floating point",
             "dequantise packed weights first; integer codes have no meaningful spectrum",
         )
-    # One pass each over the numbers, without a float64 copy of the whole tensor.
+    return tensor
+
+
+def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
+    """Return ``weight`` as a detached 2-D tensor after checking that κ is defined for it.
+
+    The dtype and the device stay: widening to float64 is exact and left to the solver.
+
+    Raises:
+        InputError: see :func:`matrix_form`; or holding NaN or infinity, or all zero; the
+            message names ``name``.
+    """
+    tensor = matrix_form(weight, name)
     lowest, highest = (float(x) for x in torch.aminmax(tensor))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise InputError(

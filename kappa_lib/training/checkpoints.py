@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
-from kappa_lib.files import replacing, require_space, write_text
+from kappa_lib.files import fingerprint, read_json, replacing, require_space, write_json, write_text
 from kappa_lib.training.parallel import distributed_like, full_tensor
 
 
@@ -25,26 +25,60 @@ class RunState:
     were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl``
     later than the checkpoint are dropped on resume and measured again.
 
-    With several processes all of them call :meth:`save`, :meth:`resume` and :meth:`finish`; the
-    leading one writes.
+    With several processes all of them call its methods; the main one writes.
 
     Args:
         folder: of the run.
-        key: fingerprint of everything that decides the run; another run's files are ignored.
+        config: everything that decides the run, for ``config.json``; another run's files are
+            ignored.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    MODEL = "model.safetensors"
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        self.folder, self.config, self.key = folder, config, fingerprint(config)
         self.metrics_path = folder / "metrics.jsonl"
-        self.model_path = folder / "model.safetensors"
+        self.model_path = folder / self.MODEL
         self.resume_path = folder / "resume.safetensors"
+        self._config_path = folder / "config.json"
+
+    def is_finished(self) -> bool:
+        """Whether the folder holds the trained tensors of this very configuration."""
+        known = self.model_path.is_file() and self._config_path.is_file()
+        return known and read_json(self._config_path) == self.config
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
         return read_metrics(self.folder)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``, rewriting it atomically."""
+    def record(
+        self,
+        step: int,
+        utterances: int,
+        seconds: float,
+        train_loss: float | None,
+        evaluation: dict[str, Any],
+    ) -> None:
+        """Add an evaluation: its ``metrics`` as a line of ``metrics.jsonl``, its ``transcripts``.
+
+        Args:
+            step: number of steps done.
+            utterances: seen in them.
+            seconds: spent on them, evaluations aside.
+            train_loss: mean since the last evaluation, nats a token.
+            evaluation: of :meth:`kappa_lib.training.experiment.Experiment.evaluate`.
+        """
+        if not distributed.is_main_process():
+            return
+        path = self.folder / "transcripts" / f"step{step:06d}.json"
+        write_json(path, evaluation["transcripts"])
+        row = {
+            "step": step,
+            "utterances": utterances,
+            "seconds": round(seconds, 3),
+            "train_loss": train_loss,
+            **evaluation["metrics"],
+        }
         self._write_metrics([*self.metrics(), row])
 
     def _write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -53,8 +87,11 @@ class RunState:
 
     def start(self) -> None:
         """Forget whatever another configuration left in this folder."""
+        if not distributed.is_main_process():
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write_metrics([])
+        write_json(self._config_path, self.config)
 
     def save(
         self, step: int, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer

@@ -1,7 +1,7 @@
 """What a run is judged by: word error rate, held-out loss, and forgotten general text."""
 
-import pydoc_data.topics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint
 from kappa_lib.speech.features import TestSet
 from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.training import texts
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.precision import autocast
 
 EVAL_BATCH = 48
 HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
-TEXT_WINDOW = 256
+DIGITS = 6  # of the values that are kept for every window, in nats
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -51,68 +51,140 @@ def transcribe_all(model: SpeechLLM, test: TestSet, max_new_tokens: int) -> list
 
 
 @torch.inference_mode()
-def heldout_loss(model: SpeechLLM, tests: Sequence[TestSet]) -> float:
-    """Token-weighted cross-entropy of the first 16 transcripts of every test set, in nats."""
-    total = count = 0.0
-    for test in tests:
-        loss, tokens = model.loss(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
-        total, count = total + loss.item() * tokens, count + tokens
-    return total / count
-
-
-def general_text(tokenizer: PreTrainedTokenizerBase, tokens: int) -> Tensor:
-    """Fixed English prose that every Python carries: the language reference's help topics.
+def heldout_loss(model: SpeechLLM, tests: Sequence[TestSet]) -> tuple[float, dict[str, float]]:
+    """Cross-entropy of the first 16 transcripts of every test set, in nats a token.
 
     Returns:
-        (windows, TEXT_WINDOW + 1) token ids whose predictions number ``tokens`` (rounded up).
+        Over the tokens of all, and corpus → over the tokens of that corpus.
     """
-    text = "\n".join(topic for _, topic in sorted(pydoc_data.topics.topics.items()))
-    windows = -(-tokens // TEXT_WINDOW)
-    needed = windows * (TEXT_WINDOW + 1)
-    ids = tokenizer(text[: 8 * needed], add_special_tokens=False)["input_ids"]
-    if len(ids) < needed:
-        raise InputError(f"text_tokens={tokens} asks for more text than there is", "lower it")
-    return torch.tensor(ids[:needed]).reshape(windows, TEXT_WINDOW + 1)
+    total = count = 0.0
+    found = {}
+    for test in tests:
+        loss, tokens = model.loss(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
+        found[test.corpus] = loss.item()
+        total, count = total + loss.item() * tokens, count + tokens
+    return total / count, found
 
 
-def text_fingerprint(windows: Tensor) -> str:
-    """Hash of the general text as tokens; it differs between Python versions."""
-    return fingerprint(windows.tolist())
+@dataclass(frozen=True)
+class TextLoss:
+    """What a model lost on one kind of text, in nats a token.
+
+    Attributes:
+        losses, kls: cross-entropy and KL(base ‖ now) of each window, in the text's order.
+        tokens: predictions of all windows together.
+    """
+
+    losses: list[float]
+    kls: list[float]
+    tokens: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy; windows are of one length."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL divergence from the base model."""
+        return sum(self.kls) / len(self.kls)
 
 
-@torch.inference_mode()
-def log_probabilities(llm: PreTrainedModel, window: Tensor) -> Tensor:
-    """(length,) ids → (length - 1, vocabulary) fp32 log-probabilities of each next token."""
-    with autocast(llm):
-        logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
-    return functional.log_softmax(logits.float(), dim=-1)
+def pooled(text: Mapping[str, TextLoss]) -> tuple[float, float]:
+    """Mean cross-entropy and mean KL over kinds of text; each kind counts the same."""
+    return (
+        sum(t.loss for t in text.values()) / len(text),
+        sum(t.kl for t in text.values()) / len(text),
+    )
 
 
 class Forgetting:
-    """General-text cross-entropy and KL divergence from the model as it was at construction.
+    """Cross-entropy and KL divergence from the model at construction, on three kinds of text.
 
-    The base model's log-probabilities are kept on the CPU: positions × vocabulary × 4 bytes,
-    200 MB for 1,024 positions of the default model. Several processes share the positions.
+    Of the base model the vectors before its output layer are kept, on the CPU in the model's
+    precision: 28 MB for 12,288 positions of the default model, whose log-probabilities would be
+    2.4 GB. No run trains the output layer, so its product with them gives the base model's
+    log-probabilities again, bit for bit. Several processes share the windows.
+
+    Args:
+        llm: the base model.
+        tokenizer: its tokenizer.
+        tokens: predictions on each kind of text.
+
+    Raises:
+        InputError: a text is too short, or the model changes its logits after its output layer.
     """
 
     def __init__(
         self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> None:
-        self.windows = general_text(tokenizer, tokens)
-        mine = distributed.shard(len(self.windows))
-        self.base = {i: log_probabilities(llm, self.windows[i]).cpu() for i in mine}
+        self.windows = texts.windows(tokenizer, tokens)
+        self._all = [(kind, w) for kind, windows in self.windows.items() for w in windows]
+        self._head = _checksum(llm)
+        self._base: dict[int, Tensor] = {}
+        for number in distributed.shard(len(self._all)):
+            window = self._all[number][1]
+            hidden, now = _read(llm, window)
+            if not torch.equal(_log_probabilities(llm, hidden), now):
+                raise InputError(
+                    f"{type(llm).__name__} changes its logits after the output layer",
+                    "forgetting cannot be measured on it; use a model without soft-capping",
+                )
+            self._base[number] = hidden.cpu()
 
-    def measure(self, llm: PreTrainedModel) -> tuple[float, float]:
-        """Mean cross-entropy and mean KL(base ‖ now), both in nats a token."""
+    @torch.inference_mode()
+    def measure(self, llm: PreTrainedModel) -> dict[str, TextLoss]:
+        """Kind of text → its losses now.
+
+        Raises:
+            InputError: the output layer is not the base model's.
+        """
+        if _checksum(llm) != self._head:
+            raise InputError(
+                "the output layer has changed since the base model was read",
+                "measure forgetting of models that share the base model's output layer",
+            )
         found = {}
-        for number, base in self.base.items():
-            window = self.windows[number]
-            now = log_probabilities(llm, window).cpu()
-            loss = functional.nll_loss(now, window[1:]).item()
+        for number, hidden in self._base.items():
+            window = self._all[number][1]
+            base = _log_probabilities(llm, hidden.to(llm.device))
+            now = _read(llm, window)[1]
+            loss = functional.nll_loss(now, window[1:].to(now.device)).item()
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
             found[number] = (loss, divergence.item())
-        losses, divergences = zip(*distributed.all_gather(found), strict=True)
-        return sum(losses) / len(losses), sum(divergences) / len(divergences)
+        values = iter(distributed.all_gather(found))
+        measured = {}
+        for kind, windows in self.windows.items():
+            losses, kls = zip(*(next(values) for _ in windows), strict=True)
+            measured[kind] = TextLoss(list(losses), list(kls), windows[:, 1:].numel())
+        return measured
+
+
+@torch.inference_mode()
+def _read(llm: PreTrainedModel, window: Tensor) -> tuple[Tensor, Tensor]:
+    """(length + 1,) ids → what enters the output layer, and (length, vocabulary) log-probs."""
+    entered = []
+    hook = llm.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: entered.append(inputs[0][0])
+    )
+    try:
+        with autocast(llm):
+            logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    return entered[0], functional.log_softmax(logits.float(), dim=-1)
+
+
+@torch.inference_mode()
+def _log_probabilities(llm: PreTrainedModel, hidden: Tensor) -> Tensor:
+    with autocast(llm):
+        logits = llm.get_output_embeddings()(hidden[None])[0]
+    return functional.log_softmax(logits.float(), dim=-1)
+
+
+@torch.inference_mode()
+def _checksum(llm: PreTrainedModel) -> float:
+    return llm.get_output_embeddings().weight.sum(dtype=torch.float64).item()
 
 
 def evaluate(
@@ -124,18 +196,34 @@ def evaluate(
         The measured fields of a ``metrics.jsonl`` line, and the transcripts behind them.
     """
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
+    languages = {t.corpus: t.language for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
-    text_loss, kl = forgetting.measure(model.llm)
+    heldout, heldout_of = heldout_loss(model, tests)
+    text = forgetting.measure(model.llm)
+    text_loss, kl = pooled(text)
     metrics = {
-        "heldout_loss": heldout_loss(model, tests),
+        "heldout_loss": heldout,
+        "heldout": heldout_of,
         "wer": {
             corpus: word_error_rate(
-                [r["reference"] for r in of_corpus], [r["hypothesis"] for r in of_corpus], corpus
+                [r["reference"] for r in of_corpus],
+                [r["hypothesis"] for r in of_corpus],
+                languages[corpus],
             )
             for corpus, of_corpus in rows.items()
         },
         "text_loss": text_loss,
         "kl": kl,
+        "text": {
+            kind: {
+                "loss": t.loss,
+                "kl": t.kl,
+                "tokens": t.tokens,
+                "window_loss": [round(value, DIGITS) for value in t.losses],
+                "window_kl": [round(value, DIGITS) for value in t.kls],
+            }
+            for kind, t in text.items()
+        },
         "capped": sum(r["capped"] for r in flat) / len(flat),
         "empty": sum(not r["hypothesis"] for r in flat) / len(flat),
     }

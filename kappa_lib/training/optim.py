@@ -1,17 +1,25 @@
-"""The optimiser of a run: AdamW, or Adafactor where AdamW's states do not fit.
+"""How a run descends: its optimiser, and the learning rate and utterances of each step.
 
-Adafactor (Shazeer and Stern 2018) keeps a mean for each row and column in place of AdamW's two
-numbers a weight. Here it takes the learning rate as it is given, so that a profile's ``lr`` means
-the same step size with either.
+AdamW, or Adafactor where AdamW's states do not fit. Adafactor (Shazeer and Stern 2018) keeps a
+mean for each row and column in place of AdamW's two numbers a weight. Here it takes the learning
+rate as it is given, so that a profile's ``lr`` means the same step size with either.
+
+The paper gives no setting of its optimiser; where each of ours comes from stands beside it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
-WEIGHT_DECAY = 0.01
+from kappa_lib.errors import InputError
+
+WEIGHT_DECAY = 0.01  # the default of torch.optim.AdamW
+CLIP = 1.0  # norm of the whole gradient; the default of transformers' TrainingArguments
+WARM_UP = 0.1  # share of the steps; the default with which BERT is fine-tuned (run_classifier.py)
+FLOOR = 0.1  # last rate, of the peak's; chosen, not tuned
 
 
 def make(
@@ -37,3 +45,51 @@ def make(
     # The fused update needs no temporaries as large as the gradients.
     fused = True if device.type == "cuda" else None
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
+
+
+def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> list[list[int]]:
+    """The item indices of every step, drawn epoch by epoch and grouped by length.
+
+    Each epoch shuffles the items, sorts stretches of eight batches by length, cuts them into
+    batches and shuffles those, so that a batch holds utterances of similar length while its
+    composition changes from epoch to epoch. An incomplete last batch is dropped.
+
+    Args:
+        lengths: of each item, in any unit.
+        batch: items a step.
+        steps: number of batches.
+        seed: of the shuffling.
+
+    Raises:
+        InputError: fewer items than a batch holds.
+    """
+    if len(lengths) < batch:
+        raise InputError(
+            f"{len(lengths)} training utterances do not fill a batch of {batch}",
+            "raise train_utterances or lower the batch size",
+        )
+    plan: list[list[int]] = []
+    rng = np.random.default_rng(seed)
+    while len(plan) < steps:
+        order = rng.permutation(len(lengths))
+        stretch = 8 * batch
+        epoch = []
+        for start in range(0, len(order), stretch):
+            part = sorted(order[start : start + stretch].tolist(), key=lambda i: lengths[i])
+            epoch += [part[i : i + batch] for i in range(0, len(part), batch)]
+        epoch = [b for b in epoch if len(b) == batch]
+        plan += [epoch[i] for i in rng.permutation(len(epoch))]
+    return plan[:steps]
+
+
+def warm_up_and_decay(step: int, steps: int) -> float:
+    """Factor on the peak learning rate: linear up over a tenth, then linear down to a tenth.
+
+    Args:
+        step: from 0.
+        steps: of the whole run.
+    """
+    rise = max(1, round(WARM_UP * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 1 - (1 - FLOOR) * (step - rise + 1) / max(1, steps - rise)

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from kappa_lib.errors import InputError
 from kappa_lib.training.model import Adaptor, positions
-from kappa_lib.training.schedule import batch_plan, warm_up_and_decay
+from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, warm_up_and_decay
+
+# Cosines are multiplied by e³ ≈ 20 at first. Chosen, not tuned; CLIP's own begin at 14.
+LOG_SCALE = 3.0
+CLIP = 5.0  # norm of the whole gradient; chosen, not tuned
 
 
 class CTCHead(nn.Module):
@@ -28,7 +32,7 @@ class CTCHead(nn.Module):
         super().__init__()
         self.register_buffer("tokens", nn.functional.normalize(embeddings.float(), dim=-1))
         self.blank = nn.Parameter(torch.randn(embeddings.shape[1]) / embeddings.shape[1] ** 0.5)
-        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE))
 
     def forward(self, audio: Tensor) -> Tensor:
         """(batch, positions, width) → (positions, batch, 1 + tokens) log-probabilities."""
@@ -85,7 +89,7 @@ def warm_start(
         torch.manual_seed(seed)
         head = CTCHead(embeddings[known]).to(embeddings.device)
     parameters = [*adaptor.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
     plan = batch_plan([len(features[i]) for i in fits], batch, steps, seed)
     losses = []
     for step, chosen in enumerate(plan):
@@ -104,7 +108,7 @@ def warm_start(
         ) / len(items)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
+        nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
         losses.append(loss.item())
         if progress:

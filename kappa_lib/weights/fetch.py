@@ -13,6 +13,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import psutil
+
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.progress import say
@@ -228,15 +230,5 @@ def _bytes_below(folder: Path) -> int:
 def _remove_abandoned(folder: Path) -> None:
     """Delete partial folders left behind by processes that were killed."""
     for abandoned in folder.parent.glob(f".{folder.name}.*.partial"):
-        if not _alive(int(abandoned.name.split(".")[-2])):
+        if not psutil.pid_exists(int(abandoned.name.split(".")[-2])):
             shutil.rmtree(abandoned, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists and is someone else's
-        return True
-    return True

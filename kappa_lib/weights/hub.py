@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from kappa_lib.errors import AssetError, SpaceError
+from kappa_lib.errors import AssetError, SpaceError, first_line
 
 # Commits of the models that the profiles name; any other is taken as it is today.
 REVISIONS = {
@@ -78,7 +78,7 @@ def explained(name: str | Path) -> Iterator[None]:
             if any(isinstance(cause, kind) for cause in _causes(error))
         )
         why, remedy = next(found, ("not readable as a data set", "check its files, " + _LOCAL))
-        raise AssetError(f"{name}: {why}\n  {_first_line(error)}", remedy) from error
+        raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
 
 
 @cache
@@ -116,8 +116,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

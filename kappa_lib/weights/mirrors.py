@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from tqdm import tqdm
 
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, first_line
 
 TIMEOUT = 30  # seconds without an answer before a mirror counts as unreachable
 
@@ -114,7 +114,7 @@ class ModelHub:
                     )
                 # The hub's client raises its own, its transport's and the system's errors alike.
                 except Exception as error:
-                    raise AssetError(_first_line(error)) from error
+                    raise AssetError(first_line(error)) from error
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, into / name)
 
@@ -187,7 +187,7 @@ class Tarball:
                 archive.seek(0)
                 _unpack(archive, self.prefix, names, into)
         except OSError as error:
-            raise AssetError(_first_line(error)) from error
+            raise AssetError(first_line(error)) from error
 
 
 @contextmanager
@@ -221,7 +221,7 @@ def _unpack(stream: IO[bytes], prefix: str, names: Collection[str], into: Path) 
                     with open(into / name, "wb") as target:
                         shutil.copyfileobj(archive.extractfile(member), target)
     except (tarfile.TarError, EOFError) as error:
-        raise AssetError(f"the archive cannot be read: {_first_line(error)}") from error
+        raise AssetError(f"the archive cannot be read: {first_line(error)}") from error
     if wanted:
         raise AssetError(f"{len(wanted)} files are not in the archive, {min(wanted)} for one")
 
@@ -243,7 +243,3 @@ def _run(command: list[str], folder: Path, **environment: str) -> None:
         errors = [line for line in lines if line.upper().startswith(("ERROR", "E:"))]
         reason = (errors or lines or ["no output"])[-1]
         raise AssetError(f"{Path(command[0]).name} ended with {done.returncode}: {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets, hub
 from kappa_lib.weights.fetch import RECORD, Pin, read_record, write_record
@@ -22,10 +22,16 @@ _DEQUANTISED_BYTES = 560_000_000
 
 
 def pick_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU; nothing else is accepted.
+
+    Raises:
+        InputError: any other device. MPS in particular returns wrong small singular values.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return torch.device(device)
+    raise InputError(f"device {device!r} can't be used", "use auto, cpu, or cuda if present")
 
 
 def weights(model: str) -> Path:

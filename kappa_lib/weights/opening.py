@@ -30,7 +30,8 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     else:
         checkpoint = _open_path(source)
     if not checkpoint.tensors:
-        raise (checkpoint.problems or [CheckpointError(f"{source}: holds no tensors")])[0]
+        empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
+        raise (checkpoint.problems or [empty])[0]
     return checkpoint
 
 

@@ -149,11 +149,13 @@ class ShardCheckpoint(Checkpoint):
             shard = Shard(path)
             absent = sorted(expected - set(shard.entries))
             if absent:
-                raise CheckpointError(f"{path.name}: lacks {absent[0]}, which the index promises")
+                found = f"{path.name}: lacks {absent[0]}, which the index promises"
+                raise CheckpointError(found, _FETCH_AGAIN)
             twice = sorted(set(shard.entries) & set(self._home))
             if twice:
                 home = self._home[twice[0]]
-                raise CheckpointError(f"{path.name}: {twice[0]} is also in {home}")
+                found = f"{path.name}: {twice[0]} is also in {home}"
+                raise CheckpointError(found, "keep the files of one checkpoint in the folder")
         except CheckpointError as problem:
             self.problems.append(problem)
             return

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from kappa_lib.errors import CheckpointError
+from kappa_lib.errors import CheckpointError, first_line
 from kappa_lib.files import replacing
 
 VERSION = 6
@@ -78,8 +78,11 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
             f"{path}: binary version {version} instead of {VERSION}",
             "convert the model with a current CTranslate2",
         )
-    reader.string(), reader.numbers("I")
-    return dict(reader.variable() for _ in range(reader.numbers("I")[0]))
+    try:
+        reader.string(), reader.numbers("I")
+        return dict(reader.variable() for _ in range(reader.numbers("I")[0]))
+    except ValueError as error:  # no text where a name should be, or a size that fits no shape
+        raise CheckpointError(f"{path}: damaged: {error}", "fetch it again") from error
 
 
 def encoder_state(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -152,8 +155,12 @@ def convert(source: Path, target: Path) -> Path:
     variables = read_variables(path)
     if not any(name.startswith("encoder/conv1") for name in _encoder_names(variables)):
         raise CheckpointError(f"{path}: no Whisper encoder in it", "convert a Whisper model")
-    encoder = WhisperEncoder(encoder_config(variables))
-    encoder.load_state_dict(encoder_state(variables))
+    try:
+        encoder = WhisperEncoder(encoder_config(variables))
+        encoder.load_state_dict(encoder_state(variables))
+    except (KeyError, ValueError, RuntimeError) as error:
+        what = f"{path}: its variables are not those of a Whisper encoder: {first_line(error)}"
+        raise CheckpointError(what, "convert the model again") from error
     with replacing(target) as temporary:
         encoder.save_pretrained(temporary)
     return target

@@ -1,6 +1,8 @@
 """The benchmark and the scale run at small sizes."""
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import bench, scale
 from kappa_lib.files import read_json
@@ -40,12 +42,28 @@ def test_report_and_figure_are_written(report):
     assert (out / "bench.svg").is_file()
 
 
-def test_verdict_follows_the_measurement(report):
-    for goals in report[0]["verdicts"].values():
-        speed = goals["speed-up over svdvals"]
-        assert speed["reached"] == (speed["measured"] >= speed["goal"])
-        error = goals["relative error"]
-        assert error["reached"] == (error["measured"] <= error["goal"])
+def test_verdicts_follow_the_measurement(report):
+    found = {verdict["what"]: verdict for verdict in report[0]["verdicts"]}
+    assert set(found) == {goal.what for goal in bench.LAYER_GOALS}
+    seconds = report[0]["layer"]["seconds"]
+    row = found["layer, whole row: times as fast as svdvals"]
+    assert row["measured"] == seconds[bench.SVDVALS] / seconds[bench.ROW]
+    assert row["reached"] == (row["measured"] >= row["goal"])
+    floor = found["layer, κ alone: times the floor's seconds"]
+    assert floor["measured"] == seconds[bench.ALONE] / seconds[bench.FLOOR]
+    assert floor["reached"] == (floor["measured"] <= floor["goal"])
+
+
+@pytest.mark.parametrize("least", [True, False])
+def test_a_goal_is_reached_on_one_side_of_its_bound_only(least):
+    goal = bench.Goal("x", 2.0, least, lambda report: report["x"])
+    assert [goal.verdict({"x": x})["reached"] for x in (1, 3)] == [not least, least]
+
+
+def test_the_floor_is_numpys_condition_number():
+    weight = torch.randn(40, 90, generator=torch.Generator().manual_seed(0))
+    expected = np.linalg.cond(weight.double().numpy())
+    assert bench.ROUTES[bench.FLOOR](weight) == pytest.approx(expected, rel=1e-9)
 
 
 def test_scale_run_measures_and_cleans_up(tmp_path):

@@ -344,7 +344,7 @@ def contradictions(decision):
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
 def test_no_recorded_verdict_contradicts_its_interval(path):
     found = json.loads(path.read_text(encoding="utf-8"))
-    decision = claims.decide(found["id"], claims._each(claims._from_json, found["numbers"]))
+    decision = claims.decide(found["id"], claims.from_json(found["numbers"]))
     assert decision.verdict == found["verdict"] == found["decision"]["verdict"]
     assert list(contradictions(decision)) == []
     if decision.interval is not None:

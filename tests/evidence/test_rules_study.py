@@ -24,7 +24,7 @@ def arm(wer=0.1, text=0.03, kl=0.03, seeds=5, shares=(0.5, 0.5), **changed):
         "corpora": {"de": ends, "en_human": ends},
         "parameters": 1000,
         "types": {"q_proj": shares[0], "v_proj": shares[1]},
-        "layer": 5.0,
+        "layers": {"q_proj": 5.0, "v_proj": 5.0},
         "draws": seeds,
     } | changed
 
@@ -81,10 +81,13 @@ def test_outcomes_that_disagree_leave_a_claim_undecided():
 
 
 def test_depth_confounds_the_cause_alone():
-    numbers = {"low": arm(layer=8.5), "high": other(wer=0.2, text=0.06, kl=0.06, layer=19.0)}
+    numbers = {
+        "low": arm(layers={"q_proj": 8.5, "v_proj": 5.0}),
+        "high": other(wer=0.2, text=0.06, kl=0.06),
+    }
     found = decide("kappa-is-the-cause", numbers)
     assert found.verdict == "confounded"
-    assert "a mean layer 10.5 lower" in found.note
+    assert "its q_proj 3.5 layers higher" in found.note
     both = {"selected": numbers["low"], "inverse": numbers["high"]}
     assert decide("selected-beats-inverse", both).verdict == "holds"
 
@@ -164,18 +167,33 @@ def test_a_curve_that_cannot_turn_tests_nothing(change):
     assert decide("inverse-rises", numbers).verdict == "not testable here"
 
 
+def stable(selected, inverse, noise_cost=(), gradient_noise=()):
+    numbers = {"selected": selected, "inverse": inverse}
+    told = {"noise_cost": list(noise_cost), "gradient_noise": list(gradient_noise)}
+    return decide("low-kappa-is-stable", numbers | told)
+
+
+def test_stability_is_measured_on_tensors_where_it_was():
+    more, less = [0.4, 0.2, 0.6], [-0.4, -0.6, -0.2]
+    assert stable({}, {}, more, more).verdict == "holds"
+    assert stable({}, {}, less, less).verdict == "fails"
+    assert stable({}, {}, more, less).verdict == "undecided"
+    assert stable({}, {}, more, [0.1, -0.1, 0.3]).verdict == "undecided"
+    assert stable({}, {}).verdict == "not testable here"
+
+
 def test_stability_needs_more_than_a_range_of_three():
     calm = arm(seeds=3)
     loud = arm(seeds=3) | {"wer": [[1.0, 0.05], [1.0, 0.07], [1.0, 0.06]]}
-    found = decide("low-kappa-is-stable", {"selected": calm, "inverse": loud})
+    found = stable(calm, loud)
     assert found.estimate < 0.2
-    assert found.verdict == "undecided"
+    assert (found.verdict, found.interval) == ("undecided", None)
     rng = np.random.default_rng(0)
     many = {"seeds": list(range(1, 31))}
     calm |= many | {"wer": [[1.0, x] for x in rng.normal(0.1, 0.001, 30)]}
     loud |= many | {"wer": [[1.0, x] for x in rng.normal(0.1, 0.01, 30)]}
-    assert decide("low-kappa-is-stable", {"selected": calm, "inverse": loud}).verdict == "holds"
-    assert decide("low-kappa-is-stable", {"selected": loud, "inverse": calm}).verdict == "fails"
+    assert stable(calm, loud).verdict == "holds"
+    assert stable(loud, calm).verdict == "fails"
 
 
 def test_a_new_modality_is_people_too():

@@ -5,15 +5,17 @@ import pandas as pd
 import pytest
 
 from kappa_lib.figures import kappa as figures
-from kappa_lib.spectra import nulls
+from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.measures import MEASURES, rank_correlation
 from kappa_lib.spectra.selection import select
+from kappa_lib.weights import sizes
 
 
 @pytest.fixture(scope="module")
 def table():
     rng = np.random.default_rng(0)
-    drawn = nulls.null_table(nulls.LLAMA_3_8B, 4)
+    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    drawn = kappa_table.null_table(llm.shapes, 4)
     excess = rng.uniform(1, 3, len(drawn))
     drawn = drawn.assign(kappa=drawn["kappa_mp"] * excess, kappa_excess=excess)
     absent = [name for name in MEASURES if name not in drawn]
@@ -44,7 +46,7 @@ def test_spectra_are_relative_to_the_largest():
 
 def test_compositions_add_up(table):
     chosen = select(table, "selected", 10)
-    figure = figures.compositions({"selected": nulls.composition(table, chosen.tensors)})
+    figure = figures.compositions({"selected": kappa_table.composition(table, chosen.tensors)})
     widths = [sum(bar.get_width() for bar in axis.patches) for axis in figure.axes]
     assert widths == pytest.approx([10, chosen.parameters / 1e6])
 

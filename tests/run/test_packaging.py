@@ -82,11 +82,12 @@ def file_of(module):
 
 
 def on_import(path):
-    """Statements that run when a module is imported: those of functions wait."""
+    """Statements that run when a module is imported: not those of functions, nor for types."""
     waiting = list(parse(path).body)
     while waiting:
         node = waiting.pop()
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
             waiting += ast.iter_child_nodes(node)
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kappa_lib import profiles
 from kappa_lib.files import read_json
 from kappa_lib.run import stages
-from kappa_lib.speech import recorded
+from kappa_lib.speech.hub_speech import SOURCES
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.model import INSTRUCTION, SpeechLLM, chat_prompt
 from kappa_lib.training.trainer import train
@@ -41,9 +41,9 @@ def run(root):
     with pytest.MonkeyPatch.context() as patch:
         places(patch, root)
         profile = tiny_paper.profile(root)
-        bench, arms = stages.prepare(profile)
-        table = stages.train_all(bench, arms)
-    return profile, bench, arms, table
+        experiment, arms = stages.prepare(profile)
+        table = stages.train_all(experiment, arms)
+    return profile, experiment, arms, table
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_every_arm_is_trained_and_evaluated_on_both_corpora(run):
     profile, _, arms, table = run
     assert list(dict.fromkeys(table["arm"])) == profile.arms == list(arms)
     assert table["step"].tolist() == [0, 2, 4] * len(profile.arms)
-    for corpus in recorded.SOURCES:
+    for corpus in SOURCES:
         assert table[f"wer_{corpus}"].between(0, 100).all()
     mean = (table["wer_librispeech"] + table["wer_mls_german"]) / 2
     assert table["wer_mean"].tolist() == mean.tolist()
@@ -74,7 +74,7 @@ def test_the_scan_reads_all_shards_as_stored(run, root):
 
 @pytest.mark.slow
 def test_a_run_changes_its_own_tensors_and_no_others(run):
-    profile, bench, arms, _ = run
+    profile, experiment, arms, _ = run
     original = dict(tiny_paper.llama().named_parameters())
     for arm, chosen in arms.items():
         kept = load_file(profile.folder / "runs" / f"{arm}-seed0" / "model.safetensors")
@@ -83,25 +83,25 @@ def test_a_run_changes_its_own_tensors_and_no_others(run):
         # What trains is held in fp32, so that no update is rounded away.
         assert all(tensor.dtype == torch.float32 for tensor in trained.values())
         assert not any(torch.equal(tensor, original[name]) for name, tensor in trained.items())
-    bench.restore()
-    for name, parameter in bench.llm.named_parameters():
+    experiment.restore()
+    for name, parameter in experiment.llm.named_parameters():
         assert torch.equal(parameter, original[name]), name
 
 
 @pytest.mark.slow
 def test_a_second_call_trains_nothing(run, monkeypatch):
-    profile, bench, arms, table = run
+    profile, experiment, arms, table = run
     monkeypatch.setattr(SpeechLLM, "loss", None)
-    again = stages.train_all(bench, arms)
+    again = stages.train_all(experiment, arms)
     assert again.equals(table)
     assert read_json(profile.folder / "split.json")["left_out"] == {
-        corpus: {"train": {}, "test": {}} for corpus in recorded.SOURCES
+        corpus: {"train": {}, "test": {}} for corpus in SOURCES
     }
 
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, monkeypatch):
-    profile, bench, arms, _ = run
+    profile, experiment, arms, _ = run
     whole = read_metrics(profile.folder / "runs" / "selected-seed0")
 
     def stop_after_three(step: int) -> None:
@@ -110,9 +110,9 @@ def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, m
 
     monkeypatch.setenv("KAPPA_RESULTS", str(root / "again"))
     with pytest.raises(KeyboardInterrupt):
-        train(bench, arms["selected"], 0, stop_after_three)
+        train(experiment, arms["selected"], 0, stop_after_three)
     steps = []
-    again = train(bench, arms["selected"], 0, steps.append)
+    again = train(experiment, arms["selected"], 0, steps.append)
     assert steps == [3, 4]
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
 

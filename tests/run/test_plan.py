@@ -12,12 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_json
-from kappa_lib.run import cli, plan, plan_text, recipes, sizes
+from kappa_lib.run import cli, plan, plan_text, recipes
 from kappa_lib.run.plan import Plan
-from kappa_lib.spectra import nulls, selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import optim
 from kappa_lib.training.precision import autocast, promote
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
 BILLION = {"8B": 8.03, "3B": 3.21, "1B": 1.24}  # as the models' cards say
@@ -77,10 +77,18 @@ def test_llamas_have_the_size_in_their_name_and_their_own_rope(model):
     assert config.tie_word_embeddings == ("3.2" in model)
 
 
-def test_the_8b_shapes_are_those_of_the_null_model():
+def test_the_8b_shapes_are_the_published_ones():
     llm = sizes.language_model(sizes.llama_config(LLAMA_8B))
-    assert llm.shapes == nulls.LLAMA_3_8B
-    assert llm.layers == nulls.LLAMA_3_8B_LAYERS
+    assert llm.shapes == {
+        "self_attn.q_proj": (4096, 4096),
+        "self_attn.k_proj": (1024, 4096),
+        "self_attn.v_proj": (1024, 4096),
+        "self_attn.o_proj": (4096, 4096),
+        "mlp.gate_proj": (14336, 4096),
+        "mlp.up_proj": (14336, 4096),
+        "mlp.down_proj": (4096, 14336),
+    }
+    assert llm.layers == 32
 
 
 @pytest.mark.parametrize("encoder", sizes.ENCODERS)
@@ -97,7 +105,7 @@ def test_encoder_counts_follow_from_the_published_sizes(encoder):
 def test_adaptor_count_is_that_of_its_layers():
     project = 4 * 1280 * 4096 + 4096
     attention = 4 * 4096 * 4096 + 4 * 4096
-    assert sizes.adaptor(1280, 4096) == project + 2 * attention + 4 * 2 * 4096
+    assert plan.adaptor_parameters(1280, 4096) == project + 2 * attention + 4 * 2 * 4096
 
 
 def test_the_papers_hundred_on_llama_3_8b():
@@ -116,7 +124,8 @@ def test_the_papers_hundred_on_llama_3_8b():
 
 def test_arms_within_types_are_exact_whatever_the_weights():
     arms = {arm.name: arm for arm in Plan(paper()).arms}
-    table = nulls.null_table(nulls.LLAMA_3_8B, nulls.LLAMA_3_8B_LAYERS)
+    llm = sizes.language_model(sizes.llama_config(LLAMA_8B))
+    table = kappa_table.null_table(llm.shapes, llm.layers)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         drawn = table.assign(kappa=torch.rand(len(table), generator=generator).numpy())
@@ -280,7 +289,7 @@ def test_adafactors_states_are_as_small_as_planned():
 def test_the_host_keeps_the_original_tensors_and_the_base_models_answers():
     profile = paper(text_tokens=1000)
     made = Plan(profile)
-    answers, whole = 4 * 1000 * 128256, made.llm.parameters
+    answers, whole = 2 * 3 * 1000 * 4096, made.llm.parameters
     checkpoint = 12 * (500 + made.adaptor)
     assert made.host_memory(500) == 2 * 500 + answers + checkpoint
     # Eight copies of the originals, or of the whole model; one checkpoint.

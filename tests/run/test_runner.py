@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.run.console import Console
-from kappa_lib.run.ledger import Ledger
 from kappa_lib.run.notebook import NotebookError, parameters
+from kappa_lib.run.record import Record
 from kappa_lib.run.runner import Run, main
 
 pytestmark = pytest.mark.slow
@@ -159,10 +160,11 @@ def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_runner;"
         "test_runner.run(Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(paths.ROOT / "tests"), str(source)]
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(source)]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 300
     while not (folder / "pid").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, "the runner ended before its time"
         time.sleep(0.1)
     kernel = int((folder / "pid").read_text())
     process.send_signal(signal.SIGKILL)
@@ -192,62 +194,80 @@ def test_main_reports_a_wrong_profile_and_key_without_a_traceback(folder, capsys
     assert "no notebook starts with 99" in capsys.readouterr().out
 
 
-class TestLedger:
+class TestRecord:
     """The skip rule without kernels."""
 
     @pytest.fixture
-    def ledger(self, tmp_path):
+    def record(self, tmp_path):
         (tmp_path / "notebooks").mkdir()
-        return lambda: Ledger(tmp_path, ["a", "b", "c"])
+        return lambda: Record(tmp_path, ["a", "b", "c"])
 
     @staticmethod
-    def execute(ledger, name, **written):
-        ledger.start(name)
+    def execute(record, name, **written):
+        record.start(name)
+        time.sleep(0.02)  # longer than the file system's clock ticks
         for file, text in written.items():
-            (ledger.folder / file.replace("_", ".")).write_text(text)
-        executed = ledger.folder / "notebooks" / f"{name}.ipynb"
-        executed.write_text(name)
-        ledger.finish(name, "key", executed)
+            (record.folder / file.replace("_", ".")).write_text(text)
+        unfinished = record.folder / "notebooks" / f"{name}.unfinished.ipynb"
+        nbformat.write(new_notebook(), unfinished)
+        record.finish(name, "key", unfinished)
+        time.sleep(0.02)
 
-    def test_new_data_makes_later_notebooks_stale_and_new_drawings_do_not(self, ledger):
-        book = ledger()
+    def test_new_data_makes_later_notebooks_stale_and_new_drawings_do_not(self, record):
+        book = record()
         for name in "abc":
             self.execute(book, name)
         self.execute(book, "b", figure_svg="drawing")
         assert [book.current(name, "key") for name in "abc"] == [True, True, True]
         self.execute(book, "b", table_csv="data")
-        assert [ledger().current(name, "key") for name in "abc"] == [True, True, False]
+        assert [record().current(name, "key") for name in "abc"] == [True, True, False]
 
-    def test_a_file_answers_to_its_last_writer(self, ledger):
-        book = ledger()
+    def test_the_same_data_again_makes_nothing_stale(self, record):
+        book = record()
+        self.execute(book, "a", table_csv="data", kept_csv="too")
+        self.execute(book, "b")
+        self.execute(book, "a", table_csv="data")  # the other file was made before and stays
+        assert [record().current(name, "key") for name in "ab"] == [True, True]
+        (book.folder / "kept.csv").unlink()
+        assert [record().current(name, "key") for name in "ab"] == [False, True]
+
+    def test_a_file_answers_to_its_last_writer(self, record):
+        book = record()
         self.execute(book, "a", shared_json="1")
         self.execute(book, "b", shared_json="22")
         assert book.current("a", "key")
         (book.folder / "shared.json").write_text("333")
-        assert [ledger().current(name, "key") for name in "ab"] == [True, False]
+        assert [record().current(name, "key") for name in "ab"] == [True, False]
 
-    def test_what_the_report_writes_counts_against_no_notebook(self, ledger):
-        book = ledger()
-        self.execute(book, "a", shared_json="1")
-        with book.written_by_another():
-            (book.folder / "shared.json").write_text("22")
-        assert ledger().current("a", "key")
+    def test_what_the_report_writes_counts_against_no_notebook(self, record):
+        book = record()
+        self.execute(book, "a", table_csv="1")
+        (book.folder / "REPORT.md").write_text("report")
+        (book.folder / "timings.json").write_text("{}")
+        assert record().current("a", "key")
 
-    def test_files_of_an_interrupted_attempt_belong_to_the_notebook(self, ledger):
-        book = ledger()
+    def test_files_of_an_interrupted_attempt_belong_to_the_notebook(self, record):
+        book = record()
         book.start("a")
+        time.sleep(0.02)
         (book.folder / "half.json").write_text("1")
-        again = ledger()
+        again = record()
         assert again.interrupted("a")
         self.execute(again, "a")
-        assert not ledger().interrupted("a")
+        assert not record().interrupted("a")
         (book.folder / "half.json").unlink()
-        assert not ledger().current("a", "key")
+        assert not record().current("a", "key")
 
-    def test_another_key_is_not_current(self, ledger):
-        self.execute(ledger(), "a")
-        assert ledger().current("a", "key")
-        assert not ledger().current("a", "other")
+    def test_an_attempt_that_was_broken_off_is_not_current(self, record):
+        book = record()
+        self.execute(book, "a")
+        book.start("a")
+        assert not record().current("a", "key")
+
+    def test_another_key_is_not_current(self, record):
+        self.execute(record(), "a")
+        assert record().current("a", "key")
+        assert not record().current("a", "other")
 
 
 def test_a_log_gets_few_lines_and_a_terminal_one_that_changes(tmp_path):

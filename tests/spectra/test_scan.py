@@ -114,7 +114,7 @@ def folder(tmp_path):
 
 SLOW_SCAN = """
 import sys, time
-from kappa_lib.scan import scan
+from kappa_lib.spectra.scan import scan
 scan(sys.argv[1], sys.argv[2], progress=lambda done, total, name: time.sleep(0.3))
 """
 

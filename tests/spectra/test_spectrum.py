@@ -100,3 +100,67 @@ def test_measures_of_an_uneven_spectrum():
 
 def test_log_volume_leaves_out_what_float64_cannot_tell_from_zero():
     assert spectrum.log_volume(np.array([2.0, 1.0, 1e-17])) == pytest.approx(np.log(2))
+
+
+def factors(rows, cols, kappa):
+    """Orthonormal U and V, and 40 singular values from 1 to 1/kappa, evenly on a log scale."""
+    u, _ = np.linalg.qr(RNG.standard_normal((rows, 40)))
+    v, _ = np.linalg.qr(RNG.standard_normal((cols, 40)))
+    return u, np.geomspace(1, 1 / kappa, 40), v
+
+
+def turned(basis, column, angle):
+    """One column turned by ``angle`` towards the 20th, which is in no extreme subspace."""
+    basis = basis.copy()
+    one, other = basis[:, column].copy(), basis[:, 20].copy()
+    basis[:, column] = math.cos(angle) * one + math.sin(angle) * other
+    basis[:, 20] = math.cos(angle) * other - math.sin(angle) * one
+    return basis
+
+
+# Through the Gram matrix and, beyond κ = 1e5, a full SVD; the last shape is short of full rank.
+@pytest.mark.parametrize("kappa", [50.0, 1e7])
+@pytest.mark.parametrize("shape", [(40, 40), (90, 40), (40, 90), (60, 60)])
+def test_spectral_change_finds_the_angle_that_was_planted(shape, kappa):
+    u, s, v = factors(*shape, kappa)
+    before = torch.from_numpy(u * s @ v.T)
+    angles = {"top_left": 0.3, "top_right": 1.2, "bottom_left": 0.02, "bottom_right": 0.7}
+    for place, angle in angles.items():
+        column = 3 if place.startswith("top") else -2
+        left = turned(u, column, angle) if "left" in place else u
+        right = turned(v, column, angle) if "right" in place else v
+        row = spectrum.spectral_change(before, torch.from_numpy(left * s @ right.T), k=8)
+        found = {name: row[f"angle_{name}"] for name in angles}
+        expected = {name: angle if name == place else 0.0 for name in angles}
+        assert found == pytest.approx(expected, abs=1e-6)
+        assert row["dlogkappa"] == pytest.approx(0, abs=1e-6)
+        norm = np.linalg.norm(left * s @ right.T - u * s @ v.T) / np.linalg.norm(s)
+        assert row["relative_change"] == pytest.approx(norm)
+
+
+def test_spectral_change_of_a_scaled_spectrum():
+    u, s, v = factors(60, 50, 100.0)
+    after = s * np.r_[2.0, np.ones(38), 0.5]
+    row = spectrum.spectral_change(torch.from_numpy(u * s @ v.T), torch.from_numpy(u * after @ v.T))
+    assert row["kappa_before"] == pytest.approx(100)
+    assert row["kappa_after"] == pytest.approx(400)
+    assert row["dlogkappa"] == pytest.approx(math.log(4))
+    assert row["sigma_max_after"] == pytest.approx(2)
+    assert row["sigma_min_after"] == pytest.approx(0.005)
+    for when, values in (("before", s), ("after", after)):
+        assert row[f"effective_rank_{when}"] == pytest.approx(spectrum.effective_rank(values))
+    assert max(row[name] for name in row if name.startswith("angle")) < 1e-6
+    expected = np.linalg.norm(after - s) / np.linalg.norm(s)
+    assert row["relative_change"] == pytest.approx(expected)
+
+
+def test_spectral_change_of_an_untouched_matrix_is_nothing():
+    weight = torch.from_numpy(WEIGHT).to(torch.bfloat16)
+    row = spectrum.spectral_change(weight, weight.float())
+    assert row["dlogkappa"] == row["relative_change"] == 0
+    assert max(row[name] for name in row if name.startswith("angle")) < 1e-12
+
+
+def test_spectral_change_refuses_another_matrix():
+    with pytest.raises(InputError, match="12×30 and 30×12"):
+        spectrum.spectral_change(torch.from_numpy(WEIGHT), torch.from_numpy(WEIGHT.T))

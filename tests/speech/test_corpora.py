@@ -1,4 +1,4 @@
-"""The corpora: split by sentence, deterministic, kept, refused where they cannot be had."""
+"""Corpora: split by sentence, deterministic, kept, refused where they cannot be had; prompts."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,9 @@ def test_no_test_sentence_is_trained_on(corpus, train, test, seed):
     drawn = corpora.split(corpus, train, test, seed)
     assert (len(drawn.train), len(drawn.test)) == (train, test)
     # As the word error rate compares texts, not as the split does.
-    trained, tested = ({normalise(t, corpus) for t in texts(p)} for p in (drawn.train, drawn.test))
+    trained, tested = (
+        {normalise(t, corpus[:2]) for t in texts(p)} for p in (drawn.train, drawn.test)
+    )
     assert not trained & tested
     assert len(tested) == test
     assert len({u.id for u in (*drawn.train, *drawn.test)}) == train + test
@@ -72,15 +74,15 @@ def test_the_split_file_holds_every_sentence_and_the_hash(tmp_path):
 def test_every_speaker_and_word_is_heard_in_training(corpus):
     drawn = corpora.split(corpus, 400, 48, 0)
     for part in (drawn.train, drawn.test):
-        assert {u.speaker for u in part} == set(corpora.matrix_sentences.SPEAKERS[corpus])
-    words = {word for slot in corpora.matrix_sentences.SLOTS[corpus] for word in slot}
+        assert {u.speaker for u in part} == set(corpora.synthesis.SPEAKERS[corpus])
+    words = {word for slot in corpora.synthesis.SLOTS[corpus] for word in slot}
     assert {word for text in texts(drawn.train) for word in text.split()} == words
 
 
 def test_human_test_prompts_are_sentences_of_moderate_length():
     drawn = corpora.split("en_human", 1000, 64, 0)
     assert len(drawn.train) + len(drawn.test) > 500
-    seconds = {p.file: p.seconds for p in corpora.human_speech.prompts()}
+    seconds = {p.file: p.seconds for p in corpora.prompts()}
     for utterance in drawn.test:
         assert len(utterance.text.split()) >= corpora.TEST_WORDS
         assert seconds[utterance.file] <= corpora.TEST_SECONDS
@@ -163,3 +165,51 @@ def test_the_seed_chooses_other_sentences():
     drawn = [set(texts(corpora.split("en", 0, 40, seed).test)) for seed in range(4)]
     overlaps = [len(a & b) for i, a in enumerate(drawn) for b in drawn[:i]]
     assert np.max(overlaps) <= 2
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[ascending tones]", ""),
+        ("<beep ascending>", ""),
+        ("(10 seconds of silence)", ""),
+        ("...", ""),
+        ("at [@]", "at"),
+        ('IAX (note: does not say "2")', "IAX"),
+        ("... extension ...", "extension"),
+        ("...to lock, or unlock the conference.", "to lock, or unlock the conference."),
+        ("press * to toggle pause", "press star to toggle pause"),
+        ("All of our represenatives are busy.", "All of our representatives are busy."),
+    ],
+)
+def test_what_is_said_remains(written, said):
+    assert corpora.clean(written) == said
+
+
+def test_prompts_are_speech_with_words_and_not_too_long():
+    prompts = corpora.prompts()
+    assert len(prompts) > 500
+    assert max(p.seconds for p in prompts) <= corpora.LONGEST
+    files = {p.file.removesuffix(".g722") for p in prompts}
+    assert not files & {"beep", "beeperr", "ascending-2tone", "tt-monkeys", "silence/1"}
+    assert {"hello-world", "digits/7", "letters/at", "vm-intro"} <= files
+    assert not [p for p in prompts if set(p.text) & set("[]<>()*#@")]
+
+
+def test_a_recording_decodes_to_the_length_its_bytes_imply():
+    try:
+        folder = assets.human_recordings()
+    except AssetError as error:
+        pytest.skip(f"the human recordings cannot be had here: {error.what}")
+    prompt = next(p for p in corpora.prompts() if p.file == "hello-world.g722")
+    speech = corpora.decode_g722(folder / prompt.file)
+    assert speech.dtype == np.float32
+    assert speech.size / audio.RATE == pytest.approx(prompt.seconds, abs=0.01)
+    assert 0.05 < np.abs(speech).max() <= 1.0
+
+
+def test_an_empty_or_absent_recording_is_refused(tmp_path):
+    (tmp_path / "empty.g722").write_bytes(b"")
+    for name in ("empty.g722", "absent.g722"):
+        with pytest.raises(AssetError, match=name):
+            corpora.decode_g722(tmp_path / name)

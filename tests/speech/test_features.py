@@ -1,8 +1,12 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from kappa_lib import profiles
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import features
 from kappa_lib.weights import assets
 
@@ -36,3 +40,31 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
     assert "no mirror answered" in data.missing["en_human"]
     assert "WITHOUT en_human" in capsys.readouterr().err
     assert "no mirror answered" in (profile.folder / "split.json").read_text()
+
+
+def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):
+    """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
+    real = {assets.whisper().parent, assets.espeak().folder.parent}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "assets").symlink_to(real.pop())
+    assert not real
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    for part, texts in (("train", ["one two", "three"]), ("test", ["uh", "mm, um"])):
+        (folder / part).mkdir(parents=True)
+        rows = ["file_name,text"]
+        for number, text in enumerate(texts):
+            samples = np.random.default_rng(number).normal(0, 0.1, 16_000).clip(-1, 1)
+            soundfile.write(folder / part / f"{number}.wav", samples, 16_000)
+            rows.append(f'{number}.wav,"{text}"')
+        (folder / part / "metadata.csv").write_text("\n".join(rows))
+    own = {"mine": {"folder": str(folder), "language": "en", "text": "text"}}
+    own_alone = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2}}
+    with pytest.raises(InputError, match="nothing to test on"):
+        features.load(replace(profile, corpora=own, **own_alone))
+    beside = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2, "en": 1}}
+    data = features.load(replace(profile, corpora=own, **beside))
+    assert data.left_out["mine"]["test"] == {"nothing left by the normaliser": 2}
+    assert data.used == {"mine": {"train": 2}, "en": {"test": 1}}
+    with pytest.raises(InputError, match="nothing to train on"):
+        features.load(replace(profile, train_utterances={}))

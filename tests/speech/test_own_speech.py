@@ -1,14 +1,18 @@
 """A user's own corpus from each kind of folder, with bad rows left out and counted."""
 
 import csv
+from collections import Counter
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
 from kappa_lib.errors import InputError
-from kappa_lib.speech import audio, own_speech
+from kappa_lib.speech import audio, recorded
+from kappa_lib.speech.corpora import sentence_key
+from kappa_lib.speech.own_speech import OwnSpeech
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 datasets.disable_progress_bars()
@@ -17,6 +21,14 @@ datasets.disable_progress_bars()
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
+
+
+ALL = 100  # more than any folder here has
+
+
+def build(folder, test, seed=0, train=ALL, tell=lambda _: None, text="text"):
+    source = OwnSpeech(str(folder), "en", text)
+    return recorded.build(folder.name, source, train, test, seed, tell)
 
 
 def sound_folder(folder, texts, rate: int = 22_050, channels: int = 2):
@@ -35,78 +47,173 @@ def sound_folder(folder, texts, rate: int = 22_050, channels: int = 2):
 
 def test_sound_files_are_resampled_and_split_by_sentence(tmp_path):
     texts = [*WORDS, "One!", "TWO"]
-    parts = own_speech.from_folder(sound_folder(tmp_path / "mine", texts), "en", 3, 0)
+    parts = build(sound_folder(tmp_path / "mine", texts), 3)
     assert parts["train"].features == audio.FEATURES
-    tested, trained = (
-        {own_speech.sentence_key(t) for t in parts[p]["text"]} for p in ("test", "train")
-    )
+    tested, trained = ({sentence_key(t) for t in parts[p]["text"]} for p in ("test", "train"))
     assert len(tested) == 3
     assert not tested & trained
     assert tested | trained == set(WORDS)
     for item in parts["train"]:
         assert audio.decode(item).size == audio.RATE
+        assert (item["language"], item["corpus"]) == ("en", "mine")
+
+
+def test_the_counts_hold_and_the_seed_chooses(tmp_path):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    parts = build(folder, 3, train=4)
+    assert [len(parts[name]) for name in audio.PARTS] == [4, 3]
+    more = build(folder, 3, train=6)
+    assert more["test"]["id"][:] == parts["test"]["id"][:]
+    assert more["train"]["id"][:4] == parts["train"]["id"][:]
+    assert build(folder, 3, seed=1, train=4)["test"]["id"][:] != parts["test"]["id"][:]
 
 
 def test_bad_rows_are_left_out_counted_and_named(tmp_path):
-    folder = sound_folder(tmp_path / "mine", ["", *WORDS[1:]])
+    folder = sound_folder(tmp_path / "mine", ["", *WORDS[1:], "ten", "eleven", "twelve"])
     soundfile.write(folder / "3.wav", np.zeros(800), 16_000)
     (folder / "4.wav").write_bytes(b"noise")
     (folder / "5.wav").unlink()
+    loud = np.random.default_rng(0).normal(0, 0.1, 31 * 16_000).clip(-1, 1)
+    for name, samples, rate in (("10", loud, 16_000), ("11", loud[:800], 16_000)):
+        soundfile.write(folder / f"{name}.wav", samples, rate)
+    soundfile.write(folder / "12.wav", loud[:8_000], 4_000)
     lines = []
-    parts = own_speech.from_folder(folder, "en", 1, 1, progress=lines.append)
+    parts = build(folder, 1, seed=1, tell=lines.append)
     kept = {text for part in parts.values() for text in part["text"]}
     assert kept == set(WORDS) - {"zero", "three", "four", "five"}
-    assert lines[-1] == "speech mine: 4 rows left out"
-    assert any("mine-000003: silent" in line for line in lines)
+    assert lines[-1] == "speech mine: 7 rows left out"
+    assert any("mine-000003: silent" in line and "(3.wav)" in line for line in lines)
+    found = recorded.left_out("mine", OwnSpeech(str(folder), "en", "text"), ALL, 1, 1)
+    assert Counter(found["train"]) + Counter(found["test"]) == {
+        "empty transcript": 1,
+        "silent": 1,
+        "not readable": 2,
+        "longer than 30 s": 1,
+        "shorter than 0.1 s": 1,
+        "sampled below 8 kHz": 1,
+    }
 
 
 def test_parquet_and_saved_datasets_keep_their_test_part(tmp_path):
-    whole = own_speech.from_folder(sound_folder(tmp_path / "mine", WORDS), "en", 2, 0)
+    whole = build(sound_folder(tmp_path / "mine", WORDS), 2)
     whole.save_to_disk(str(tmp_path / "saved"))
     (tmp_path / "parquet").mkdir()
     for name, part in whole.items():
         part.to_parquet(str(tmp_path / "parquet" / f"{name}-00000.parquet"))
     for kind in ("saved", "parquet"):
-        parts = own_speech.from_folder(tmp_path / kind, "en", 5, 9)
-        assert parts["test"]["text"][:] == whole["test"]["text"][:]
-        assert parts["train"]["text"][:] == whole["train"]["text"][:]
+        parts = build(tmp_path / kind, 5, seed=9)
+        for name in audio.PARTS:
+            assert sorted(parts[name]["text"]) == sorted(whole[name]["text"])
 
 
 def test_sentences_of_a_given_test_part_leave_the_training_part(tmp_path):
-    sound_folder(tmp_path / "mine/train", ["one", "two", "Three."])
-    sound_folder(tmp_path / "mine/test", ["three"])
-    parts = own_speech.from_folder(tmp_path / "mine", "en", 0, 0)
-    assert (parts["train"]["text"][:], parts["test"]["text"][:]) == (["one", "two"], ["three"])
+    sound_folder(tmp_path / "mine/train", ["one", "two", "Three.", "Four"])
+    sound_folder(tmp_path / "mine/test", ["three", "four"])
+    parts = build(tmp_path / "mine", 2)
+    assert [sorted(parts[name]["text"]) for name in audio.PARTS] == [
+        ["one", "two"],
+        ["four", "three"],
+    ]
+    # A test sentence that this run does not use is still none to train on.
+    few = build(tmp_path / "mine", 1)
+    assert [len(few[name]) for name in audio.PARTS] == [2, 1]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_every_metadata_table_of_the_audiofolder_convention_is_read(tmp_path, kind):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    expected = build(folder, 2)["train"]["text"][:]
+    table = pd.read_csv(folder / "metadata.csv")
+    (folder / "metadata.csv").unlink()
+    if kind == "jsonl":
+        table.to_json(folder / "metadata.jsonl", orient="records", lines=True)
+    else:
+        table.to_parquet(folder / "metadata.parquet")
+    assert build(folder, 2)["train"]["text"][:] == expected
+
+
+def test_numbers_and_words_for_nothing_stay_as_they_are_written(tmp_path):
+    folder = sound_folder(tmp_path / "mine", ["null", "NA", "007", "1.50", "two, three"])
+    parts = build(folder, 1)
+    kept = {text for part in parts.values() for text in part["text"]}
+    assert kept == {"null", "NA", "007", "1.50", "two, three"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", b""),
+        ("metadata.csv", b"\x00\xff\xfe"),
+        ("metadata.csv", b"file_name,text\n"),
+        ("metadata.csv", b"file_name;text\n0.wav;one\n"),
+        ("metadata.csv", b"file_name,text\n0.wav,one,two,three\n1.wav\n"),
+        ("metadata.jsonl", b"[1, 2]\n[3, 4]\n"),
+        ("metadata.jsonl", b"{"),
+        ("metadata.parquet", b"PAR1 and nothing more"),
+        ("train.parquet", b"PAR1 and nothing more"),
+        ("dataset_info.json", b"{}"),
+        ("dataset_dict.json", b"[]"),
+    ],
+)
+def test_a_malformed_table_is_refused_by_the_folder_s_name(tmp_path, name, content):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(InputError, match="mine"):
+        build(tmp_path / "mine", 1)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"audio": ["a.wav", "b.wav"], "text": [["one"], ["two"]]},
+        {"audio": [1, 2], "text": ["one", "two"]},
+        {"audio": [{"array": [0.5]}, None], "text": ["one", "two"]},
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path, columns):
+    (tmp_path / "mine").mkdir()
+    pd.DataFrame(columns).to_parquet(tmp_path / "mine" / "train.parquet")
+    with pytest.raises(InputError, match="mine"):
+        build(tmp_path / "mine", 1)
 
 
 def test_a_changed_folder_is_read_again(tmp_path):
     folder = sound_folder(tmp_path / "mine", WORDS)
-    first = own_speech.from_folder(folder, "en", 1, 0)
+    first = build(folder, 1)
     lines = []
-    own_speech.from_folder(folder, "en", 1, 0, progress=lines.append)
+    build(folder, 1, tell=lines.append)
     assert lines == []
     (folder / "9.wav").unlink()
-    second = own_speech.from_folder(folder, "en", 1, 0, progress=lines.append)
+    second = build(folder, 1, tell=lines.append)
     assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
 
 
 def test_unusable_folders_are_refused_by_name(tmp_path):
     folder = sound_folder(tmp_path / "mine", WORDS)
     (tmp_path / "empty").mkdir()
-    for request, complaint in (
-        ((tmp_path / "absent", "en", 1, 0), "absent: no such folder"),
-        ((tmp_path / "empty", "en", 1, 0), "not readable as a dataset"),
-        ((folder, "en", 1, 0, "sentence"), "no column sentence"),
-        ((folder, "en", 10, 0), "10 different ones"),
+    for path, request, complaint in (
+        (tmp_path / "absent", {}, "absent: no such folder"),
+        (tmp_path / "empty", {}, "not readable as a dataset"),
+        (folder, {"text": "sentence"}, "no column sentence"),
+        (folder, {"test": 10}, "10 different ones"),
     ):
         with pytest.raises(InputError, match=complaint):
-            own_speech.from_folder(*request)
+            build(path, **{"test": 1, **request})
 
 
 def test_a_corpus_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path):
     folder = sound_folder(tmp_path / "mine", ["one", "two"])
     for path in folder.glob("*.wav"):
         path.write_bytes(b"noise")
-    with pytest.raises(InputError, match="none of the 1 train rows is usable"):
-        own_speech.from_folder(folder, "en", 1, 0)
+    with pytest.raises(InputError, match=r"no usable row for test and train.*not readable"):
+        build(folder, 1)
     assert list((tmp_path / "cache/speech").iterdir()) == []
+
+
+def test_the_length_of_recordings_is_known_from_their_headers(tmp_path):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    soundfile.write(folder / "3.wav", np.zeros(3 * 16_000), 16_000)
+    (folder / "4.wav").write_bytes(b"noise")
+    mean, longest = OwnSpeech(str(folder), "en", "text").seconds()
+    assert longest == 3.0
+    assert mean == pytest.approx((8 + 3) / 9)

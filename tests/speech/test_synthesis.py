@@ -1,9 +1,11 @@
-"""Synthesis: the same bytes whatever was said before, and refusals by name."""
+"""Synthesis: ten words in five slots, the same bytes whatever was said before, refusals."""
 
 import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import synthesis
@@ -11,6 +13,7 @@ from kappa_lib.speech.audio import RATE
 from kappa_lib.speech.synthesis import Voice
 from kappa_lib.weights import assets
 
+LANGUAGES = sorted(synthesis.SLOTS)
 # f2 adds breath noise, the others are voiced only.
 UTTERANCES = [
     ("Nora needs two red chairs", Voice("en-us+m1", 150, 45)),
@@ -75,3 +78,44 @@ def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch
     monkeypatch.setattr(assets, "espeak", lambda: assets.Espeak(broken, real.folder, "x"))
     with pytest.raises(AssetError, match="eSpeak NG cannot run"):
         list(synthesis.synthesise(UTTERANCES))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_five_slots_of_ten_different_words(language):
+    slots = synthesis.SLOTS[language]
+    assert [len(set(words)) for words in slots] == [10] * 5
+    assert len({word for words in slots for word in words}) == 50
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_all_sentences_differ(language):
+    sentences = {synthesis.sentence(language, i) for i in range(synthesis.COUNT)}
+    assert len(sentences) == synthesis.COUNT
+
+
+@given(st.sampled_from(LANGUAGES), st.integers(0, 99_999))
+def test_the_digits_of_the_number_choose_the_words(language, index):
+    words = synthesis.sentence(language, index).split()
+    slots = synthesis.SLOTS[language]
+    digits = [slot.index(word) for slot, word in zip(slots, words, strict=True)]
+    assert sum(d * 10**p for d, p in zip(digits, (4, 3, 2, 1, 0), strict=True)) == index
+
+
+def test_german_adjectives_agree_with_a_plural_without_article():
+    names, verbs, _, adjectives, nouns = synthesis.SLOTS["de"]
+    assert all(word.endswith("e") and word.islower() for word in adjectives)
+    assert all(word[0].isupper() for word in (*names, *nouns))
+    assert all(word.endswith("t") for word in verbs)
+
+
+@pytest.mark.parametrize(("language", "index"), [("fr", 0), ("en", -1), ("en", 100_000)])
+def test_what_does_not_exist_is_refused(language, index):
+    with pytest.raises(InputError):
+        synthesis.sentence(language, index)
+
+
+@given(st.integers(0, 1 << 16))
+def test_every_variation_of_a_voice_is_in_range(variation):
+    voice = synthesis.voice("de+m1", variation)
+    assert synthesis.RATES[0] <= voice.rate <= synthesis.RATES[1]
+    assert synthesis.PITCHES[0] <= voice.pitch <= synthesis.PITCHES[1]

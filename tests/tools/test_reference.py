@@ -6,18 +6,18 @@ from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import report
 from kappa_lib.files import read_json
-from tools import reference
+from tools import readme, reference
 
 PUBLISHED = sorted(path.parent.name for path in reference.REFERENCE.glob("*/REPORT.md"))
 
 
 def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
-    readme = reference.README.read_text(encoding="utf-8")
+    text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
-    assert set(written) == {"results", "study", "plan", "benchmark"}
+    assert set(written) == {"glance", "results", "study", "plan", "benchmark"}
     for name, block in written.items():
-        assert report.block_of(readme, name) == block
+        assert readme.block_of(text, name) == block
 
 
 def test_the_benchmark_s_table_is_that_of_its_seconds():
@@ -52,4 +52,4 @@ def test_a_profile_without_a_report_is_not_published(tmp_path, monkeypatch):
 
 def test_a_readme_without_markers_is_not_written():
     with pytest.raises(InputError, match="both markers"):
-        report.replace_block("no markers here", "results", "block")
+        readme.replace_block("no markers here", "results", "block")

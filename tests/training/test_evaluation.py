@@ -1,19 +1,18 @@
-import math
+import json
 
 import pytest
 import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from kappa_lib.errors import InputError
+from kappa_lib.speech.features import TestSet
 from kappa_lib.speech.transcripts import normalise, word_error_rate
-from kappa_lib.training.evaluation import (
-    TEXT_WINDOW,
-    Forgetting,
-    batches,
-    general_text,
-)
+from kappa_lib.training import texts
+from kappa_lib.training.evaluation import Forgetting, batches, evaluate
+from kappa_lib.training.model import Adaptor, SpeechLLM
 
 
 def test_wer_of_a_hand_computed_case():
@@ -56,35 +55,97 @@ def test_batches_cover_every_item_once(lengths, size):
     assert max(map(len, found)) <= size
 
 
+def perturbed(seed=1):
+    """The tiny model with another second layer; embeddings and output layer are the same."""
+    other = tiny.llama()
+    other.model.layers[1].load_state_dict(tiny.llama(seed).model.layers[1].state_dict())
+    return other
+
+
 def test_text_loss_equals_a_sum_written_out_by_hand():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
-    measured, kl = Forgetting(llm, tokenizer, tokens=300).measure(llm)
-    windows = general_text(tokenizer, 300)
-    assert windows.shape == (2, TEXT_WINDOW + 1)
-    total = 0.0
-    for window in windows:
-        with torch.no_grad():
-            logits = llm(window[None]).logits[0].double()
-        for place in range(TEXT_WINDOW):  # position i predicts token i + 1
-            row = logits[place]
-            total += math.log(sum(row.exp().tolist())) - row[window[place + 1]].item()
-    assert measured == pytest.approx(total / (2 * TEXT_WINDOW), abs=1e-5)
-    assert kl == pytest.approx(0, abs=1e-6)
+    measured = Forgetting(llm, tokenizer, tokens=300).measure(llm)
+    for kind, windows in texts.windows(tokenizer, 300).items():
+        total = 0.0
+        for window in windows:
+            with torch.no_grad():
+                logits = llm(window[None]).logits[0].double()
+            for place in range(texts.WINDOW):  # position i predicts token i + 1
+                row = logits[place]
+                total += row.logsumexp(0).item() - row[window[place + 1]].item()
+        assert measured[kind].tokens == 2 * texts.WINDOW
+        assert measured[kind].loss == pytest.approx(total / (2 * texts.WINDOW), abs=1e-5)
+        assert measured[kind].kl == 0
 
 
 def test_kl_equals_a_sum_over_the_vocabulary():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
-    forgetting = Forgetting(llm, tokenizer, tokens=TEXT_WINDOW)
-    other = tiny.llama(seed=1)
-    _, kl = forgetting.measure(other)
-    window = forgetting.windows[0]
-    with torch.no_grad():
-        p, q = (m(window[None, :-1]).logits[0].double().softmax(-1) for m in (llm, other))
-    expected = (p * (p / q).log()).sum(-1).mean().item()
-    assert kl == pytest.approx(expected, rel=1e-4)
-    assert kl > 0
+    forgetting = Forgetting(llm, tokenizer, tokens=texts.WINDOW)
+    other = perturbed()
+    measured = forgetting.measure(other)
+    assert list(measured) == ["english", "german", "technical"]
+    for kind, found in measured.items():
+        window = forgetting.windows[kind][0]
+        with torch.no_grad():
+            p, q = (m(window[None, :-1]).logits[0].double().softmax(-1) for m in (llm, other))
+        expected = (p * (p / q).log()).sum(-1).mean().item()
+        assert found.kl == pytest.approx(expected, rel=1e-3)
+        assert found.kl > 0
 
 
-def test_asking_for_more_general_text_than_there_is():
-    with pytest.raises(InputError, match="text_tokens"):
-        general_text(tiny.tokenizer(), 10**8)
+def test_the_base_model_s_log_probabilities_are_had_again_bit_for_bit():
+    llm, tokenizer = tiny.llama(), tiny.tokenizer()
+    forgetting = Forgetting(llm, tokenizer, tokens=texts.WINDOW)
+    window = forgetting.windows["german"][0]
+    before = functional.log_softmax(llm(window[None, :-1]).logits[0], -1)
+    other = perturbed()
+    now = functional.log_softmax(other(window[None, :-1]).logits[0], -1)
+    expected = functional.kl_div(now, before, reduction="batchmean", log_target=True).item()
+    assert forgetting.measure(other)["german"].kls == [expected]
+
+
+def test_a_model_with_another_output_layer_is_refused():
+    llm = tiny.llama()
+    forgetting = Forgetting(llm, tiny.tokenizer(), tokens=1)
+    with pytest.raises(InputError, match="output layer has changed"):
+        forgetting.measure(tiny.llama(seed=1))
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_refused():
+    llm = tiny.llama()
+    forward = llm.forward
+
+    def capped(*args, **options):
+        answer = forward(*args, **options)
+        answer.logits = 30 * torch.tanh(answer.logits / 30)
+        return answer
+
+    llm.forward = capped
+    with pytest.raises(InputError, match="after the output layer"):
+        Forgetting(llm, tiny.tokenizer(), tokens=1)
+
+
+def test_an_evaluation_keeps_every_kind_of_text_and_every_corpus():
+    llm, tokenizer = tiny.llama(), tiny.tokenizer()
+    torch.manual_seed(0)
+    model = SpeechLLM(llm, tokenizer, Adaptor(8, 64, scale=0.1))
+    tests = [
+        TestSet(corpus, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
+        for corpus in ("de", "en")
+    ]
+    forgetting = Forgetting(llm, tokenizer, tokens=300)
+    metrics, rows = evaluate(model, tests, forgetting, max_new_tokens=2)
+    assert json.loads(json.dumps(metrics)) == metrics
+    text = metrics["text"]
+    assert metrics["text_loss"] == pytest.approx(sum(t["loss"] for t in text.values()) / 3)
+    assert metrics["kl"] == pytest.approx(sum(t["kl"] for t in text.values()) / 3)
+    for kind in text.values():
+        assert kind["tokens"] == 256 * len(kind["window_loss"]) == 256 * len(kind["window_kl"])
+        assert kind["loss"] == pytest.approx(sum(kind["window_loss"]) / 2, abs=1e-6)
+    counts = {t.corpus: sum(len(model.targets(x)) for x in t.texts) for t in tests}
+    weighted = sum(metrics["heldout"][corpus] * n for corpus, n in counts.items())
+    assert metrics["heldout_loss"] == pytest.approx(weighted / sum(counts.values()))
+    for test in tests:
+        alone, _ = model.loss(test.features, test.texts)
+        assert metrics["heldout"][test.corpus] == pytest.approx(alone.item())
+    assert len(rows) == 4

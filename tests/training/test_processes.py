@@ -26,7 +26,7 @@ from kappa_lib.run import launch, runner
 from kappa_lib.spectra import kappa_table, scan
 from kappa_lib.training import parallel
 from kappa_lib.training.checkpoints import read_metrics
-from kappa_lib.training.workbench import Bench
+from kappa_lib.training.experiment import Experiment
 
 pytestmark = pytest.mark.slow
 # What is summed in another order differs by rounding: of fp32, and of the bf16 arithmetic. The
@@ -332,4 +332,4 @@ def test_numbers_of_processes_that_cannot_be(monkeypatch):
 def test_a_batch_has_to_have_an_utterance_for_each_process(root, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 8)
     with pytest.raises(InputError, match="batch of 4 leaves some of 8 processes without work"):
-        Bench(tiny_paper.profile(root), data=None)
+        Experiment(tiny_paper.profile(root), data=None)

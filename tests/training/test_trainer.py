@@ -1,6 +1,8 @@
 import copy
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,17 +12,19 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
+from kappa_lib.spectra import kappa_table
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
+from kappa_lib.training.experiment import Experiment
+from kappa_lib.training.spectral_change import changes, spectral_changes
 from kappa_lib.training.trainer import train
-from kappa_lib.training.workbench import Bench
 
 pytestmark = pytest.mark.slow
 
@@ -78,10 +82,10 @@ def trained(model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KAPPA_RESULTS", str(results))
         profile = tiny.profile(model)
-        bench, arms = stages.prepare(profile)
-        original = {n: p.clone() for n, p in bench.llm.named_parameters()}
-        table = stages.train_all(bench, arms)
-    return results, (profile, bench, arms, original, table)
+        experiment, arms = stages.prepare(profile)
+        original = {n: p.clone() for n, p in experiment.llm.named_parameters()}
+        table = stages.train_all(experiment, arms)
+    return results, (profile, experiment, arms, original, table)
 
 
 @pytest.fixture
@@ -102,43 +106,42 @@ def test_only_the_selection_and_the_adaptor_change(finished):
 
 
 def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
-    _, bench, _, original, table = finished
+    _, experiment, _, original, table = finished
     first = table[table["step"] == 0]
     assert len(first) == 2
     assert first["heldout_loss"].nunique() == 1
     assert first["text_loss"].nunique() == 1
     assert (first["kl"].abs() < 1e-6).all()
-    bench.restore()
-    now = dict(bench.llm.named_parameters())
+    experiment.restore()
+    now = dict(experiment.llm.named_parameters())
     assert all(torch.equal(now[n], original[n]) for n in original)
 
 
 def test_a_finished_run_is_not_run_again(finished):
-    profile, bench, arms, *_ = finished
+    profile, experiment, arms, *_ = finished
     steps = []
     folder = profile.folder / "runs" / "selected-seed0"
     before = (folder / "metrics.jsonl").read_bytes()
-    train(bench, arms["selected"], 0, on_step=steps.append)
+    train(experiment, arms["selected"], 0, on_step=steps.append)
     assert steps == []
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_another_optimiser_is_another_run(finished):
-    profile, bench, arms, *_ = finished
-    run = trainer.Run(bench, arms["selected"], 0)
-    recorded = read_json(run.folder / "config.json")
-    assert recorded == run.config()
+    profile, experiment, arms, *_ = finished
+    recorded = read_json(trainer.run_folder(profile, "selected", 0) / "config.json")
+    assert recorded == trainer.run_config(experiment, arms["selected"], 0)
     assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
-    other = copy.copy(bench)
+    other = copy.copy(experiment)
     other.profile = replace(profile, optimiser="adafactor")
-    assert trainer.Run(other, arms["selected"], 0).config()["optimiser"] == "adafactor"
+    assert trainer.run_config(other, arms["selected"], 0)["optimiser"] == "adafactor"
 
 
 def test_metrics_have_the_documented_fields(finished):
     profile, *_ = finished
     lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
     fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
-    fields |= {"text_loss", "kl", "capped", "empty"}
+    fields |= {"heldout", "text_loss", "kl", "text", "capped", "empty"}
     for line in lines:
         row = json.loads(line)
         assert set(row) == fields
@@ -151,9 +154,53 @@ def test_training_lowers_the_loss_on_what_it_trains_on(finished):
         assert rows["train_loss"].iloc[-1] < rows["train_loss"].iloc[1]
 
 
+def test_a_run_leaves_what_it_did_to_each_tensor(finished):
+    profile, _, arms, *_ = finished
+    stored = kappa_table.read(profile.folder).set_index("tensor")["kappa"]
+    changed = spectral_changes(profile)
+    assert set(changed["seed"]) == {0}
+    for name, arm in arms.items():
+        table = changed[changed["arm"] == name]
+        assert table["tensor"].tolist() == arm.tensors
+        assert table["layer"].isin([0, 1]).all()
+        assert table["kappa_before"].tolist() == pytest.approx(stored[arm.tensors].tolist())
+        ratio = (table["kappa_after"] / table["kappa_before"]).map(math.log)
+        assert table["dlogkappa"].tolist() == pytest.approx(ratio.tolist())
+        assert (table["relative_change"] > 0).all()
+        assert (table.filter(like="angle") > 0).all(axis=None)
+
+
+def test_a_tensor_that_did_not_move_has_changed_by_nothing(finished, tmp_path):
+    _, _, arms, original, _ = finished
+    still, doubled = arms["selected"].tensors[:2]
+    after = {f"llm.{still}": original[still], f"llm.{doubled}": 2 * original[doubled]}
+    save_file(after, tmp_path / "model.safetensors")
+    two = replace(arms["selected"], tensors=[still, doubled])
+    first, second = changes(original, tmp_path / "model.safetensors", two)
+    assert first["dlogkappa"] == first["relative_change"] == 0
+    assert max(value for key, value in first.items() if key.startswith("angle")) < 1e-12
+    assert second["relative_change"] == pytest.approx(1)
+    assert second["dlogkappa"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
+    profile, experiment, arms, *_ = finished
+    shutil.copytree(profile.folder, tmp_path / "tiny")
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    path = trainer.run_folder(profile, "selected", 0) / "spectra.csv"
+    path.unlink()
+    assert set(spectral_changes(profile)["arm"]) == {"inverse"}
+    other = copy.copy(experiment)
+    other.profile = replace(profile, spectra=False)
+    stages.train_all(other, arms)
+    assert not path.exists()
+    stages.train_all(experiment, arms)
+    assert path.exists(), "measured of a finished run, which is not trained again"
+
+
 def test_an_unknown_tensor_name_is_refused(finished):
-    _, bench, *_ = finished
-    model = bench.speech_llm(0)
+    _, experiment, *_ = finished
+    model = experiment.speech_llm(0)
     with pytest.raises(InputError, match="no_such_tensor"):
         model.unfreeze(["model.layers.0.no_such_tensor.weight"])
 
@@ -214,11 +261,11 @@ def test_best_and_worst_transcripts(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch):
-    profile, bench, arms, *_ = finished
+    profile, experiment, arms, *_ = finished
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    poisoned = replace(bench.data.tests[0], corpus="en")
-    data = replace(bench.data, features=[f * float("nan") for f in bench.data.features])
-    broken = Bench(profile, replace(data, tests=[poisoned]))
+    poisoned = replace(experiment.data.tests[0], corpus="en")
+    data = replace(experiment.data, features=[f * float("nan") for f in experiment.data.features])
+    broken = Experiment(profile, replace(data, tests=[poisoned]))
     with pytest.raises(KappaError, match="loss became nan"):
         train(broken, arms["selected"], 0)
 
@@ -228,7 +275,8 @@ def test_starting_anew_leaves_nothing_of_another_configuration(tmp_path):
     state.save(1, named, optimiser)
     (state.folder / "provenance.json").write_text("{}")
     RunState(state.folder, "other").start()
-    assert [p.name for p in state.folder.iterdir()] == ["metrics.jsonl"]
+    assert {p.name for p in state.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert read_json(state.folder / "config.json") == "other"
 
 
 def checkpoint(folder: Path):

@@ -3,7 +3,7 @@
 import pytest
 
 from kappa_lib.errors import AssetError
-from kappa_lib.speech import human_speech
+from kappa_lib.speech import corpora
 from kappa_lib.weights import assets, fetch
 
 
@@ -80,4 +80,4 @@ def test_the_package_index_mirror_knows_every_file():
 
 def test_every_prompt_of_the_manifest_is_in_the_asset():
     names = {pin.name for pin in assets.asterisk_asset().pins}
-    assert {prompt.file for prompt in human_speech.prompts()} <= names
+    assert {prompt.file for prompt in corpora.prompts()} <= names

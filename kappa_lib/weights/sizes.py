@@ -21,8 +21,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.speech.encoder import DEFAULT as WHISPER_BASE
-from kappa_lib.training.model import Adaptor
 from kappa_lib.weights import models
 
 
@@ -68,7 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 # Width, layers, mel bands, width of the MLP; bytes of the checkpoint, decoder included.
 ENCODERS = {
-    WHISPER_BASE: ((512, 6, 80, 2048), 145_000_000),
+    "whisper-base": ((512, 6, 80, 2048), 145_000_000),
     "openai/whisper-large-v3": ((1280, 32, 128, 5120), 3_090_000_000),
 }
 
@@ -180,12 +178,6 @@ def encoder(name: str) -> Encoder:
     with torch.device("meta"):
         module = WhisperEncoder(config)
     return Encoder(config.d_model, _count(module), download)
-
-
-def adaptor(encoder_width: int, width: int) -> int:
-    """Parameters of the adaptor between an encoder and a language model of these widths."""
-    with torch.device("meta"):
-        return _count(Adaptor(encoder_width, width, 1.0))
 
 
 def _count(module: nn.Module) -> int:

@@ -1,8 +1,4 @@
-"""Finished rows on disk as they come, from which a killed scan goes on.
-
-Each process appends to a file of its own and reads those of all, so that another number of
-processes can go on.
-"""
+"""Rows of a scan on disk as they are finished, from which a killed scan goes on."""
 
 import json
 from pathlib import Path
@@ -22,17 +18,20 @@ def _is_row(row: dict[str, Any]) -> bool:
     )
 
 
-class Journal:
-    """Finished rows by key, appended to a file as they come; the last line may be torn.
+class FinishedRows:
+    """Finished rows by key, appended to a file as they come.
+
+    Each process appends to a file of its own and reads those of all, so that another number of
+    processes can go on. The last line may be torn.
 
     Args:
         folder: where the files are; None keeps nothing.
-        number: of this process; the first one's file is ``kappa.rows.jsonl``.
+        process: number of this one; the first one's file is ``kappa.rows.jsonl``.
     """
 
-    def __init__(self, folder: Path | None, number: int = 0) -> None:
-        self._path = (
-            folder / f"kappa.rows{f'.{number}' if number else ''}.jsonl" if folder else None
+    def __init__(self, folder: Path | None, process: int = 0) -> None:
+        self.path = (
+            folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl" if folder else None
         )
         self._rows: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("kappa.rows*.jsonl")) if folder else ():
@@ -41,7 +40,7 @@ class Journal:
     def _load(self, path: Path) -> None:
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data) and path == self._path:
+        if len(whole) < len(data) and path == self.path:
             # A kill while appending leaves half a line, to which nothing may be appended.
             with open(path, "r+b") as stream:
                 stream.truncate(len(whole))
@@ -63,9 +62,8 @@ class Journal:
 
     def add(self, key: str, row: dict[str, Any]) -> None:
         """Keep a finished row, on disk at once."""
-        self._rows[key] = row
-        if self._path is None:
+        if self.path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "a", encoding="utf-8") as stream:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"key": key, "row": row}) + "\n")

@@ -1,0 +1,108 @@
+"""Is a tensor numerically stable: what relative noise on it costs, how noisy its gradient is.
+
+The paper (4.3) calls tensors of low κ numerically stable and less susceptible to training noise.
+"""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from kappa_lib.encoding.damage import Reference, replaced
+from kappa_lib.errors import InputError
+from kappa_lib.spectra.kappa_table import layer_of
+
+
+def noise_sensitivity(
+    llm: PreTrainedModel,
+    reference: Reference,
+    names: Sequence[str],
+    size: float = 0.01,
+    draws: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What Gaussian noise of a fixed relative size costs, a tensor at a time.
+
+    W becomes W + ``size``·‖W‖_F·E/‖E‖_F with E of independent normal entries. Small noise costs
+    in proportion to its square, so the rank of tensors hardly depends on ``size``. Logits are
+    fp32, so KL is resolved to about 1e-7.
+
+    Args:
+        llm: the model, unchanged; on the CPU.
+        reference: of this model, on the windows that count.
+        names: of the tensors.
+        size: of the noise, relative to the tensor's Frobenius norm.
+        draws: of the noise, the same for tensors of one shape.
+        seed: of the draws.
+
+    Returns:
+        A row a tensor: mean ``kl`` (base ‖ now) and change of ``loss`` in nats a token, and
+        ``kl_se``, the standard error of the first over draws.
+    """
+    parameters, rows = dict(llm.named_parameters()), {}
+    for name in names:
+        weight, generator, costs = parameters[name], torch.Generator().manual_seed(seed), []
+        for _ in range(draws):
+            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            noise *= size * weight.detach().double().norm() / noise.norm()
+            with replaced({weight: weight.detach() + noise}):
+                loss, kl = reference.compare(layer_of(name))
+            costs.append((float(kl.mean()), float(loss.mean())))
+        costs = torch.tensor(costs, dtype=torch.float64)
+        kl, loss = costs.mean(dim=0).tolist()
+        error = float(costs[:, 0].std()) / math.sqrt(draws) if draws > 1 else math.nan
+        rows[name] = {"kl": kl, "kl_se": error, "loss": loss}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+
+
+def gradient_noise(llm: PreTrainedModel, names: Sequence[str], windows: Tensor) -> pd.DataFrame:
+    """How much a tensor's gradient differs between windows of text.
+
+    With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
+    the number of windows at which a batch's noise is as large as what it measures (McCandlish et
+    al. 2018, eq. 2.9; both parts estimated without bias, A.1).
+
+    Args:
+        llm: the model; its gradients are left as they were.
+        names: of the tensors.
+        windows: (windows, tokens + 1) ids, at least two windows.
+
+    Returns:
+        A row a tensor: ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal
+        is left above the noise.
+
+    Raises:
+        InputError: fewer than two windows.
+    """
+    count = len(windows)
+    if count < 2:
+        raise InputError(f"{count} window to compare gradients of", "give two or more")
+    parameters = dict(llm.named_parameters())
+    chosen = [parameters[name] for name in names]
+    before = [parameter.requires_grad for parameter in chosen]
+    sums = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in chosen]
+    squares = [0.0] * len(chosen)
+    try:
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        for window in windows.to(llm.device):
+            logits = llm(input_ids=window[None, :-1], use_cache=False).logits[0]
+            loss = functional.cross_entropy(logits.float(), window[1:])
+            for i, gradient in enumerate(torch.autograd.grad(loss, chosen)):
+                sums[i] += gradient
+                squares[i] += float(gradient.double().square().sum())
+    finally:
+        for parameter, needed in zip(chosen, before, strict=True):
+            parameter.requires_grad_(needed)
+    rows = {}
+    for name, total, square in zip(names, sums, squares, strict=True):
+        of_mean = float((total / count).square().sum())
+        noise = (square - count * of_mean) / (count - 1)
+        signal = of_mean - noise / count
+        scale = noise / signal if signal > 0 else math.inf
+        rows[name] = {"signal": signal, "noise": noise, "noise_scale": scale}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")

@@ -1,0 +1,166 @@
+"""What a profile's runs share: model, data, evaluation, and the adaptor each seed starts from."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kappa_lib import distributed
+from kappa_lib.errors import InputError
+from kappa_lib.files import Stage, read_json, replacing, write_json
+from kappa_lib.profiles import Profile
+from kappa_lib.progress import Progress
+from kappa_lib.spectra.selection import Selection
+from kappa_lib.speech.features import SpeechData
+from kappa_lib.training import parallel, texts
+from kappa_lib.training.evaluation import Forgetting, evaluate
+from kappa_lib.training.model import Adaptor, SpeechLLM
+from kappa_lib.training.precision import promote, put_back
+from kappa_lib.training.warm_start import new_adaptor, warm_start
+from kappa_lib.weights import models
+
+VERSION = 2  # raise when a change to the code changes what a run computes
+WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
+EVAL_KEYS = ("max_new_tokens", "text_tokens")
+
+
+class Experiment:
+    """A profile's model, data and evaluation, loaded once in each process.
+
+    The language model's original weights are kept, so that every run starts from them.
+
+    Raises:
+        InputError: the processes see different data, or one would have no utterance of a batch.
+    """
+
+    def __init__(self, profile: Profile, data: SpeechData) -> None:
+        if profile.batch < distributed.world_size():
+            raise InputError(
+                f"a batch of {profile.batch} leaves some of {distributed.world_size()} processes "
+                "without work",
+                "raise the profile's batch, or start fewer processes",
+            )
+        self.profile, self.data = profile, data
+        device = models.pick_device(profile.device)
+        self.accelerator = parallel.accelerator(profile.parallel, device)
+        if distributed.broadcast(data.key) != data.key:
+            raise InputError(
+                f"process {distributed.rank()} sees other speech data than process 0",
+                "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
+            )
+        self.llm: Any
+        self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
+        # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
+        self.original: dict[str, Tensor] = {}
+        self._taken_apart = False
+
+    def adaptor(self, seed: int) -> Adaptor:
+        """A new adaptor of this seed, on the model's device."""
+        table = self.llm.get_input_embeddings().weight
+        return new_adaptor(self.data.features[0].shape[1], table, seed).to(table.device)
+
+    def speech_llm(self, seed: int, selection: Selection | None = None) -> SpeechLLM:
+        """The original language model with a warm-started adaptor, the selection unfrozen."""
+        self.restore()
+        adaptor = self.adaptor(seed)
+        adaptor.load_state_dict(load_file(self._warm_path(seed)))
+        model = SpeechLLM(self.llm, self.tokenizer, adaptor)
+        names = selection.tensors if selection else []
+        chosen = model.unfreeze(names)
+        if selection and parallel.is_sharded(self.accelerator):
+            # Sharding moves a part of each tensor to the device, and nothing brings them back.
+            self._taken_apart = True
+            self.llm.to("cpu")
+        else:
+            pairs = zip(names, chosen, strict=True)
+            self.original = {n: p.detach().to("cpu", copy=True) for n, p in pairs}
+        promote(chosen)
+        return model
+
+    def restore(self) -> None:
+        """Put back the weights that the last run changed, and drop its gradients."""
+        profile = self.profile
+        if self._taken_apart:
+            # Sharded modules refer to themselves: without a collection two models would be held.
+            self.llm = None
+            gc.collect()
+            torch.cuda.empty_cache()
+            self.llm, _ = models.load(profile.model, profile.dtype, profile.device)
+            self._taken_apart = False
+        self.llm.zero_grad(set_to_none=True)
+        parameters = dict(self.llm.named_parameters())
+        for name, value in self.original.items():
+            put_back(parameters[name], value)
+        self.original = {}
+
+    def evaluate(self, model: SpeechLLM) -> dict[str, Any]:
+        """What ``metrics.jsonl`` records of the model, and the ``transcripts`` behind it."""
+        with parallel.unsharded(model):
+            metrics, rows = evaluate(
+                model, self.data.tests, self.forgetting, self.profile.max_new_tokens
+            )
+        return {"metrics": metrics, "transcripts": rows}
+
+    def warm_start(self, seed: int) -> dict[str, Any]:
+        """Make the adaptor from which every arm of a seed starts, unless there is one already.
+
+        Returns:
+            Its evaluation, which is step 0 of every arm, and the ``ctc_loss`` of each of its steps.
+        """
+        profile, path = self.profile, self._warm_path(seed)
+        stage = Stage(
+            f"warm-seed{seed}",
+            profile.folder,
+            {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed},
+            [path, path.with_suffix(".json")],
+        )
+        if not distributed.broadcast(stage.done()):
+            self.restore()
+            # Small work that nothing is gained from sharing; the evaluation after it is not small.
+            losses = self._train_adaptor(seed, path) if distributed.is_main_process() else []
+            distributed.barrier()
+            with Progress(f"evaluating the start, seed {seed}", 1) as progress:
+                found = self.evaluate(self.speech_llm(seed))
+                progress.update()
+            if distributed.is_main_process():
+                write_json(path.with_suffix(".json"), {**found, "ctc_loss": losses})
+                stage.finish()
+            distributed.barrier()
+        return read_json(path.with_suffix(".json"))
+
+    def _warm_path(self, seed: int) -> Path:
+        return self.profile.folder / "warm" / f"seed{seed}.safetensors"
+
+    def _train_adaptor(self, seed: int, path: Path) -> list[float]:
+        profile, adaptor = self.profile, self.adaptor(seed)
+        tokenized = [self.tokenizer(t, add_special_tokens=False) for t in self.data.texts]
+        with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
+            losses = warm_start(
+                adaptor,
+                self.llm.get_input_embeddings().weight.detach(),
+                self.data.features,
+                [tokens["input_ids"] for tokens in tokenized],
+                steps=profile.warm_steps,
+                batch=profile.warm_batch,
+                lr=profile.warm_lr,
+                seed=seed,
+                progress=lambda _, loss: progress.update(note=f"CTC loss {loss:.2f}"),
+            )
+        with replacing(path) as temporary:
+            save_file(adaptor.state_dict(), temporary)
+        return losses
+
+    def describe(self, *keys: str) -> dict[str, Any]:
+        """What decides a result: the named settings, the weights, the data, this code's version."""
+        return {
+            **self.profile.values(*keys),
+            "weights": models.identity(self.profile.model),
+            "split": self.data.key,
+            "general_text": texts.identity(self.forgetting.windows),
+            "version": VERSION,
+        }

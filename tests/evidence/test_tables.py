@@ -1,0 +1,141 @@
+"""Intervals of error rates and of forgetting, read from a run's files."""
+
+import json
+from types import SimpleNamespace
+
+import jiwer
+import numpy as np
+import pytest
+
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import tables
+from kappa_lib.speech.transcripts import normalise, word_error_rate, word_errors
+
+
+def profile(folder, seeds=(0,)):
+    return SimpleNamespace(folder=folder, arms=["selected"], seeds=list(seeds), seed=0)
+
+
+def write_run(folder, rows=(), metrics=(), arm="selected", seed=0):
+    run = folder / "runs" / f"{arm}-seed{seed}"
+    (run / "transcripts").mkdir(parents=True)
+    (run / "transcripts" / "step000004.json").write_text(json.dumps(list(rows)))
+    lines = "".join(json.dumps(line) + "\n" for line in metrics)
+    (run / "metrics.jsonl").write_text(lines)
+    (run / "provenance.json").write_text("{}")
+
+
+def row(reference, hypothesis, corpus="de"):
+    return {"corpus": corpus, "reference": reference, "hypothesis": hypothesis}
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors"),
+    [
+        ("the cat sat on the mat", "the cat sit on mat", (2, 6)),  # a substitution, a deletion
+        ("hello", "hello there you", (2, 1)),  # two insertions
+        ("ja nein", "", (2, 2)),
+        ("Ja, nein!", "ja nein", (0, 2)),  # the normaliser is applied
+    ],
+)
+def test_errors_of_one_utterance_counted_by_hand(reference, hypothesis, errors):
+    assert word_errors(reference, hypothesis, "de") == errors
+
+
+def test_sums_of_errors_are_jiwer_s_rate_over_the_set():
+    rng, known = np.random.default_rng(0), ["eins", "zwei", "drei", "vier"]
+    pairs = [
+        (" ".join(rng.choice(known, size=5)), " ".join(rng.choice(known, size=rng.integers(0, 8))))
+        for _ in range(30)
+    ]
+    wrong, spoken = np.sum([word_errors(r, h, "de") for r, h in pairs], axis=0)
+    references, hypotheses = zip(*pairs, strict=True)
+    assert wrong / spoken == pytest.approx(jiwer.wer(list(references), list(hypotheses)))
+    assert wrong / spoken == pytest.approx(word_error_rate(references, hypotheses, "de"))
+
+
+def test_the_interval_of_two_utterances_is_that_of_their_four_draws(tmp_path):
+    # One utterance of 1 word with 1 error, one of 3 words with none. Drawn with replacement the
+    # rate is 1 (both the first), 1/4 (one each, twice as likely) or 0 (both the second).
+    write_run(tmp_path, [row("eins", "zwei"), row("eins zwei drei", "eins zwei drei")])
+    found = tables.wer_intervals(profile(tmp_path), "selected", 0)
+    assert found == {"de": (0.25, 0.0, 1.0)}
+
+
+def test_every_corpus_has_its_interval_and_its_normaliser(tmp_path):
+    rows = [row("three colours", "3 colors", "en"), row("drei", "vier", "de")]
+    write_run(tmp_path, rows)
+    found = tables.wer_intervals(profile(tmp_path), "selected", 0)
+    assert found == {"en": (0, 0, 0), "de": (1, 1, 1)}
+
+
+def test_the_same_profile_draws_the_same_interval(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = [row("a b c d", " ".join(rng.choice(list("abcd"), 4))) for _ in range(40)]
+    write_run(tmp_path, rows)
+    first, second = (tables.wer_intervals(profile(tmp_path), "selected", 0) for _ in range(2))
+    assert first == second
+    rate, low, high = first["de"]
+    assert rate == word_error_rate(
+        [r["reference"] for r in rows], [r["hypothesis"] for r in rows], "de"
+    )
+    assert low < rate < high
+
+
+def test_seeds_are_drawn_too_when_none_is_named(tmp_path):
+    for seed, answer in ((0, "eins zwei"), (1, "drei vier")):
+        write_run(tmp_path, [row("eins zwei", answer)] * 5, seed=seed)
+    both = profile(tmp_path, seeds=(0, 1, 2))  # the third has not been run
+    assert tables.wer_intervals(both, "selected") == {"de": (0.5, 0.0, 1.0)}
+    with pytest.raises(InputError, match="inverse: no finished run"):
+        tables.wer_intervals(both, "inverse")
+    assert tables.wer_intervals(both, "selected", 1) == {"de": (1.0, 1.0, 1.0)}
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more(tmp_path):
+    """Words fail in runs: each utterance has its own chance of failing, as in real transcripts."""
+    rng, trials, covered = np.random.default_rng(2), 150, 0
+    for trial in range(trials):
+        rows = []
+        for _ in range(48):
+            words = int(rng.integers(2, 8))
+            failed = rng.random(words) < rng.beta(1, 2)  # mean one third
+            spoken = [f"w{i}" for i in range(words)]
+            heard = ["x" if bad else word for bad, word in zip(failed, spoken, strict=True)]
+            rows.append(row(" ".join(spoken), " ".join(heard)))
+        write_run(tmp_path / str(trial), rows)
+        _, low, high = tables.wer_intervals(profile(tmp_path / str(trial)), "selected", 0)["de"]
+        covered += low <= 1 / 3 <= high
+    # Three standard deviations of 95 % over 150 trials are 5.3 points; a percentile bootstrap of
+    # 48 utterances is known to fall a little short.
+    assert 0.88 <= covered / trials <= 0.99
+
+
+def texts(loss, kl):
+    kind = {"window_loss": loss, "window_kl": kl, "loss": sum(loss) / 2, "kl": sum(kl) / 2}
+    return {"text": {"english": kind, "german": kind}}
+
+
+def test_what_was_forgotten_of_each_text(tmp_path):
+    write_run(tmp_path, metrics=[texts([2.0, 4.0], [0, 0]), texts([2.5, 5.5], [0.1, 0.3])])
+    found = tables.text_intervals(profile(tmp_path), "selected", 0)
+    assert list(found.index) == ["english", "german"]
+    english = found.loc["english"]
+    assert english["rise"] == pytest.approx(1.0)
+    assert (english["rise_low"], english["rise_high"]) == (0.5, 1.5)
+    assert english["kl"] == pytest.approx(0.2)
+    assert (english["kl_low"], english["kl_high"]) == pytest.approx((0.1, 0.3))
+
+
+def test_runs_from_before_there_were_kinds_of_text_say_so(tmp_path):
+    write_run(tmp_path, metrics=[{"text_loss": 2.8}])
+    with pytest.raises(InputError, match="single texts"):
+        tables.text_intervals(profile(tmp_path), "selected", 0)
+    with pytest.raises(InputError, match="single texts"):
+        tables.text_intervals(profile(tmp_path), "inverse", 0)
+
+
+def test_a_normaliser_that_empties_a_hypothesis_leaves_deletions():
+    assert normalise("...", "en") == ""
+    assert word_errors("yes please", "...", "en") == (2, 2)

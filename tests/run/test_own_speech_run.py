@@ -1,0 +1,243 @@
+"""Recordings and a model of one's own: from `kappa init-profile` to the report's tables."""
+
+import csv
+import io
+from collections import Counter
+
+import hub_files
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import tiny_paper
+import yaml
+
+from kappa_lib import paths, profiles
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import report, report_tables, tables
+from kappa_lib.figures.training import wer_over_training
+from kappa_lib.files import read_json
+from kappa_lib.run import cli, notebook, plan, stages
+from kappa_lib.speech import features
+from kappa_lib.training.model import SpeechLLM
+
+# Short, for the small tokenizer has a token a letter and a second of speech 12 positions.
+TEXTS = ["Null", "Eins", "Zwei", "Drei", "Vier!", "Fünf", "Sechs", "Sieben", "Acht", "Neun"]
+TEXTS += ["Zehn", "Elf", "Zwölf"]
+CORPUS = "meine_Aufnahmen__2026"  # of the folder's name
+BAD = {"lang": 31.0, "kurz": 0.05}
+SMALL = {k: v for k, v in tiny_paper.SMALL.items() if "utterances" not in k}
+
+
+def write_recordings(folder):
+    """Thirteen usable files of several rates and channels, and one of each unusable kind."""
+    folder.mkdir()
+    rows = []
+    for number, text in enumerate(TEXTS):
+        samples, rate = soundfile.read(io.BytesIO(hub_files.sound(1.0 + number / 20, number)))
+        stereo = np.stack([samples, samples], 1) if number % 2 else samples
+        # The same samples at another rate: what is heard is a semitone away, and as good.
+        soundfile.write(folder / f"{number}.wav", stereo, rate + 1000 * (number % 3))
+        rows.append([f"{number}.wav", text, number % 3])
+    for name, seconds in BAD.items():
+        (folder / f"{name}.flac").write_bytes(hub_files.sound(seconds, 1))
+        rows.append([f"{name}.flac", f"Das ist {name}", 0])
+    (folder / "kaputt.wav").write_bytes(b"RIFF and nothing more")
+    (folder / "stumm.flac").write_bytes(hub_files.sound(1.0, 2))
+    rows += [["kaputt.wav", "Das ist kaputt", 0], ["stumm.flac", "", 0]]
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["file_name", "gesagt", "speaker"], *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    tiny_paper.llama().save_pretrained(root / "llama")
+    tiny_paper.tokenizer().save_pretrained(root / "llama")
+    tiny_paper.whisper().save_pretrained(root / "whisper")
+    write_recordings(root / "meine Aufnahmen: 2026")
+    return root
+
+
+def init(root, *more: str, name: str = "mine") -> int:
+    folder = str(root / "meine Aufnahmen: 2026")
+    given = ["--speech", folder, "--language", "de", "--text", "gesagt"]
+    given += ["--model", str(root / "llama"), "-o", str(root / f"{name}.yaml")]
+    return cli.main(["init-profile", *given, *more])
+
+
+def places(patch, root):
+    patch.setenv("KAPPA_HOME", str(root / "cache"))
+    patch.setenv("KAPPA_RESULTS", str(root / "results"))
+
+
+@pytest.fixture(autouse=True)
+def _places(root, monkeypatch):
+    places(monkeypatch, root)
+
+
+@pytest.fixture(scope="module")
+def run(root):
+    """The whole path once, for the tests below to look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        places(patch, root)
+        assert init(root) == 0
+        small = {**SMALL, "encoder": str(root / "whisper"), "test_utterances": {CORPUS: 4}}
+        profile = profiles.load(str(root / "mine.yaml"), **small)
+        bench, arms = stages.prepare(profile)
+        table = stages.train_all(bench, arms)
+    return profile, bench, arms, table
+
+
+def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, capsys):
+    assert init(root, "-o", str(tmp_path / "new.yaml")) == 0
+    text = (tmp_path / "new.yaml").read_text(encoding="utf-8")
+    assert set(yaml.safe_load(text)) == set(profiles.load("laptop").values())
+    assert text.count("#") > 15
+    profile = profiles.load(str(tmp_path / "new.yaml"))
+    assert (profile.profile, profile.model) == ("new", str(root / "llama"))
+    folder = str(root / "meine Aufnahmen: 2026")
+    assert profile.corpora == {CORPUS: {"folder": folder, "language": "de", "text": "gesagt"}}
+    assert profile.train_utterances == {CORPUS: len(TEXTS) + 4 - 1}
+    assert profile.test_utterances == {CORPUS: 1}
+    assert str(tmp_path / "new.yaml") in capsys.readouterr().out
+
+
+def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_path, capsys):
+    taken = tmp_path / "taken.yaml"
+    taken.write_text("mine")
+    for more, complaint in (
+        (["-o", str(taken)], "is there already"),
+        (["-o", str(tmp_path / "smoke.yaml")], "no name for a profile"),
+        (["-o", str(tmp_path / "mine.txt")], "no name for a profile"),
+        (["--text", "said", "-o", str(tmp_path / "x.yaml")], "no column said"),
+        (["--language", "German", "-o", str(tmp_path / "x.yaml")], "language"),
+        (["--speech", str(tmp_path / "no"), "-o", str(tmp_path / "x.yaml")], "no such folder"),
+    ):
+        assert init(root, *more) == cli.WRONG
+        assert complaint in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_a_run_s_size_is_planned_from_the_recordings(root, tmp_path):
+    init(root, "-o", str(tmp_path / "planned.yaml"))
+    profile = profiles.load(str(tmp_path / "planned.yaml"))
+    found = plan.Plan(profile)
+    files = [root / "meine Aufnahmen: 2026" / f"{number}.wav" for number in range(len(TEXTS))]
+    heard = [*(soundfile.info(path).duration for path in files), BAD["kurz"], 1.0]
+    seconds = (len(TEXTS) + 4) * np.mean(heard)
+    assert found.disk()["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
+
+
+def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
+    folder = write_recordings(tmp_path / "recordings")
+    own = {"mine": {"folder": str(folder), "language": "de", "text": "gesagt"}}
+    profile = profiles.load("smoke", corpora=own, train_utterances={"mine": 5})
+    source = paths.NOTEBOOKS / "08_verdict.ipynb"
+    before = notebook.execution_key(source, profile)
+    assert notebook.execution_key(source, profile) == before
+    (folder / "0.wav").write_bytes(hub_files.sound(2.0, 99))
+    assert notebook.execution_key(source, profile) != before
+
+
+@pytest.mark.slow
+def test_every_arm_is_trained_and_scored_on_the_recordings(run):
+    profile, bench, arms, table = run
+    assert profile.folder.name == "mine"
+    assert list(dict.fromkeys(table["arm"])) == list(arms) == ["selected", "inverse"]
+    assert (table[f"wer_{CORPUS}"] == table["wer_mean"]).all()
+    assert len(bench.data.texts) == len(TEXTS) - 4
+    (test,) = bench.data.tests
+    assert (test.language, len(test.ids)) == ("de", 4)
+    assert sorted([*bench.data.texts, *test.texts]) == sorted(TEXTS)
+
+
+@pytest.mark.slow
+def test_what_was_left_out_is_counted_in_the_report(run):
+    profile, bench, _, table = run
+    left_out = bench.data.left_out[CORPUS]
+    assert Counter(left_out["train"]) + Counter(left_out["test"]) == {
+        "longer than 30 s": 1,
+        "shorter than 0.1 s": 1,
+        "not readable": 1,
+        "empty transcript": 1,
+    }
+    assert tables.left_out(profile) == bench.data.left_out
+    said = report.left_out(profile)
+    for reason in ("longer than 30 s", "shorter than 0.1 s", "not readable", "empty transcript"):
+        assert f"1 of `{CORPUS}`" in said
+        assert f"({reason})" in said
+    assert f"Training utterances: 9 {CORPUS} (16 asked for)" in report._setting(profile)
+    assert f"| WER {CORPUS}, % | mean, % |" in report_tables.wer_table(table)
+    assert f"Whisper basic for {CORPUS}" in report._normalisers(profile)
+
+
+@pytest.mark.slow
+def test_a_second_call_trains_nothing_until_a_recording_changes(run, root, monkeypatch):
+    profile, bench, arms, table = run
+    monkeypatch.setattr(SpeechLLM, "loss", None)
+    assert stages.train_all(bench, arms).equals(table)
+    assert features.load(profile).key == bench.data.key
+    path = root / "meine Aufnahmen: 2026" / "0.wav"
+    before = path.read_bytes()
+    path.write_bytes(hub_files.sound(1.0, 77))  # the same text, said otherwise
+    changed = features.load(profile)
+    path.write_bytes(before)
+    assert sorted(changed.ids) == sorted(bench.data.ids)
+    assert changed.key != bench.data.key
+
+
+@pytest.mark.slow
+def test_split_and_transcripts_name_the_corpus(run):
+    profile, *_ = run
+    split = read_json(profile.folder / "split.json")
+    assert split["used"] == {CORPUS: {"train": 9, "test": 4}}
+    rows = tables.extremes(profile, "selected", 0, each=1)
+    assert set(rows["corpus"]) == {CORPUS}
+
+
+def test_a_profile_with_a_broken_corpus_is_refused(tmp_path):
+    good = {"folder": str(tmp_path), "language": "en", "text": "text"}
+    for corpora in (
+        {"de": good},
+        {"a b": good},
+        {"mine": {**good, "rate": "16000"}},
+        {"mine": {"folder": str(tmp_path)}},
+        {"mine": {**good, "language": "English"}},
+        {"mine": "a folder"},
+        ["mine"],
+    ):
+        with pytest.raises(InputError, match="corpora"):
+            profiles.load("smoke", corpora=corpora)
+    with pytest.raises(InputError, match="train_utterances"):
+        profiles.load("smoke", train_utterances={"mine": 3})
+
+
+def test_a_relative_folder_is_relative_to_the_profile_s_file(tmp_path, monkeypatch):
+    smoke = profiles.find("smoke").read_text(encoding="utf-8")
+    values = yaml.safe_load(smoke) | {
+        "profile": "mine",
+        "corpora": {"mine": {"folder": "takes", "language": "en", "text": "text"}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    profile = profiles.load(str(tmp_path / "mine.yaml"))
+    assert profile.corpora["mine"]["folder"] == str(tmp_path / "takes")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    own = {"mine": {**values["corpora"]["mine"], "folder": "~/takes"}}
+    assert profiles.load("smoke", corpora=own).corpora["mine"]["folder"] == str(
+        tmp_path / "home/takes"
+    )
+
+
+def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
+    columns = {"arm": "selected", "seed": 0, "step": [0, 4], "utterances": [0, 16]}
+    rates = {"wer_mine": [1.2, 0.5], "wer_en_human": [1.5, 0.9], "wer_en": [1.0, 0.3]}
+    table = pd.DataFrame({**columns, **rates, "wer_mean": [1.1, 0.4]})
+    assert tables.test_sets(table) == ["en", "mine", "en_human"]
+    titles = [axis.get_title() for axis in wer_over_training(table).axes]
+    assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
+    assert len(titles) == 4
+    header = report_tables.wer_table(table).splitlines()[0]
+    assert "| WER en, % | WER mine, % | mean, % | WER en_human, % |" in header

@@ -1,0 +1,61 @@
+"""Null tables and what selections consist of."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kappa_lib.spectra import kappa_table, spectrum
+from kappa_lib.spectra.selection import select
+from kappa_lib.weights import sizes
+
+LLM = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+LLAMA = kappa_table.null_table(LLM.shapes, LLM.layers)
+
+
+def test_llama_has_the_papers_224_matrices_and_published_size():
+    assert len(LLAMA) == 224
+    # 8.03 billion less two 128256 × 4096 tables and the norms.
+    parameters = int((LLAMA["rows"] * LLAMA["cols"]).sum())
+    assert parameters == 8_030_261_248 - 2 * 128_256 * 4096 - (2 * 32 + 1) * 4096
+
+
+def test_null_selection_of_llama_divides_by_type():
+    low = kappa_table.composition(LLAMA, select(LLAMA, "selected", 100).tensors)["tensors"]
+    high = kappa_table.composition(LLAMA, select(LLAMA, "inverse", 100).tensors)["tensors"]
+    assert low["k_proj"] == low["v_proj"] == high["q_proj"] == high["o_proj"] == 32
+    assert low["q_proj"] == low["o_proj"] == high["k_proj"] == high["v_proj"] == 0
+
+
+def test_composition_adds_up():
+    chosen = select(LLAMA, "random", 50, seed=3)
+    parts = kappa_table.composition(LLAMA, chosen.tensors)
+    assert parts["tensors"].sum() == 50
+    assert parts["of"].sum() == 224
+    assert parts["parameters"].sum() == chosen.parameters
+
+
+def test_nulled_table_forgets_what_was_measured():
+    measured = LLAMA.assign(kappa=np.arange(224.0))
+    assert kappa_table.nulled(measured)["kappa"].tolist() == pytest.approx(
+        LLAMA["kappa_mp"].tolist()
+    )
+
+
+@pytest.mark.parametrize(("rows", "cols", "draws"), [(64, 192, 400), (192, 64, 400), (90, 90, 400)])
+def test_quantiles_of_the_null_are_those_of_drawn_matrices(rows, cols, draws):
+    rng = np.random.default_rng(0)
+    s = np.linalg.svd(rng.normal(size=(draws, rows, cols)), compute_uv=False)
+    kappas = s[:, 0] / s[:, -1]
+    for share in (0.1, 0.5, 0.9):
+        found = np.mean(kappas < spectrum.null_kappa_quantile(rows, cols, share))
+        # Three standard errors of a share, and what is asymptotic in the laws.
+        assert found == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / draws) + 0.04)
+
+
+def test_trained_tensors_are_counted_against_the_median():
+    table = pd.DataFrame(
+        {"type": ["q", "q", "v"], "rows": 64, "cols": [64, 64, 192], "kappa": [1.5, 1e4, 9.0]}
+    )
+    found = kappa_table.against_median(table)
+    assert found.loc["q"].tolist() == [2, 1]
+    assert found.loc["v"].tolist() == [1, 1]

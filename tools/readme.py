@@ -1,0 +1,177 @@
+"""The README's blocks on results: at a glance, the laptop's run, and the study's comparisons.
+
+All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
+"""
+
+from dataclasses import replace
+
+from kappa_lib import profiles
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import arms, claims, listing, report, report_tables, tables, wording
+from kappa_lib.evidence.catalogue import CAVEAT, CLAIM, IDENTITY, Claim
+from kappa_lib.evidence.verdicts import SCALES
+from kappa_lib.files import read_json
+from kappa_lib.profiles import Profile
+from kappa_lib.text import clock, markdown
+
+# Between such lines the README holds what a run wrote.
+MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
+COMPARED = (
+    "selected-beats-inverse",
+    "inverse-forgets-more",
+    "mitigates-forgetting",
+    "kappa-is-the-cause",
+)
+
+
+def committed(name: str) -> Profile:
+    """A profile with the arms and seeds that its committed runs have."""
+    profile = profiles.load(name)
+    table = tables.results(profile)
+    return replace(
+        profile,
+        arms=list(dict.fromkeys(table["arm"])),
+        seeds=sorted(table["seed"].unique().tolist()),
+    )
+
+
+def glance(laptop: Profile, study: Profile) -> str:
+    """Scope, hardware, time, outcome, verdicts by scale, and the sentence that matters."""
+    found = claims.load(study.folder)
+    rows = [
+        ("scope", _scope(study)),
+        ("hardware", _hardware(laptop)),
+        ("time", f"{_effort(laptop)}. {_study_effort(study)}"),
+        *((f"claims, {scale}", _counted(found, CLAIM, scale)) for scale in SCALES),
+        ("identities of the textbooks", f"{_counted(found, IDENTITY)}; they cannot fail"),
+        ("our own caveats", _counted(found, CAVEAT)),
+    ]
+    by_id = {claim.id: claim for claim in found}
+    return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, by_id)])
+
+
+def _scope(profile: Profile) -> str:
+    return (
+        f"one small language model (`{profile.model}`) with a frozen `{profile.encoder}` encoder,"
+        " short German and English sentences, mostly synthetic; not the paper's 8B model"
+    )
+
+
+def _hardware(profile: Profile) -> str:
+    machine = read_json(tables.run_folders(profile)[-1] / "provenance.json")
+    return f"{machine['cores']} cores ({machine['processor']}), no GPU"
+
+
+def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
+    number = sum(c.kind == kind and scale in (None, c.scale) for c in found)
+    return f"{number}: {listing.sentence(found, kind, scale)}"
+
+
+def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
+    """What became of the two questions that matter, each with its intervals."""
+    cause, forgets = found["kappa-is-the-cause"], found["inverse-forgets-more"]
+    table = tables.results(study)
+    sizes = [arms.trained(study, arm)["parameters"] for arm in ("selected", "inverse")]
+    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
+    return [
+        "**Is it κ?** Arms of the same types and sizes, lowest less highest κ *within* each module"
+        f" type: {_answer(cause)}.",
+        "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
+        f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
+        "Of the paper's versions 2 and 3 only the abstract could be read, not the body. Seed 0 was"
+        f" a pilot: its direction was known before the rules were written.{counted}",
+    ]
+
+
+def _answer(claim: Claim) -> str:
+    """Every outcome with its interval, and the verdict."""
+    assert claim.decision is not None
+    units = {"wer": ("WER", 2), "text": ("general-text loss", 4), "kl": ("KL", 4)}
+    told = []
+    for name, part in claim.decision.parts.items():
+        label, digits = units[name]
+        if part.estimate is not None and part.interval is not None:
+            shown = wording.interval(part.estimate, *part.interval, digits)
+            told.append(f"{label} {shown} {part.unit}")
+    return f"{', '.join(told)} (95 %, {claim.decision.n} seeds): **{claim.verdict}**"
+
+
+def headline(profile: Profile) -> str:
+    """Both ends of every arm of a run, and its parameter counts."""
+    table = tables.results(profile)
+    ends = table[table["step"].isin([0, table["step"].max()])]
+    sizes = tables.parameters(profile)["parameters"]
+    listed = ", ".join(f"{arm} {count:,}" for arm, count in sizes.items())
+    lines = [
+        report.missing_note(profile) or "Every test set was available.",
+        report_tables.wer_table(ends),
+        report_tables.loss_table(ends),
+        f"Trained parameters of the LLM: {listed}. {_effort(profile)}, on {_hardware(profile)}.",
+    ]
+    if ends["seed"].nunique() == 1:
+        lines.insert(3, "One seed shows no spread: of the arms, this run decides nothing.")
+    return "\n\n".join(lines)
+
+
+def _effort(profile: Profile) -> str:
+    """How long `reproduce.sh` took."""
+    path = profile.folder / "timings.json"
+    if not path.is_file():
+        return "Its time was not recorded"
+    timings = read_json(path)
+    installation = timings.get("install_seconds") or 0.0
+    spent = (entry.get("first") or entry for entry in timings["notebooks"].values())
+    total = installation + sum(entry["seconds"] for entry in spent)
+    return f"`bash reproduce.sh` took {clock(total)}, {clock(installation)} of it installation"
+
+
+def _study_effort(profile: Profile) -> str:
+    runs = [read_json(f / "provenance.json") for f in tables.run_folders(profile)]
+    seconds = sum(run["seconds_per_step"] for run in runs) / len(runs)
+    return (
+        f"The study: {len(runs)} runs of {profile.steps} steps, {seconds:.1f} s a step,"
+        " evaluations apart."
+    )
+
+
+def study(profile: Profile) -> str:
+    """The arms of the study against each other, and the verdicts that follow from it."""
+    table = tables.results(profile)
+    runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
+    decided = {c.id: c for c in claims.load(profile.folder)}
+    facts = {arm: arms.trained(profile, arm) for arm in table["arm"].unique()}
+    verdicts = "\n".join(
+        f"- {decided[name].statement} **{listing.said(decided[name])}**:"
+        f" {listing.measured(decided[name])}."
+        for name in COMPARED
+    )
+    return "\n\n".join(
+        [
+            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
+            f" {table['step'].max()} steps.",
+            report_tables.pairs_table(table, facts),
+            "By the rules of today, which were not those of the day of the run, from its numbers:",
+            verdicts,
+        ]
+    )
+
+
+def block_of(text: str, name: str) -> str:
+    """What stands between the two markers of a name."""
+    begin, end = (marker.format(name) for marker in MARKERS)
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def replace_block(text: str, name: str, block: str) -> str:
+    """Put ``block`` between the two markers of a name.
+
+    Raises:
+        InputError: the text has no such markers.
+    """
+    begin, end = (marker.format(name) for marker in MARKERS)
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise InputError(f"the text has no {begin}", "put both markers back")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"
