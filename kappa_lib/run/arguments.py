@@ -67,6 +67,9 @@ def _select(command: argparse.ArgumentParser) -> None:
     size.add_argument("--count", type=int, help="how many tensors")
     share = "which share of them; default: 100 of 224"
     size.add_argument("--share", type=float, default=100 / 224, help=share)
+    size.add_argument("--parameters", type=int, help="as many as stay within so many parameters")
+    gap = "as many as lie below the widest gap in sorted log κ"
+    size.add_argument("--gap", action="store_true", help=gap)
     command.add_argument("--seed", type=int, default=0, help="of random arms")
     command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
 

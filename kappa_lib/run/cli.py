@@ -52,13 +52,19 @@ def select(options: argparse.Namespace) -> int:
     from kappa_lib.spectra import exports, kappa_table, selection
 
     table = kappa_table.read(options.table)
-    count = options.count
+    count = selection.count_below_gap(table) if options.gap else options.count
     if count is None:
         count = selection.count_for(table, options.share)
+
+    def chosen_of(arm: str) -> selection.Selection:
+        if options.parameters is not None:
+            return selection.select_within(table, arm, options.parameters, options.seed)
+        return selection.select(table, arm, count, options.seed)
+
     files.require_folder(options.out)
     arms = options.arm or ["selected", "inverse"]
     # All of them before the first is written: an impossible one leaves nothing half done.
-    for chosen in [selection.select(table, arm, count, options.seed) for arm in arms]:
+    for chosen in [chosen_of(arm) for arm in arms]:
         written = ", ".join(path.name for path in exports.write(chosen, options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")

@@ -14,7 +14,6 @@ from kappa_lib.profiles import Profile
 from kappa_lib.run.recipes import Recipe, alternatives, current
 from kappa_lib.run.workload import FRAMES, activations, forward, workload
 from kappa_lib.spectra import kappa_table, selection
-from kappa_lib.spectra.selection import Selection
 from kappa_lib.training.evaluation import EVAL_BATCH
 from kappa_lib.training.model import Adaptor
 from kappa_lib.training.texts import KINDS, WINDOW
@@ -113,9 +112,8 @@ class Plan:
         count = selection.count_for(table, profile.share)
         found = []
         for name in profile.arms:
-            path = profile.folder / "selections" / f"{name}.json"
-            if path.is_file():
-                chosen, basis = Selection.load(path), "selection"
+            if selection.path_of(profile, name).is_file():
+                chosen, basis = selection.of_run(profile, name), "selection"
             else:
                 chosen = selection.select(table, name, count, profile.seed)
                 basis = "shapes" if name in BY_SHAPE else "null"
