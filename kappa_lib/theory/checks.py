@@ -86,7 +86,9 @@ def as_spectrum(s: ArrayLike, *, descending: bool = False) -> NDArray[np.float64
         )
     # Values that should be equal may differ in their last bits, in either order.
     if descending and (np.diff(values) > rank_tolerance(values.shape) * values.max()).any():
-        raise InputError("no spectrum: its values ascend", "give singular values in falling order")
+        raise InputError(
+            "no spectrum: its values ascend", "give singular values in descending order"
+        )
     return values
 
 
