@@ -1,18 +1,17 @@
-"""The ``kappa`` command: scan, select, start a profile, train, report, plan, examine."""
+"""The ``kappa`` command: what each subcommand does, and how its errors reach a person."""
 
 import argparse
-import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from kappa_lib import __version__, distributed, files, profiles
+from kappa_lib import distributed, files, profiles
 from kappa_lib.errors import KappaError, from_system
+from kappa_lib.run.arguments import overrides, parser
 
 WRONG = 2  # exit status of an error that a person can act on
 INTERRUPTED = 130
@@ -104,13 +103,8 @@ def plan(options: argparse.Namespace) -> int:
     """``kappa plan``: what a profile would cost, before anything is downloaded."""
     from kappa_lib.run import plan_text
 
-    values = overrides(options)
-    print(
-        plan_text.main_text(
-            options.profile, options.memory, options.tflops, options.processes, **values
-        ),
-        end="",
-    )
+    limits = options.memory, options.tflops, options.processes
+    print(plan_text.main_text(options.profile, *limits, **overrides(options)), end="")
     return 0
 
 
@@ -142,170 +136,15 @@ def _print(text: str, **where: Any) -> None:
         print(text, **where)
 
 
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace, where there are such.
-
-    Raises:
-        InputError: see :func:`kappa_lib.profiles.parse_setting`.
-    """
-    values = dict(map(profiles.parse_setting, options.set))
-    if getattr(options, "arm", None):
-        values["arms"] = options.arm
-    if getattr(options, "seed", None):
-        values["seeds"] = options.seed
-    return values
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
-    main_parser = argparse.ArgumentParser(prog="kappa", description=__doc__)
-    main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
-    main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_scan, _select, _init_profile, _train, _report, _plan, _doctor):
-        add(commands)
-    return main_parser
-
-
-def _scan(commands: Any) -> None:
-    command = commands.add_parser("scan", help="measure κ of every matrix of a checkpoint")
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
-        " or smollm2-135m for the pinned default model",
-    )
-    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    command.add_argument(
-        "--method",
-        default="auto",
-        choices=("auto", "gram", "extremes", "svd"),
-        help="see kappa_lib.spectra.solvers",
-    )
-    command.add_argument("--include", action="append", default=[], metavar="PATTERN")
-    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
-    command.add_argument("--dtype", help="round the weights to this torch dtype first")
-    _add_processes(command)
-    command.set_defaults(run=scan)
-
-
-def _select(commands: Any) -> None:
-    command = commands.add_parser("select", help="choose tensors from a κ table")
-    command.add_argument("table", type=Path, metavar="TABLE", help="kappa.parquet or its folder")
-    command.add_argument("--arm", action="append", help="repeatable; default: selected and inverse")
-    size = command.add_mutually_exclusive_group()
-    size.add_argument("--count", type=int, help="how many tensors")
-    size.add_argument(
-        "--share", type=float, default=100 / 224, help="which share of them; default: 100 of 224"
-    )
-    size.add_argument("--parameters", type=int, help="as many as stay within so many parameters")
-    size.add_argument(
-        "--gap", action="store_true", help="as many as lie below the widest gap in sorted log κ"
-    )
-    command.add_argument("--seed", type=int, default=0, help="of random arms")
-    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
-    command.set_defaults(run=select)
-
-
-def _init_profile(commands: Any) -> None:
-    command = commands.add_parser(
-        "init-profile", help="write a profile for recordings, and a model, of your own"
-    )
-    command.add_argument(
-        "--speech",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="sound files beside a metadata.csv with file_name and the transcripts,"
-        " Parquet files with an audio column, or a saved dataset",
-    )
-    command.add_argument("--language", required=True, help="en, de, ...")
-    command.add_argument(
-        "--text", default="text", metavar="COLUMN", help="of the transcripts; default: text"
-    )
-    command.add_argument(
-        "--model",
-        default="smollm2-135m",
-        metavar="FOLDER_OR_ID",
-        help="a Llama model's folder or hub id; default: the pinned default model",
-    )
-    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.yaml")
-    command.set_defaults(run=init_profile)
-
-
-def _train(commands: Any) -> None:
-    command = commands.add_parser("train", help="train the arms of a profile, or go on with them")
-    _add_profile(command)
-    command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
-    command.add_argument("--seed", type=int, action="append", help="repeatable; the profile's")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    _add_processes(command)
-    command.set_defaults(run=train)
-
-
-def _report(commands: Any) -> None:
-    command = commands.add_parser("report", help="write REPORT.md of a profile's results")
-    _add_profile(command)
-    command.set_defaults(run=report)
-
-
-def _plan(commands: Any) -> None:
-    command = commands.add_parser("plan", help="say what a profile would cost, without a download")
-    _add_profile(command)
-    command.add_argument(
-        "--memory", type=_positive, metavar="GIB", help="of the device it has to fit"
-    )
-    command.add_argument(
-        "--tflops",
-        type=_positive,
-        help="sustained by one device; default: as measured by runs here",
-    )
-    command.add_argument(
-        "--processes",
-        type=_count,
-        default=1,
-        metavar="N",
-        help="on N devices instead of one",
-    )
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    command.set_defaults(run=plan)
-
-
-def _doctor(commands: Any) -> None:
-    command = commands.add_parser("doctor", help="say what would stop a run, and what to do")
-    command.add_argument("--verify", action="store_true", help="hash every cached file")
-    command.set_defaults(run=doctor)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 < value < 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to 999999")
-    return value
-
-
-def _add_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--profile", default="laptop", help="a name, or the path of a YAML file; default: laptop"
-    )
-
-
-def _add_processes(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="share the work among N processes, a GPU each where there are GPUs",
-    )
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "scan": scan,
+    "select": select,
+    "init-profile": init_profile,
+    "train": train,
+    "report": report,
+    "plan": plan,
+    "doctor": doctor,
+}
 
 
 def _device(options: argparse.Namespace) -> str:
@@ -313,14 +152,6 @@ def _device(options: argparse.Namespace) -> str:
     if hasattr(options, "device"):
         return options.device
     return profiles.load(options.profile, **overrides(options)).device
-
-
-def _launch(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """The same command in several processes."""
-    from kappa_lib.run.launch import launch
-
-    launch(arguments, options.processes, _device(options))
-    return 0
 
 
 def _extra_of(module: str) -> str:
@@ -335,10 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
     options = parser().parse_args(arguments)
     try:
-        several = options.run in (scan, train) and options.processes != 1
+        several = options.command in ("scan", "train") and options.processes != 1
         if several and not distributed.launched():
-            return _launch(options, sys.argv[1:] if arguments is None else arguments)
-        status = options.run(options)
+            from kappa_lib.run.launch import launch
+
+            given = sys.argv[1:] if arguments is None else arguments
+            launch(given, options.processes, _device(options))
+            return 0
+        status = COMMANDS[options.command](options)
         distributed.shut_down()
         return status
     except (KappaError, OSError) as found:
@@ -352,10 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if options.debug or not (extra := _extra_of(error.name or "")):
             raise
-        remedy = f"pip install 'kappa-lib[{extra}]', or in a clone pip install '.[{extra}]'"
-        print(
-            f"kappa: this needs the package {error.name}\n  What to do: {remedy}", file=sys.stderr
+        missing = KappaError(
+            f"this needs the package {error.name}, which the extra {extra!r} brings",
+            f"pip install '.[{extra}]' in the clone of the repository",
         )
+        print(f"kappa: {missing}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it can", file=sys.stderr)

@@ -75,7 +75,7 @@ def kernel() -> Iterator[Check]:
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
     except ModuleNotFoundError:
-        remedy = "pip install 'kappa-lib[notebooks]' to execute them"
+        remedy = "pip install '.[notebooks]' in the clone, to execute them"
         yield Check("warn", "no Jupyter here; only the notebooks need it", remedy)
         return
     try:

@@ -101,10 +101,10 @@ def pooled(text: Mapping[str, TextLoss]) -> tuple[float, float]:
 class Forgetting:
     """Cross-entropy and KL divergence from the model at construction, on three kinds of text.
 
-    Of the base model the vectors before its output layer are kept, in fp32 on the CPU: positions
-    × width × 4 bytes, 28 MB for 12,288 positions of the default model, whose log-probabilities
-    would be 2.4 GB. No run trains the output layer, so its product with them gives the base
-    model's log-probabilities again, exactly. Several processes share the windows.
+    Of the base model the vectors before its output layer are kept, on the CPU in the model's
+    precision: 28 MB for 12,288 positions of the default model, whose log-probabilities would be
+    2.4 GB. No run trains the output layer, so its product with them gives the base model's
+    log-probabilities again, bit for bit. Several processes share the windows.
 
     Args:
         llm: the base model.

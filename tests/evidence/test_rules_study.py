@@ -167,18 +167,33 @@ def test_a_curve_that_cannot_turn_tests_nothing(change):
     assert decide("inverse-rises", numbers).verdict == "not testable here"
 
 
+def stable(selected, inverse, noise_cost=(), gradient_noise=()):
+    numbers = {"selected": selected, "inverse": inverse}
+    told = {"noise_cost": list(noise_cost), "gradient_noise": list(gradient_noise)}
+    return decide("low-kappa-is-stable", numbers | told)
+
+
+def test_stability_is_measured_on_tensors_where_it_was():
+    more, less = [0.4, 0.2, 0.6], [-0.4, -0.6, -0.2]
+    assert stable({}, {}, more, more).verdict == "holds"
+    assert stable({}, {}, less, less).verdict == "fails"
+    assert stable({}, {}, more, less).verdict == "undecided"
+    assert stable({}, {}, more, [0.1, -0.1, 0.3]).verdict == "undecided"
+    assert stable({}, {}).verdict == "not testable here"
+
+
 def test_stability_needs_more_than_a_range_of_three():
     calm = arm(seeds=3)
     loud = arm(seeds=3) | {"wer": [[1.0, 0.05], [1.0, 0.07], [1.0, 0.06]]}
-    found = decide("low-kappa-is-stable", {"selected": calm, "inverse": loud})
+    found = stable(calm, loud)
     assert found.estimate < 0.2
     assert (found.verdict, found.interval) == ("undecided", None)
     rng = np.random.default_rng(0)
     many = {"seeds": list(range(1, 31))}
     calm |= many | {"wer": [[1.0, x] for x in rng.normal(0.1, 0.001, 30)]}
     loud |= many | {"wer": [[1.0, x] for x in rng.normal(0.1, 0.01, 30)]}
-    assert decide("low-kappa-is-stable", {"selected": calm, "inverse": loud}).verdict == "holds"
-    assert decide("low-kappa-is-stable", {"selected": loud, "inverse": calm}).verdict == "fails"
+    assert stable(calm, loud).verdict == "holds"
+    assert stable(loud, calm).verdict == "fails"
 
 
 def test_a_new_modality_is_people_too():

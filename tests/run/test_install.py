@@ -131,7 +131,8 @@ def test_a_command_that_needs_an_extra_names_it(light, elsewhere):
     folder, _ = elsewhere
     refused = call(light, folder, "plan", "--profile", "smoke")
     assert refused.returncode == 2
-    assert "pip install 'kappa-lib[speech]'" in refused.stderr
+    assert "needs the package transformers, which the extra 'speech' brings" in refused.stderr
+    assert "pip install '.[speech]'" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

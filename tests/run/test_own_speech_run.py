@@ -6,6 +6,7 @@ from collections import Counter
 
 import hub_files
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import tiny_paper
@@ -14,6 +15,7 @@ import yaml
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import report, report_tables, tables
+from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
 from kappa_lib.speech import features
@@ -227,3 +229,15 @@ def test_a_relative_folder_is_relative_to_the_profile_s_file(tmp_path, monkeypat
     assert profiles.load("smoke", corpora=own).corpora["mine"]["folder"] == str(
         tmp_path / "home/takes"
     )
+
+
+def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
+    columns = {"arm": "selected", "seed": 0, "step": [0, 4], "utterances": [0, 16]}
+    rates = {"wer_mine": [1.2, 0.5], "wer_en_human": [1.5, 0.9], "wer_en": [1.0, 0.3]}
+    table = pd.DataFrame({**columns, **rates, "wer_mean": [1.1, 0.4]})
+    assert tables.test_sets(table) == ["en", "mine", "en_human"]
+    titles = [axis.get_title() for axis in wer_over_training(table).axes]
+    assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
+    assert len(titles) == 4
+    header = report_tables.wer_table(table).splitlines()[0]
+    assert "| WER en, % | WER mine, % | mean, % | WER en_human, % |" in header
