@@ -15,7 +15,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import write_text
 from kappa_lib.spectra import exports, selection
 from kappa_lib.spectra.compare import Comparison
-from kappa_lib.spectra.kappa_table import composition
+from kappa_lib.spectra.kappa_table import composition, types
 from kappa_lib.spectra.measures import explained_by_type
 from kappa_lib.spectra.selection import Selection
 
@@ -113,9 +113,10 @@ def _figure(picture: "Picture") -> str:
     )
 
 
-def _html(frame: pd.DataFrame, index: bool = False) -> str:
+def _html(frame: pd.DataFrame) -> str:
     """A table; pandas escapes what is in its cells."""
-    text = frame.to_html(index=index, border=0, na_rep="–", float_format="{:.4g}".format)
+    frame = frame.rename(columns=lambda name: name.replace("_", " "))  # which may wrap
+    text = frame.to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
     return f'<div class="wide">{text}</div>'
 
 
@@ -124,6 +125,8 @@ def _by_type(table: pd.DataFrame) -> str:
     facts = groups["kappa"].agg(tensors="size", lowest="min", median="median", highest="max")
     facts["null of the shape"] = groups["kappa_mp"].median()
     facts["κ / null"] = groups["kappa_excess"].median()
+    inside = types(table)
+    facts = facts.loc[inside + [kind for kind in facts.index if kind not in inside]]
     return (
         "<h2>κ against its null, by module type</h2><p>The null is the κ that a random matrix of"
         " the same shape would have; κ / null is where training can show (medians).</p>"
@@ -189,10 +192,10 @@ def _pasted(arm: str, chosen: Selection) -> str:
 def _changes(changes: Comparison, shown: Mapping[str, str]) -> str:
     summary = changes.summary()
     missing = "".join(
-        f"<p>Only in {escape(model)}: {escape(', '.join(names))}.</p>"
-        for model, names in (
-            (changes.before, changes.only_before),
-            (changes.after, changes.only_after),
+        f"<p>Only in the {which}, {escape(model)}: {escape(', '.join(names))}.</p>"
+        for which, model, names in (
+            ("first", changes.before, changes.only_before),
+            ("second", changes.after, changes.only_after),
         )
         if names
     )
@@ -201,7 +204,7 @@ def _changes(changes: Comparison, shown: Mapping[str, str]) -> str:
     return (
         f"<h2>What changed from {escape(changes.before)} to {escape(changes.after)}</h2>"
         f"<p>{int((changes.table['relative_change'] > 0).sum())} of {len(changes.table)} matrices"
-        " changed. Medians of a group; relative change is ‖ΔW‖/‖W‖ (Frobenius), angles are the"
+        " changed. Means of a group; relative change is ‖ΔW‖/‖W‖ (Frobenius), angles are the"
         " largest principal angles between the spans of the 8 leading (top) and 8 trailing (bottom)"
         " singular vectors, in radians. Trailing singular values lie close together, so small"
         " changes turn their vectors far.</p>"

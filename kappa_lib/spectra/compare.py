@@ -23,14 +23,14 @@ from kappa_lib.weights.opening import open_checkpoint
 _SUMMARY = {
     "tensors": ("tensor", "size"),
     "changed": ("relative_change", lambda values: int((values > 0).sum())),
-    "relative_change": ("relative_change", "median"),
-    "dlogkappa": ("dlogkappa", "median"),
+    "relative_change": ("relative_change", "mean"),
+    "dlogkappa": ("dlogkappa", "mean"),
     "dlogkappa_least": ("dlogkappa", "min"),
     "dlogkappa_most": ("dlogkappa", "max"),
-    "effective_rank_before": ("effective_rank_before", "median"),
-    "effective_rank_after": ("effective_rank_after", "median"),
-    "angle_top": ("angle_top", "median"),
-    "angle_bottom": ("angle_bottom", "median"),
+    "effective_rank_before": ("effective_rank_before", "mean"),
+    "effective_rank_after": ("effective_rank_after", "mean"),
+    "angle_top": ("angle_top", "mean"),
+    "angle_bottom": ("angle_bottom", "mean"),
 }
 
 
@@ -54,7 +54,7 @@ class Comparison:
     only_after: list[str]
 
     def summary(self) -> pd.DataFrame:
-        """By module type, then by layer: a row a group, medians unless the column says otherwise.
+        """By module type, then by layer: a row a group, means unless the column says otherwise.
 
         ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
         and the right one, in radians.
