@@ -49,7 +49,10 @@ def _scan(command: argparse.ArgumentParser) -> None:
         help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
         " or smollm2-135m for the pinned default model",
     )
-    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
+    outputs = "where the table and the page kappa.html go"
+    command.add_argument("-o", "--out", type=Path, metavar="DIR", help=outputs)
+    second = "a second checkpoint of the same shapes: what did training change?"
+    command.add_argument("--compare", metavar="OTHER", help=second)
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     methods = ("auto", "gram", "extremes", "svd")
     more = "see kappa_lib.spectra.solvers"

@@ -20,30 +20,37 @@ INTERRUPTED = 130
 
 
 def scan(options: argparse.Namespace) -> int:
-    """``kappa scan``: checkpoint → κ table and a summary by module type."""
+    """``kappa scan``: checkpoint → κ table, a page, and what a second checkpoint changed."""
     from kappa_lib.progress import Stages
+    from kappa_lib.spectra.compare import compare
     from kappa_lib.spectra.scan import scan as measure
     from kappa_lib.weights import models
 
-    source = options.source
-    if source == models.DEFAULT:
-        with distributed.main_process_first():
-            source = models.weights(source)
-    table = measure(
-        source,
-        options.out,
-        device=options.device,
-        method=options.method,
-        include=options.include,
-        exclude=options.exclude,
-        dtype=options.dtype,
-        progress=partial(Stages(), "scan"),
-    )
+    with distributed.main_process_first():
+        sources = [
+            models.weights(source) if source == models.DEFAULT else source
+            for source in (options.source, options.compare)
+        ]
+    same = {key: getattr(options, key) for key in ("device", "include", "exclude", "dtype")}
+    # First, for it refuses at once what can't be compared.
+    changes = None
+    if options.compare:
+        changes = compare(*sources, options.out, progress=partial(Stages(), "compare"), **same)
+    scanning = {"method": options.method, "progress": partial(Stages(), "scan"), **same}
+    table = measure(sources[0], options.out, **scanning)
     summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
     summary["count"] = summary["count"].astype(int)
     _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
     if options.out:
         _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+    if changes:
+        shown = changes.summary().query("by == 'type'").drop(columns="by")
+        _print(shown.to_string(index=False, float_format="{:.3g}".format))
+    if options.out and distributed.is_main_process():
+        from kappa_lib.figures import page
+
+        path, *pictures = page.write(table, options.out, changes)
+        print(f"{path}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
     return 0
 
 

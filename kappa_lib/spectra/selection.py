@@ -290,6 +290,24 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     )
 
 
+def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
+    """How many tensors of a selection by κ a ranking by the null of the shape would pick too.
+
+    Tensors of one shape are tied in that ranking; a tie is drawn at random, and this is the
+    expected number.
+
+    Args:
+        table: κ table.
+        chosen: the ``selected`` or the ``inverse`` arm.
+    """
+    pool = candidates(table).assign(chosen=lambda t: t["tensor"].isin(set(chosen.tensors)))
+    groups = pool.groupby("kappa_mp", sort=True)["chosen"].agg(["sum", "size"])
+    ordered = groups if chosen.arm == "selected" else groups[::-1]
+    before = ordered["size"].cumsum() - ordered["size"]
+    taken = (len(chosen.tensors) - before).clip(0, ordered["size"])
+    return float((ordered["sum"] * taken / ordered["size"]).sum())
+
+
 def path_of(profile: Profile, arm: str, seed: int | None = None) -> Path:
     """File of the selection that a run of an arm trains.
 
