@@ -12,7 +12,8 @@ from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import LOG_2PI_E, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import nonzero_spectrum, positive_number
+from kappa_lib.theory.entropy import LOG_2PI_E
 from kappa_lib.theory.estimators import knn_entropy
 
 # Variance of the observation noise over the mean output power of a dimension: 20 dB.

@@ -15,7 +15,7 @@ import yaml
 from kappa_lib import evidence, paths
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import NOT_MEASURED, RULES, SCALES, Decision, numbers_of
-from kappa_lib.files import fingerprint
+from kappa_lib.files import fingerprint, fits, parse, shown
 
 # Importing a module of rules registers them.
 for _module in pkgutil.iter_modules(evidence.__path__):
@@ -78,6 +78,8 @@ class Claim:
 
 
 KEYS = tuple(f.name for f in fields(Claim) if f.name not in ("primary", "decision", "measured"))
+_KINDS = dict.fromkeys(KEYS, str) | {"numbers": list[str], "minutes": int, "primary": bool}
+_KINDS["cell"] = str | None
 
 
 def catalogue(file: Path = FILE) -> dict[str, Claim]:
@@ -88,7 +90,8 @@ def catalogue(file: Path = FILE) -> dict[str, Claim]:
             without a rule or a deciding cell, or numbers that are not those its rule reads.
     """
     claims: dict[str, Claim] = {}
-    for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
+    entries = parse(file.read_bytes(), file.name, list[dict[str, object]], yaml.safe_load)
+    for entry in entries:
         claim = _read(entry, file.name)
         if claim.id in claims:
             raise InputError(f"{file.name}: claim {claim.id!r} appears twice", "rename one")
@@ -103,6 +106,12 @@ def _read(entry: dict[str, Any], source: str) -> Claim:
         raise InputError(
             f"{source}: claim {name!r} has missing or unknown keys {wrong}",
             f"give exactly {', '.join(KEYS)}; verdicts are written by a run, never by hand",
+        )
+    wrong = [key for key, kind in _KINDS.items() if not fits(entry.get(key, False), kind)]
+    if wrong:
+        raise InputError(
+            f"{source}: claim {shown(name)} holds other values than text in {wrong}",
+            "write text, a list of texts in numbers, and a number in minutes",
         )
     for key, known in (("group", GROUPS), ("kind", KINDS), ("scale", SCALES)):
         if entry[key] not in known:

@@ -10,7 +10,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence.statistics import bootstrap_mean, bootstrap_ratio
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra.selection import Selection
+from kappa_lib.spectra import selection
 from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics
 
@@ -84,10 +84,7 @@ def parameters(profile: Profile) -> pd.DataFrame:
     """
     rows = []
     for arm in profile.arms:
-        path = profile.folder / "selections" / f"{arm}.json"
-        if not path.is_file():
-            raise InputError(f"{path}: no selection yet", "run notebook 03 or `kappa select`")
-        chosen = Selection.load(path)
+        chosen = selection.of_run(profile, arm)
         kinds = pd.Series([name.split(".")[-2] for name in chosen.tensors]).value_counts()
         counts = {"tensors": len(chosen.tensors), "parameters": chosen.parameters}
         rows.append({"arm": arm, "rule": chosen.rule, **counts, **kinds.sort_index()})

@@ -1,9 +1,12 @@
 """Figures of κ: over the model, against its null, of a selection, of storage, of measures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +18,20 @@ from kappa_lib.spectra.kappa_table import types
 TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
 
 
+def type_colours(kinds: Sequence[str]) -> dict[str, str]:
+    """A colour a module type; where there are more than ours, of twenty that begin again."""
+    if len(kinds) <= len(TYPE_COLOURS):
+        return dict(zip(kinds, TYPE_COLOURS, strict=False))
+    many = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
+    return {kind: many[place % len(many)] for place, kind in enumerate(kinds)}
+
+
+def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column as a grid, type × layer; the mean where several matrices share a cell."""
+    inside = table.dropna(subset=["layer"])
+    return inside.pivot_table(index="type", columns="layer", values=column).loc[types(table)]
+
+
 def heat_map(table: pd.DataFrame, column: str = "kappa", label: str = "κ") -> Figure:
     """One cell a matrix, layer × type, on a logarithmic colour scale.
 
@@ -23,24 +40,43 @@ def heat_map(table: pd.DataFrame, column: str = "kappa", label: str = "κ") -> F
         column: what to show, a positive quantity.
         label: of the colour bar.
     """
-    kinds = types(table)
-    grid = table.dropna(subset=["layer"]).pivot_table(index="type", columns="layer", values=column)
-    grid = grid.loc[kinds]
-    figure, axis = new_figure(figsize=(9, 3))
-    values = grid.to_numpy(dtype=float)
-    image = axis.imshow(values, aspect="auto", norm=LogNorm(), cmap="viridis")
-    axis.set_yticks(range(len(kinds)), kinds)
+    grid = _by_type_and_layer(table, column)
+    figure, axis = new_figure(figsize=(9, max(3, 0.25 * len(grid) + 1)))
+    _cells(figure, axis, grid, label, norm=LogNorm(), cmap="viridis")
     axis.set_xlabel("layer")
+    return figure
+
+
+def change_maps(table: pd.DataFrame) -> Figure:
+    """What training changed, layer × type: relative Frobenius change above, Δ log κ below.
+
+    Args:
+        table: :attr:`kappa_lib.spectra.compare.Comparison.table`, with a change in it.
+    """
+    # A change of zero has no logarithm: its cell stays empty.
+    change = _by_type_and_layer(table, "relative_change").replace(0, np.nan)
+    moved = _by_type_and_layer(table, "dlogkappa")
+    height = max(5, 0.5 * len(moved) + 1.5)
+    figure, axes = new_figure(2, 1, figsize=(9, height), sharex=True)
+    _cells(figure, axes[0], change, "‖ΔW‖ / ‖W‖", norm=LogNorm(), cmap="viridis")
+    most = float(moved.abs().max(axis=None)) or 1.0
+    _cells(figure, axes[1], moved, "Δ log κ", vmin=-most, vmax=most, cmap="PuOr_r")
+    axes[1].set_xlabel("layer")
+    return figure
+
+
+def _cells(figure: Figure, axis: Axes, grid: pd.DataFrame, label: str, **colours: Any) -> None:
+    image = axis.imshow(grid.to_numpy(dtype=float), aspect="auto", **colours)
+    axis.set_yticks(range(len(grid)), grid.index)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(False)
-    figure.colorbar(image, label=label, pad=0.01)
-    return figure
+    figure.colorbar(image, ax=axis, label=label, pad=0.01)
 
 
 def by_layer(table: pd.DataFrame) -> Figure:
     """κ over the layers, a line a type, with the null of each type's shape dashed."""
     figure, axis = new_figure(figsize=(9, 4))
-    for colour, kind in zip(TYPE_COLOURS, types(table), strict=False):
+    for kind, colour in type_colours(types(table)).items():
         rows = table[(table["type"] == kind) & table["layer"].notna()].sort_values("layer")
         axis.plot(rows["layer"], rows["kappa"], "o-", color=colour, markersize=3, label=kind)
         axis.axhline(rows["kappa_mp"].iloc[0], color=colour, ls="--", lw=0.8)
@@ -53,7 +89,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
 def against_null(table: pd.DataFrame) -> Figure:
     """Measured κ against what the shape alone makes typical; above the line, training added."""
     figure, axis = new_figure(figsize=(5.5, 4))
-    for colour, kind in zip(TYPE_COLOURS, types(table), strict=False):
+    for kind, colour in type_colours(types(table)).items():
         rows = table[table["type"] == kind]
         # Shapes repeat, so points of a type are spread sideways by their order.
         spread = np.linspace(0.88, 1.14, len(rows))
@@ -89,7 +125,7 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """
     height = 0.55 * len(parts) + 1.4
     figure, axes = new_figure(1, 2, figsize=(9.5, height), sharey=True)
-    colours = dict(zip(next(iter(parts.values())).index, TYPE_COLOURS, strict=False))
+    colours = type_colours(next(iter(parts.values())).index)
     for axis, column, scale, unit in zip(
         axes, ["tensors", "parameters"], [1, 1e6], ["tensors", "parameters (millions)"], strict=True
     ):
@@ -118,7 +154,8 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
     """
     kinds = types(table)
     inside = table.dropna(subset=["layer"])
-    figure, axes = new_figure(len(arms), 1, figsize=(8, 2 * len(arms)), sharex=True, squeeze=False)
+    height = max(2, 0.25 * len(kinds)) * len(arms)
+    figure, axes = new_figure(len(arms), 1, figsize=(8, height), sharex=True, squeeze=False)
     for axis, (arm, names) in zip(axes[:, 0], arms.items(), strict=True):
         rows = inside[inside["tensor"].isin(set(names))]
         heights = [kinds.index(kind) for kind in rows["type"]]
@@ -168,7 +205,7 @@ def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
     figure, axes = new_figure(1, len(formats), figsize=(2.2 * len(formats) + 1, 3.2), sharey=True)
     kind = table.set_index("tensor")["type"].reindex(kappas.index)
     for axis, form in zip(np.atleast_1d(axes), formats, strict=True):
-        for colour, name in zip(TYPE_COLOURS, types(table), strict=False):
+        for name, colour in type_colours(types(table)).items():
             rows = kappas[kind == name]
             ratio = rows[form] / rows[reference]
             axis.plot(rows[reference], ratio, "o", color=colour, markersize=3, label=name)

@@ -49,7 +49,10 @@ def _scan(command: argparse.ArgumentParser) -> None:
         help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
         " or smollm2-135m for the pinned default model",
     )
-    command.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the table goes")
+    outputs = "where the table and the page kappa.html go"
+    command.add_argument("-o", "--out", type=Path, metavar="DIR", help=outputs)
+    second = "a second checkpoint of the same shapes: what did training change?"
+    command.add_argument("--compare", metavar="OTHER", help=second)
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     methods = ("auto", "gram", "extremes", "svd")
     more = "see kappa_lib.spectra.solvers"
@@ -67,6 +70,9 @@ def _select(command: argparse.ArgumentParser) -> None:
     size.add_argument("--count", type=int, help="how many tensors")
     share = "which share of them; default: 100 of 224"
     size.add_argument("--share", type=float, default=100 / 224, help=share)
+    size.add_argument("--parameters", type=int, help="as many as stay within so many parameters")
+    gap = "as many as lie below the widest gap in sorted log κ"
+    size.add_argument("--gap", action="store_true", help=gap)
     command.add_argument("--seed", type=int, default=0, help="of random arms")
     command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
 

@@ -20,30 +20,37 @@ INTERRUPTED = 130
 
 
 def scan(options: argparse.Namespace) -> int:
-    """``kappa scan``: checkpoint → κ table and a summary by module type."""
+    """``kappa scan``: checkpoint → κ table, a page, and what a second checkpoint changed."""
     from kappa_lib.progress import Stages
+    from kappa_lib.spectra.compare import compare
     from kappa_lib.spectra.scan import scan as measure
     from kappa_lib.weights import models
 
-    source = options.source
-    if source == models.DEFAULT:
-        with distributed.main_process_first():
-            source = models.weights(source)
-    table = measure(
-        source,
-        options.out,
-        device=options.device,
-        method=options.method,
-        include=options.include,
-        exclude=options.exclude,
-        dtype=options.dtype,
-        progress=partial(Stages(), "scan"),
-    )
+    with distributed.main_process_first():
+        sources = [
+            models.weights(source) if source == models.DEFAULT else source
+            for source in (options.source, options.compare)
+        ]
+    same = {key: getattr(options, key) for key in ("device", "include", "exclude", "dtype")}
+    # First, for it refuses at once what can't be compared.
+    changes = None
+    if options.compare:
+        changes = compare(*sources, options.out, progress=partial(Stages(), "compare"), **same)
+    scanning = {"method": options.method, "progress": partial(Stages(), "scan"), **same}
+    table = measure(sources[0], options.out, **scanning)
     summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
     summary["count"] = summary["count"].astype(int)
     _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
     if options.out:
         _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+    if changes:
+        shown = changes.summary().query("by == 'type'").drop(columns="by")
+        _print(shown.to_string(index=False, float_format="{:.3g}".format))
+    if options.out and distributed.is_main_process():
+        from kappa_lib.figures import page
+
+        path, *pictures = page.write(table, options.out, changes)
+        print(f"{path}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
     return 0
 
 
@@ -52,13 +59,19 @@ def select(options: argparse.Namespace) -> int:
     from kappa_lib.spectra import exports, kappa_table, selection
 
     table = kappa_table.read(options.table)
-    count = options.count
+    count = selection.count_below_gap(table) if options.gap else options.count
     if count is None:
         count = selection.count_for(table, options.share)
+
+    def chosen_of(arm: str) -> selection.Selection:
+        if options.parameters is not None:
+            return selection.select_within(table, arm, options.parameters, options.seed)
+        return selection.select(table, arm, count, options.seed)
+
     files.require_folder(options.out)
     arms = options.arm or ["selected", "inverse"]
     # All of them before the first is written: an impossible one leaves nothing half done.
-    for chosen in [selection.select(table, arm, count, options.seed) for arm in arms]:
+    for chosen in [chosen_of(arm) for arm in arms]:
         written = ", ".join(path.name for path in exports.write(chosen, options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")

@@ -36,10 +36,11 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
         ``metrics.csv`` in the profile's folder.
     """
     for seed in experiment.profile.seeds:
-        for arm in arms.values():
-            train(experiment, arm, seed)
+        for arm in arms:
+            chosen = selection.of_run(experiment.profile, arm, seed)
+            train(experiment, chosen, seed)
             if experiment.profile.spectra:
-                record_spectral_change(experiment, arm, seed)
+                record_spectral_change(experiment, chosen, seed)
     table = tables.results(experiment.profile)
     if distributed.is_main_process():
         with replacing(experiment.profile.folder / "metrics.csv") as temporary:

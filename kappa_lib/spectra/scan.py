@@ -93,7 +93,7 @@ def scan(
         require_folder(Path(out))
     with distributed.main_process_first():
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    chosen = _chosen(checkpoint, include, exclude)
+    chosen = to_measure(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
     finished = FinishedRows(Path(out) if out is not None else None, distributed.rank())
     order = _by_cost(chosen)
@@ -196,7 +196,7 @@ class _Scanner:
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
         weight, rounded = matrix.weight, self._settings["as"]
         if rounded != "stored":
-            weight = weight.to(_torch_dtype(rounded))
+            weight = weight.to(torch_dtype(rounded))
         try:
             row = measure(
                 weight,
@@ -237,20 +237,31 @@ def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
     if method not in solvers.METHODS:
         raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
     if dtype is not None:
-        _torch_dtype(dtype)
+        torch_dtype(dtype)
     return {"method": method, "device": solvers.pick_device(device), "as": dtype or "stored"}
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """The floating-point torch dtype of that name.
+
+    Raises:
+        InputError: there is none.
+    """
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
     return dtype
 
 
-def _chosen(
-    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
+def to_measure(
+    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[TensorInfo]:
+    """The tensors that a scan with these patterns measures, see :func:`scan`.
+
+    Raises:
+        InputError: there is none.
+    """
+
     def wanted(info: TensorInfo) -> bool:
         if len(info.shape) < 2 or any(fnmatch.fnmatchcase(info.name, p) for p in exclude):
             return False

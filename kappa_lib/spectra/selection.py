@@ -4,6 +4,7 @@ Candidates are the matrices inside decoder layers. The paper trains 100 of 224; 
 takes the same share of whatever the model has.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -203,6 +204,10 @@ ARMS: dict[str, tuple[str, Rule]] = {
 }
 
 
+# Arms with a draw of their own for each seed of a run.
+DRAWN = frozenset(arm for arm in ARMS if arm.startswith("random"))
+
+
 def candidates(table: pd.DataFrame) -> pd.DataFrame:
     """Rows inside decoder layers, in the table's order: what a selection may choose from."""
     return table[table["layer"].notna()]
@@ -217,6 +222,34 @@ def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
     if not 0 < share <= 1:
         raise InputError(f"{share} is no share of the matrices", "give one in (0, 1]")
     return round(share * len(candidates(table)))
+
+
+def count_below_gap(table: pd.DataFrame) -> int:
+    """How many tensors lie below the widest gap in sorted log κ.
+
+    A threshold set by the model itself, which the paper leaves to future work. Where nothing
+    parts the candidates, the widest gap is one of many and says little; look at the table.
+
+    Raises:
+        InputError: fewer than two candidates.
+    """
+    logs = np.sort(np.log(candidates(table)["kappa"]))
+    if len(logs) < 2:
+        raise InputError(f"{len(logs)} tensors have no gap between them", "give a count")
+    return int(np.argmax(np.diff(logs))) + 1
+
+
+def select_within(table: pd.DataFrame, arm: str, budget: int, seed: int = 0) -> Selection:
+    """The selection of most tensors that has no more than ``budget`` parameters.
+
+    Raises:
+        InputError: see :func:`select`, or a budget that not even one tensor fits.
+    """
+    counts = range(1, len(candidates(table)) + 1)
+    fitting = bisect_right(counts, budget, key=lambda n: select(table, arm, n, seed).parameters)
+    if fitting == 0:
+        raise InputError(f"arm {arm!r}: no tensor has {budget:,} parameters or fewer", "give more")
+    return select(table, arm, fitting, seed)
 
 
 def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selection:
@@ -257,18 +290,68 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     )
 
 
+def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
+    """How many tensors of a selection by κ a ranking by the null of the shape would pick too.
+
+    Tensors of one shape are tied in that ranking; a tie is drawn at random, and this is the
+    expected number.
+
+    Args:
+        table: κ table.
+        chosen: the ``selected`` or the ``inverse`` arm.
+    """
+    pool = candidates(table).assign(chosen=lambda t: t["tensor"].isin(set(chosen.tensors)))
+    groups = pool.groupby("kappa_mp", sort=True)["chosen"].agg(["sum", "size"])
+    ordered = groups if chosen.arm == "selected" else groups[::-1]
+    before = ordered["size"].cumsum() - ordered["size"]
+    taken = (len(chosen.tensors) - before).clip(0, ordered["size"])
+    return float((ordered["sum"] * taken / ordered["size"]).sum())
+
+
+def path_of(profile: Profile, arm: str, seed: int | None = None) -> Path:
+    """File of the selection that a run of an arm trains.
+
+    Args:
+        profile: whose folder it is in.
+        arm: one of ``ARMS``; those of ``DRAWN`` have a file a seed.
+        seed: of the run; by default the profile's first.
+    """
+    name = f"{arm}-seed{profile.seeds[0] if seed is None else seed}" if arm in DRAWN else arm
+    return profile.folder / "selections" / f"{name}.json"
+
+
+def of_run(profile: Profile, arm: str, seed: int | None = None) -> Selection:
+    """The selection that a run of an arm trains, see :func:`path_of`.
+
+    Raises:
+        InputError: it has not been made yet.
+    """
+    path = path_of(profile, arm, seed)
+    if not path.is_file():
+        raise InputError(f"{path}: no selection yet", "run notebook 03 or `kappa train`")
+    return Selection.load(path)
+
+
 def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
-    """The pipeline's selections: arm → selection, written to ``selections/<arm>.json``."""
+    """The pipeline's selections, written to the files of :func:`path_of`.
+
+    An arm that is drawn is drawn anew for each seed of a run, so that its spread over the seeds
+    holds that of the draw. The run of seed 0 has the draw of the profile's ``seed``.
+
+    Returns:
+        Arm → selection; of a drawn arm that of the profile's first seed.
+    """
     count = count_for(table, profile.share)
-    paths = {arm: profile.folder / "selections" / f"{arm}.json" for arm in profile.arms}
+    runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
     inputs = {
-        **profile.values("share", "arms", "seed"),
+        **profile.values("share", "arms", "seed", "seeds"),
         "table": kappa_table.digest(table),
     }
-    stage = Stage("select", profile.folder, inputs, list(paths.values()))
+    stage = Stage("select", profile.folder, inputs, list(runs))
     with distributed.main_process_first():
         if not stage.done():
-            for arm, path in paths.items():
-                select(table, arm, count, profile.seed).save(path)
+            for path, (arm, seed) in runs.items():
+                drawn = profile.seed + (seed if arm in DRAWN else 0)
+                select(table, arm, count, drawn).save(path)
             stage.finish()
-    return {arm: Selection.load(path) for arm, path in paths.items()}
+    return {arm: of_run(profile, arm) for arm in profile.arms}

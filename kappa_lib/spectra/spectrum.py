@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.theory.checks import EPS, as_matrix, rank_tolerance
+from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, rank_tolerance
 
 # Median of κ/n of a square real Gaussian matrix as n → ∞: the root of
 # exp(-2/x - 2/x²) = 1/2, Edelman's limiting law (SIAM J. Matrix Anal. 9, 1988, Theorem 6.1).
@@ -62,45 +62,25 @@ def condition_number(
     return kappa_of_spectrum(singular_values(matrix, method), tuple(matrix.shape), rtol)
 
 
-def _checked(s: np.ndarray) -> np.ndarray:
-    """``s`` itself, if it is a spectrum: 1-D, finite, descending, not negative and not all zero."""
-    s = np.asarray(s, dtype=np.float64)
-    if s.ndim != 1 or s.size == 0 or not np.isfinite(s).all():
-        raise InputError(f"a spectrum of shape {s.shape}", "give finite values, 1-D, at least one")
-    # Values that should be equal may differ in their last bits, in either order.
-    if s.min() < 0 or s[0] == 0 or (np.diff(s) > len(s) * EPS * s[0]).any():
-        raise InputError(
-            f"values from {s[0]:.6g} to {s[-1]:.6g} are no spectrum",
-            "give singular values in descending order, none negative, the first above zero",
-        )
-    return s
-
-
-def _non_zero(s: np.ndarray) -> np.ndarray:
-    """The part of a spectrum above float64's own resolution."""
-    s = _checked(s)
-    return s[s > len(s) * EPS * s[0]]
-
-
 def log_volume(s: np.ndarray) -> float:
     """V = Σ log σᵢ over the non-zero singular values, in nats, eq. (8)."""
-    return float(np.log(_non_zero(s)).sum())
+    return float(np.log(nonzero_spectrum(as_spectrum(s, descending=True))).sum())
 
 
 def frobenius(s: np.ndarray) -> float:
     """‖W‖_F = √Σσᵢ²."""
-    return float(np.sqrt(np.square(_checked(s)).sum()))
+    return float(np.sqrt(np.square(as_spectrum(s, descending=True)).sum()))
 
 
 def effective_rank(s: np.ndarray) -> float:
     """exp of the Shannon entropy of σᵢ/Σσ, in [1, k] (Roy & Vetterli, EUSIPCO 2007)."""
-    p = _non_zero(s) / np.sum(s)
+    p = nonzero_spectrum(as_spectrum(s, descending=True)) / np.sum(s)
     return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def stable_rank(s: np.ndarray) -> float:
     """‖W‖_F²/σ₁², in [1, k] (Rudelson & Vershynin, J. ACM 54, 2007)."""
-    s = _checked(s)
+    s = as_spectrum(s, descending=True)
     return float(np.square(s / s[0]).sum())
 
 

@@ -14,8 +14,9 @@ from scipy.optimize import brentq, minimize
 from scipy.special import softmax
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import mutual_information, positive_number
-from kappa_lib.theory.theorem import checked_rank, stationary_spectrum
+from kappa_lib.theory.checks import checked_rank, positive_number
+from kappa_lib.theory.entropy import mutual_information
+from kappa_lib.theory.theorem import stationary_spectrum
 
 Spectrum = NDArray[np.float64]
 

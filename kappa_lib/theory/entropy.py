@@ -11,62 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kappa_lib.errors import InputError
+from kappa_lib.theory.checks import checked_matrix, nonzero_spectrum, positive_number
 
 LOG_2PI_E = math.log(2 * math.pi * math.e)
-
-
-def positive_number(value: float, name: str) -> float:
-    """Return ``value`` as a float.
-
-    Raises:
-        InputError: if it is not a finite number above zero.
-    """
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise InputError(f"{name} is {value!r}", f"give a finite {name} above zero")
-    return number
-
-
-def checked_matrix(weight: ArrayLike, name: str = "weight") -> NDArray[np.float64]:
-    """Return ``weight`` as a float64 matrix.
-
-    Raises:
-        InputError: if it is not 2-D, is empty, or holds NaN or infinity.
-    """
-    matrix = np.asarray(weight, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise InputError(
-            f"{name} has shape {matrix.shape}", "give a 2-D array with at least one row and column"
-        )
-    if not np.isfinite(matrix).all():
-        raise InputError(f"{name} holds NaN or infinite values", "remove or repair them first")
-    return matrix
-
-
-def nonzero_spectrum(s: ArrayLike, rtol: float | None = None) -> NDArray[np.float64]:
-    """The k singular values that count as non-zero, descending.
-
-    Args:
-        s: singular values, shape (r,), any order, >= 0.
-        rtol: values <= rtol * max(s) are zero; default r * eps of float64.
-
-    Raises:
-        InputError: not 1-D, empty, negative, NaN or infinite, or nothing but zeros.
-    """
-    values = np.asarray(s, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0:
-        raise InputError(f"the spectrum has shape {values.shape}", "give a non-empty 1-D array")
-    if not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(
-            "the spectrum holds NaN, infinite or negative values",
-            "give singular values: finite and not below zero",
-        )
-    if values.max() == 0:
-        raise InputError(
-            "every singular value is zero (zero norm)", "the zero matrix has no entropy or κ"
-        )
-    tolerance = values.size * np.finfo(np.float64).eps if rtol is None else rtol
-    return np.sort(values[values > tolerance * values.max()])[::-1]
 
 
 def gaussian_entropy(covariance: ArrayLike) -> float:

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import checked_matrix
+from kappa_lib.theory.checks import checked_matrix
 
 
 def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:

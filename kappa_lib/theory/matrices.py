@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import checked_matrix, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import checked_matrix, nonzero_spectrum, positive_number
 
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

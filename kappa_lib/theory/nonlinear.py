@@ -17,7 +17,8 @@ from scipy.special import log_ndtr, ndtr
 from scipy.stats import norm
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import LOG_2PI_E, checked_matrix, gaussian_entropy, positive_number
+from kappa_lib.theory.checks import checked_matrix, positive_number
+from kappa_lib.theory.entropy import LOG_2PI_E, gaussian_entropy
 
 Array = NDArray[np.float64]
 LEAK = 0.1

@@ -9,18 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import LOG_2PI_E, nonzero_spectrum, positive_number
-
-
-def checked_rank(k: int) -> int:
-    """Return k.
-
-    Raises:
-        InputError: unless k is a whole number >= 1.
-    """
-    if int(k) != k or k < 1:
-        raise InputError(f"rank k is {k!r}", "give a whole number of at least 1")
-    return int(k)
+from kappa_lib.theory.checks import checked_rank, nonzero_spectrum, positive_number
+from kappa_lib.theory.entropy import LOG_2PI_E
 
 
 def with_energy(s: ArrayLike, energy: float) -> NDArray[np.float64]:

@@ -1,24 +1,29 @@
 """Intervals of error rates and of forgetting, read from a run's files."""
 
 import json
-from types import SimpleNamespace
 
 import jiwer
 import numpy as np
 import pytest
 
+from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import tables
 from kappa_lib.speech.transcripts import normalise, word_error_rate, word_errors
 
 
-def profile(folder, seeds=(0,)):
-    return SimpleNamespace(folder=folder, arms=["selected"], seeds=list(seeds), seed=0)
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
 
 
-def write_run(folder, rows=(), metrics=(), arm="selected", seed=0):
-    run = folder / "runs" / f"{arm}-seed{seed}"
-    (run / "transcripts").mkdir(parents=True)
+def profile(*seeds):
+    return profiles.load("smoke", arms=["selected"], seeds=list(seeds or (0,)))
+
+
+def write_run(rows=(), metrics=(), arm="selected", seed=0):
+    run = profile().folder / "runs" / f"{arm}-seed{seed}"
+    (run / "transcripts").mkdir(parents=True, exist_ok=True)
     (run / "transcripts" / "step000004.json").write_text(json.dumps(list(rows)))
     lines = "".join(json.dumps(line) + "\n" for line in metrics)
     (run / "metrics.jsonl").write_text(lines)
@@ -54,26 +59,26 @@ def test_sums_of_errors_are_jiwer_s_rate_over_the_set():
     assert wrong / spoken == pytest.approx(word_error_rate(references, hypotheses, "de"))
 
 
-def test_the_interval_of_two_utterances_is_that_of_their_four_draws(tmp_path):
+def test_the_interval_of_two_utterances_is_that_of_their_four_draws():
     # One utterance of 1 word with 1 error, one of 3 words with none. Drawn with replacement the
     # rate is 1 (both the first), 1/4 (one each, twice as likely) or 0 (both the second).
-    write_run(tmp_path, [row("eins", "zwei"), row("eins zwei drei", "eins zwei drei")])
-    found = tables.wer_intervals(profile(tmp_path), "selected", 0)
+    write_run([row("eins", "zwei"), row("eins zwei drei", "eins zwei drei")])
+    found = tables.wer_intervals(profile(), "selected", 0)
     assert found == {"de": (0.25, 0.0, 1.0)}
 
 
-def test_every_corpus_has_its_interval_and_its_normaliser(tmp_path):
+def test_every_corpus_has_its_interval_and_its_normaliser():
     rows = [row("three colours", "3 colors", "en"), row("drei", "vier", "de")]
-    write_run(tmp_path, rows)
-    found = tables.wer_intervals(profile(tmp_path), "selected", 0)
+    write_run(rows)
+    found = tables.wer_intervals(profile(), "selected", 0)
     assert found == {"en": (0, 0, 0), "de": (1, 1, 1)}
 
 
-def test_the_same_profile_draws_the_same_interval(tmp_path):
+def test_the_same_profile_draws_the_same_interval():
     rng = np.random.default_rng(1)
     rows = [row("a b c d", " ".join(rng.choice(list("abcd"), 4))) for _ in range(40)]
-    write_run(tmp_path, rows)
-    first, second = (tables.wer_intervals(profile(tmp_path), "selected", 0) for _ in range(2))
+    write_run(rows)
+    first, second = (tables.wer_intervals(profile(), "selected", 0) for _ in range(2))
     assert first == second
     rate, low, high = first["de"]
     assert rate == word_error_rate(
@@ -82,10 +87,10 @@ def test_the_same_profile_draws_the_same_interval(tmp_path):
     assert low < rate < high
 
 
-def test_seeds_are_drawn_too_when_none_is_named(tmp_path):
+def test_seeds_are_drawn_too_when_none_is_named():
     for seed, answer in ((0, "eins zwei"), (1, "drei vier")):
-        write_run(tmp_path, [row("eins zwei", answer)] * 5, seed=seed)
-    both = profile(tmp_path, seeds=(0, 1, 2))  # the third has not been run
+        write_run([row("eins zwei", answer)] * 5, seed=seed)
+    both = profile(0, 1, 2)  # the third has not been run
     assert tables.wer_intervals(both, "selected") == {"de": (0.5, 0.0, 1.0)}
     with pytest.raises(InputError, match="inverse: no finished run"):
         tables.wer_intervals(both, "inverse")
@@ -93,10 +98,10 @@ def test_seeds_are_drawn_too_when_none_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more(tmp_path):
+def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more():
     """Words fail in runs: each utterance has its own chance of failing, as in real transcripts."""
     rng, trials, covered = np.random.default_rng(2), 150, 0
-    for trial in range(trials):
+    for _ in range(trials):
         rows = []
         for _ in range(48):
             words = int(rng.integers(2, 8))
@@ -104,8 +109,8 @@ def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more(tmp_path):
             spoken = [f"w{i}" for i in range(words)]
             heard = ["x" if bad else word for bad, word in zip(failed, spoken, strict=True)]
             rows.append(row(" ".join(spoken), " ".join(heard)))
-        write_run(tmp_path / str(trial), rows)
-        _, low, high = tables.wer_intervals(profile(tmp_path / str(trial)), "selected", 0)["de"]
+        write_run(rows)
+        _, low, high = tables.wer_intervals(profile(), "selected", 0)["de"]
         covered += low <= 1 / 3 <= high
     # Three standard deviations of 95 % over 150 trials are 5.3 points; a percentile bootstrap of
     # 48 utterances is known to fall a little short.
@@ -117,9 +122,9 @@ def texts(loss, kl):
     return {"text": {"english": kind, "german": kind}}
 
 
-def test_what_was_forgotten_of_each_text(tmp_path):
-    write_run(tmp_path, metrics=[texts([2.0, 4.0], [0, 0]), texts([2.5, 5.5], [0.1, 0.3])])
-    found = tables.text_intervals(profile(tmp_path), "selected", 0)
+def test_what_was_forgotten_of_each_text():
+    write_run(metrics=[texts([2.0, 4.0], [0, 0]), texts([2.5, 5.5], [0.1, 0.3])])
+    found = tables.text_intervals(profile(), "selected", 0)
     assert list(found.index) == ["english", "german"]
     english = found.loc["english"]
     assert english["rise"] == pytest.approx(1.0)
@@ -128,12 +133,12 @@ def test_what_was_forgotten_of_each_text(tmp_path):
     assert (english["kl_low"], english["kl_high"]) == pytest.approx((0.1, 0.3))
 
 
-def test_runs_from_before_there_were_kinds_of_text_say_so(tmp_path):
-    write_run(tmp_path, metrics=[{"text_loss": 2.8}])
+def test_runs_from_before_there_were_kinds_of_text_say_so():
+    write_run(metrics=[{"text_loss": 2.8}])
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(tmp_path), "selected", 0)
+        tables.text_intervals(profile(), "selected", 0)
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(tmp_path), "inverse", 0)
+        tables.text_intervals(profile(), "inverse", 0)
 
 
 def test_a_normaliser_that_empties_a_hypothesis_leaves_deletions():

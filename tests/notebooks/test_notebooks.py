@@ -169,6 +169,14 @@ def test_its_parameters_are_profile_keys_with_the_values_of_smoke(name):
         assert value == smoke[key], key
 
 
+@every_notebook
+def test_every_parameter_reaches_the_profile(name):
+    cells = [cell for cell in code(name) if "parameters" not in tags(cell)]
+    used = {n.id for cell in cells for n in ast.walk(parse(cell)) if isinstance(n, ast.Name)}
+    taken = {"globals"} & used or parameters(name).keys() <= used
+    assert taken, sorted(parameters(name).keys() - used)
+
+
 def test_every_profile_key_is_in_a_parameters_cell():
     declared = {key for name in NOTEBOOKS for key in parameters(name)}
     assert {field.name for field in fields(profiles.Profile)} - declared == set()

@@ -53,6 +53,16 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
             assert f"{arm}.{end}" in shown
 
 
+@pytest.mark.parametrize(("size", "taken"), [(["--gap"], None), (["--parameters", "1000000"], 12)])
+def test_a_selection_s_size_may_follow_from_the_table(size, taken, checkpoint, tmp_path):
+    cli.main(["scan", str(checkpoint[0]), "-o", str(tmp_path), "--device", "cpu"])
+    assert cli.main(["select", str(tmp_path), *size, "-o", str(tmp_path)]) == 0
+    if taken is None:
+        logs = np.log(kappa_table.read(tmp_path)["kappa"].sort_values().to_numpy())
+        taken = int(np.diff(logs).argmax()) + 1
+    assert len(json.loads((tmp_path / "selected.json").read_text())["tensors"]) == taken
+
+
 def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):
     path, _ = checkpoint
     patterns = ["--include", "*proj*", "--exclude", "*.mlp.*", "--exclude", "model.layers.3.*"]

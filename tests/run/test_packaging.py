@@ -69,6 +69,8 @@ LIGHT = (
     "run.cli",
     "run.doctor",
     "spectra.scan",
+    "spectra.compare",
+    "figures.page",
     "spectra.exports",
     "spectra.kappa_table",
     "spectra.selection",

@@ -30,7 +30,7 @@ packages = ["kappa_lib"]
 def project(tmp_path):
     """A folder with the real script and as little as it needs around it."""
     root = tmp_path / "a clone"
-    for folder in ("kappa_lib/run", "benchmarks", "kappa_lib/data/profiles"):
+    for folder in ("kappa_lib/run", "benchmarks", "tools", "kappa_lib/data/profiles"):
         (root / folder).mkdir(parents=True)
     shutil.copy(paths.ROOT / "reproduce.sh", root)
     for name in ("laptop", "smoke"):
@@ -41,6 +41,7 @@ def project(tmp_path):
     (root / "kappa_lib" / "__init__.py").touch()
     (root / "kappa_lib" / "run" / "runner.py").write_text(RUNNER)
     (root / "benchmarks" / "bench.py").write_text(RUNNER)
+    (root / "tools" / "site.py").write_text(RUNNER)
     return root
 
 
@@ -81,6 +82,10 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
 
     assert call(project, "bench", "--divide", "8").stdout.startswith("RUN --divide 8")
 
+    # Without a profile the site shows the committed notebooks.
+    assert call(project, "site").stdout.split()[1].isdecimal()
+    assert call(project, "--profile", "smoke", "site").stdout.startswith("RUN --profile smoke")
+
     (project / "requirements.lock").write_text(good + "# another comment\n")
     assert "== installing" in call(project).stdout
 
@@ -88,7 +93,7 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
 def test_help_is_the_header_and_needs_nothing(project):
     shown = call(project, "--help")
     assert shown.returncode == 0
-    for word in ("What it needs:", "What it does:", "How long:", "lab", "test"):
+    for word in ("What it needs:", "What it does:", "How long:", "lab", "test", "site"):
         assert word in shown.stdout
     assert not (project / ".venv").exists()
 

@@ -1,8 +1,12 @@
 """Arms on a table whose right answers are known."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
+from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import selection
 from kappa_lib.spectra.selection import Selection, select
@@ -129,3 +133,42 @@ def test_file_that_is_no_selection_is_refused(tmp_path):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(InputError, match="not a selection"):
         Selection.load(tmp_path / "x.json")
+
+
+def test_the_gap_parts_the_smallest_kappas_from_the_rest():
+    kappa = np.geomspace(2, 4, len(TABLE))
+    kappa[7:] *= 5
+    assert selection.count_below_gap(TABLE.assign(kappa=kappa)) == 7
+    with pytest.raises(InputError, match="no gap"):
+        selection.count_below_gap(TABLE.head(1))
+
+
+@pytest.mark.parametrize("arm", ["selected", "inverse", "random", "lowest_in_type"])
+def test_a_budget_takes_what_fits_and_no_more_would(arm):
+    chosen = selection.select_within(TABLE, arm, 700, seed=1)
+    assert chosen.parameters <= 700
+    assert select(TABLE, arm, len(chosen.tensors) + 1, seed=1).parameters > 700
+    with pytest.raises(InputError, match="no tensor has 3 parameters"):
+        selection.select_within(TABLE, arm, 3)
+
+
+def test_runs_of_a_drawn_arm_have_draws_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    arms = ["selected", "random", "random_matched_size"]
+    profile = replace(profiles.load("smoke"), arms=arms, seeds=[0, 1, 2])
+    returned = selection.select_stage(profile, TABLE)
+    written = {path.name for path in (profile.folder / "selections").iterdir()}
+    drawn = {f"{arm}-seed{seed}.json" for arm in arms[1:] for seed in profile.seeds}
+    assert written == {"selected.json"} | drawn
+    count = selection.count_for(TABLE, profile.share)
+    for arm in arms:
+        runs = [selection.of_run(profile, arm, seed) for seed in profile.seeds]
+        assert runs[0] == returned[arm] == select(TABLE, arm, count, profile.seed)
+        different = len({tuple(run.tensors) for run in runs})
+        assert different == (1 if arm == "selected" else 3)
+
+
+def test_a_selection_that_was_not_made_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    with pytest.raises(InputError, match=r"random-seed4\.json: no selection yet"):
+        selection.of_run(profiles.load("smoke"), "random", 4)

@@ -8,6 +8,7 @@ from scipy.linalg import svdvals
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import spectrum
+from kappa_lib.theory.checks import EPS
 from kappa_lib.theory.matrices import log_spaced_spectrum, matrix_with_spectrum
 from kappa_lib.theory.theorem import am_gm_gap
 
@@ -35,7 +36,7 @@ def matrix(shape, exponent, seed):
 def test_kappa_agrees_with_scipy_and_with_the_matrix_that_was_built(shape, exponent, seed):
     built, weight = matrix(shape, exponent, seed)
     # A rounding error of ε‖W‖ in the smallest σ is an error of κ·ε in κ.
-    tolerance = 1e-6 + 1e3 * 10**exponent * spectrum.EPS
+    tolerance = 1e-6 + 1e3 * 10**exponent * EPS
     kappa = spectrum.condition_number(weight)
     reference = svdvals(weight)
     assert kappa == pytest.approx(reference[0] / reference[-1], rel=tolerance)

@@ -1,0 +1,178 @@
+"""Two checkpoints of the same shapes → what training changed, a few tensors in memory at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from kappa_lib import distributed
+from kappa_lib.errors import InputError, KappaError
+from kappa_lib.files import replacing, require_folder
+from kappa_lib.spectra import solvers
+from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, type_of, types
+from kappa_lib.spectra.scan import Report, ScanError, to_measure, torch_dtype
+from kappa_lib.spectra.spectrum import spectral_change
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
+from kappa_lib.weights.opening import open_checkpoint
+
+# What a summary says of each column: its name there, the column, how its group is put together.
+_SUMMARY = {
+    "tensors": ("tensor", "size"),
+    "changed": ("relative_change", lambda values: int((values > 0).sum())),
+    "relative_change": ("relative_change", "mean"),
+    "dlogkappa": ("dlogkappa", "mean"),
+    "dlogkappa_least": ("dlogkappa", "min"),
+    "dlogkappa_most": ("dlogkappa", "max"),
+    "effective_rank_before": ("effective_rank_before", "mean"),
+    "effective_rank_after": ("effective_rank_after", "mean"),
+    "angle_top": ("angle_top", "mean"),
+    "angle_bottom": ("angle_bottom", "mean"),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What lies between two checkpoints.
+
+    Attributes:
+        table: a row a matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``, ``cols``
+            and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
+        before: what the first calls itself.
+        after: what the second calls itself.
+        only_before: stored tensors that the second lacks.
+        only_after: stored tensors that the first lacks.
+    """
+
+    table: pd.DataFrame
+    before: str
+    after: str
+    only_before: list[str]
+    only_after: list[str]
+
+    def summary(self) -> pd.DataFrame:
+        """By module type, then by layer: a row a group, means unless the column says otherwise.
+
+        ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
+        and the right one, in radians.
+        """
+        sides = ("left", "right")
+        angles = {
+            f"angle_{end}": self.table[[f"angle_{end}_{side}" for side in sides]].max(axis=1)
+            for end in ("top", "bottom")
+        }
+        rows = self.table.assign(**angles)
+        inside = types(rows)
+        order = inside + [kind for kind in rows["type"].unique() if kind not in inside]
+        by_type = rows.groupby("type").agg(**_SUMMARY).loc[order]
+        by_layer = rows.groupby("layer").agg(**_SUMMARY)
+        parts = {"type": by_type, "layer": by_layer}
+        return pd.concat(parts, names=["by", "group"]).reset_index()
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``compare.csv``, a row a matrix, and ``compare_summary.csv``, atomically."""
+        paths = [folder / "compare.csv", folder / "compare_summary.csv"]
+        for path, frame in zip(paths, (self.table, self.summary()), strict=True):
+            with replacing(path) as temporary:
+                frame.to_csv(temporary, index=False)
+        return paths
+
+
+def compare(
+    before: nn.Module | str | Path | Checkpoint,
+    after: nn.Module | str | Path | Checkpoint,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    dtype: str | None = None,
+    progress: Report | None = None,
+) -> Comparison:
+    """Compare every matrix of two checkpoints, for instance before and after fine-tuning.
+
+    Several processes share the matrices; the leading one writes what :meth:`Comparison.write` does
+    into ``out``. Arguments and progress as for :func:`kappa_lib.spectra.scan.scan`, whose choice
+    of matrices this follows.
+
+    Raises:
+        InputError: an unusable argument, no matrix in common, or one of different shapes; before
+            any tensor is read.
+        CheckpointError: one of the two is broken.
+        ScanError: some pairs could not be compared, after the others were written.
+    """
+    distributed.initialise()
+    if out is not None:
+        require_folder(Path(out))
+    device = solvers.pick_device(device)
+    rounded = None if dtype is None else torch_dtype(dtype)
+    with distributed.main_process_first():
+        pair = [s if isinstance(s, Checkpoint) else open_checkpoint(s) for s in (before, after)]
+    for checkpoint in pair:
+        if checkpoint.problems:
+            raise checkpoint.problems[0]
+    old, new = ({i.name: i for i in to_measure(one, include, exclude)} for one in pair)
+    common = [name for name in old if name in new]
+    _same_shapes(pair, [(old[name], new[name]) for name in common])
+
+    total = sum(len(matrix_names(old[common[i]])) for i in distributed.shard(len(common)))
+    done, rows, failures = 0, {}, {}
+    for number in distributed.shard(len(common)):
+        infos = old[common[number]], new[common[number]]
+        if progress:
+            progress(done, total, infos[0].name)
+        try:
+            rows[number] = list(_changes(pair, infos, device, rounded))
+        except KappaError as problem:
+            failures[number] = (infos[0].name, f"{infos[0].name}: {problem.what}")
+        done += len(matrix_names(infos[0]))
+    if progress:
+        progress(total, total, "")
+    found = Comparison(
+        pd.DataFrame([row for part in distributed.all_gather(rows) for row in part]),
+        *(checkpoint.model_id for checkpoint in pair),
+        only_before=[name for name in old if name not in new],
+        only_after=[name for name in new if name not in old],
+    )
+    if len(found.table):
+        found.table["layer"] = found.table["layer"].astype("Int64")
+        if out is not None and distributed.is_main_process():
+            found.write(Path(out))
+    distributed.barrier()
+    if failed := dict(distributed.all_gather(failures)):
+        raise ScanError(found.table, failed)
+    return found
+
+
+def _same_shapes(pair: list[Checkpoint], infos: list[tuple[TensorInfo, TensorInfo]]) -> None:
+    models = f"{pair[0].model_id} and {pair[1].model_id}"
+    if not infos:
+        raise InputError(f"{models} have no matrix in common", "compare a model with its own kind")
+    different = [(a, b) for a, b in infos if a.shape != b.shape]
+    if different:
+        first, second = different[0]
+        shapes = " and ".join("×".join(map(str, info.shape)) for info in (first, second))
+        raise InputError(
+            f"{models} differ in the shapes of {len(different)} of {len(infos)} tensors:"
+            f" {first.name} is {shapes}",
+            "compare checkpoints of one architecture and size, or --exclude what differs",
+        )
+
+
+def _changes(
+    pair: list[Checkpoint],
+    infos: tuple[TensorInfo, TensorInfo],
+    device: str,
+    rounded: torch.dtype | None,
+) -> Iterator[dict[str, Any]]:
+    """The rows of one stored tensor: one a matrix."""
+    stored = (one.read(info) for one, info in zip(pair, infos, strict=True))
+    found = (matrices(info, tensor) for info, tensor in zip(infos, stored, strict=True))
+    for (name, before), (_, after) in zip(*found, strict=True):
+        weights = [weight.to(device=device, dtype=rounded) for weight in (before, after)]
+        facts = {"tensor": name, "type": type_of(name), "layer": layer_of(name)}
+        size = dict(zip(("rows", "cols"), before.shape, strict=True))
+        yield facts | size | spectral_change(*weights)
