@@ -37,10 +37,13 @@ def within_types(
             rho, low, high = found[outcome, kind]
             axis.set_title(f"{kind}\nρ {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=9)
             axis.set_xscale("log")
+            axis.minorticks_off()
+            # Most ranges hold no whole decade, where a logarithmic axis would show no number.
+            ends = [rows["kappa"].min(), rows["kappa"].max()]
+            axis.set_xticks(ends, [f"{end:,.3g}" if end < 1e3 else f"{end:.0e}" for end in ends])
             if outcome.startswith("kl_"):
                 axis.set_yscale("log")
             axis.tick_params(labelsize=7, which="both")
-            axis.grid(which="minor", visible=False)
         row[0].set_ylabel(label, fontsize=9)
     figure.supxlabel("κ", fontsize=10)
     figure.colorbar(points, ax=axes, label="layer", shrink=0.6)
@@ -113,7 +116,7 @@ def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     right.set_yticks(range(len(scopes)), scopes)
     right.invert_yaxis()
     right.set_xlabel("change of the loss, nats a token")
-    right.legend(fontsize=8, loc="lower right")
+    right.legend(fontsize=8, loc=(0.62, 0.4))
     return figure
 
 
