@@ -130,8 +130,8 @@ def test_an_evaluation_keeps_every_kind_of_text_and_every_corpus():
     torch.manual_seed(0)
     model = SpeechLLM(llm, tokenizer, Adaptor(8, 64, scale=0.1))
     tests = [
-        TestSet(corpus, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
-        for corpus in ("de", "en")
+        TestSet(c, c, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
+        for c in ("de", "en")
     ]
     forgetting = Forgetting(llm, tokenizer, tokens=300)
     metrics, rows = evaluate(model, tests, forgetting, max_new_tokens=2)
