@@ -5,7 +5,7 @@ hidden states that were kept: the same numbers as a whole pass, in half the time
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from kappa_lib.encoding.covariance import Layered
 from kappa_lib.errors import InputError
+from kappa_lib.spectra.kappa_table import type_of
 from kappa_lib.theory.checks import as_matrix
 
 # By how much a surgery spreads the new κ, as a power of how far the old ones spread. Small, so
@@ -208,6 +209,36 @@ class Reference:
             ]
         )
         return loss, divergence
+
+
+def losses_by_type(
+    llm: nn.Module,
+    kinds: Sequence[str],
+    changes: Mapping[str, Change],
+    loss: Callable[[], float],
+    generator: torch.Generator,
+) -> dict[str, list[float]]:
+    """The loss with every matrix of a module type changed, a type at a time.
+
+    Args:
+        llm: the model; restored after each change.
+        kinds: module types.
+        changes: name → change, without surgery.
+        loss: measures the model as it is, nats a token.
+        generator: of what the changes draw, on the CPU.
+
+    Returns:
+        Name of the change → loss of each type, in the order of ``kinds``.
+    """
+    found: dict[str, list[float]] = {name: [] for name in changes}
+    for kind in kinds:
+        matrices = [p for n, p in llm.named_parameters() if p.ndim == 2 and type_of(n) == kind]
+        factors = [Factors.of(matrix.detach()) for matrix in matrices]
+        for name, change in changes.items():
+            new = [change(of, generator, 1.0) for of in factors]
+            with replaced(dict(zip(matrices, new, strict=True))):
+                found[name].append(loss())
+    return found
 
 
 def relative_size(before: Tensor, after: Tensor) -> float:

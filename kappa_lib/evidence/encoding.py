@@ -167,7 +167,7 @@ def associations(
     table: pd.DataFrame,
     predictors: Sequence[str] = PREDICTORS,
     outcomes: Sequence[str] = tuple(OUTCOMES),
-    resamples: int = 400,
+    resamples: int = 1000,
 ) -> pd.DataFrame:
     """Every predictor against every outcome: within types, pooled, and with the layer taken out.
 

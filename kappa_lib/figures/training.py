@@ -147,13 +147,16 @@ def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
 
 
 def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
-    """Loss (above) and KL from the base model (below) over training, a column a kind of text.
+    """Rise of the loss and KL from the base model over training, a column a kind of text.
 
     Args:
         table: of :func:`kappa_lib.evidence.tables.results`, with ``text_<kind>`` and ``kl_<kind>``.
         note: said under the figure.
     """
     kinds = [kind for kind in TEXTS if f"text_{kind}" in table]
+    losses = [f"text_{kind}" for kind in kinds]
+    start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
+    table = table.assign(**(table[losses] - start))
     figure, axes = new_figure(
         2, len(kinds), figsize=(3.4 * len(kinds), 5), sharex=True, sharey="row", squeeze=False
     )
@@ -162,7 +165,7 @@ def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
         _curve(below, table, f"kl_{kind}", percent=False)
         above.set_title(TEXTS[kind])
         below.set_xlabel("training utterances")
-    axes[0][0].set_ylabel("loss (nats a token)")
+    axes[0][0].set_ylabel("rise of the loss (nats a token)")
     axes[1][0].set_ylabel("KL from base (nats a token)")
     _legend(figure, axes[0][-1])
     figure.suptitle(f"What was forgotten of each text ({_spread_note(table)})")

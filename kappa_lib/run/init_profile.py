@@ -53,7 +53,6 @@ parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps
 max_new_tokens: {max_new_tokens} # no transcript that the model writes is longer
 text_tokens: {text_tokens} # of each of three general texts, on which forgetting is measured
-spectra: {spectra} # whether runs also record what they did to κ of the tensors they trained
 """
 
 
@@ -93,7 +92,6 @@ def text(
     values = base.values() | {
         "profile": target.stem,
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
-        "spectra": "true" if base.spectra else "false",
         "warm_batch": min(base.warm_batch, train),
         "batch": min(base.batch, train),
         "max_new_tokens": int(min(max(base.max_new_tokens, longest), 200)),

@@ -185,3 +185,23 @@ def test_without_a_change_nothing_is_lost(llm, windows):
 
 def test_relative_size():
     assert damage.relative_size(torch.ones(2, 2), 1.5 * torch.ones(2, 2)) == pytest.approx(0.5)
+
+
+def test_losses_by_type_are_those_of_a_model_changed_by_hand(llm, windows):
+    def loss(model):
+        with torch.no_grad():
+            logits = model(windows[:, :-1]).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+    before = loss(llm).item()
+    changes = {"flattened": damage.flattened, "permuted": damage.permuted}
+    kinds = ["v_proj", "up_proj"]
+    found = damage.losses_by_type(llm, kinds, changes, lambda: loss(llm).item(), generator())
+    assert loss(llm).item() == before
+    other = llama()
+    for name, parameter in other.named_parameters():
+        if "up_proj" in name:
+            left, s, right = torch.linalg.svd(parameter.data, full_matrices=False)
+            parameter.data = s.square().mean().sqrt() * left @ right
+    assert found["flattened"][1] == pytest.approx(loss(other).item(), abs=1e-4)
+    assert len(found["permuted"]) == 2

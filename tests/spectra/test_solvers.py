@@ -162,3 +162,28 @@ def test_cuda_equals_cpu(method):
     weight = np.random.default_rng(0).standard_normal((128, 128))
     gpu, cpu = decompose(weight, method, device="cuda"), decompose(weight, "svd")
     assert abs(gpu.kappa / cpu.kappa - 1) <= gpu.kappa_error + cpu.kappa_error
+
+
+def test_work_side_by_side_comes_back_in_order_and_threads_as_they_were():
+    before = torch.get_num_threads()
+    seen = list(solvers.side_by_side(lambda n: (n, torch.get_num_threads()), iter(range(20))))
+    assert seen == [(n, 1) for n in range(20)]
+    assert torch.get_num_threads() == before
+
+
+def test_threads_are_given_back_when_the_work_fails():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        list(solvers.side_by_side(lambda n: 1 / n, [1, 0, 2]))
+    assert torch.get_num_threads() == before
+
+
+def test_side_by_side_gives_the_same_bits_on_any_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(200, 150, generator=generator) for _ in range(6)]
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append([s.values.tolist() for s in solvers.side_by_side(decompose, weights)])
+    torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
