@@ -53,7 +53,6 @@ parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps
 max_new_tokens: {max_new_tokens} # no transcript that the model writes is longer
 text_tokens: {text_tokens} # of each of three general texts, on which forgetting is measured
-# As in the profile `{start}`; kappa_lib/profiles.py says what they are.
 """
 
 
@@ -101,14 +100,15 @@ def text(
         "corpus": f"my_{corpus}" if corpus in CORPORA else corpus,
         **{"folder": own.folder, "language": language, "text": column},
         **{"rows": len(rows), "sentences": sentences, "train": train, "test": test},
-        **{"path": target, "start": start},
+        "path": target,
         "name": _quoted(target.stem),
     }
     quoted = {key: _quoted(about[key]) for key in ("folder", "text", "language")}
     quoted |= {key: _quoted(values[key]) for key in ("model", "encoder")}
     made = _TEMPLATE.format(**{**values, **about, **quoted, "arms": ", ".join(base.arms)})
-    rest = values.keys() - yaml.safe_load(made).keys()
-    made += yaml.safe_dump({key: values[key] for key in sorted(rest)})
+    if rest := values.keys() - yaml.safe_load(made).keys():
+        made += f"# As in the profile `{start}`; kappa_lib/profiles.py says what they are.\n"
+        made += yaml.safe_dump({key: values[key] for key in sorted(rest)})
     Profile(**yaml.safe_load(made))  # refuses what a run would refuse
     return made
 
