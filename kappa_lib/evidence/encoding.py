@@ -185,7 +185,7 @@ def associations(
             beside = float("nan")
             if predictor != "layer":
                 beside = within_types(
-                    table, predictor, outcome, control=clean["layer"], resamples=1
+                    table, predictor, outcome, control=clean["layer"], resamples=1, permutations=1
                 ).estimate
             rows.append(
                 {

@@ -240,6 +240,7 @@ def spearman_interval(
     control: Sequence[float] | None = None,
     level: float = LEVEL,
     resamples: int = 2000,
+    permutations: int = 20_000,
     seed: int = 0,
 ) -> Interval:
     """Spearman's ρ with a bootstrap interval over clusters and a permutation p.
@@ -252,7 +253,8 @@ def spearman_interval(
             them do not count; all together if None.
         control: a quantity whose ranks are partialled out of both, as the layer.
         level: coverage of the percentile interval.
-        resamples: bootstrap draws, and permutations.
+        resamples: bootstrap draws.
+        permutations: p is at least 1/(permutations + 1), which Holm's correction multiplies.
         seed: of both.
 
     Returns:
@@ -268,52 +270,65 @@ def spearman_interval(
     other = None if control is None else np.asarray(control, float)
     if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
         raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
-    estimate = _rank_correlation(x, y, groups, other)
+    estimate = float(_correlations(*_ranks(groups, x, y, other)))
     if np.isnan(estimate):
         raise InputError("values to correlate have no spread", "leave them out")
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
-    drawn, shuffled = np.empty(resamples), np.empty(resamples)
+    drawn = np.empty(resamples)
     for i in range(resamples):
         picked = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
         part = None if other is None else other[picked]
-        drawn[i] = _rank_correlation(x[picked], y[picked], groups[picked], part)
-        shuffled[i] = _rank_correlation(x, y[_shuffle(clusters, groups, rng)], groups, other)
+        drawn[i] = _correlations(*_ranks(groups[picked], x[picked], y[picked], part))
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    # Within a stratum a permutation of values is one of their ranks, which are taken once.
+    first, second, third = _ranks(groups, x, y, other)
+    shuffled = _correlations(first, second[_shuffles(clusters, groups, permutations, rng)], third)
     extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
-    p = (extreme + 1) / (resamples + 1)
+    p = (extreme + 1) / (permutations + 1)
     return Interval(estimate, float(low), float(high), level, len(members), p)
 
 
-def _rank_correlation(
-    x: np.ndarray, y: np.ndarray, groups: np.ndarray, control: np.ndarray | None
-) -> float:
-    """Pearson's correlation of ranks within groups, centred and each group on the same scale."""
-    columns = [x, y] if control is None else [x, y, control]
-    ranks = np.zeros((len(columns), len(x)))
+def _ranks(
+    groups: np.ndarray, x: np.ndarray, y: np.ndarray, control: np.ndarray | None
+) -> list[np.ndarray]:
+    """Ranks of each within groups, centred and each group on the same scale; zeros without one."""
+    columns = [x, y, np.zeros(len(x)) if control is None else control]
+    ranks = [np.zeros(len(x)) for _ in columns]
     for group in np.unique(groups):
         inside = groups == group
         for row, values in zip(ranks, columns, strict=True):
             ranked = stats.rankdata(values[inside])
             row[inside] = (ranked - ranked.mean()) / len(ranked)
-    if control is not None and ranks[2].any():
-        ranks[:2] -= np.outer(ranks[:2] @ ranks[2] / (ranks[2] @ ranks[2]), ranks[2])
-    first, second = ranks[:2]
-    size = np.sqrt((first @ first) * (second @ second))
-    return float(first @ second / size) if size > 1e-12 else float("nan")
+    return ranks
 
 
-def _shuffle(clusters: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions of y under one permutation."""
+def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of x (n,) with each row of y (..., n), without the control's part."""
+    if control.any():
+        along = control / np.sqrt(control @ control)
+        x, y = x - (x @ along) * along, y - (y @ along)[..., None] * along
+    size = np.sqrt((x @ x) * (y * y).sum(-1))
+    return np.where(size > 1e-12, y @ x / np.where(size > 1e-12, size, 1.0), np.nan)
+
+
+def _shuffles(
+    clusters: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Positions of y under ``count`` permutations, (count, n)."""
     order = np.lexsort((clusters, groups))
     kinds, layers = len(np.unique(groups)), len(np.unique(clusters))
-    table = clusters[order].reshape(kinds, layers) if len(order) == kinds * layers else None
-    positions = np.arange(len(order))
-    if table is not None and (table == table[0]).all() and len(set(table[0])) == layers:
-        positions[order] = order.reshape(kinds, layers)[:, rng.permutation(layers)].ravel()
+    positions = np.tile(np.arange(len(order)), (count, 1))
+    if len(order) == kinds * layers and (
+        clusters[order].reshape(kinds, layers) == np.unique(clusters)
+    ).all(axis=None):
+        traded = rng.permuted(np.tile(np.arange(layers), (count, 1)), axis=1)
+        positions[:, order] = (
+            order.reshape(kinds, layers)[:, traded].swapaxes(0, 1).reshape(count, -1)
+        )
         return positions
     for group in np.unique(groups):
         inside = np.flatnonzero(groups == group)
-        positions[inside] = rng.permutation(inside)
+        positions[:, inside] = rng.permuted(positions[:, inside], axis=1)
     return positions
