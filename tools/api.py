@@ -4,7 +4,6 @@ import ast
 import re
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
 from kappa_lib import paths
 
