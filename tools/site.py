@@ -8,20 +8,17 @@ profile executed, with its report and verdicts beside the reference's. Formulas 
 import argparse
 import base64
 import json
-import os
-import re
 import shutil
 import sys
 import time
-from html import escape, unescape
+from html import escape
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 from nbconvert.filters import ansi2html
 from nbconvert.filters.highlight import Highlight2HTML
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
 from kappa_lib import paths
@@ -30,126 +27,10 @@ from kappa_lib.evidence import claims, listing
 from kappa_lib.evidence.catalogue import GROUPS, Claim
 from kappa_lib.text import markdown
 from tools import api
-from tools.mathml import Unknown, mathml
+from tools.site_pages import HERE, Renderer, Site, relative
 
-HERE = Path(__file__).parent
 REFERENCE = paths.ROOT / "results" / "reference"
 IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
-
-
-def plain(html: str) -> str:
-    """The words of a piece of HTML; of a formula its TeX."""
-    html = re.sub(r"<math.*?<annotation[^>]*>(.*?)</annotation>.*?</math>", r"\1", html, flags=re.S)
-    return unescape(re.sub(r"<[^>]+>", "", html)).strip()
-
-
-class Renderer(IPythonRenderer):
-    """Markdown of one page: links within the site, anchors at headings, formulas as MathML."""
-
-    def __init__(self, site: "Site", url: str, folder: Path) -> None:
-        super().__init__(escape=False, exclude_anchor_links=True)
-        self.site, self.url, self.folder = site, url, folder
-        self.anchors: set[str] = set()
-        self.last_heading = ""
-
-    def heading(self, text: str, level: int, **attrs: Any) -> str:
-        self.last_heading = plain(text)
-        slug = start = re.sub(r"[^\w]+", "-", self.last_heading.lower()).strip("-") or "section"
-        number = 1
-        while slug in self.anchors:
-            number += 1
-            slug = f"{start}-{number}"
-        self.anchors.add(slug)
-        return f'<h{level} id="{slug}">{text}</h{level}>\n'
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, self.site.resolve(url, self.url, self.folder), title)
-
-    def image(self, text: str, url: str, title: str | None = None) -> str:
-        target = self.site.resolve(url, self.url, self.folder)
-        return super().image(plain(text).replace("_", " "), target, title)
-
-    def table(self, text: str) -> str:
-        return f'<div class="scroll" tabindex="0"><table>{text}</table></div>\n'
-
-    def inline_math(self, body: str) -> str:
-        return self._formula(body)
-
-    def block_math(self, body: str) -> str:
-        tag = re.search(r"\\tag\{(.*?)\}", body)
-        number = f'<span class="tag">({escape(tag[1])})</span>' if tag else ""
-        formula = self._formula(body.replace(tag[0], "") if tag else body, display=True)
-        return f'<span class="math">{formula}{number}</span>'
-
-    def _formula(self, tex: str, display: bool = False) -> str:
-        try:
-            return mathml(tex, display)
-        except Unknown as error:
-            print(f"{self.url}: TeX as it stands, {error}: {tex.strip()}", file=sys.stderr)
-            return f'<code class="tex">{escape(tex.strip())}</code>'
-
-
-class Site:
-    """Where each source's page is, and what has been written.
-
-    Attributes:
-        out: the folder of the site.
-        pages: source file → address within the site.
-        navigation: group → (name, address), in order.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.pages: dict[Path, str] = {}
-        self.navigation: dict[str, list[tuple[str, str]]] = {}
-        loader = jinja2.FileSystemLoader(HERE)
-        self.template = jinja2.Environment(loader=loader).get_template("site.html.j2")
-
-    def add(self, group: str, name: str, url: str, source: Path | None = None) -> None:
-        """A page that is to be written, so that others can link to it."""
-        self.navigation.setdefault(group, []).append((name, url))
-        if source:
-            self.pages[source.resolve()] = url
-
-    def resolve(self, link: str, url: str, folder: Path) -> str:
-        """A link of a source file as the page at ``url`` must write it; files are copied along.
-
-        Raises:
-            InputError: it leads nowhere.
-        """
-        if re.match(r"[a-z]+:|#", link):
-            return link
-        path, mark, anchor = link.partition("#")
-        target = (folder / path).resolve()
-        if target not in self.pages:
-            if not target.is_file():
-                raise InputError(f"{url}: the link {link!r} leads nowhere", "name a page or a file")
-            inside = target.is_relative_to(paths.ROOT)
-            tail = target.relative_to(paths.ROOT).parts if inside else target.parts[-3:]
-            self.pages[target] = "/".join(("files", *tail))
-            self.save(self.pages[target], target.read_bytes())
-        return relative(self.pages[target], url) + mark + anchor
-
-    def save(self, url: str, content: bytes) -> None:
-        path = self.out / url
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    def write(self, url: str, title: str, body: str) -> None:
-        """A page around ``body``."""
-        groups = self.navigation.items()
-        up = "../" * url.count("/")
-        page = self.template.render(title=title, body=body, url=url, up=up, navigation=groups)
-        self.save(url, page.encode())
-
-    def write_markdown(self, url: str, title: str, text: str, folder: Path) -> None:
-        """A page of Markdown whose links start from ``folder``."""
-        self.write(url, title, MarkdownWithMath(Renderer(self, url, folder)).render(text))
-
-
-def relative(target: str, url: str) -> str:
-    """``target`` as seen from the page ``url``, both within the site."""
-    return os.path.relpath(target, os.path.dirname(url) or ".")
 
 
 def notebook(site: Site, path: Path, url: str, decided: dict[str, list[str]]) -> None:
@@ -172,7 +53,15 @@ def notebook(site: Site, path: Path, url: str, decided: dict[str, list[str]]) ->
             target = relative(f"claims/{name}.html", url)
             parts.append(f'<p class="decides">decides the claim <a href="{target}">{name}</a></p>')
         body.append(f'<section id="{cell.id}">{"".join(parts)}</section>')
-    site.write(url, path.stem.replace("_", " "), "\n".join(body))
+    site.write(url, _title(path), "\n".join(body))
+
+
+def _title(path: Path) -> str:
+    """The first heading of a notebook, else the name of its file."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.splitlines()[0].removeprefix("# ")
+    return path.stem
 
 
 def _output(site: Site, output: Any, url: str, render: Any, heading: str) -> str:
@@ -209,23 +98,14 @@ def claim_pages(site: Site, runs: dict[str, list[Claim]]) -> None:
             for c in found
             if c.group == group
         ]
-        text += [f"## {group.capitalize()}", _table(["claim", "place", "it says", "", ""], rows)]
-    _claims_markdown(site, "claims/index.html", "Claims", "\n\n".join(text))
+        text += [
+            f"## {group.capitalize()}",
+            _table(["claim", "place", "it says", "verdict", "scale"], rows),
+        ]
+    site.write_markdown("claims/index.html", "Claims", "\n\n".join(text))
     for number, claim in enumerate(found):
         versions = {run: loaded[number] for run, loaded in runs.items()}
-        _claims_markdown(site, f"claims/{claim.id}.html", claim.id, _claim(claim, versions))
-
-
-def _claims_markdown(site: Site, url: str, title: str, text: str) -> None:
-    """As ``Site.write_markdown``, of a text whose links are within the site already."""
-    renderer = Renderer(site, url, paths.ROOT)
-    renderer.site = _Within()
-    site.write(url, title, MarkdownWithMath(renderer).render(text))
-
-
-class _Within:
-    def resolve(self, link: str, url: str, folder: Path) -> str:
-        return link
+        site.write_markdown(f"claims/{claim.id}.html", claim.id, _claim(claim, versions))
 
 
 def _claim(claim: Claim, versions: dict[str, Claim]) -> str:
@@ -280,7 +160,7 @@ def build(out: Path, profile: str | None = None) -> None:
         site.add("Start", path.stem.capitalize(), f"{path.stem}.html", path)
     for path in books:
         url = f"notebooks/{path.stem}.html"
-        site.add("Notebooks", path.stem.replace("_", " "), url, paths.NOTEBOOKS / path.name)
+        site.add("Notebooks", _title(path), url, paths.NOTEBOOKS / path.name)
     site.add("Results", "Claims", "claims/index.html")
     for name, path in reports.items():
         site.add("Results", f"Report: {name}", f"reports/{name.replace(' ', '-')}.html", path)
@@ -298,7 +178,7 @@ def build(out: Path, profile: str | None = None) -> None:
         site.write_markdown(site.pages[path.resolve()], path.stem, text, path.parent)
     claim_pages(site, runs)
     for room, modules in api.rooms().items():
-        _claims_markdown(site, f"api/{room}.html", room, api.page(room, modules))
+        site.write_markdown(f"api/{room}.html", room, api.page(room, modules))
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     dark = f"@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
