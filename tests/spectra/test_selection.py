@@ -8,7 +8,7 @@ import pytest
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
-from kappa_lib.spectra import selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.selection import Selection, select
 
 SHAPES = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "mlp.up_proj": (16, 8)}
@@ -172,3 +172,19 @@ def test_a_selection_that_was_not_made_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     with pytest.raises(InputError, match=r"random-seed4\.json: no selection yet"):
         selection.of_run(profiles.load("smoke"), "random", 4)
+
+
+@pytest.mark.parametrize("arm", ["selected", "inverse"])
+def test_what_shape_alone_would_pick_is_the_mean_over_broken_ties(arm):
+    rng = np.random.default_rng(0)
+    shapes = {"a_proj": (8, 4), "b_proj": (8, 8), "c_proj": (16, 4), "d_proj": (4, 8)}
+    table = kappa_table.null_table(shapes, 6)
+    table["kappa"] = rng.uniform(1, 5, len(table))
+    chosen = selection.select(table, arm, 10)
+    null = table["kappa_mp"] * (1 if arm == "selected" else -1)
+    found = []
+    for _ in range(4000):
+        order = np.lexsort([rng.uniform(size=len(table)), null])
+        found.append(table["tensor"].iloc[order[:10]].isin(chosen.tensors).sum())
+    error = np.std(found) / np.sqrt(len(found))
+    assert selection.picked_by_shape(table, chosen) == pytest.approx(np.mean(found), abs=5 * error)
