@@ -24,6 +24,12 @@ STUDY = (
     ["claims-curves", "claims-published", "claims-forgetting", "claims-cause", "claims-text"],
 )
 KAPPA = ("03_kappa_of_llama.ipynb", ["imports"], ["null-numbers", "proxy"])
+# The encoding study has no seeds and belongs to no run: its claims stand beside those of each.
+ENCODING = (
+    "07_does_kappa_track_information.ipynb",
+    ["imports", "results"],
+    ["tracks", "capacity", "pruning", "anisotropy"],
+)
 PAIRS = ("06_is_it_kappa.ipynb", ["outcomes", "summary"])
 
 
@@ -42,11 +48,12 @@ def redecide(name: str) -> None:
         found = read_json(path)["numbers"] if path.is_file() else None
         if found is not None and set(found) == set(claim.numbers):
             claims.record(claim.id, name, **claims.from_json(found))
-        elif found is not None or claim.cell.startswith(STUDY[0]):
+        elif found is not None or claim.cell.startswith((STUDY[0], ENCODING[0])):
             lacking.add(claim.cell)
     study = {"profile": name, "arms": profile.arms, "seeds": profile.seeds}
     kappa = {"profile": name, "p": profile, "table": pd.read_csv(folder / "kappa.csv")}
-    for (notebook, before, recording), names in ((STUDY, study), (KAPPA, kappa)):
+    cells = ((STUDY, study), (KAPPA, kappa), (ENCODING, {"profile": name}))
+    for (notebook, before, recording), names in cells:
         own = {f"{notebook}#{cell}" for cell in recording}
         if lacking & own:
             _run(notebook, [*before, *recording], names)
