@@ -62,6 +62,8 @@ def publish(name: str) -> Path:
     if not (source / mark).is_file():
         raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
     found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
+    # The intervals of the report need what was understood at the last evaluation.
+    found += [max(run.glob("step*.json")) for run in source.glob("runs/*/transcripts")]
     with replacing(target) as temporary:
         for path in found:
             copy = temporary / path.relative_to(source)

@@ -23,6 +23,7 @@ def write(profile: Profile) -> Path:
         left_out(profile),
         "## Word error rate at every evaluation",
         report_tables.wer_table(table),
+        report_tables.wer_intervals_table(profile),
         _normalisers(profile),
         "## What was learned and what was forgotten",
         report_tables.loss_table(table),

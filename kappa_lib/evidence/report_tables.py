@@ -37,6 +37,24 @@ def wer_table(table: pd.DataFrame) -> str:
     return _evaluations(table, columns)
 
 
+def wer_intervals_table(profile: Profile) -> str:
+    """Word error rates of the last evaluation in percent, with what another test set might give."""
+    runs = tables.run_folders(profile)
+    if not all((folder / "transcripts").is_dir() for folder in runs):
+        return "No intervals over utterances: the transcripts were not kept with these results."
+    found = {arm: tables.wer_intervals(profile, arm) for arm in tables.arms_run(profile)}
+    corpora = list(dict.fromkeys(corpus for rates in found.values() for corpus in rates))
+    rows = []
+    for arm, rates in found.items():
+        shown = [[100 * number for number in rates[corpus]] for corpus in corpora]
+        rows.append([arm, *(f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in shown)])
+    note = (
+        "At the last evaluation, in percent, with 95 % bootstrap intervals over the test"
+        " utterances, and over seeds where there are several:"
+    )
+    return f"{note}\n\n{markdown(['arm', *corpora], rows)}"
+
+
 def loss_table(table: pd.DataFrame) -> str:
     """Losses in nats a token, a row an arm and evaluation."""
     columns = {

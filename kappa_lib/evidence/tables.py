@@ -53,6 +53,12 @@ def run_folders(profile: Profile) -> list[Path]:
     return [f for f in folders if (f / "provenance.json").is_file()]
 
 
+def arms_run(profile: Profile) -> list[str]:
+    """The profile's arms with a finished run."""
+    done = [folder.name.rpartition("-seed")[0] for folder in run_folders(profile)]
+    return [arm for arm in profile.arms if arm in done]
+
+
 def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
     flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
     apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}

@@ -205,12 +205,20 @@ def test_an_unknown_tensor_name_is_refused(finished):
         model.unfreeze(["model.layers.0.no_such_tensor.weight"])
 
 
+def intervals(profile, arm):
+    return tables.wer_intervals(profile, arm).values()
+
+
 def test_the_report_shows_every_evaluation_and_both_counts(finished):
     profile, _, arms, _, table = finished
     text = report.write(profile).read_text()
     for _, row in table.iterrows():
         line = f"| {row['arm']} | {row['step']} | {row['utterances']} | {100 * row['wer_de']:.1f} |"
         assert line in text
+    for arm in arms:
+        rates = [(100 * rate, 100 * low, 100 * high) for rate, low, high in intervals(profile, arm)]
+        cells = (f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in rates)
+        assert f"| {arm} | {' | '.join(cells)} |" in text
     assert all(f"{arm.parameters:,}" in text for arm in arms.values())
     assert "one seed, so no spread" in text
     assert "could not be had" not in text
