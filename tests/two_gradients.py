@@ -39,6 +39,8 @@ def main(root: Path, results: str, way: str, out: str) -> None:
         trainer.train(experiment, arms["selected"], 0)
     except Stop:
         distributed.shut_down()
+        # The step was left half-way: an ordinary exit may abort on threads of it that still run.
+        os._exit(0)
 
 
 if __name__ == "__main__":
