@@ -106,11 +106,12 @@ def headline(profile: Profile) -> str:
     lines = [
         report.missing_note(profile) or "Every test set was available.",
         report_tables.wer_table(ends),
+        report_tables.wer_intervals_table(profile),
         report_tables.loss_table(ends),
         f"Trained parameters of the LLM: {listed}. {_effort(profile)}, on {_hardware(profile)}.",
     ]
     if ends["seed"].nunique() == 1:
-        lines.insert(3, "One seed shows no spread: of the arms, this run decides nothing.")
+        lines.insert(4, "One seed shows no spread: of the arms, this run decides nothing.")
     return "\n\n".join(lines)
 
 
