@@ -5,9 +5,18 @@ All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 
 from dataclasses import replace
 
-from kappa_lib import profiles
+from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import arms, claims, listing, report, report_tables, tables, wording
+from kappa_lib.evidence import (
+    arms,
+    claims,
+    encoding,
+    listing,
+    report,
+    report_tables,
+    tables,
+    wording,
+)
 from kappa_lib.evidence.catalogue import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import SCALES
 from kappa_lib.files import read_json
@@ -79,9 +88,29 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
         f" type: {_answer(cause)}.",
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
+        _encoding(found["kappa-tracks-encoding"]),
         "Of the paper's versions 2 and 3 only the abstract could be read, not the body. Seed 0 was"
         f" a pilot: its direction was known before the rules were written.{counted}",
     ]
+
+
+def _encoding(title: Claim) -> str:
+    """The title's claim in its two senses, and what the smallest singular values are worth."""
+    assert title.decision is not None
+    assert title.measured is not None
+    information, knowledge = (
+        wording.interval(*title.measured[name], 2) for name in ("information", "knowledge")
+    )
+    surgery = encoding.read(paths.ROOT / "results" / "reference" / "encoding").surgery
+    values, queries = (encoding.surgery_cost(surgery, f"{kind}_proj") for kind in "vq")
+    return (
+        "**Does κ track what a tensor encodes?** Within module types, Spearman's ρ of κ with the"
+        f" information that the output lacks {information}, with what the model loses without the"
+        f" tensor's directions {knowledge} ({title.decision.level:.1%}, {title.decision.n} layers):"
+        f" **{title.verdict}**. Shrinking the smallest singular value alone costs"
+        f" {encoding.text(values)} nats a token in all value projections, whose κ is the smallest,"
+        f" and {encoding.text(queries)} in all query projections, whose κ is the largest."
+    )
 
 
 def _answer(claim: Claim) -> str:

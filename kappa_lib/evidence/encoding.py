@@ -111,7 +111,10 @@ def triple(found: Interval) -> list[float]:
 
 def text(found: Interval, digits: int = 2) -> str:
     """An estimate with its interval, for instance ``+0.41 [+0.20, +0.58]``."""
-    return f"{found.estimate:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+    # Adding zero turns what rounds to -0 into 0.
+    shown = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in triple(found))
+    estimate, low, high = shown
+    return f"{estimate} [{low}, {high}]"
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:
