@@ -32,6 +32,20 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(models.weights(models.DEFAULT))
 
 
+def untied_llama(layers: int) -> LlamaForCausalLM:
+    """Weights alone: no tokenizer goes with it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config)
+
+
 def llama(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from peft.helpers import KappaTuneSelector
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
@@ -23,16 +23,7 @@ EPS32 = float(np.finfo(np.float32).eps)
 
 @pytest.fixture(scope="module")
 def llama():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return LlamaForCausalLM(config)
+    return tiny.untied_llama(layers=12)
 
 
 def chosen(llama) -> Selection:

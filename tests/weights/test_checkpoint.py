@@ -3,10 +3,11 @@
 import gguf
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError
@@ -19,16 +20,7 @@ HEADS, KV_HEADS = 4, 2
 
 @pytest.fixture(scope="module")
 def llama():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-    )
-    return LlamaForCausalLM(config)
+    return tiny.untied_llama(layers=2)
 
 
 def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
