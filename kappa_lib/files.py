@@ -126,6 +126,21 @@ def read_json(path: Path, kind: Any = object) -> Any:
     return parse(path.read_bytes(), str(path), kind)
 
 
+def whole_lines(path: Path, mend: bool) -> list[bytes]:
+    """Lines of a file that is appended to, without what a kill left of a last one.
+
+    Args:
+        path: of the file; no lines where there is none.
+        mend: cut the torn line off the file, too, before anything is appended to it.
+    """
+    data = path.read_bytes() if path.is_file() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if mend and len(whole) < len(data):
+        with open(path, "r+b") as stream:
+            stream.truncate(len(whole))
+    return whole.splitlines()
+
+
 def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
     """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
 

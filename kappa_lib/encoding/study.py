@@ -22,7 +22,7 @@ from kappa_lib import provenance
 from kappa_lib.encoding import damage, information, predictors
 from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint, replacing, write_json
+from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import Stages
 from kappa_lib.spectra.scan import scan
 from kappa_lib.training import texts
@@ -71,11 +71,7 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self._path, self._found = path, {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = path.read_bytes() if path.is_file() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):  # a kill while appending leaves half a line
-            path.write_bytes(whole)
-        for line in whole.splitlines():
+        for line in whole_lines(path, mend=True):
             key, rows = json.loads(line)
             self._found[key] = rows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kappa_lib.errors import InputError
-from kappa_lib.files import fits, parse
+from kappa_lib.files import fits, parse, whole_lines
 from kappa_lib.spectra.kappa_table import KINDS
 
 
@@ -38,13 +38,8 @@ class FinishedRows:
             self._load(path)
 
     def _load(self, path: Path) -> None:
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data) and path == self.path:
-            # A kill while appending leaves half a line, to which nothing may be appended.
-            with open(path, "r+b") as stream:
-                stream.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+        # Only this process' own file: another may be appending to the others.
+        for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
             try:
                 record = parse(line, "it", dict[str, object])
             except InputError:
