@@ -67,7 +67,8 @@ def _scope(profile: Profile) -> str:
 
 
 def _hardware(profile: Profile) -> str:
-    machine = read_json(tables.run_folders(profile)[-1] / "provenance.json")
+    *_, last = tables.finished(profile).values()
+    machine = read_json(last / "provenance.json")
     return f"{machine['cores']} cores ({machine['processor']}), no GPU"
 
 
@@ -157,7 +158,7 @@ def _effort(profile: Profile) -> str:
 
 
 def _study_effort(profile: Profile) -> str:
-    runs = [read_json(f / "provenance.json") for f in tables.run_folders(profile)]
+    runs = [read_json(f / "provenance.json") for f in tables.finished(profile).values()]
     seconds = sum(run["seconds_per_step"] for run in runs) / len(runs)
     return (
         f"The study: {len(runs)} runs of {profile.steps} steps, {seconds:.1f} s a step,"

@@ -16,6 +16,7 @@ from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import layer_of, type_of
 from kappa_lib.spectra.selection import of_run, select
 from kappa_lib.speech.transcripts import word_error_rate
+from kappa_lib.training.checkpoints import run_folder
 from kappa_lib.weights import sizes
 
 # The direction of the runs with this seed was known before the rules were written.
@@ -83,7 +84,7 @@ def trained(profile: Profile, arm: str) -> dict[str, Any]:
 
 
 def _draws(profile: Profile, arm: str) -> int:
-    folders = [f for f in tables.run_folders(profile) if f.name.rpartition("-seed")[0] == arm]
+    folders = [f for (name, _), f in tables.finished(profile).items() if name == arm]
     return len({read_json(folder / "config.json")["tensors"] for folder in folders})
 
 
@@ -93,7 +94,7 @@ def setting(profile: Profile) -> dict[str, Any]:
     ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
     """
     items = sum(profile.train_utterances.values())
-    configs = [read_json(f / "config.json") for f in tables.run_folders(profile)]
+    configs = [read_json(f / "config.json") for f in tables.finished(profile).values()]
     constant = bool(configs) and all(c.get("schedule") == "constant" for c in configs)
     return {
         "epochs": profile.steps * profile.batch / items,
@@ -107,7 +108,7 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
     The best point is picked on one half and the rise from it measured on the other, so that the
     luck of the best point is not counted as a rise. Empty where no transcripts are kept.
     """
-    folder = profile.folder / "runs" / f"{arm}-seed{seed}" / "transcripts"
+    folder = run_folder(profile, arm, seed) / "transcripts"
     curves: list[list[float]] = [[], []]
     for path in sorted(folder.glob("step*.json")):
         rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
@@ -124,7 +125,7 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
 
 def disruption(profile: Profile, arm: str, seed: int) -> float | None:
     """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
-    path = profile.folder / "runs" / f"{arm}-seed{seed}" / "spectra.csv"
+    path = run_folder(profile, arm, seed) / "spectra.csv"
     return float(pd.read_csv(path)["dlogkappa"].abs().mean()) if path.is_file() else None
 
 

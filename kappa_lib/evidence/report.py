@@ -138,7 +138,7 @@ def time_table(folder: Path) -> str:
 
 
 def _provenance(profile: Profile) -> str:
-    folders = tables.run_folders(profile)
+    folders = list(tables.finished(profile).values())
     entries = {folder.name: read_json(folder / "provenance.json") for folder in folders}
     if not entries:
         return "No finished run."

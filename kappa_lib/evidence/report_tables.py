@@ -39,10 +39,12 @@ def wer_table(table: pd.DataFrame) -> str:
 
 def wer_intervals_table(profile: Profile) -> str:
     """Word error rates of the last evaluation in percent, with what another test set might give."""
-    runs = tables.run_folders(profile)
-    if not all((folder / "transcripts").is_dir() for folder in runs):
+    runs = tables.finished(profile)
+    if not all((folder / "transcripts").is_dir() for folder in runs.values()):
         return "No intervals over utterances: the transcripts were not kept with these results."
-    found = {arm: tables.wer_intervals(profile, arm) for arm in tables.arms_run(profile)}
+    found = {
+        arm: tables.wer_intervals(profile, arm) for arm in dict.fromkeys(arm for arm, _ in runs)
+    }
     corpora = list(dict.fromkeys(corpus for rates in found.values() for corpus in rates))
     rows = []
     for arm, rates in found.items():

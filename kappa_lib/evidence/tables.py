@@ -12,7 +12,7 @@ from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import selection
 from kappa_lib.speech.transcripts import word_error_rate, word_errors
-from kappa_lib.training.checkpoints import read_metrics
+from kappa_lib.training.checkpoints import read_metrics, run_folder
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
 # that stand for them, at the laptop's size and at the paper's.
@@ -32,31 +32,25 @@ def results(profile: Profile) -> pd.DataFrame:
     Raises:
         InputError: no run has been finished.
     """
-    folders = run_folders(profile)
-    if not folders:
+    runs = finished(profile)
+    if not runs:
         raise InputError(
             f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
             f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
     rows = [
         _row(read_json(folder / "config.json"), metrics, [*LANGUAGES, *profile.corpora])
-        for folder in folders
+        for folder in runs.values()
         for metrics in read_metrics(folder)
     ]
     return pd.DataFrame(rows)
 
 
-def run_folders(profile: Profile) -> list[Path]:
-    """Folders of this profile's finished runs, in the order of its arms and seeds."""
-    names = [f"{arm}-seed{seed}" for arm in profile.arms for seed in profile.seeds]
-    folders = [profile.folder / "runs" / name for name in names]
-    return [f for f in folders if (f / "provenance.json").is_file()]
-
-
-def arms_run(profile: Profile) -> list[str]:
-    """The profile's arms with a finished run."""
-    done = [folder.name.rpartition("-seed")[0] for folder in run_folders(profile)]
-    return [arm for arm in profile.arms if arm in done]
+def finished(profile: Profile) -> dict[tuple[str, int], Path]:
+    """Arm and seed of this profile's finished runs → folder, in the order of arms and seeds."""
+    runs = [(arm, seed) for arm in profile.arms for seed in profile.seeds]
+    folders = {run: run_folder(profile, *run) for run in runs}
+    return {run: f for run, f in folders.items() if (f / "provenance.json").is_file()}
 
 
 def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
@@ -105,7 +99,7 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
     Raises:
         InputError: there is no such run or step.
     """
-    folder = profile.folder / "runs" / f"{arm}-seed{seed}" / "transcripts"
+    folder = run_folder(profile, arm, seed) / "transcripts"
     found = sorted(folder.glob("step*.json"))
     chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]
     if not chosen:
@@ -119,8 +113,7 @@ def _seeds(profile: Profile, arm: str) -> list[int]:
     Raises:
         InputError: none.
     """
-    done = {folder.name for folder in run_folders(profile)}
-    seeds = [seed for seed in profile.seeds if f"{arm}-seed{seed}" in done]
+    seeds = [seed for name, seed in finished(profile) if name == arm]
     if not seeds:
         raise InputError(f"{arm}: no finished run", "run notebook 04, or `kappa train`")
     return seeds
@@ -177,7 +170,7 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
         InputError: no such run, or one from before there were kinds of text.
     """
     seeds = _seeds(profile, arm) if seed is None else [seed]
-    runs = [read_metrics(profile.folder / "runs" / f"{arm}-seed{number}") for number in seeds]
+    runs = [read_metrics(run_folder(profile, arm, number)) for number in seeds]
     if not all(run and "text" in run[-1] for run in runs):
         raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
     rows = {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, replacing, require_space, write_json, write_text
+from kappa_lib.profiles import Profile
 from kappa_lib.training.parallel import distributed_like, full_tensor
 
 
@@ -182,6 +183,11 @@ def _state(value: Tensor, parameter: nn.Parameter, plain: bool) -> Any:
     if plain:
         return value.item()
     return distributed_like(value, parameter) if value.shape == parameter.shape else value
+
+
+def run_folder(profile: Profile, arm: str, seed: int) -> Path:
+    """Where a run leaves its files."""
+    return profile.folder / "runs" / f"{arm}-seed{seed}"
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -14,9 +14,8 @@ from kappa_lib.progress import Progress
 from kappa_lib.spectra.kappa_table import layer_of, type_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
-from kappa_lib.training.checkpoints import RunState
+from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.trainer import run_folder
 
 
 def record_spectral_change(experiment: Experiment, selection: Selection, seed: int) -> pd.DataFrame:

@@ -7,7 +7,6 @@ alone writes.
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,20 +15,14 @@ from torch.optim import Optimizer
 from kappa_lib import distributed, provenance
 from kappa_lib.errors import KappaError
 from kappa_lib.files import fingerprint, write_json
-from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.training import optim, parallel
-from kappa_lib.training.checkpoints import RunState
+from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.precision import gradient_checkpointing
 
 _KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "optimiser", "eval_every")
-
-
-def run_folder(profile: Profile, arm: str, seed: int) -> Path:
-    """Where a run leaves its files."""
-    return profile.folder / "runs" / f"{arm}-seed{seed}"
 
 
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
