@@ -74,7 +74,7 @@ LIGHT = (
     "spectra.exports",
     "spectra.kappa_table",
     "spectra.selection",
-    "weights.opening",
+    "weights.models",
 )
 
 

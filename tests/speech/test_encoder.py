@@ -11,7 +11,8 @@ from transformers import WhisperFeatureExtractor
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError
 from kappa_lib.speech import audio, corpora, encoder
-from kappa_lib.weights import assets, whisper_files
+from kappa_lib.weights import assets
+from tools import whisper_files
 
 # Two implementations of the same fp32 arithmetic, in other orders of summation; measured on this
 # speech: 3e-6 on average and 3e-5 at most, where features have a root mean square of 1.4.
