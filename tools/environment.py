@@ -6,7 +6,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kappa_lib import files, paths
-from kappa_lib.run.lock import LOCK, pins
+from kappa_lib.run.doctor import pins
 
 ENVIRONMENT = paths.ROOT / "environment.yml"
 # The oldest Python that the project supports; every pin has a build for it.
@@ -20,7 +20,7 @@ _HEADER = """\
 """
 
 
-def environment_yml(path: Path = LOCK) -> str:
+def environment_yml(path: Path = paths.LOCK) -> str:
     """Text of the conda environment with the same pins."""
     head = ["name: kappa", "channels:", "  - conda-forge", "dependencies:"]
     base = [f"  - python={CONDA_PYTHON}", "  - pip", "  - pip:"]

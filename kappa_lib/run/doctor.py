@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,10 +12,11 @@ from typing import Literal
 
 import psutil
 import torch
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from kappa_lib import paths
-from kappa_lib.run import lock
+from kappa_lib.errors import InputError
 from kappa_lib.weights import assets
 
 GB = 1e9
@@ -30,22 +31,47 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
-
-    Args:
-        level: ``ok``, ``warn`` (a run works, perhaps slower or with less) or ``fail``.
-        what: the finding, naming the thing.
-        remedy: what to do about it.
-    """
+    """One finding: ``ok``, ``warn`` (a run works, perhaps slower or with less) or ``fail``."""
 
     level: Level
     what: str
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.level:<5} {self.what}" + (
-            f"\n        → {self.remedy}" if self.remedy else ""
-        )
+        remedy = f"\n        → {self.remedy}" if self.remedy else ""
+        return f"{self.level:<5} {self.what}{remedy}"
+
+
+def pins(path: Path = paths.LOCK, here: bool = False) -> list[Requirement]:
+    """The lock's lines, in its order; with ``here`` those for this platform and Python alone.
+
+    Raises:
+        InputError: a line that is not an exact pin, naming it.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    for pin in found:
+        specifiers = list(pin.specifier)
+        if len(specifiers) != 1 or specifiers[0].operator != "==":
+            raise InputError(f"{path.name}: {pin} is not an exact pin", "write name==version")
+    return [pin for pin in found if not here or not pin.marker or pin.marker.evaluate()]
+
+
+def drift(path: Path = paths.LOCK) -> list[str]:
+    """What is installed otherwise than pinned here, a sentence a package; empty when all agree.
+
+    A build label (``2.13.0+cpu``) satisfies the pin of its version.
+    """
+    sentences = []
+    for pin in pins(path, here=True):
+        try:
+            version = metadata.version(pin.name)
+        except metadata.PackageNotFoundError:
+            sentences.append(f"{pin.name} is missing, pinned {pin.specifier}")
+            continue
+        if not pin.specifier.contains(version, prereleases=True):
+            sentences.append(f"{pin.name} is {version}, pinned {pin.specifier}")
+    return sentences
 
 
 def python(version: str = platform.python_version()) -> Iterator[Check]:
@@ -58,16 +84,16 @@ def python(version: str = platform.python_version()) -> Iterator[Check]:
         yield Check("fail", f"Python {version}, and the project needs {wanted}", remedy)
 
 
-def packages(path: Path = lock.LOCK) -> Iterator[Check]:
+def packages(path: Path = paths.LOCK) -> Iterator[Check]:
     """Installed packages against the lock."""
     if not path.is_file():
         yield Check("warn", f"{path}: no lock to compare with", "work from a clone of the project")
         return
-    sentences = lock.drift(path)
+    sentences = drift(path)
     for sentence in sentences:
         yield Check("fail", f"package {sentence}", f"pip install -r {path.name}")
     if not sentences:
-        yield Check("ok", f"{len(lock.pins_here(path))} packages as pinned in {path.name}")
+        yield Check("ok", f"{len(pins(path, here=True))} packages as pinned in {path.name}")
 
 
 def kernel() -> Iterator[Check]:
@@ -104,10 +130,12 @@ def _amount(kind: str, free: float, enough: float, least: float, remedy: str) ->
 
 def disk() -> Iterator[Check]:
     """Room where downloads and results go."""
-    places = {"cache": paths.cache(), "results": paths.results("laptop").parent}
-    for name, folder in places.items():
+    results = paths.results("laptop").parent
+    for name, folder, variable in (
+        ("cache", paths.cache(), "KAPPA_HOME"),
+        ("results", results, "KAPPA_RESULTS"),
+    ):
         existing = next(place for place in [folder, *folder.parents] if place.exists())
-        variable = {"cache": "KAPPA_HOME", "results": "KAPPA_RESULTS"}[name]
         remedy = f"free some space, or point {variable} at a larger disk"
         free = shutil.disk_usage(existing).free
         yield _amount(f"disk free for {name} ({folder})", free, DISK_ENOUGH, DISK_LEAST, remedy)
@@ -157,22 +185,12 @@ def data(verify: bool = False) -> Iterator[Check]:
             yield Check("fail", f"{name}: {what}", remedy)
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    python,
-    packages,
-    kernel,
-    disk,
-    memory,
-    device,
-)
-
-
 def examine(verify: bool = False) -> Iterator[Check]:
     """Every finding about this machine, in the order of the steps of a run.
 
     Args:
         verify: hash every cached file.
     """
-    for check in CHECKS:
+    for check in (python, packages, kernel, disk, memory, device):
         yield from check()
     yield from data(verify)

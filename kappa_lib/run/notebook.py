@@ -17,11 +17,10 @@ from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import kappa_lib
-from kappa_lib import files
+from kappa_lib import files, paths
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import CHANNEL, append
-from kappa_lib.run import lock
 
 SHOWN_LINES = 12  # of a failing cell's traceback
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -68,7 +67,7 @@ def execution_key(notebook: Path, profile: Profile) -> str:
             "profile": profile.values(),
             "recordings": _recordings(profile),
             "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
-            "pins": files.sha256(lock.LOCK),
+            "pins": files.sha256(paths.LOCK),
             "python": platform.python_version(),
         }
     )

@@ -4,38 +4,196 @@ Every figure follows from the profile and the published sizes of its models. Est
 as such, with the formula in the function that makes them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
 import torch
 
 from kappa_lib.profiles import Profile
-from kappa_lib.run.recipes import Recipe, alternatives, current
-from kappa_lib.run.workload import FRAMES, activations, forward, workload
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training.evaluation import EVAL_BATCH
-from kappa_lib.training.model import Adaptor
+from kappa_lib.training.model import STACK, Adaptor
 from kappa_lib.training.texts import KINDS, WINDOW
 from kappa_lib.weights import sizes
+from kappa_lib.weights.sizes import LanguageModel
 
 FLAC_BYTES = 18_500  # a second of read speech: LibriSpeech's train-clean-100 is 6.6 GB
 RESERVE = 2 * 2**30  # bytes: CUDA context, workspaces and fragmentation
+FRAMES = 50  # a second, of every Whisper encoder
+PROMPT = 40  # positions of the chat template around the audio, rounded up
+TOKENS_PER_SECOND = 4.0  # of transcript, rounded up; three words a second
+# Mean and greatest seconds of an utterance. Real corpora: hours over utterances of their training
+# parts (100.6 h / 28,539 and 1,966.5 h / 469,942), cut at the encoder's window. Synthetic ones:
+# what was synthesised.
+SECONDS = {
+    "librispeech": (12.7, 30.0),
+    "mls_german": (15.1, 30.0),
+    "de": (3.0, 6.0),
+    "en": (3.0, 6.0),
+    "en_human": (2.0, 16.0),
+}
+AS_IT_IS, NOT_HERE = "as it is", "not in this code"
+# Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
+BY_SHAPE = ("lowest_in_type", "highest_in_type", "mlp", "attention", "all")
 
 
-def adaptor_parameters(encoder_width: int, width: int) -> int:
-    """Parameters of the adaptor between an encoder and a language model of these widths."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Adaptor(encoder_width, width, 1.0).parameters())
+@dataclass(frozen=True)
+class Workload:
+    """Lengths in positions of the language model, from a profile's mix of corpora.
+
+    Attributes:
+        mean, longest: positions of a training utterance, prompt and transcript included.
+        labels: mean transcript tokens of a training utterance.
+        seconds: of all training and test audio.
+        tests: test utterances; ``test_positions`` their mean length.
+    """
+
+    mean: float
+    longest: float
+    labels: float
+    seconds: float
+    tests: int
+    test_positions: float
+
+
+def workload(profile: Profile) -> Workload:
+    """What the profile's corpora mean for the language model."""
+    lengths = dict(SECONDS)
+    for name, own in profile.corpora.items():
+        from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+
+        lengths[name] = OwnSpeech(**own).seconds()
+
+    def positions(seconds: float) -> float:  # of audio, chat template, transcript
+        return seconds * FRAMES / STACK + PROMPT + seconds * TOKENS_PER_SECOND
+
+    train, test = profile.train_utterances, profile.test_utterances
+    spoken, heard = (sum(lengths[c][0] * n for c, n in counts.items()) for counts in (train, test))
+    mean = spoken / max(1, sum(train.values()))
+    return Workload(
+        mean=positions(mean),
+        longest=positions(max((lengths[c][1] for c, n in train.items() if n), default=0.0)),
+        labels=mean * TOKENS_PER_SECOND,
+        seconds=spoken + heard,
+        tests=sum(test.values()),
+        test_positions=positions(heard / max(1, sum(test.values()))),
+    )
+
+
+def forward(llm: LanguageModel, length: float) -> float:
+    """Operations a position of the decoder layers forwards, in a text of ``length``."""
+    queries = llm.shapes["self_attn.q_proj"][0]
+    attention = 4.0 * llm.layers * queries * length / 2  # causal: half the square
+    return 2.0 * llm.matrices + attention
+
+
+def layer_activations(llm: LanguageModel, size: int) -> float:
+    """Bytes that a decoder layer keeps for the backward pass, a position; all its weights trained.
+
+    Eight times the model's width (both norms' inputs and outputs, the query and its rotation,
+    the attention's output as computed and as projected), two of these in fp32; the keys and the
+    values; four times the MLP's width. Counted off the tensors that autograd saves for Llama with
+    fused attention; a layer with fewer trained weights keeps less.
+    """
+    widths = 8 * llm.width + 2 * llm.keys + 4 * llm.inner
+    return size * widths + 2 * (4 - size) * llm.width
+
+
+def activations(
+    llm: LanguageModel, size: int, load: Workload, batch: int, checkpointing: bool
+) -> float:
+    """Bytes of activations at the end of a forward pass over the longest utterances.
+
+    Without checkpointing every layer keeps :func:`layer_activations`; with it each keeps its
+    input, and one layer at a time is computed again. The output layer adds, at label positions
+    alone, logits in the weights' type and twice in fp32 (softmax and its gradient).
+    """
+    tokens = batch * load.longest
+    layer = tokens * layer_activations(llm, size)
+    inputs = llm.layers * tokens * llm.width * size
+    kept = inputs + layer if checkpointing else llm.layers * layer
+    labels = batch * load.longest * load.labels / load.mean
+    return kept + labels * llm.vocabulary * (size + 8)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the trained tensors are held and updated, as far as memory is concerned.
+
+    Attributes:
+        name: in words.
+        optimiser: the profile's key.
+        extra: bytes a trained parameter takes beside its place among the frozen ones.
+        gradient, states, temporaries: bytes a trained parameter of its gradient, the optimiser's
+            states and an update's temporaries.
+        checkpointing: whether only the layers' inputs are kept for the backward pass.
+        shards: devices over which weights, gradients and states are spread.
+        offload: whether the optimiser's states live in the host's memory.
+    """
+
+    name: str
+    optimiser: str
+    extra: float
+    gradient: float
+    states: float
+    temporaries: float = 0.0
+    checkpointing: bool = False
+    shards: int = 1
+    offload: bool = False
+
+    def options(self, profile: Profile, processes: int = 1) -> str:
+        """What to add to ``--profile P --processes N`` for this recipe."""
+        if self.offload:
+            return NOT_HERE
+        way = "fsdp2" if self.shards > 1 else "ddp"
+        number = self.shards if self.shards > 1 else processes
+        # One process does neither, but Adafactor and sharding exclude each other.
+        matters = number > 1 or self.optimiser == "adafactor"
+        words = [
+            f"--processes {number}" if number != processes else "",
+            f"--set optimiser={self.optimiser}" if self.optimiser != profile.optimiser else "",
+            f"--set parallel={way}" if matters and way != profile.parallel else "",
+        ]
+        return " ".join(filter(None, words)) or AS_IT_IS
+
+
+_ADAMW = {
+    # An update that is not fused has temporaries as large as the gradients.
+    "float32": Recipe("fp32, AdamW", "adamw", 0, 4, 8, 4),
+    # fp32 for what trains: 2 bytes more for the weight.
+    "bfloat16": Recipe(
+        "fp32 for what trains, AdamW, layers recomputed", "adamw", 2, 4, 8, checkpointing=True
+    ),
+}
+
+
+def recipes(profile: Profile, processes: int = 1) -> tuple[Recipe, ...]:
+    """What ``kappa train --processes N`` does for a profile, then other ways to hold its arms."""
+    adamw = _ADAMW[profile.dtype]
+    # Row and column averages are thousandths of a byte a parameter; tensors update in turn.
+    name = adamw.name.replace("AdamW", "Adafactor")
+    adafactor = replace(adamw, name=name, optimiser="adafactor", states=0.01, temporaries=0.0)
+
+    def sharded(recipe: Recipe, devices: int) -> Recipe:
+        name = f"{recipe.name}, sharded over {devices} devices"
+        return replace(recipe, name=name, shards=devices)
+
+    done = adafactor if profile.optimiser == "adafactor" else adamw
+    if profile.parallel == "fsdp2" and processes > 1:
+        done = sharded(done, processes)
+    others = (adamw, adafactor, *(sharded(adamw, devices) for devices in (2, 4, 8)))
+    others += (replace(adamw, name=f"{adamw.name}, states on the host", offload=True),)
+    return (done, *(recipe for recipe in others if recipe.name != done.name))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm's trained tensors.
+    """One arm's trained tensors of the language model.
 
     Attributes:
         name: of the arm.
-        tensors, parameters: how many, in the language model.
+        tensors, parameters: how many.
         basis: ``selection`` (made from measured κ), ``shapes`` (exact without any κ) or
             ``null`` (the selection that an untrained model of these shapes would give).
         kinds: module type → tensors.
@@ -46,10 +204,6 @@ class Arm:
     parameters: int
     basis: str
     kinds: dict[str, int]
-
-
-# Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
-BY_SHAPE = ("lowest_in_type", "highest_in_type", "mlp", "attention", "all")
 
 
 @dataclass(frozen=True)
@@ -83,6 +237,12 @@ class Work:
     reads: float
 
 
+def adaptor_parameters(encoder_width: int, width: int) -> int:
+    """Parameters of the adaptor between an encoder and a language model of these widths."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Adaptor(encoder_width, width, 1.0).parameters())
+
+
 class Plan:
     """Counts and estimates for a profile, on ``processes`` devices.
 
@@ -95,7 +255,8 @@ class Plan:
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)
         self.adaptor = adaptor_parameters(self.encoder.width, self.llm.width)
-        self.recipe = current(profile, processes)
+        self.recipes = recipes(profile, processes)
+        self.recipe = self.recipes[0]
         self.load = workload(profile)
         self.size = 2 if profile.dtype == "bfloat16" else 4  # bytes of a frozen parameter
 
@@ -140,15 +301,18 @@ class Plan:
           place of the gradients (which several whole copies keep as buffers);
         - reserve: a constant.
         """
-        recipe, llm, size = recipe or self.recipe, self.llm, self.size
-        processes = recipe.shards if recipe.shards > 1 else self.processes
+        recipe, llm, size, load = recipe or self.recipe, self.llm, self.size, self.load
+        sharded = recipe.shards > 1
+        processes = recipe.shards if sharded else self.processes
         kept = 0.0 if recipe.offload else recipe.states * trained + 8 * self.adaptor
         weights = size * llm.parameters + recipe.extra * trained + 4 * self.adaptor
         gradients = (recipe.gradient * trained + 4 * self.adaptor) / recipe.shards
         batch = -(-self.profile.batch // processes)
-        training = activations(llm, size, self.load, batch, recipe.checkpointing)
-        evaluating = self._cache() - (gradients if processes == 1 or recipe.shards > 1 else 0.0)
-        if recipe.shards > 1:
+        training = activations(llm, size, load, batch, recipe.checkpointing)
+        longest = load.longest + self.profile.max_new_tokens
+        cache = 2 * llm.layers * llm.keys * size * min(EVAL_BATCH, load.tests) * longest
+        evaluating = cache - (gradients if processes == 1 or sharded else 0.0)
+        if sharded:
             outside = size * llm.tables
             training += outside + (weights - outside) / llm.layers
             evaluating += weights
@@ -158,12 +322,6 @@ class Plan:
             optimiser=(kept + recipe.temporaries * trained) / recipe.shards,
             activations=max(training, evaluating),
         )
-
-    def _cache(self) -> float:
-        """Bytes of keys and values of one evaluation batch at its longest."""
-        longest = self.load.longest + self.profile.max_new_tokens
-        batch = min(EVAL_BATCH, self.load.tests)
-        return 2 * self.llm.layers * self.llm.keys * self.size * batch * longest
 
     def host_memory(self, trained: int) -> float:
         """Bytes in the memory of a machine that runs all processes. An estimate.
@@ -186,7 +344,7 @@ class Plan:
         the parts of :class:`Memory` and ``total``, in bytes of one device."""
         rows = []
         for arm in self.arms:
-            for recipe in alternatives(self.profile, self.processes):
+            for recipe in self.recipes:
                 needed = self.memory(arm.parameters, recipe)
                 how = recipe.options(self.profile, self.processes)
                 row = {"arm": arm.name, "recipe": recipe.name, "how": how}
@@ -200,13 +358,13 @@ class Plan:
         tensors in fp32; the one under way also has its checkpoint with the optimiser's two moments.
         """
         finished = 4.0 * sum(arm.parameters + self.adaptor for arm in self.arms)
+        under_way = 12.0 * (self.largest.parameters + self.adaptor)
         return {
             "model": float(self.size * self.llm.parameters),
             "encoder": float(self.encoder.download),
             "speech": self.load.seconds * FLAC_BYTES,
             "features": self.load.seconds * FRAMES * self.encoder.width * 2,
-            "runs": finished * len(self.profile.seeds)
-            + 12.0 * (self.largest.parameters + self.adaptor),
+            "runs": finished * len(self.profile.seeds) + under_way,
         }
 
     def work(self, trained: int) -> Work:

@@ -10,8 +10,7 @@ from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
-from kappa_lib.run.plan import Plan
-from kappa_lib.run.recipes import NOT_HERE
+from kappa_lib.run.plan import NOT_HERE, Plan
 from kappa_lib.spectra.selection import PAPER_SHARE
 from kappa_lib.text import clock
 
@@ -88,15 +87,11 @@ def device_memory(profile: Profile, gib: float | None) -> tuple[float, str] | No
 
 def text(made: Plan, device: tuple[float, str] | None = None, rate: Rate | None = None) -> str:
     """A plan for reading: arms, memory and whether it fits, disk, time."""
-    ways = made.ways()
-    parts = [_head(made), _arms(made), _memory(made, ways), _verdict(made, ways, device)]
-    return "\n\n".join([*parts, _disk(made), _time(made, rate)]) + "\n"
-
-
-def _head(made: Plan) -> str:
-    profile, load = made.profile, made.load
+    profile, load, ways, disk = made.profile, made.load, made.ways(), made.disk()
     tokens = profile.steps * profile.batch * load.mean
-    return f"""\
+    amounts = {**disk, "altogether": sum(disk.values())}
+    listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in amounts.items())
+    head = f"""\
 Plan of profile {profile.profile}; nothing has been downloaded
   language model  {profile.model}, {profile.dtype}, {made.llm.parameters:,} parameters
   encoder         {profile.encoder}, {made.encoder.parameters:,} parameters, frozen
@@ -104,6 +99,9 @@ Plan of profile {profile.profile}; nothing has been downloaded
  {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}\
  million positions a run
   speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances"""
+    parts = [head, _arms(made), _memory(made, ways), _verdict(made, ways, device)]
+    parts += [f"Disk in GB, an estimate: {listed}", _time(made, rate)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _arms(made: Plan) -> str:
@@ -134,11 +132,15 @@ def _memory(made: Plan, ways: pd.DataFrame) -> str:
     now = ways[ways["recipe"] == made.recipe.name].drop(columns=["recipe", "how"])
     in_gib = (now.set_index("arm") / GIB).map("{:.2f}".format)
     of_largest = ways[ways["arm"] == made.largest.name]
+
+    def smallest(total: float) -> str:
+        return next((f"{n} GB" for n in DEVICES if total <= n * GIB), "none of one device")
+
     listed = pd.DataFrame(
         {
             "": of_largest["recipe"],
             "GiB": (of_largest["total"] / GIB).map("{:.1f}".format),
-            "smallest device": of_largest["total"].map(_smallest),
+            "smallest device": of_largest["total"].map(smallest),
             "options": of_largest["how"],
         }
     )
@@ -149,11 +151,6 @@ Memory of one device in GiB, an estimate: {made.recipe.name}
 
 Ways to hold the largest arm, {made.largest.name}, and what to add to the command for them
 {listed.to_string(index=False)}"""
-
-
-def _smallest(total: float) -> str:
-    fitting = [size for size in DEVICES if total <= size * GIB]
-    return f"{fitting[0]} GB" if fitting else "none of one device"
 
 
 def _verdict(made: Plan, ways: pd.DataFrame, device: tuple[float, str] | None) -> str:
@@ -173,13 +170,6 @@ def _verdict(made: Plan, ways: pd.DataFrame, device: tuple[float, str] | None) -
             f"No way listed here fits {name}: take a smaller model, a smaller batch or a larger GPU"
         )
     return "\n".join([f"Not every arm fits {name} as it is; with these it does:", *fitting])
-
-
-def _disk(made: Plan) -> str:
-    disk = made.disk()
-    amounts = {**disk, "altogether": sum(disk.values())}
-    listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in amounts.items())
-    return f"Disk in GB, an estimate: {listed}"
 
 
 def _time(made: Plan, rate: Rate | None) -> str:
@@ -210,7 +200,7 @@ def main_text(
     """What ``kappa plan`` prints.
 
     Args:
-        profile_name: a profile's name.
+        profile_name: a profile's name or path.
         memory_gib: of the device to fit; a CUDA device found here otherwise.
         tflops: sustained rate of one device; what finished runs measured here otherwise.
         processes: a device each.

@@ -13,10 +13,10 @@ from packaging.utils import canonicalize_name
 
 from kappa_lib import __version__, paths
 from kappa_lib.errors import InputError
-from kappa_lib.run import lock
+from kappa_lib.run import doctor
 from tools import environment
 
-PINS = {canonicalize_name(pin.name): pin for pin in lock.pins()}
+PINS = {canonicalize_name(pin.name): pin for pin in doctor.pins()}
 
 
 def test_every_direct_dependency_is_pinned_within_its_range():
@@ -116,7 +116,7 @@ def test_the_extras_overlap_in_nothing():
 
 
 def test_installed_versions_are_the_pinned_ones():
-    assert lock.drift() == []
+    assert doctor.drift() == []
 
 
 def test_torch_is_the_release_that_every_machine_can_have():
@@ -124,7 +124,7 @@ def test_torch_is_the_release_that_every_machine_can_have():
 
 
 def test_names_in_the_lock_are_unique_and_sorted():
-    names = [canonicalize_name(pin.name) for pin in lock.pins()]
+    names = [canonicalize_name(pin.name) for pin in doctor.pins()]
     assert names == sorted(set(names))
 
 
@@ -135,7 +135,7 @@ def test_environment_yml_has_the_pins_of_the_lock():
     assert python == f"python={PROJECT['requires-python'].removeprefix('>=')}"
     *pinned, package = section["pip"]
     assert package == "-e ."
-    assert [str(Requirement(line)) for line in pinned] == [str(pin) for pin in lock.pins()]
+    assert [str(Requirement(line)) for line in pinned] == [str(pin) for pin in doctor.pins()]
 
 
 def test_environment_yml_is_what_the_lock_generates():
@@ -146,13 +146,13 @@ def test_a_line_that_is_not_an_exact_pin_is_named(tmp_path):
     loose = tmp_path / "loose.lock"
     loose.write_text("# comment\nnumpy>=2\n")
     with pytest.raises(InputError, match="numpy>=2 is not an exact pin"):
-        lock.pins(loose)
+        doctor.pins(loose)
 
 
 def test_drift_names_packages_that_differ_or_are_missing(tmp_path):
     other = tmp_path / "other.lock"
     other.write_text("numpy==0.0.1\nno-such-package-here==1\nabsent==1 ; python_version < '3'\n")
-    different, missing = lock.drift(other)
+    different, missing = doctor.drift(other)
     assert different == f"numpy is {metadata.version('numpy')}, pinned ==0.0.1"
     assert missing == "no-such-package-here is missing, pinned ==1"
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_json
-from kappa_lib.run import cli, plan, plan_text, recipes, workload
+from kappa_lib.run import cli, plan, plan_text
 from kappa_lib.run.plan import Plan
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import optim
@@ -186,13 +186,13 @@ def counted(layers: int) -> sizes.LanguageModel:
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_activations_of_a_layer_are_what_autograd_saves(dtype, size):
     layer = saved_bytes(small(3), dtype) - saved_bytes(small(2), dtype)
-    assert layer / 64 == pytest.approx(workload.layer_activations(counted(2), size), rel=0.01)
+    assert layer / 64 == pytest.approx(plan.layer_activations(counted(2), size), rel=0.01)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers():
     layer = saved_bytes(small(3), torch.float32, True) - saved_bytes(small(2), torch.float32, True)
-    load = workload.Workload(32, 32, 0, 0, 0, 0)
-    three, two = (workload.activations(counted(n), 4, load, 2, True) for n in (3, 2))
+    load = plan.Workload(32, 32, 0, 0, 0, 0)
+    three, two = (plan.activations(counted(n), 4, load, 2, True) for n in (3, 2))
     assert layer == pytest.approx(three - two, rel=0.01)
 
 
@@ -222,10 +222,8 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
 def test_recipes_order_as_they_should():
     profile = paper()
     made = Plan(profile)
-    needed = {
-        r.options(profile): made.memory(2_000_000_000, r) for r in recipes.alternatives(profile)
-    }
-    done = needed[recipes.AS_IT_IS]
+    needed = {r.options(profile): made.memory(2_000_000_000, r) for r in plan.recipes(profile)}
+    done = needed[plan.AS_IT_IS]
     assert needed["--set optimiser=adafactor"].optimiser < done.optimiser / 10
     assert needed["--set optimiser=adafactor"].weights == done.weights
     halved = needed["--processes 2 --set parallel=fsdp2"]
@@ -234,7 +232,7 @@ def test_recipes_order_as_they_should():
     # An evaluation gathers all weights: bf16, but for 2 bytes more of what trains.
     whole = 2 * made.llm.parameters + 2 * 2_000_000_000
     assert whole < halved.activations + halved.gradients < whole + done.activations
-    assert needed[recipes.NOT_HERE].optimiser == 0
+    assert needed[plan.NOT_HERE].optimiser == 0
 
 
 SETTINGS = [
@@ -250,16 +248,16 @@ SETTINGS = [
 @pytest.mark.parametrize(("changes", "processes"), SETTINGS)
 def test_options_give_the_recipe_beside_which_they_stand(changes, processes):
     profile = paper(**changes)
-    ways = recipes.alternatives(profile, processes)
+    ways = plan.recipes(profile, processes)
     assert len({way.name for way in ways}) == len(ways)
-    assert ways[0].options(profile, processes) == recipes.AS_IT_IS
+    assert ways[0].options(profile, processes) == plan.AS_IT_IS
     for recipe in ways:
         words = recipe.options(profile, processes)
-        if words in (recipes.AS_IT_IS, recipes.NOT_HERE):
+        if words in (plan.AS_IT_IS, plan.NOT_HERE):
             continue
         typed = cli.parser().parse_args(["train", "--processes", str(processes), *words.split()])
         again = paper(**changes | cli.overrides(typed))  # refuses what train would refuse
-        assert recipes.current(again, typed.processes) == recipe
+        assert plan.recipes(again, typed.processes)[0] == recipe
 
 
 def test_processes_share_a_batch_and_the_time():
@@ -282,7 +280,7 @@ def test_adafactors_states_are_as_small_as_planned():
     optimiser.step()
     held = sum(v.nbytes for v in optimiser.state[weight].values() if torch.is_tensor(v))
     # Row and column averages: 16 times fewer a parameter in a matrix 16 times as wide.
-    recipe = recipes.current(paper(optimiser="adafactor"))
+    recipe = plan.recipes(paper(optimiser="adafactor"))[0]
     assert held / weight.numel() / 16 < recipe.states
 
 
@@ -312,7 +310,7 @@ def test_arithmetic_of_a_step_is_what_torch_counts():
     forward = 2.0 * counted(2).matrices
     # The counter knows the matrix products; fused attention on a CPU it passes over.
     assert counter.get_total_flops() == 48 * (2 * forward + 2 * count)
-    attention = 48 * (workload.forward(counted(2), 48) - forward)
+    attention = 48 * (plan.forward(counted(2), 48) - forward)
     # Two layers, two products of 256-wide queries with the keys up to each position.
     assert attention == pytest.approx(2 * 2 * 2 * 256 * sum(range(1, 49)), rel=0.03)
 
@@ -321,7 +319,7 @@ def test_features_and_downloads_have_their_real_sizes():
     made = Plan(paper(train_utterances={"en": 1000}, test_utterances={"en": 0}))
     disk = made.disk()
     assert disk["model"] == 2 * made.llm.parameters
-    seconds = 1000 * workload.SECONDS["en"][0]
+    seconds = 1000 * plan.SECONDS["en"][0]
     assert disk["features"] == pytest.approx(seconds * 50 * 1280 * 2)
 
 
@@ -379,7 +377,7 @@ def test_the_text_says_what_fits_and_what_does_not():
     assert "nothing has been downloaded" in shown
     assert "Not every arm fits 40 GiB as it is" in shown
     assert "--processes 8 --set parallel=fsdp2" in shown.partition("with these it does")[2]
-    assert recipes.NOT_HERE not in shown.partition("with these it does")[2]
+    assert plan.NOT_HERE not in shown.partition("with these it does")[2]
     roomy = plan_text.text(made, (999 * plan_text.GIB, "999 GiB"))
     assert "Every arm fits 999 GiB" in roomy
     tight = plan_text.text(made, (1 * plan_text.GIB, "1 GiB"))

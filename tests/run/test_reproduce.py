@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from kappa_lib import paths
-from kappa_lib.run import lock
+from kappa_lib.run import doctor
 
 RUNNER = (
     "import os, sys; print('RUN', *sys.argv[1:], os.environ['KAPPA_INSTALL_SECONDS'], sys.prefix)"
@@ -35,7 +35,7 @@ def project(tmp_path):
     shutil.copy(paths.ROOT / "reproduce.sh", root)
     for name in ("laptop", "smoke"):
         (root / "kappa_lib" / "data" / "profiles" / f"{name}.yaml").touch()
-    setuptools = next(pin for pin in lock.pins() if pin.name == "setuptools")
+    setuptools = next(pin for pin in doctor.pins() if pin.name == "setuptools")
     (root / "requirements.lock").write_text(f"{setuptools}\n")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "kappa_lib" / "__init__.py").touch()
