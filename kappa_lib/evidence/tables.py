@@ -1,9 +1,11 @@
 """What the runs of a profile left: one table of every evaluation, and readers of the rest."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kappa_lib.errors import InputError
@@ -152,6 +154,29 @@ def wer_intervals(
         for corpus in errors
     }
     return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
+
+
+def wer_bands(profile: Profile, arms: Sequence[str]) -> pd.DataFrame:
+    """:func:`wer_intervals` of every evaluation whose transcripts are kept, for the figures.
+
+    The interval of a mean of corpora adds up those of its parts as independent ones (Zou and
+    Donner 2008, "Construction of confidence limits", Statistics in Medicine 27).
+
+    Returns:
+        Rows of ``arm``, ``step``, ``column`` (as in :func:`results`), ``low``, ``high``.
+    """
+    spoken, rows = {*LANGUAGES, *profile.corpora}, []
+    for arm in arms:
+        folders = [f / "transcripts" for (a, _), f in finished(profile).items() if a == arm]
+        kept = [{int(p.stem.removeprefix("step")) for p in f.glob("*.json")} for f in folders]
+        for step in sorted(set.intersection(*kept)):
+            found = wer_intervals(profile, arm, step=step)
+            rows += [(arm, step, f"wer_{c}", low, high) for c, (_, low, high) in found.items()]
+            ends = np.array([found[c] for c in found if c in spoken])
+            rate = ends[:, 0].mean()
+            below, above = (np.hypot.reduce(ends[:, 0] - ends[:, i]) / len(ends) for i in (1, 2))
+            rows.append((arm, step, "wer_mean", rate - below, rate + above))
+    return pd.DataFrame(rows, columns=["arm", "step", "column", "low", "high"])
 
 
 def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.DataFrame:

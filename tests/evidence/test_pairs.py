@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from kappa_lib.evidence import pairs, report_tables
-from kappa_lib.figures.pairs import TITLES, paired
+from kappa_lib.figures.training import OUTCOMES, paired
 from kappa_lib.spectra import selection
 
 
@@ -156,9 +156,9 @@ def test_what_differs_between_two_arms():
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
     found = pairs.outcomes(results())
-    margins = {outcome: pairs.margin_of(outcome) for outcome in TITLES}
+    margins = {outcome: pairs.margin_of(outcome) for outcome in OUTCOMES}
     figure = paired(found, pairs.summary(found), margins, note="a note")
-    assert [axis.get_title() for axis in figure.axes] == list(TITLES.values())
+    assert [axis.get_title() for axis in figure.axes] == list(OUTCOMES.values())
     for axis in figure.axes:
         low, high = axis.get_xlim()
         assert low == -high

@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Ellipse
 
 from kappa_lib.evidence.verdicts import NOT_MEASURED, VERDICTS
-from kappa_lib.figures import limits, theory, verdicts
+from kappa_lib.figures import limits, theory, training
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +107,8 @@ def test_storage_shows_the_median_over_seeds():
 
 
 def test_verdict_bars_add_up_and_know_every_verdict():
-    assert set(verdicts.SHADES) == {*VERDICTS, NOT_MEASURED}
-    figure = verdicts.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
+    assert set(training.SHADES) == {*VERDICTS, NOT_MEASURED}
+    figure = training.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert sorted(widths) == [0, 0, 0, 1, 2, 3]
     assert labelled(figure)
