@@ -1,6 +1,7 @@
 """A κ table → ``kappa.html``: one file to look at, without a network, scripts or other files."""
 
 import base64
+import io
 from collections.abc import Mapping
 from html import escape
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ import yaml
 
 from kappa_lib import provenance
 from kappa_lib.errors import InputError
-from kappa_lib.files import write_text
+from kappa_lib.files import replacing, write_text
 from kappa_lib.spectra import exports, selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, types
@@ -20,7 +21,7 @@ from kappa_lib.spectra.measures import explained_by_type
 from kappa_lib.spectra.selection import Selection
 
 if TYPE_CHECKING:  # matplotlib is not in the core
-    from kappa_lib.figures.page_pictures import Picture
+    from matplotlib.figure import Figure
 
 NO_PICTURES = (
     "without pictures: they need matplotlib, pip install '.[speech]' in the clone of the"
@@ -28,6 +29,8 @@ NO_PICTURES = (
 )
 ENDS = 6  # how many best- and worst-conditioned tensors are listed
 PASTED = 400  # of how many tensors names are pasted into the page
+DPI = 110  # four pictures, light and dark, stay well under 1 MB
+INK, PAPER = "#e6e6e6", "#16181c"  # of the dark pictures
 _METHODS = {
     "gram": "a symmetric rank-k product of the shorter side, all eigenvalues; relative error of a"
     " small σ near κ²ε",
@@ -62,13 +65,9 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         The page, then the pictures; none where matplotlib is missing, which the page says.
     """
     arms = proposed(table)
-    pictures: dict[str, Picture] = {}
     drawable = find_spec("matplotlib") is not None
-    if drawable:
-        from kappa_lib.figures.page_pictures import draw
-
-        pictures = draw(table, arms, changes, folder)
-    shown = {name: _figure(picture) for name, picture in pictures.items()}
+    found = _drawn(table, arms, changes) if drawable else {}
+    shown = {name: _picture(folder / f"{name}.png", *drawn) for name, drawn in found.items()}
     title = f"κ of {escape(str(table.attrs.get('model', 'a model')))}"
     low, high = table["kappa"].min(), table["kappa"].max()
     parts = [
@@ -92,7 +91,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         + "\n".join(filter(None, parts))
         + "\n</body>\n</html>\n",
     )
-    return [page, *(folder / f"{name}.png" for name in pictures)]
+    return [page, *(folder / f"{name}.png" for name in shown)]
 
 
 def proposed(table: pd.DataFrame) -> dict[str, Selection]:
@@ -101,16 +100,86 @@ def proposed(table: pd.DataFrame) -> dict[str, Selection]:
     return {a: selection.select(table, a, count) for a in ("selected", "inverse")} if count else {}
 
 
-def _figure(picture: "Picture") -> str:
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        for png in (picture.light, picture.dark)
-    )
-    alt = escape(picture.alt)
+def _drawn(
+    table: pd.DataFrame, arms: Mapping[str, Selection], changes: Comparison | None
+) -> dict[str, tuple["Figure", str]]:
+    """The figures that a table gives rise to, and what each shows in words."""
+    from kappa_lib.figures import kappa
+
+    inside = selection.candidates(table)
+    found = {}
+    if len(inside):
+        low, high = (inside.loc[at] for at in (inside["kappa"].idxmin(), inside["kappa"].idxmax()))
+        found["kappa_heat_map"] = (
+            kappa.heat_map(table),
+            f"Heat map of κ, layer by module type, on a logarithmic colour scale: from"
+            f" {low['kappa']:.4g} ({low['tensor']}) to {high['kappa']:.4g} ({high['tensor']}).",
+        )
+        above = int((inside["kappa_excess"] > 1).sum())
+        found["kappa_against_null"] = (
+            kappa.against_null(inside),
+            f"Measured κ over the κ typical of a random matrix of the same shape, a point a matrix,"
+            f" both axes logarithmic: {above} of {len(inside)} lie above the line of equality.",
+        )
+    if arms:
+        sizes = ", ".join(f"{a} {len(s.tensors)} tensors" for a, s in arms.items())
+        found["kappa_selection"] = (
+            kappa.selection_map(table, {arm: s.tensors for arm, s in arms.items()}),
+            f"Which matrices each arm would train, layer by module type: {sizes}.",
+        )
+        sizes = ", ".join(f"{arm} {s.parameters:,}" for arm, s in arms.items())
+        found["kappa_composition"] = (
+            kappa.compositions({arm: composition(table, s.tensors) for arm, s in arms.items()}),
+            f"Tensors and parameters of each arm by module type; parameters: {sizes}.",
+        )
+    changed = changes.table.query("relative_change > 0 and layer.notna()") if changes else ()
+    if len(changed):
+        moved = changed.loc[changed["dlogkappa"].abs().idxmax()]
+        found["compare_maps"] = (
+            kappa.change_maps(changes.table),
+            f"Relative Frobenius change and Δ log κ from {changes.before} to {changes.after}, layer"
+            f" by module type: {len(changed)} of {len(changes.table)} matrices changed; κ moved"
+            f" most in {moved['tensor']}, Δ log κ {moved['dlogkappa']:+.3g}.",
+        )
+    return found
+
+
+def _picture(path: Path, figure: "Figure", words: str) -> str:
+    """Save a figure as PNG; HTML that holds it on light and on dark ground, with its words."""
+    links = []
+    for dark in (False, True):
+        if dark:
+            _darken(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=DPI)
+        links.append(f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}")
+        if not dark:
+            with replacing(path) as temporary:
+                temporary.write_bytes(stream.getvalue())
+    alt = escape(words)
     return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{alt}"></picture><figcaption>{alt}</figcaption></figure>'
+        '<figure><picture><source media="(prefers-color-scheme: dark)"'
+        f' srcset="{links[1]}"><img src="{links[0]}" alt="{alt}"></picture>'
+        f"<figcaption>{alt}</figcaption></figure>"
     )
+
+
+def _darken(figure: "Figure") -> None:
+    """Turn a finished figure to dark ground: whatever is black on it becomes light."""
+    from matplotlib import colors, lines, patches, spines, text
+
+    for ground in (figure.patch, *(axis.patch for axis in figure.axes)):
+        ground.set_facecolor(PAPER)
+    black = colors.to_rgba("black")
+    for artist in figure.findobj():
+        if isinstance(artist, spines.Spine):
+            artist.set_edgecolor(INK)
+        elif isinstance(artist, text.Text) or (
+            isinstance(artist, lines.Line2D) and colors.to_rgba(artist.get_color()) == black
+        ):
+            artist.set_color(INK)
+        elif isinstance(artist, patches.Patch) and artist.get_facecolor() == black:
+            artist.set_facecolor(INK)
 
 
 def _html(frame: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     """The colour of each arm: of the table, or by position for arms that a user has named."""
     names = list(dict.fromkeys(arms))
     own = [arm for arm in names if arm not in ARM_COLOURS]
-    spare = [COLOURS[6], *reversed(ARM_COLOURS.values())]
+    spare = list(reversed(ARM_COLOURS.values()))
     return {a: ARM_COLOURS.get(a) or spare[own.index(a) % len(spare)] for a in names}
 
 

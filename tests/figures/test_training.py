@@ -35,7 +35,7 @@ def runs(arms, seeds=1):
 def test_every_arm_has_one_colour_of_its_own():
     assert set(ARMS) <= set(ARM_COLOURS)
     assert len(set(ARM_COLOURS.values())) == len(ARM_COLOURS)
-    assert arm_colours(["inverse", "mine"]) == {"inverse": COLOURS[1], "mine": COLOURS[6]}
+    assert arm_colours(["inverse", "mine"]) == {"inverse": COLOURS[1], "mine": COLOURS[7]}
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
