@@ -1,9 +1,13 @@
 """``REPORT.md`` of a profile: what ran, every measured number, the claims, and where time went."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kappa_lib.evidence import arms, claims, listing, report_tables, tables
+import pandas as pd
+
+from kappa_lib.evidence import arms, claims, listing, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
@@ -16,25 +20,29 @@ FILE = "REPORT.md"
 def write(profile: Profile) -> Path:
     """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
     table = tables.results(profile)
+    found = claims.load(profile.folder)
+    pictures = sorted((profile.folder / "figures").glob("*.png"))
     parts = [
         f"# KappaTune companion: report of profile `{profile.profile}`",
         missing_note(profile),
         _setting(profile),
         left_out(profile),
         "## Word error rate at every evaluation",
-        report_tables.wer_table(table),
-        report_tables.wer_intervals_table(profile),
+        wer_table(table),
+        wer_intervals_table(profile),
         _normalisers(profile),
         "## What was learned and what was forgotten",
-        report_tables.loss_table(table),
-        _figures(profile),
+        loss_table(table),
+        "\n\n".join(f"![{p.stem}](figures/{p.name})" for p in pictures),
         "## Arm against arm",
-        report_tables.pairs_table(
-            table, {arm: arms.trained(profile, arm) for arm in table["arm"].unique()}
-        ),
+        pairs_table(table, {a: arms.trained(profile, a) for a in table["arm"].unique()}),
         "## The arms",
-        report_tables.arms_table(profile),
-        _claims(profile),
+        arms_table(profile),
+        "## The paper's claims",
+        listing.tally(found),
+        listing.table(found),
+        "## How each claim can be checked",
+        listing.details(found),
         "## Where the time went",
         time_table(profile.folder),
         "## Provenance",
@@ -99,22 +107,125 @@ def _normalisers(profile: Profile) -> str:
     )
 
 
-def _figures(profile: Profile) -> str:
-    pictures = sorted((profile.folder / "figures").glob("*.png"))
-    return "\n\n".join(f"![{p.stem}](figures/{p.name})" for p in pictures)
-
-
-def _claims(profile: Profile) -> str:
-    found = claims.load(profile.folder)
-    return "\n\n".join(
-        [
-            "## The paper's claims",
-            listing.tally(found),
-            listing.table(found),
-            "## How each claim can be checked",
-            listing.details(found),
+def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
+    present = {column: how for column, how in columns.items() if column in table}
+    rows = []
+    for (arm, step), group in table.groupby(["arm", "step"], sort=False):
+        numbers = [
+            listing.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
         ]
+        rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
+    return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
+
+
+def wer_table(table: pd.DataFrame) -> str:
+    """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
+    columns = {
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
+        "capped": ("capped, %", 100.0, 1),
+        "empty": ("empty, %", 100.0, 1),
+    }
+    return _evaluations(table, columns)
+
+
+def wer_intervals_table(profile: Profile) -> str:
+    """Word error rates of the last evaluation in percent, with what another test set might give."""
+    runs = tables.finished(profile)
+    if not all((folder / "transcripts").is_dir() for folder in runs.values()):
+        return "No intervals over utterances: the transcripts were not kept with these results."
+    found = {
+        arm: tables.wer_intervals(profile, arm) for arm in dict.fromkeys(arm for arm, _ in runs)
+    }
+    corpora = list(dict.fromkeys(corpus for rates in found.values() for corpus in rates))
+    rows = []
+    for arm, rates in found.items():
+        shown = [[100 * number for number in rates[corpus]] for corpus in corpora]
+        rows.append([arm, *(f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in shown)])
+    note = (
+        "At the last evaluation, in percent, with 95 % bootstrap intervals over the test"
+        " utterances, and over seeds where there are several:"
     )
+    return f"{note}\n\n{markdown(['arm', *corpora], rows)}"
+
+
+def loss_table(table: pd.DataFrame) -> str:
+    """Losses in nats a token, a row an arm and evaluation."""
+    columns = {
+        "train_loss": ("training loss", 1.0, 3),
+        "heldout_loss": ("held-out loss", 1.0, 3),
+        "text_loss": ("general-text loss", 1.0, 4),
+        "kl": ("KL from base", 1.0, 4),
+    }
+    return _evaluations(table, columns)
+
+
+_OUTCOMES = {
+    "wer": "WER, points",
+    "text": "general-text loss, nats a token",
+    "kl": "KL, nats a token",
+}
+
+
+def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """Differences between two arms of the same seed, a row a pair and outcome.
+
+    ``facts`` is what each arm trains, of :func:`kappa_lib.evidence.arms.trained`.
+    """
+    found = arms.outcomes(table)
+    if found.empty:
+        return "No two arms that are compared with each other."
+    rows = []
+    for row in arms.summary(found).itertuples():
+        digits = 2 if row.outcome == "wer" else 4
+        shown = f"{row.mean:+.{digits}f}"
+        if not math.isnan(row.low):
+            shown = listing.interval(row.mean, row.low, row.high, digits)
+        effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
+        rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
+    header = ["pair", "outcome", "difference", "d_z", "reading"]
+    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    note = (
+        "First arm less second at the last evaluation: mean over seeds and 95 % t-interval of the"
+        " paired differences; negative is better for the first. No relevant difference: the 90 %"
+        " interval lies inside 1 point or 0.01 nats. KL is from the base model."
+        + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
+    )
+    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
+
+
+def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """What differs within each pair beside κ, a line each, and the reversed sizes."""
+    lines = []
+    for pair in arms.present(table["arm"].unique().tolist()):
+        if not set(pair) <= set(facts):
+            continue
+        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
+        alike = "size, types and the depth of each are alike"
+        told = f"the first has {', '.join(unlike)}" if unlike else alike
+        lines.append(f"- {arms.name_of(pair)}: {told}.")
+    if lines:
+        lines.insert(0, "Beside κ:\n")
+    if {"selected", "inverse"} <= set(facts):
+        sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
+        lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
+    return "\n".join(lines)
+
+
+def arms_table(profile: Profile) -> str:
+    """Rule, tensors, parameters and module types of every arm."""
+    table = tables.parameters(profile)
+    kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
+    rows = (
+        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}"]
+        + [str(row[kind]) for kind in kinds]
+        for arm, row in table.iterrows()
+    )
+    return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)
 
 
 def time_table(folder: Path) -> str:
@@ -146,20 +257,13 @@ def _provenance(profile: Profile) -> str:
     commit = f"`{last['commit']}`" if last["commit"] else "unknown"
     state = {True: "clean", False: "with uncommitted changes", None: "unknown state"}
     packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
-    speeds = markdown(
-        ["run", "trainable in the LLM", "trainable in all", "seconds a step"],
-        (
-            [
-                name,
-                f"{entry['trainable_llm']:,}",
-                f"{entry['trainable_all']:,}",
-                f"{entry['seconds_per_step']:.2f}",
-            ]
-            for name, entry in entries.items()
-        ),
-    )
+    rows = []
+    for name, entry in entries.items():
+        counts = (f"{entry[key]:,}" for key in ("trainable_llm", "trainable_all"))
+        rows.append([name, *counts, f"{entry['seconds_per_step']:.2f}"])
+    header = ["run", "trainable in the LLM", "trainable in all", "seconds a step"]
     return (
         f"Commit {commit} ({state[last['clean']]}), Python {last['python']}, {packages};"
         f" {last['processor']}, {last['cores']} cores, {last['threads']} threads,"
-        f" device {last['device']}; finished {last['finished']}.\n\n{speeds}"
+        f" device {last['device']}; finished {last['finished']}.\n\n{markdown(header, rows)}"
     )
