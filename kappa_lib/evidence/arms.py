@@ -173,9 +173,12 @@ def unlike(
 ) -> list[str]:
     """What differs between two measured arms beside κ, in words; empty where nothing held does.
 
-    ``held`` is which of ``parameters``, ``types``, ``layers`` must be alike.
+    ``held`` is which of ``parameters``, ``types``, ``layers`` must be alike. An arm that was not
+    run differs in nothing.
     """
-    found = []
+    found: list[str] = []
+    if not first or not second:
+        return found
     smaller, larger = sorted((first["parameters"], second["parameters"]))
     if "parameters" in held and larger - smaller > ALIKE["parameters"] * larger:
         found.append(f"{first['parameters'] / second['parameters']:.2f} × the parameters")

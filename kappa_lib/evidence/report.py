@@ -56,7 +56,7 @@ def write(profile: Profile) -> Path:
 def missing_note(profile: Profile) -> str:
     """A loud paragraph on the corpora that could not be had; empty where all were."""
     lines = []
-    for corpus, why in tables.missing(profile).items():
+    for corpus, why in tables.split(profile, "missing").items():
         reason = why.splitlines()[0]
         lines.append(f"> **Without `{corpus}`: its recordings could not be had.** {reason}")
     return "\n>\n".join(lines)
@@ -66,7 +66,7 @@ def left_out(profile: Profile) -> str:
     """A sentence on the rows of the corpora that were unusable; empty where none was."""
     found = [
         f"{rows:,} of `{corpus}` {part} ({reason})"
-        for corpus, parts in tables.left_out(profile).items()
+        for corpus, parts in tables.split(profile, "left_out").items()
         for part, reasons in parts.items()
         for reason, rows in reasons.items()
     ]
@@ -90,7 +90,7 @@ def _setting(profile: Profile) -> str:
 
 def _counts(profile: Profile, part: str) -> str:
     """Utterances of each corpus, and how many were asked for where there were fewer."""
-    used, words = tables.used(profile), []
+    used, words = tables.split(profile, "used"), []
     for corpus, asked in profile.values()[f"{part}_utterances"].items():
         count = used.get(corpus, {}).get(part, asked)
         words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))

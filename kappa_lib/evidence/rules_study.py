@@ -34,6 +34,7 @@ from kappa_lib.evidence.verdicts import (
     UNDECIDED,
     Decision,
     decides,
+    notes,
     together,
 )
 
@@ -58,8 +59,7 @@ def compared(first: Arm, second: Arm, outcomes: Sequence[str]) -> Decision:
         a, b, note = same_seeds(_ends(first), _ends(second), name)
         a, b = ([factor * value for value in values] for values in (a, b))
         decision = decide_difference(a, b, margin, unit=unit)
-        notes = "; ".join(text for text in (decision.note, note) if text)
-        parts[name] = replace(decision, note=notes)
+        parts[name] = replace(decision, note=notes(decision.note, note))
     return next(iter(parts.values())) if len(parts) == 1 else together(parts)
 
 
@@ -71,8 +71,7 @@ def unless_confounded(decision: Decision, differences: Sequence[str]) -> Decisio
     """The decision, or *confounded* where it says anything while something else differs too."""
     if not differences:
         return decision
-    told = f"the first has {', '.join(differences)}"
-    note = "; ".join(text for text in (decision.note, told) if text)
+    note = notes(decision.note, f"the first has {', '.join(differences)}")
     decided = decision.verdict in (HOLDS, CORRECTED, FAILS, SAME)
     return replace(decision, verdict=CONFOUNDED if decided else decision.verdict, note=note)
 
@@ -90,14 +89,14 @@ def parameters_similar(parameters_selected: int, parameters_inverse: int) -> Dec
 def selected_beats_inverse(selected: Arm, inverse: Arm) -> Decision:
     """Last WER, paired; confounded by size and types."""
     found = compared(selected, inverse, ["wer"])
-    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+    return unless_confounded(found, unlike(selected, inverse))
 
 
 @decides("inverse-forgets-more")
 def inverse_forgets_more(selected: Arm, inverse: Arm) -> Decision:
     """Rise of text loss and KL, paired; confounded by size and types."""
     found = compared(selected, inverse, ["text", "kl"])
-    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+    return unless_confounded(found, unlike(selected, inverse))
 
 
 @decides("mitigates-forgetting")
@@ -120,8 +119,7 @@ def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
 def kappa_is_the_cause(low: Arm, high: Arm) -> Decision:
     """WER, text loss and KL between arms of the same types and size; depth must be alike too."""
     found = compared(low, high, ["wer", "text", "kl"])
-    held = ("parameters", "types", "layers")
-    return unless_confounded(found, unlike(low, high, held) if low and high else [])
+    return unless_confounded(found, unlike(low, high, ("parameters", "types", "layers")))
 
 
 @decides("disruption-causes-forgetting")
@@ -157,18 +155,18 @@ def low_kappa_is_stable(
 ) -> Decision:
     """Within types, relative noise on a tensor costs more where κ is higher; so with its gradient.
 
-    Args:
-        selected: arm of lowest κ.
-        inverse: arm of highest κ.
-        noise_cost: Spearman's ρ of κ with the KL that relative noise costs: ρ, low, high.
-        gradient_noise: the same with the noise scale of the tensor's gradient.
-
-    Without those two there is only the spread of the last WER over seeds, as a ratio with the
-    interval of Pitman and Morgan.
+    ``noise_cost`` is Spearman's ρ of κ with the KL that relative noise costs (ρ, low, high),
+    ``gradient_noise`` the same with the noise scale of the tensor's gradient. Without them there
+    is only the spread of the last WER over seeds, as a ratio with the interval of Pitman and
+    Morgan.
     """
     if noise_cost and gradient_noise:
         found = {"noise cost": noise_cost, "gradient noise": gradient_noise}
-        return together({name: _positive(*values) for name, values in found.items()})
+        parts, unit = {}, "Spearman's ρ within types"
+        for name, (rho, low, high) in found.items():
+            verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
+            parts[name] = Decision(verdict, rho, (low, high), unit=unit)
+        return together(parts)
     if not selected or not inverse:
         return Decision(NOT_TESTABLE, note="an arm was not run")
     first, second, note = same_seeds(_ends(selected), _ends(inverse), "wer")
@@ -178,17 +176,11 @@ def low_kappa_is_stable(
     ratio, low, high = spread_ratio(first, second)
     if len(first) < SPREAD_SEEDS:
         few = f"a spread of {len(first)} seeds says little, {SPREAD_SEEDS} are asked for"
-        note = "; ".join(text for text in (few, note) if text)
-        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=note)
+        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=notes(few, note))
     else:
         verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
         found = Decision(verdict, ratio, (low, high), unit=unit, n=len(first), note=note)
     return unless_confounded(found, unlike(selected, inverse))
-
-
-def _positive(rho: float, low: float, high: float) -> Decision:
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    return Decision(verdict, rho, (low, high), unit="Spearman's ρ within types")
 
 
 @decides("new-modality")
@@ -204,7 +196,7 @@ def new_modality(selected: Arm) -> Decision:
         values, _, note = same_seeds(arm, arm, corpus)
         points, half = [100 * value for value in values], [50.0] * len(values)
         found = decide_difference(points, half, POINTS, unit="points from 50 %")
-        parts[corpus] = replace(found, note="; ".join(t for t in (found.note, note) if t))
+        parts[corpus] = replace(found, note=notes(found.note, note))
     decision = together(parts)
     if {part.verdict for part in parts.values()} == {HOLDS, FAILS}:
         return replace(decision, verdict=CORRECTED)

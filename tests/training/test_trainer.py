@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
+from kappa_lib.evidence import arms as facts
 from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
@@ -253,10 +254,10 @@ def test_the_report_counts_the_rows_that_were_left_out(finished):
 def test_results_come_back_without_training(finished):
     profile, *_, table = finished
     assert tables.results(profile).round(9).equals(table.round(9))
-    assert tables.curves(table, "selected", "wer_de") == [
-        table[table["arm"] == "selected"]["wer_de"].tolist()
+    assert facts.measured(profile, table, "selected")["wer"] == [
+        table[table["arm"] == "selected"]["wer_mean"].tolist()
     ]
-    assert tables.curves(table, "random", "wer_de") == []
+    assert facts.measured(profile, table, "random") == {}
 
 
 def test_best_and_worst_transcripts(finished):
