@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 
+from kappa_lib import paths
 from kappa_lib.evidence import arms, claims, listing, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
@@ -20,36 +22,36 @@ FILE = "REPORT.md"
 def write(profile: Profile) -> Path:
     """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
     table = tables.results(profile)
-    found = claims.load(profile.folder)
-    pictures = sorted((profile.folder / "figures").glob("*.png"))
-    parts = [
-        f"# KappaTune companion: report of profile `{profile.profile}`",
-        missing_note(profile),
-        _setting(profile),
-        left_out(profile),
-        "## Word error rate at every evaluation",
-        wer_table(table),
-        wer_intervals_table(profile),
-        _normalisers(profile),
-        "## What was learned and what was forgotten",
-        loss_table(table),
-        "\n\n".join(f"![{p.stem}](figures/{p.name})" for p in pictures),
-        "## Arm against arm",
-        pairs_table(table, {a: arms.trained(profile, a) for a in table["arm"].unique()}),
-        "## The arms",
-        arms_table(profile),
-        "## The paper's claims",
-        listing.tally(found),
-        listing.table(found),
-        "## How each claim can be checked",
-        listing.details(found),
-        "## Where the time went",
-        time_table(profile.folder),
-        "## Provenance",
-        _provenance(profile),
-    ]
     path = profile.folder / FILE
-    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters["line"] = lambda text: " ".join(text.split())
+    text = environment.get_template("REPORT.md.j2").render(
+        profile=profile,
+        missing=missing_note(profile),
+        stored_as=models.stored_as(profile.model),
+        counts={part: _counts(profile, part) for part in ("train", "test")},
+        left_out=left_out(profile),
+        wer=wer_table(table),
+        intervals=wer_intervals_table(profile),
+        normalisers={
+            corpus: normaliser(profile.language(corpus))
+            for corpus, count in sorted(profile.test_utterances.items())
+            if count
+        },
+        losses=loss_table(table),
+        pictures=sorted((profile.folder / "figures").glob("*.png")),
+        pairs=pairs_table(table, {a: arms.trained(profile, a) for a in table["arm"].unique()}),
+        arms=arms_table(profile),
+        claims=claims.load(profile.folder),
+        listing=listing,
+        times=time_table(profile.folder),
+        runs={
+            folder.name: read_json(folder / "provenance.json")
+            for folder in tables.finished(profile).values()
+        },
+    )
+    write_text(path, text.rstrip() + "\n")
     return path
 
 
@@ -73,21 +75,6 @@ def left_out(profile: Profile) -> str:
     return f"Rows left out because they were unusable: {', '.join(found)}." if found else ""
 
 
-def _setting(profile: Profile) -> str:
-    seeds = len(profile.seeds)
-    spread = "one seed, so no spread" if seeds == 1 else f"{seeds} seeds, lowest to highest given"
-    return (
-        f"Language model `{profile.model}` (weights stored as {models.stored_as(profile.model)},"
-        f" computed in {profile.dtype}), frozen encoder `{profile.encoder}`;"
-        f" {len(profile.arms)} arms, {spread}; {profile.steps} steps of {profile.batch}"
-        f" utterances at a peak learning rate of {profile.lr:g} ({profile.optimiser}),"
-        f" from a CTC warm start of the adaptor ({profile.warm_steps} steps), which the paper"
-        " does not have."
-        f" Training utterances: {_counts(profile, 'train')};"
-        f" test utterances: {_counts(profile, 'test')}."
-    )
-
-
 def _counts(profile: Profile, part: str) -> str:
     """Utterances of each corpus, and how many were asked for where there were fewer."""
     used, words = tables.split(profile, "used"), []
@@ -95,16 +82,6 @@ def _counts(profile: Profile, part: str) -> str:
         count = used.get(corpus, {}).get(part, asked)
         words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
     return ", ".join(words)
-
-
-def _normalisers(profile: Profile) -> str:
-    used = [corpus for corpus, count in sorted(profile.test_utterances.items()) if count]
-    named = ", ".join(f"{normaliser(profile.language(corpus))} for {corpus}" for corpus in used)
-    return (
-        f"Normalisers: {named}. Capped: hypotheses that reached {profile.max_new_tokens} tokens"
-        " without an end of turn. Step 0 is the warm-started adaptor before any fine-tuning, the"
-        " same for every arm."
-    )
 
 
 def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
@@ -246,24 +223,3 @@ def time_table(folder: Path) -> str:
         rows.append([label, clock(spent["seconds"]), stages])
     rows.append(["**all**", f"**{clock(total)}**", ""])
     return markdown(["part", "time", "longest stages"], rows)
-
-
-def _provenance(profile: Profile) -> str:
-    folders = list(tables.finished(profile).values())
-    entries = {folder.name: read_json(folder / "provenance.json") for folder in folders}
-    if not entries:
-        return "No finished run."
-    last: dict[str, Any] = next(reversed(entries.values()))
-    commit = f"`{last['commit']}`" if last["commit"] else "unknown"
-    state = {True: "clean", False: "with uncommitted changes", None: "unknown state"}
-    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
-    rows = []
-    for name, entry in entries.items():
-        counts = (f"{entry[key]:,}" for key in ("trainable_llm", "trainable_all"))
-        rows.append([name, *counts, f"{entry['seconds_per_step']:.2f}"])
-    header = ["run", "trainable in the LLM", "trainable in all", "seconds a step"]
-    return (
-        f"Commit {commit} ({state[last['clean']]}), Python {last['python']}, {packages};"
-        f" {last['processor']}, {last['cores']} cores, {last['threads']} threads,"
-        f" device {last['device']}; finished {last['finished']}.\n\n{markdown(header, rows)}"
-    )

@@ -116,6 +116,7 @@ def smallest_direction(tensors: pd.DataFrame) -> Figure:
     dots(axis, tensors, tensors["bottom_power"], tensors["loss_surgery"], size=4)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=LINEAR)
+    axis.margins(y=0.1)
     axis.axvline(1, color="black", lw=0.8)
     axis.set(
         xlabel="input power along v_k, over the median singular direction",
