@@ -167,9 +167,7 @@ def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple
 
 
 def unlike(
-    first: dict[str, Any],
-    second: dict[str, Any],
-    held: tuple[str, ...] = ("parameters", "types"),
+    first: dict[str, Any], second: dict[str, Any], held: tuple[str, ...] = ("parameters", "types")
 ) -> list[str]:
     """What differs between two measured arms beside κ, in words; empty where nothing held does.
 

@@ -148,10 +148,7 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
 
 @decides("low-kappa-is-stable")
 def low_kappa_is_stable(
-    selected: Arm,
-    inverse: Arm,
-    noise_cost: Sequence[float],
-    gradient_noise: Sequence[float],
+    selected: Arm, inverse: Arm, noise_cost: Sequence[float], gradient_noise: Sequence[float]
 ) -> Decision:
     """Within types, relative noise on a tensor costs more where κ is higher; so with its gradient.
 

@@ -83,17 +83,8 @@ def decide_difference(
     else:
         inside = -margin < found.narrow[0] and found.narrow[1] < margin
         verdict = SAME if inside else UNDECIDED
-    return Decision(
-        verdict,
-        estimate=found.mean,
-        interval=found.interval,
-        unit=unit,
-        n=found.n,
-        effect=found.effect,
-        p=found.p,
-        narrow=found.narrow,
-        margin=margin,
-    )
+    numbers = {"n": found.n, "effect": found.effect, "p": found.p, "narrow": found.narrow}
+    return Decision(verdict, found.mean, found.interval, unit=unit, margin=margin, **numbers)
 
 
 def spread_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:

@@ -86,6 +86,10 @@ def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers
         whiskers = "" if seeds == 1 else "; whiskers: lowest to highest"
     points = "one seed" if seeds == 1 else f"points: mean of {seeds} seeds"
     figure.suptitle(f"{title}\n({points}{whiskers})", fontsize=11)
+    _caption(figure, note)
+
+
+def _caption(figure: Figure, note: str) -> None:
     if note:
         figure.supxlabel(note, fontsize=8, color=COLOURS[1])
 
@@ -198,8 +202,7 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
     label_ends(axis, ends)
     axis.set_title("Learning (to the right) against forgetting (upwards); squares: last step")
     axis.title.set_fontsize(10)
-    if note:
-        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+    _caption(figure, note)
     return figure
 
 
@@ -209,8 +212,7 @@ def warm_start(losses: Sequence[float], note: str = "") -> Figure:
     axis.plot(range(1, len(losses) + 1), losses)
     axis.set(xlabel="step", ylabel="CTC loss (nats an utterance)", yscale="log")
     axis.set_title("The adaptor's warm start")
-    if note:
-        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+    _caption(figure, note)
     return figure
 
 
@@ -248,8 +250,7 @@ def paired(
     seeds = found["seed"].nunique()
     spread = "one seed" if seeds == 1 else f"{seeds} seeds: points; mean and 95 % interval: bars"
     figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
-    told = "shaded: differences that would not matter"
-    figure.supxlabel("; ".join(t for t in (told, note) if t), fontsize=8, color=COLOURS[1])
+    _caption(figure, "shaded: differences that would not matter" + (f"; {note}" if note else ""))
     return figure
 
 
