@@ -8,7 +8,7 @@ written to ``results/<profile>/claims/<id>.json``, which :func:`load` reads for 
 
 import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,9 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
             f"claim {claim_id!r} was given {sorted(numbers)}", f"give {sorted(numbers_of(rule))}"
         )
     for name, value in numbers.items():
-        if any(isinstance(x, float) and math.isnan(x) for x in _flat(value)):
+        leaves: list[Any] = []
+        _each(leaves.append, value)
+        if any(isinstance(x, float) and math.isnan(x) for x in leaves):
             raise InputError(f"claim {claim_id!r}: {name} holds NaN", "find where it came from")
     found = rule(**numbers)
     return found if isinstance(found, Decision) else Decision(found)
@@ -208,16 +210,6 @@ def _with_decision(claim: Claim, folder: Path) -> Claim:
             "delete the file and run the notebook again",
         )
     return replace(claim, decision=decision, measured=numbers)
-
-
-def _flat(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:

@@ -131,13 +131,14 @@ def anisotropy_is_central(
     return Decision(verdict, least, unit="nats a token more than a control, the least type")
 
 
-def _supported(found: Sequence[float]) -> bool:
-    return found[1] > RELEVANT
-
-
-def _refuted(found: Sequence[float]) -> bool:
-    """The interval lies below what would matter: κ does not track it, or runs against it."""
-    return found[2] < NEGLIGIBLE
+def _both(first: Sequence[float], second: Sequence[float]) -> str:
+    """Verdict of two intervals: a measure is supported above what is relevant, refuted below what
+    would matter, where κ does not track it or runs against it; corrected if one is each."""
+    supported = [found[1] > RELEVANT for found in (first, second)]
+    refuted = [found[2] < NEGLIGIBLE for found in (first, second)]
+    if all(supported) or all(refuted):
+        return HOLDS if all(supported) else FAILS
+    return CORRECTED if any(supported) and any(refuted) else UNDECIDED
 
 
 def _decision(
@@ -159,29 +160,21 @@ def kappa_tracks_encoding(
     tensor's singular vectors are redrawn at the same spectrum: what it had learned beyond σ. The
     paper's reading makes both positive.
     """
-    both = (information, knowledge)
-    shown = min(both, key=lambda found: found[0])
-    if all(map(_supported, both)):
-        return _decision(HOLDS, shown, layers, "the weaker of the two senses")
-    if all(map(_refuted, both)):
-        shown = max(both, key=lambda found: found[0])
-        return _decision(FAILS, shown, layers, "the stronger of the two senses")
-    if any(map(_supported, both)) and any(map(_refuted, both)):
-        sense = "output information" if _supported(information) else "what the model would lose"
-        return _decision(CORRECTED, max(both, key=lambda f: f[0]), layers, f"only for {sense}")
-    return _decision(UNDECIDED, shown, layers, "the weaker of the two senses")
+    verdict, both = _both(information, knowledge), (information, knowledge)
+    sense = "output information" if information[1] > RELEVANT else "what the model would lose"
+    note = {FAILS: "the stronger of the two senses", CORRECTED: f"only for {sense}"}
+    shown = (max if verdict in note else min)(both, key=lambda found: found[0])
+    return _decision(verdict, shown, layers, note.get(verdict, "the weaker of the two senses"))
 
 
 @decides("encoding-capacity")
 def encoding_capacity(isotropic: Sequence[float], real: Sequence[float], layers: int) -> Decision:
     """ρ of κ with the information deficit, for the theory's isotropic input and the real one."""
-    if _supported(isotropic) and _supported(real):
-        return _decision(HOLDS, real, layers, "on the real input")
-    if _refuted(real) and _refuted(isotropic):
-        return _decision(FAILS, real, layers, "on the real input")
-    if _supported(isotropic) and _refuted(real):
-        return _decision(CORRECTED, real, layers, "for isotropic inputs, not for the real ones")
-    return _decision(UNDECIDED, real, layers, "on the real input")
+    verdict = _both(isotropic, real)
+    if verdict == CORRECTED and isotropic[1] > RELEVANT:
+        return _decision(verdict, real, layers, "for isotropic inputs, not for the real ones")
+    verdict = UNDECIDED if verdict == CORRECTED else verdict
+    return _decision(verdict, real, layers, "on the real input")
 
 
 @decides("pruning-by-kappa")
@@ -192,14 +185,12 @@ def pruning_by_kappa(
 
     Low κ being the less specialised encoding, it would be where to prune: both positive.
     """
-    both = (truncated_10, truncated_50)
-    if all(map(_supported, both)):
-        return _decision(HOLDS, truncated_50, layers, "half of the singular values cut off")
-    if all(map(_refuted, both)):
-        reverse = all(found[2] < -NEGLIGIBLE for found in both)
+    verdict, note = _both(truncated_10, truncated_50), "half of the singular values cut off"
+    if verdict == FAILS:
+        reverse = all(found[2] < -NEGLIGIBLE for found in (truncated_10, truncated_50))
         note = "pruning where κ is high would cost less" if reverse else "half of them cut off"
-        return _decision(FAILS, truncated_50, layers, note)
-    return _decision(UNDECIDED, truncated_50, layers, "half of the singular values cut off")
+    verdict = UNDECIDED if verdict == CORRECTED else verdict
+    return _decision(verdict, truncated_50, layers, note)
 
 
 @decides("anisotropy-is-desirable")
