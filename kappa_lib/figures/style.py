@@ -69,15 +69,22 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     return {a: ARM_COLOURS.get(a) or spare[own.index(a) % len(spare)] for a in names}
 
 
-def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+def label_ends(
+    axis: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]
+) -> None:
     """Write each arm's name beside its curve's end, the names moved apart where they would meet.
 
     Args:
         axis: with all its curves.
-        ends: arm → where its curve ends, in data coordinates.
+        ends: arm → where its curve ends, in data coordinates; NaN has no name.
+        colours: of each arm.
     """
     axis.autoscale_view()  # or the limits would be those of an empty panel still
-    names = sorted(ends, key=lambda arm: ends[arm][1])
+    names = sorted(
+        (a for a, end in ends.items() if np.isfinite(end).all()), key=lambda a: ends[a][1]
+    )
+    if not names:
+        return
     to_axes = (axis.transData + axis.transAxes.inverted()).transform
     heights = np.array([to_axes(ends[arm])[1] for arm in names])
     gap = 11 * axis.figure.dpi / 72 / axis.get_window_extent().height  # a line of small type
@@ -86,24 +93,18 @@ def label_ends(axis: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     downwards = -(np.maximum.accumulate(-heights[::-1] - steps) + steps)[::-1]
     placed = (upwards + downwards) / 2
     placed -= max(0.0, placed[-1] - 1)
-    for (arm, colour), height in zip(arm_colours(names).items(), placed, strict=True):
+    line = {"arrowstyle": "-", "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
+    for arm, height in zip(names, placed, strict=True):
         axis.annotate(
             arm.replace("_", " "),
             ends[arm],
             (1.04, height),
             textcoords="axes fraction",
-            color=colour,
+            color=colours[arm],
             size=8,
             va="center",
             annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "lw": 0.6,
-                "alpha": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-            },
+            arrowprops={**line, "color": colours[arm]},
         )
 
 

@@ -76,7 +76,7 @@ def _curves(
         axis.yaxis.set_major_locator(LogLocator(subs=subs))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    label_ends(axis, ends)
+    label_ends(axis, ends, colours)
 
 
 def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers: str = "") -> None:
@@ -199,7 +199,7 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_xaxis()
-    label_ends(axis, ends)
+    label_ends(axis, ends, colours)
     axis.set_title("Learning (to the right) against forgetting (upwards); squares: last step")
     axis.title.set_fontsize(10)
     _caption(figure, note)

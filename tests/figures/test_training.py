@@ -75,3 +75,16 @@ def test_whiskers_are_the_intervals_or_else_the_seeds():
     partly = wer_over_training(table, intervals=bands[bands["step"] == 3])
     assert "lowest to highest" in partly._suptitle.get_text()
     assert drawn(partly)[0] == pytest.approx([300.0, 300.2])
+
+
+def test_a_name_has_its_curves_colour_and_a_curve_without_an_end_has_none():
+    table = runs(["mine", "another", "third"])
+    falls = table["arm"] == "another"
+    table.loc[falls, "wer_de"] = table.loc[falls, "wer_de"] / 2
+    table.loc[table["arm"] == "third", "wer_de"] = np.nan
+    axis = wer_over_training(table).axes[1]
+    lines = {line.get_label(): line.get_color() for line in axis.lines}
+    assert {text.get_text(): text.get_color() for text in axis.texts} == {
+        arm: lines[arm] for arm in ("mine", "another")
+    }
+    assert all(np.isfinite(text.get_position()).all() for text in axis.texts)
