@@ -48,7 +48,7 @@ _TEXTS = ("tensor", "type", "dtype", "method")
 _WHOLE = ("rows", "cols", "rank_deficiency", "rank", "rank_in_type")
 KINDS = dict.fromkeys(COLUMNS, float) | dict.fromkeys(_TEXTS, str) | dict.fromkeys(_WHOLE, int)
 KINDS["layer"] = int | None
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
 
@@ -69,7 +69,7 @@ def types(table: pd.DataFrame) -> list[str]:
 
 def layer_of(name: str) -> int | None:
     """Index of the decoder layer a tensor belongs to, None outside of layers."""
-    found = _LAYER.search(name)
+    found = LAYER.search(name)
     return int(found[1]) if found else None
 
 

@@ -82,6 +82,10 @@ class Selection:
             )
 
 
+def _size(table: pd.DataFrame) -> int:
+    return int((table["rows"] * table["cols"]).sum())
+
+
 Rule = Callable[[pd.DataFrame, int, np.random.Generator], pd.DataFrame]
 
 
@@ -137,7 +141,7 @@ def _of_size(ordered: pd.DataFrame, wanted: int) -> pd.DataFrame:
             taken.append(index)
             room -= size
     chosen = ordered.loc[taken]
-    reached = int((chosen["rows"] * chosen["cols"]).sum())
+    reached = _size(chosen)
     if abs(reached - wanted) > SIZE_TOLERANCE * wanted:
         raise InputError(
             f"{reached:,} parameters is the nearest to {wanted:,} that this order of tensors gives",
@@ -151,7 +155,7 @@ def _matched_size(order: Rule) -> Rule:
 
     def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
         reference = ARMS["selected"][1](table, count, rng)
-        wanted = int((reference["rows"] * reference["cols"]).sum())
+        wanted = _size(reference)
         return _of_size(order(table, len(table), rng), wanted)
 
     return rule
@@ -167,6 +171,45 @@ def _module(pattern: str) -> Rule:
 
     return rule
 
+
+def _of_neighbours(rank: int) -> Rule:
+    """One of each two neighbouring layers' tensors of a type: the lower κ (rank 0) or the higher.
+
+    Both ranks get as many tensors of each type and shape. The last of an odd number of layers
+    has no neighbour and goes to neither.
+    """
+
+    alike = ["place", "rows", "cols"]
+
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        place = table["tensor"].str.replace(kappa_table.LAYER, ".", n=1, regex=True)
+        ordered = table.assign(place=place).sort_values("layer", kind="stable")
+        ordered["pair"] = ordered.groupby(alike).cumcount() // 2
+        ordered = ordered.sort_values("kappa", kind="stable")
+        sizes = ordered.groupby([*alike, "pair"])["kappa"].transform("size")
+        return ordered[sizes == 2].groupby([*alike, "pair"]).nth(rank)
+
+    return rule
+
+
+def _spread(module: Rule, other: Rule) -> Rule:
+    """The module's tensors in evenly spread layers, near the size of all of the smaller module."""
+
+    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        own = module(table, count, rng)
+        wanted = min(_size(own), _size(other(table, count, rng)))
+        layers = np.unique(own["layer"])
+        choices = []
+        for n in range(1, len(layers) + 1):
+            kept = layers[((np.arange(n) + 0.5) * len(layers) / n).astype(int)]
+            choices.append(own[own["layer"].isin(kept)])
+        return min(choices, key=lambda chosen: abs(_size(chosen) - wanted), default=own)
+
+    return rule
+
+
+_MLP = _module(r"\.(?:mlp|block_sparse_moe|feed_forward|ffn)[._]")
+_ATTENTION = _module(r"\.(?:self_attn|attn|attention)[._]")
 
 ARMS: dict[str, tuple[str, Rule]] = {
     "selected": ("smallest κ of all", _ranked("kappa", ascending=True)),
@@ -198,8 +241,24 @@ ARMS: dict[str, tuple[str, Rule]] = {
         "largest κ to as many parameters as the selected arm, within 1 %",
         _matched_size(_ranked("kappa", ascending=False)),
     ),
-    "mlp": ("every MLP matrix", _module(r"\.(?:mlp|block_sparse_moe|feed_forward|ffn)[._]")),
-    "attention": ("every attention matrix", _module(r"\.(?:self_attn|attn|attention)[._]")),
+    "lower_of_neighbours": (
+        "the smaller κ of each two neighbouring layers, within each module type",
+        _of_neighbours(0),
+    ),
+    "higher_of_neighbours": (
+        "the larger κ of each two neighbouring layers, within each module type",
+        _of_neighbours(1),
+    ),
+    "mlp": ("every MLP matrix", _MLP),
+    "attention": ("every attention matrix", _ATTENTION),
+    "mlp_matched_size": (
+        "every MLP matrix, or those of evenly spread layers to the size of the attention ones",
+        _spread(_MLP, _ATTENTION),
+    ),
+    "attention_matched_size": (
+        "every attention matrix, or those of evenly spread layers to the size of the MLP ones",
+        _spread(_ATTENTION, _MLP),
+    ),
     "all": ("every matrix", _module("")),
 }
 
@@ -258,8 +317,8 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     Args:
         table: κ table.
         arm: one of ``ARMS``.
-        count: how many tensors; ignored by ``mlp``, ``attention`` and ``all``, and by the
-            ``…_matched_size`` arms used for the size of the ``selected`` arm.
+        count: how many tensors; ignored by ``…_of_neighbours``, ``mlp…``, ``attention…`` and
+            ``all``; ``random_`` and ``inverse_matched_size`` use it for the size of ``selected``.
         seed: of a random draw.
 
     Raises:
@@ -285,7 +344,7 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
         rule=rule,
         seed=seed,
         tensors=sorted(chosen["tensor"]),
-        parameters=int((chosen["rows"] * chosen["cols"]).sum()),
+        parameters=_size(chosen),
         table_hash=kappa_table.digest(table),
     )
 
