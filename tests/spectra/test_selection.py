@@ -162,7 +162,7 @@ def test_attention_and_mlp_at_equal_size_on_the_default_model():
 
 
 def test_the_larger_module_is_cut_whichever_it_is():
-    """A layer has 128 parameters of MLP and 96 of attention: 960 are 7.5 layers; fewer win a tie."""
+    """A layer has 128 parameters of MLP and 96 of attention; 960 are 7.5 layers, cut to 7."""
     assert types("mlp_matched_size", 1) == {"up_proj": 7}
     assert types("attention_matched_size", 1) == types("attention", 1)
     wide = TABLE.assign(rows=TABLE["rows"].where(TABLE["type"] != "q_proj", 40))
