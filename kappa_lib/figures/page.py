@@ -13,7 +13,7 @@ import yaml
 from kappa_lib import provenance
 from kappa_lib.errors import InputError
 from kappa_lib.files import write_text
-from kappa_lib.spectra import exports, selection
+from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, types
 from kappa_lib.spectra.measures import explained_by_type
@@ -173,8 +173,8 @@ def _whole(value: object) -> object:
 def _pasted(arm: str, chosen: Selection) -> str:
     """What to paste into PEFT and Axolotl to train this arm."""
     try:
-        targets = exports.peft_targets(chosen)
-        axolotl = exports.unfrozen_parameters(chosen)
+        targets = chosen.peft_targets()
+        axolotl = chosen.unfrozen_parameters()
     except InputError as error:
         return f"<p>{arm}, PEFT and Axolotl: {escape(error.what)}; {escape(error.remedy)}.</p>"
     if len(chosen.tensors) > PASTED:

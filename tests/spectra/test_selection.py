@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import kappa_table, selection
+from kappa_lib.spectra.arms import ARMS
 from kappa_lib.spectra.selection import Selection, select
 
 SHAPES = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "mlp.up_proj": (16, 8)}
@@ -167,7 +168,7 @@ def test_the_larger_module_is_cut_whichever_it_is():
     assert types("attention_matched_size", 1) == types("attention", 1)
     wide = TABLE.assign(rows=TABLE["rows"].where(TABLE["type"] != "q_proj", 40))
     assert select(wide, "mlp_matched_size", 1) == replace(
-        select(wide, "mlp", 1), arm="mlp_matched_size", rule=selection.ARMS["mlp_matched_size"][0]
+        select(wide, "mlp", 1), arm="mlp_matched_size", rule=ARMS["mlp_matched_size"][0]
     )
     cut = select(wide, "attention_matched_size", 1)
     assert cut.parameters == 4 * (40 * 8 + 4 * 8)
