@@ -1,6 +1,7 @@
 """Checkpoint → κ table, a few tensors at a time, resumable; several processes share the tensors."""
 
 import fnmatch
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import Stage, fingerprint, require_folder
+from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
-from kappa_lib.spectra.finished_rows import FinishedRows
-from kappa_lib.spectra.kappa_table import matrices, matrix_names, measure
+from kappa_lib.spectra.kappa_table import KINDS, matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.opening import open_checkpoint
@@ -50,6 +50,61 @@ class ScanError(CheckpointError):
             f"{len(failures)} of {len(failures) + len(table)} could not be measured:\n{listed}",
             "the rows of the others are kept; mend the checkpoint and scan again to complete it",
         )
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether it has every column of the κ table but the ranks; further ones hold numbers."""
+    kinds = {name: kind for name, kind in KINDS.items() if not name.startswith("rank_in")}
+    del kinds["rank"]
+    return kinds.keys() <= row.keys() and all(
+        fits(value, kinds.get(name, float)) for name, value in row.items()
+    )
+
+
+class FinishedRows:
+    """Finished rows by key, appended to a file as they come.
+
+    Each process appends to a file of its own and reads those of all, so that another number of
+    processes can go on. The last line may be torn.
+
+    Args:
+        folder: where the files are; None keeps nothing.
+        process: number of this one; the first one's file is ``kappa.rows.jsonl``.
+    """
+
+    def __init__(self, folder: Path | None, process: int = 0) -> None:
+        self.path = (
+            folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl" if folder else None
+        )
+        self._rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("kappa.rows*.jsonl")) if folder else ():
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        # Only this process' own file: another may be appending to the others.
+        for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
+            try:
+                record = parse(line, "it", dict[str, object])
+            except InputError:
+                record = {}
+            key, row = record.get("key"), record.get("row")
+            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
+                raise InputError(
+                    f"{path}: line {number} is not a finished row", "delete this file, scan again"
+                )
+            self._rows[key] = row
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row finished under ``key``, if there is one."""
+        return self._rows.get(key)
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        """Keep a finished row, on disk at once."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "row": row}) + "\n")
 
 
 def scan(
