@@ -62,14 +62,10 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 class FinishedRows:
-    """Finished rows by key, appended to a file as they come.
+    """Finished rows by key, appended to a file as they come; None as a folder keeps nothing.
 
     Each process appends to a file of its own and reads those of all, so that another number of
     processes can go on. The last line may be torn.
-
-    Args:
-        folder: where the files are; None keeps nothing.
-        process: number of this one; the first one's file is ``kappa.rows.jsonl``.
     """
 
     def __init__(self, folder: Path | None, process: int = 0) -> None:
@@ -156,9 +152,8 @@ def scan(
     scanner = _Scanner(checkpoint, settings, finished, progress, [chosen[i] for i in mine])
     scanner.run()
     rows = distributed.all_gather({i: scanner.rows_of(chosen[i]) for i in mine})
-    failures: dict[str, str] = {}
-    for found in distributed.all_gather({distributed.rank(): scanner.failures}):
-        failures |= found
+    parts = distributed.all_gather({distributed.rank(): scanner.failures})
+    failures = {name: what for part in parts for name, what in part.items()}
     table = kappa_table.build(
         [row for found in rows for row in found], _metadata(checkpoint, chosen, settings)
     )
@@ -174,14 +169,10 @@ def scan(
 
 def _by_cost(chosen: Sequence[TensorInfo]) -> list[int]:
     """In which order tensors are dealt to several processes; one alone keeps that of storage."""
-    numbers = range(len(chosen))
     if distributed.world_size() == 1:
-        return list(numbers)
-
-    def cost(number: int) -> int:
-        return math.prod(chosen[number].shape) * min(chosen[number].shape)
-
-    return sorted(numbers, key=lambda number: (-cost(number), number))
+        return list(range(len(chosen)))
+    costs = [math.prod(info.shape) * min(info.shape) for info in chosen]
+    return sorted(range(len(chosen)), key=lambda number: (-costs[number], number))
 
 
 @dataclass
@@ -253,12 +244,8 @@ class _Scanner:
         if rounded != "stored":
             weight = weight.to(torch_dtype(rounded))
         try:
-            row = measure(
-                weight,
-                matrix.name,
-                method=self._settings["method"],
-                device=self._settings["device"],
-            )
+            how = {key: self._settings[key] for key in ("method", "device")}
+            row = measure(weight, matrix.name, **how)
         except KappaError as problem:
             return matrix, problem
         stored = matrix.info.dtype
@@ -297,11 +284,7 @@ def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The floating-point torch dtype of that name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The floating-point torch dtype of that name; InputError where there is none."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
@@ -311,11 +294,7 @@ def torch_dtype(name: str) -> torch.dtype:
 def to_measure(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[TensorInfo]:
-    """The tensors that a scan with these patterns measures, see :func:`scan`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The tensors that a scan with these patterns measures; InputError where there is none."""
 
     def wanted(info: TensorInfo) -> bool:
         if len(info.shape) < 2 or any(fnmatch.fnmatchcase(info.name, p) for p in exclude):
@@ -337,11 +316,8 @@ def to_measure(
 def _metadata(
     checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
 ) -> dict[str, Any]:
-    hashes: dict[str, str] = {}
-    for info in chosen:
-        if info.shard == "memory":
-            continue
-        hashes.setdefault(info.shard, checkpoint.digest(info))
+    shards = {info.shard: info for info in chosen if info.shard != "memory"}
+    hashes = {shard: checkpoint.digest(info) for shard, info in shards.items()}
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
