@@ -13,8 +13,7 @@ from torch import Tensor
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import nonzero_spectrum, positive_number
-from kappa_lib.theory.entropy import LOG_2PI_E
-from kappa_lib.theory.estimators import knn_entropy
+from kappa_lib.theory.entropy import LOG_2PI_E, knn_entropy
 
 # Variance of the observation noise over the mean output power of a dimension: 20 dB.
 NOISE = 0.01

@@ -43,7 +43,9 @@ PAIRS = (
     ("selected", "inverse_matched_size"),
     ("selected", "random_like_selected"),
     ("random_like_inverse", "inverse"),
+    ("attention_matched_size", "mlp_matched_size"),
     ("lowest_in_type", "highest_in_type"),
+    ("lower_of_neighbours", "higher_of_neighbours"),
 )
 READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 

@@ -14,7 +14,7 @@ import yaml
 from kappa_lib import paths, provenance
 from kappa_lib.errors import InputError
 from kappa_lib.files import replacing, write_text
-from kappa_lib.spectra import exports, selection
+from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, types
 from kappa_lib.spectra.measures import explained_by_type
@@ -200,8 +200,8 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
 def _pasted(chosen: Selection) -> dict[str, str]:
     """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
     try:
-        targets = exports.peft_targets(chosen)
-        axolotl = exports.unfrozen_parameters(chosen)
+        targets = chosen.peft_targets()
+        axolotl = chosen.unfrozen_parameters()
     except InputError as error:
         return {"": f", PEFT and Axolotl: {error.what}; {error.remedy}."}
     if len(chosen.tensors) > PASTED:

@@ -49,7 +49,17 @@ class Arm:
 
 
 # Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
-BY_SHAPE = ("lowest_in_type", "highest_in_type", "mlp", "attention", "all")
+BY_SHAPE = (
+    "lowest_in_type",
+    "highest_in_type",
+    "lower_of_neighbours",
+    "higher_of_neighbours",
+    "mlp",
+    "attention",
+    "mlp_matched_size",
+    "attention_matched_size",
+    "all",
+)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ _TEXTS = ("tensor", "type", "dtype", "method")
 _WHOLE = ("rows", "cols", "rank_deficiency", "rank", "rank_in_type")
 KINDS = dict.fromkeys(COLUMNS, float) | dict.fromkeys(_TEXTS, str) | dict.fromkeys(_WHOLE, int)
 KINDS["layer"] = int | None
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
 
@@ -69,7 +69,7 @@ def types(table: pd.DataFrame) -> list[str]:
 
 def layer_of(name: str) -> int | None:
     """Index of the decoder layer a tensor belongs to, None outside of layers."""
-    found = _LAYER.search(name)
+    found = LAYER.search(name)
     return int(found[1]) if found else None
 
 
@@ -138,12 +138,7 @@ def measure(
 
 
 def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
-    """A table from finished rows, with ranks by ascending κ (1 = smallest) and ``attrs``.
-
-    Args:
-        rows: one dictionary a tensor, with every column but the two ranks.
-        metadata: kept in ``table.attrs`` and in the Parquet file.
-    """
+    """A table with ``attrs`` from rows that lack only the two ranks, by ascending κ from 1."""
     extra = [key for key in (rows[0] if rows else {}) if key not in COLUMNS]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     table["layer"] = table["layer"].astype("Int64")
@@ -263,11 +258,7 @@ def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
 def against_median(table: pd.DataFrame) -> pd.DataFrame:
     """How many tensors of each type have a κ above the median of untrained ones of their shape.
 
-    Args:
-        table: κ table with ``type``, ``rows``, ``cols``, ``kappa``.
-
-    Returns:
-        Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
+    Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
     """
     shapes = zip(table["rows"], table["cols"], strict=True)
     medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]
