@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
+from kappa_lib.encoding.covariance import Moments
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import nonzero_spectrum, positive_number
 from kappa_lib.theory.entropy import LOG_2PI_E
@@ -204,4 +205,32 @@ def sample_entropies(points: ArrayLike, spectral: int = 768) -> dict[str, float]
         "knn_entropy": knn_entropy(cloud),
         "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
         "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // spectral)]),
+    }
+
+
+def of_tensor(
+    weight: Tensor, sigma: Tensor, root: Tensor, given: Moments, seed: int
+) -> dict[str, float]:
+    """Entropies and information of one tensor's output.
+
+    Args:
+        weight: W, (m, n).
+        sigma: its singular values.
+        root: Σ_X^½, (n, n).
+        given: moments of the tensor's input.
+        seed: of the observation noise of the samples.
+    """
+    real, isotropic = output_spectrum(weight, root), sigma.numpy()
+    return {
+        "input_kappa": input_kappa(real),
+        "output_entropy": gaussian_output_entropy(real, len(weight)),
+        "information": gaussian_information(real),
+        "information_isotropic": gaussian_information(isotropic),
+        "deficit": information_deficit(real),
+        "deficit_isotropic": information_deficit(isotropic),
+        "deficit_10_db": information_deficit(real, 0.1),
+        "deficit_30_db": information_deficit(real, 0.001),
+        "participation": participation_ratio(real**2),
+        "rank_me": rank_me(real),
+        **sample_entropies(principal_samples(weight, given.sample, seed)),
     }

@@ -48,7 +48,7 @@ def worth(found: Sequence[float]) -> str:
     """
     if found[1] > NATS:
         return "something"
-    return "nothing" if -NATS < found[1] and found[2] < NATS else "open"
+    return "nothing" if found[1] > -NATS and found[2] < NATS else "open"
 
 
 def _decision(

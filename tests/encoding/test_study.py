@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from kappa_lib.encoding import damage
-from kappa_lib.encoding.study import Rows, Settings, Study
+from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
 from kappa_lib.errors import InputError
 
 SMALL = {
@@ -31,7 +31,7 @@ def finished(folder, tmp_path_factory):
 
 
 def tables(out):
-    return {name: (out / f"{name}.csv").read_bytes() for name in ("tensors", "damage", "surgery")}
+    return {name: (out / f"{name}.csv").read_bytes() for name in PARTS}
 
 
 def test_every_tensor_change_text_and_block_is_measured(finished):
@@ -46,11 +46,18 @@ def test_every_tensor_change_text_and_block_is_measured(finished):
 def test_predictors_and_information_are_there_for_every_tensor(finished):
     found = pd.read_csv(finished / "tensors.csv")
     assert len(found) == 14
-    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy", "gradient"]
+    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy"]
     assert found[columns].notna().all(axis=None)
     assert (found["deficit"] > 0).all()
     order = found.sort_values("kappa")["kappa_reversed"]
     assert order.is_monotonic_decreasing
+
+
+def test_noise_and_gradient_are_there_for_every_tensor(finished):
+    found = pd.read_csv(finished / "stability.csv")
+    assert set(found["tensor"]) == set(pd.read_csv(finished / "tensors.csv")["tensor"])
+    assert (found[["kl_se", "gradient", "noise"]] > 0).all(axis=None)
+    assert found["noise_scale"].notna().all()
 
 
 def test_surgery_on_all_is_measured_beside_each_type(finished):
