@@ -10,12 +10,13 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kappa_lib import provenance
 from kappa_lib.encoding import cases, damage, information, predictors
@@ -114,10 +115,6 @@ class Study:
         factors = factors or Factors.of(self.weights[tensor])
         return CHANGES[change](factors, generator, self.goal[tensor])
 
-    def all_changed(self, change: str, tensors: Sequence[str]) -> dict[nn.Parameter, Tensor]:
-        """Parameter → its value after a change, fp32, for many tensors."""
-        return {self.weights[name]: self.changed(name, change).float() for name in tensors}
-
     def run(self, parts: Sequence[str] = ()) -> None:
         """Measure and write the named parts, all by default; each table as soon as it is whole."""
         settings = self.settings
@@ -149,7 +146,9 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
 
     def after_surgery() -> list[dict]:
         """κ of every tensor as stored after surgery on all of them; measured, not presumed."""
-        with damage.replaced(study.all_changed("surgery", study.table["tensor"])):
+        names = study.table["tensor"]
+        changed = {study.weights[name]: study.changed(name, "surgery").float() for name in names}
+        with damage.replaced(changed):
             after = scan(study.llm)
         return [dict(zip(after["tensor"], after["kappa"], strict=True))]
 
@@ -190,8 +189,13 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
     order = [(scope, change) for scope in scopes for change in SURGERIES]
     first = int(study.chosen["layer"].min())
 
+    @cache
+    def after(tensor: str) -> dict[str, Tensor]:
+        factors = Factors.of(study.weights[tensor])
+        return {change: study.changed(tensor, change, factors).float() for change in SURGERIES}
+
     def measure(scope: str, change: str) -> list[dict]:
-        with damage.replaced(study.all_changed(change, scopes[scope])):
+        with damage.replaced({study.weights[n]: after(n)[change] for n in scopes[scope]}):
             losses, divergences = reference.compare(first)
         columns = zip(
             reference.labels,
