@@ -87,6 +87,8 @@ Rule = Callable[[pd.DataFrame, int, np.random.Generator], pd.DataFrame]
 
 def _ranked(column: str, *, ascending: bool) -> Rule:
     def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
+        if column not in table:
+            raise InputError(f"the κ table has no column {column!r}", kappa_table.WITH_INPUTS)
         return table.sort_values([column, "tensor"], ascending=[ascending, True]).head(count)
 
     return rule
@@ -182,6 +184,14 @@ ARMS: dict[str, tuple[str, Rule]] = {
     ),
     "lowest_excess": ("smallest κ/κ_MP", _ranked("kappa_excess", ascending=True)),
     "highest_excess": ("largest κ/κ_MP", _ranked("kappa_excess", ascending=False)),
+    "lowest_input_kappa": (
+        "smallest κ of WΣ_X^½, the tensor on its real input",
+        _ranked("input_kappa", ascending=True),
+    ),
+    "highest_input_kappa": (
+        "largest κ of WΣ_X^½, the tensor on its real input",
+        _ranked("input_kappa", ascending=False),
+    ),
     "random_like_selected": (
         "drawn at random with as many of each module type as the selected arm",
         _random_like("selected"),
@@ -347,6 +357,8 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
         **profile.values("share", "arms", "seed", "seeds"),
         "table": kappa_table.digest(table),
     }
+    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
+        inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
     with distributed.main_process_first():
         if not stage.done():
