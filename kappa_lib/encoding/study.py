@@ -154,7 +154,8 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
 
     (after,) = study.rows.get(study.key("reversed"), after_surgery)
     goal, reached = table["tensor"].map(study.goal), table["tensor"].map(after)
-    yield table.assign(kappa_goal=goal, kappa_reversed=reached)
+    slopes = _gradients(study)[["tensor", "gradient"]]
+    yield table.assign(kappa_goal=goal, kappa_reversed=reached).merge(slopes, on="tensor")
 
 
 def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]:
@@ -270,13 +271,18 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
 
         found += study.rows.get(key, measure)
 
-    def measure_gradients() -> list[dict]:
-        table = gradients(study.llm, list(study.chosen["tensor"]), windows)
-        return table.reset_index().to_dict("records")
+    yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
 
-    key = study.key("gradients", list(study.chosen["tensor"]), marks)
-    noise = pd.DataFrame(study.rows.get(key, measure_gradients))
-    yield pd.DataFrame(found).merge(noise, on="tensor", validate="one_to_one")
+
+def _gradients(study: Study) -> pd.DataFrame:
+    windows = [batch for block in study.cases.blocks for batch in block]
+    names = list(study.chosen["tensor"])
+
+    def measure() -> list[dict]:
+        return gradients(study.llm, names, windows).reset_index().to_dict("records")
+
+    key = study.key("gradients", names, [batch.key for batch in windows])
+    return pd.DataFrame(study.rows.get(key, measure))
 
 
 PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {

@@ -104,22 +104,6 @@ def within_types(
     return spearman_interval(rows[predictor], rows[outcome], rows["layer"], level=level, **options)
 
 
-def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval]:
-    """What decides low-kappa-is-stable: ρ of κ with two measures of instability, within types.
-
-    Args:
-        tensors: of :func:`read`.
-        stable: a row a tensor, of the study's ``stability.csv``.
-
-    Returns:
-        ``noise_cost``: with the KL that relative noise costs; ``gradient_noise``: with the noise
-        scale of the gradient. Both at 97.5 %, so that they cover together with 95 %.
-    """
-    table = tensors[["tensor", "type", "layer", "kappa"]].merge(stable, on="tensor")
-    columns = {"noise_cost": "kl", "gradient_noise": "noise_scale"}
-    return {name: within_types(table, "kappa", column) for name, column in columns.items()}
-
-
 def triple(found: Interval) -> list[float]:
     """Estimate, low, high: what the rules read."""
     return [found.estimate, found.low, found.high]

@@ -9,7 +9,6 @@ run. Known beforehand, from a look at one text, were the costs of taking σ_k aw
 
 from collections.abc import Sequence
 
-from kappa_lib.evidence.statistics import NATS
 from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, UNDECIDED, Decision, decides
 
 # Below this |ρ| κ is no useful stand-in for what it is said to stand for, above the other it is.
@@ -25,30 +24,6 @@ def _supported(found: Sequence[float]) -> bool:
 def _refuted(found: Sequence[float]) -> bool:
     """The interval lies below what would matter: κ does not track it, or runs against it."""
     return found[2] < NEGLIGIBLE
-
-
-def elsewhere(found: Sequence[float]) -> str:
-    """Another model's or input's word on the title's first sense; it decides no claim.
-
-    Args:
-        found: ρ of κ with the information deficit within types: estimate and the ends of its
-            95 % interval over layers.
-    """
-    if _supported(found):
-        return "κ tracks the information"
-    return "κ does not track it" if _refuted(found) else "open"
-
-
-def worth(found: Sequence[float]) -> str:
-    """What a type's smallest singular values are worth to the model, in a word.
-
-    Args:
-        found: cost of taking σ_k away, less that of as much off a random direction, in nats a
-            token: estimate and the ends of its 95 % interval over windows.
-    """
-    if found[1] > NATS:
-        return "something"
-    return "nothing" if found[1] > -NATS and found[2] < NATS else "open"
 
 
 def _decision(

@@ -46,7 +46,7 @@ def test_every_tensor_change_text_and_block_is_measured(finished):
 def test_predictors_and_information_are_there_for_every_tensor(finished):
     found = pd.read_csv(finished / "tensors.csv")
     assert len(found) == 14
-    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy"]
+    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy", "gradient"]
     assert found[columns].notna().all(axis=None)
     assert (found["deficit"] > 0).all()
     order = found.sort_values("kappa")["kappa_reversed"]
