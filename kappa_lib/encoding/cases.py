@@ -1,7 +1,7 @@
 """What a model is run on: texts, spoken prompts, or recordings for Whisper's own decoder."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -25,17 +25,11 @@ _WHISPER_PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notim
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one length.
+    """Windows of one length."""
 
-    Attributes:
-        inputs: arguments of the decoder's call, tensors whose first size is the windows.
-        targets: (windows, tokens) ids, which the last ``tokens`` positions are to predict.
-        labels: of what each window is, a text or a corpus.
-    """
-
-    inputs: dict[str, Tensor]
-    targets: Tensor
-    labels: list[str]
+    inputs: dict[str, Tensor]  # arguments of the decoder's call, windows first
+    targets: Tensor  # (windows, tokens) ids, which the last positions are to predict
+    labels: list[str]  # of what each window is, a text or a corpus
 
     @property
     def key(self) -> str:
@@ -47,36 +41,25 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cases:
-    """The windows of a study, none of them in two places.
+    """The windows of a study, none of them in two places."""
 
-    Attributes:
-        inputs: for moments.
-        surgery: for changes of whole types.
-        blocks: for changes of single tensors; a block has one window of each label.
-    """
+    inputs: list[Batch]  # for moments
+    surgery: list[Batch]  # for changes of whole types
+    blocks: list[list[Batch]]  # for changes of single tensors, each with a window of every label
 
-    inputs: list[Batch]
-    surgery: list[Batch]
-    blocks: list[list[Batch]]
+    @property
+    def all_blocks(self) -> list[Batch]:
+        return [batch for block in self.blocks for batch in block]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is read, of every text or corpus.
-
-    Attributes:
-        input_windows, input_length: windows for moments, and their tokens.
-        blocks: how often every tensor's damage is measured, each time on other windows.
-        length: predicted tokens of such a window; short, since 1,890 changes are measured on it.
-        surgery_windows, surgery_length: windows for surgery on whole types.
-
-    With speech a window is an utterance, and the lengths do not count.
-    """
+    """How many windows are read of every text or corpus, and their tokens; or utterances."""
 
     input_windows: int = 11
     input_length: int = 256
-    blocks: int = 2
-    length: int = 48
+    blocks: int = 2  # how often every tensor's damage is measured, each time on other windows
+    length: int = 48  # short, since 1,890 changes are measured on each
     surgery_windows: int = 6
     surgery_length: int = 128
 
@@ -185,10 +168,12 @@ def _recordings(sizes: Sizes) -> Iterator[Batch]:
         yield Batch(inputs, torch.tensor([answer]), [HUMAN])
 
 
-def describe(model: str, sizes: Sizes, speech: str | None) -> dict:
-    """What decides the windows and the weights, for a study's facts."""
-    weights = {"encoder": WHISPER} if model == WHISPER else models.identity(model)
+def describe(model: str, speech: str | None) -> dict[str, dict[str, str]]:
+    """What pins the weights and what was read, for a study's facts."""
+    if model == WHISPER:
+        pin = assets.WHISPER_BASE.pins[0]
+        weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
+        return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
     read = {kind: entry["sha256"] for kind, entry in texts.about().items()}
-    if model == WHISPER or speech is not None:
-        read = {"speech": speech or HUMAN}
-    return {"sizes": asdict(sizes), "model": weights, "texts": read}
+    read = {"speech": f"test split of the profile {speech}"} if speech else read
+    return {"model": models.identity(model), "texts": read}

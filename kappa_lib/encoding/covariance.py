@@ -13,13 +13,9 @@ from transformers import PreTrainedModel
 def only(layers: Sequence[nn.Module], first: int, start: Any, last: int) -> Iterator[None]:
     """Within the block a pass computes the layers from ``first`` to ``last`` alone.
 
-    The model itself still makes positions and masks, so that this holds for any decoder.
-
-    Args:
-        layers: the decoder's.
-        first: those before it hand on ``start``.
-        start: what the layer before ``first`` gave in an earlier pass on the same inputs.
-        last: those after it hand on what they are given.
+    The layers before hand on ``start``, what the last of them gave in an earlier pass on the same
+    inputs; those after hand on what they are given. The model itself still makes positions and
+    masks, so that this holds for any decoder.
     """
     before, behind = layers[:first], layers[last + 1 :]
     for layer in before:
@@ -34,11 +30,9 @@ def only(layers: Sequence[nn.Module], first: int, start: Any, last: int) -> Iter
 
 
 class Moments:
-    """Streaming first and second moment of vectors, accumulated in float64.
+    """Streaming first and second moment of vectors (n,), accumulated in float64.
 
-    Args:
-        width: n, of the vectors.
-        every: of the vectors added, each ``every``-th is also kept in ``sample``.
+    Each ``every``-th vector is also kept in ``sample``, (kept, n).
     """
 
     def __init__(self, width: int, every: int = 1) -> None:
@@ -72,7 +66,6 @@ class Moments:
 
     @property
     def sample(self) -> Tensor:
-        """(kept, n) of the vectors themselves."""
         return torch.cat(self._kept)
 
 
@@ -91,12 +84,11 @@ def input_moments(
     Args:
         llm: the model.
         inputs: of the decoder's calls, see :class:`kappa_lib.encoding.cases.Batch`.
-        layers: which layers to report; all by default. The walk ends after the last of them.
+        layers: which to report; the walk ends after the last of them.
         sample: about how many input vectors to keep, spread evenly over the positions.
 
     Yields:
-        Number of the layer; path of the ``nn.Linear`` in it → moments. Paths with the same input
-        share one object.
+        Number of the layer; path in it → moments. Paths with the same input share one object.
     """
     decoder = llm.get_decoder()
     wanted = range(len(decoder.layers)) if layers is None else sorted(layers)

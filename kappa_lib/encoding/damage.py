@@ -52,9 +52,6 @@ def reversed_kappas(kappas: Mapping[str, float]) -> dict[str, float]:
     """New κ for each tensor, all above the largest old one, in exactly the opposite order.
 
     κ' = 2 κ_max (κ_max/κ)^SPREAD. Since every κ rises, shrinking σ_k alone reaches it.
-
-    Args:
-        kappas: tensor → κ.
     """
     largest = max(kappas.values())
     return {name: 2 * largest * (largest / kappa) ** SPREAD for name, kappa in kappas.items()}
@@ -148,8 +145,7 @@ SURGERIES = ("surgery", "surgery_elsewhere", "surgery_noise")
 def replaced(weights: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
     """Within the block the parameters hold other values; afterwards the very same storage again.
 
-    Args:
-        weights: parameter → its new value, of its shape, rounded to its dtype.
+    The values have the parameters' shapes and are rounded to their dtypes.
     """
     kept = {parameter: parameter.data for parameter in weights}
     try:
@@ -180,10 +176,6 @@ class Reference:
 
     Keeps what every layer gave (positions × width × layers × 4 bytes) and the log-probabilities
     (tokens × vocabulary × 4 bytes).
-
-    Args:
-        llm: the model, unchanged.
-        batches: the windows.
     """
 
     @torch.inference_mode()
@@ -225,6 +217,11 @@ class Reference:
             ]
         return torch.cat(losses) - self.loss, torch.stack(divergences)
 
+    def rows(self, first: int = 0) -> list[dict]:
+        """:meth:`compare` as a row a window: its label as ``text``, ``loss`` and ``kl``."""
+        columns = zip(self.labels, *(found.tolist() for found in self.compare(first)), strict=True)
+        return [{"text": text, "loss": loss, "kl": kl} for text, loss, kl in columns]
+
 
 def losses_by_type(
     llm: nn.Module,
@@ -233,17 +230,9 @@ def losses_by_type(
     loss: Callable[[], float],
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
-    """The loss with every matrix of a module type changed, a type at a time.
+    """Change → the loss, in nats a token, with every matrix of a module type changed, a type each.
 
-    Args:
-        llm: the model; restored after each change.
-        kinds: module types.
-        changes: name → change, without surgery.
-        loss: measures the model as it is, nats a token.
-        generator: of what the changes draw, on the CPU.
-
-    Returns:
-        Name of the change → loss of each type, in the order of ``kinds``.
+    ``loss`` measures the model as it is; ``changes`` are without surgery.
     """
     found: dict[str, list[float]] = {name: [] for name in changes}
     for kind in kinds:

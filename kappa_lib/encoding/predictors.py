@@ -70,10 +70,7 @@ def trace_log_gap(s: NDArray[np.float64]) -> float:
 def head_kappa(weight: Tensor, kind: str, width: int) -> float:
     """Geometric mean of κ over the heads of an attention tensor; κ of the tensor elsewhere.
 
-    Args:
-        weight: (m, n).
-        kind: module type; rows are split for queries, keys and values, columns for the output.
-        width: of a head.
+    Heads of a ``width`` are rows of queries, keys and values, and columns of the output.
     """
     parts = (weight,)
     if kind.endswith(("q_proj", "k_proj", "v_proj")):

@@ -33,8 +33,8 @@ def noise_sensitivity(
         seed: of the draws.
 
     Returns:
-        A row a tensor: mean ``kl`` (base ‖ now) and change of ``loss`` in nats a token, and
-        ``kl_se``, the standard error of the first over draws.
+        A row a tensor: mean ``kl`` (base ‖ now) and change of ``loss`` in nats a token;
+        ``kl_se``, the former's standard error over draws.
     """
     parameters, rows = dict(reference.llm.named_parameters()), {}
     for name in names:

@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kappa_lib import provenance
 from kappa_lib.encoding import cases, damage, information, predictors
+from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference
 from kappa_lib.encoding.stability import gradients, noise_sensitivity
@@ -38,19 +39,11 @@ DAMAGE_PARTS = (tuple(name for name in CHANGES if name not in SURGERIES[1:]), SU
 
 @dataclass(frozen=True)
 class Settings(cases.Sizes):
-    """What is measured; the defaults are those of the committed results.
-
-    Args:
-        model, speech: see :func:`kappa_lib.encoding.cases.load`.
-        draws: of relative noise on every tensor.
-        layers: which layers; all if None.
-        types: which module types; all if None.
-        seed: of everything drawn.
-    """
+    """What is measured; the defaults are those of the committed results."""
 
     model: str = models.DEFAULT
-    speech: str | None = None
-    draws: int = 2
+    speech: str | None = None  # see :func:`kappa_lib.encoding.cases.load`
+    draws: int = 2  # of relative noise on every tensor
     layers: tuple[int, ...] | None = None
     types: tuple[str, ...] | None = None
     seed: int = 0
@@ -81,10 +74,8 @@ class Rows:
 class Study:
     """A model's tensors, the windows they are measured on, and the rows that are finished.
 
-    Args:
-        settings: what to measure.
-        out: folder of the results and of ``rows.jsonl``, from which a killed run goes on.
-        progress: told (stage, done, total).
+    ``out`` is the folder of the results and of ``rows.jsonl``, from which a killed run goes on;
+    ``progress`` is told (stage, done, total).
     """
 
     def __init__(
@@ -102,11 +93,19 @@ class Study:
         kappas = dict(zip(self.table["tensor"], self.table["kappa"], strict=True))
         self.goal = damage.reversed_kappas(kappas)
         self.rows = Rows(out / "rows.jsonl")
+        self._reference: Reference | None = None
         self._common = [NUMERICS, list(kappas.values()), settings.seed]
 
     def key(self, *parts: Any) -> str:
-        """Of a finished row: all that decides it."""
-        return fingerprint([*self._common, *parts])
+        """Of a finished row: all that decides it; the windows come last."""
+        return fingerprint([*self._common, *parts[:-1], [batch.key for batch in parts[-1]]])
+
+    def reference(self, windows: list[Batch]) -> Reference:
+        """The unchanged model on some windows; the last one asked for is kept."""
+        if self._reference is None or self._reference.batches is not windows:
+            self._reference = None  # before the next is made: two would not fit everywhere
+            self._reference = Reference(self.llm, windows)
+        return self._reference
 
     def changed(self, tensor: str, change: str, factors: Factors | None = None) -> Tensor:
         """A tensor after a change, (m, n) float64."""
@@ -124,7 +123,7 @@ class Study:
                     table.to_csv(temporary, index=False, float_format=FLOATS)
         facts = {
             "settings": asdict(settings),
-            **cases.describe(settings.model, settings, settings.speech),
+            **cases.describe(settings.model, settings.speech),
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)
@@ -132,10 +131,9 @@ class Study:
 
 def tensors(study: Study) -> Iterator[pd.DataFrame]:
     """Predictors and information of every chosen tensor."""
-    read = study.cases.inputs
+    read, types = study.cases.inputs, study.settings.types
     layers = sorted(int(number) for number in study.chosen["layer"].unique())
-    marks = [batch.key for batch in read]
-    keys = {n: study.key("tensors", n, marks, study.settings.types) for n in layers}
+    keys = {n: study.key("tensors", n, types, read) for n in layers}
     missing = [n for n in layers if keys[n] not in study.rows]
     walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
     for done, (number, moments) in enumerate(walk, len(layers) - len(missing)):
@@ -152,7 +150,7 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
             after = scan(study.llm)
         return [dict(zip(after["tensor"], after["kappa"], strict=True))]
 
-    (after,) = study.rows.get(study.key("reversed"), after_surgery)
+    (after,) = study.rows.get(study.key("reversed", []), after_surgery)
     goal, reached = table["tensor"].map(study.goal), table["tensor"].map(after)
     slopes = _gradients(study)[["tensor", "gradient"]]
     yield table.assign(kappa_goal=goal, kappa_reversed=reached).merge(slopes, on="tensor")
@@ -185,10 +183,8 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
     scopes = {kind: rows["tensor"] for kind, rows in study.chosen.groupby("type", sort=False)}
     if len(scopes) > 1:
         scopes["all"] = study.chosen["tensor"]
-    windows, reference, found = study.cases.surgery, None, []
-    marks = [batch.key for batch in windows]
-    order = [(scope, change) for scope in scopes for change in SURGERIES]
-    first = int(study.chosen["layer"].min())
+    windows, first = study.cases.surgery, int(study.chosen["layer"].min())
+    order, found = [(scope, change) for scope in scopes for change in SURGERIES], []
 
     @cache
     def after(tensor: str) -> dict[str, Tensor]:
@@ -196,26 +192,16 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
         return {change: study.changed(tensor, change, factors).float() for change in SURGERIES}
 
     def measure(scope: str, change: str) -> list[dict]:
+        reference = study.reference(windows)
         with damage.replaced({study.weights[n]: after(n)[change] for n in scopes[scope]}):
-            losses, divergences = reference.compare(first)
-        columns = zip(
-            reference.labels,
-            losses.tolist(),
-            divergences.tolist(),
-            reference.loss.tolist(),
-            strict=True,
-        )
-        return [
-            {"text": text, "window": window, "loss": loss, "kl": kl, "base": base}
-            for window, (text, loss, kl, base) in enumerate(columns)
-        ]
+            rows = reference.rows(first)
+        bases = enumerate(reference.loss.tolist())
+        return [row | {"window": n, "base": b} for row, (n, b) in zip(rows, bases, strict=True)]
 
     for done, (scope, change) in enumerate(order):
         study.say("surgery", done, len(order))
-        key = study.key("surgery", list(scopes[scope]), change, marks)
-        if key not in study.rows and reference is None:
-            reference = Reference(study.llm, windows)
-        rows = study.rows.get(key, lambda s=scope, c=change: measure(s, c))
+        key = study.key("surgery", list(scopes[scope]), change, windows)
+        rows = study.rows.get(key, partial(measure, scope, change))
         found += [{"scope": scope, "change": change, **row} for row in rows]
     yield pd.DataFrame(found)
 
@@ -227,62 +213,48 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
     order = [(row, part) for part in DAMAGE_PARTS for row in chosen]
     found: list[dict] = []
 
-    def measure(row: Any, part: Sequence[str], reference: Reference) -> list[dict]:
-        weight, rows = study.weights[row.tensor], []
+    def measure(row: Any, part: Sequence[str], windows: list[Batch]) -> list[dict]:
+        reference, weight, rows = study.reference(windows), study.weights[row.tensor], []
         factors = Factors.of(weight)
-        for name in part:
-            changed = study.changed(row.tensor, name, factors)
+        for change in part:
+            changed = study.changed(row.tensor, change, factors)
+            about = {"change": change, "size": damage.relative_size(weight, changed)}
             with damage.replaced({weight: changed}):
-                losses, divergences = reference.compare(int(row.layer))
-            size = damage.relative_size(weight, changed)
-            columns = zip(reference.labels, losses.tolist(), divergences.tolist(), strict=True)
-            rows += [
-                {"change": name, "size": size, "text": text, "loss": loss, "kl": kl}
-                for text, loss, kl in columns
-            ]
+                rows += [about | each for each in reference.rows(int(row.layer))]
         return rows
 
     for number, windows in enumerate(study.cases.blocks):
-        reference, marks = None, [batch.key for batch in windows]
         for done, (row, part) in enumerate(order):
             study.say(f"damage, block {number}", done, len(order))
-            key = study.key("damage", row.tensor, part, marks)
-            if key not in study.rows and reference is None:
-                reference = Reference(study.llm, windows)
-            rows = study.rows.get(key, lambda r=row, p=part, x=reference: measure(r, p, x))
+            key = study.key("damage", row.tensor, part, windows)
+            rows = study.rows.get(key, partial(measure, row, part, windows))
             found += [{"tensor": row.tensor, "block": number, **each} for each in rows]
         yield pd.DataFrame(found)
 
 
 def stabilities(study: Study) -> Iterator[pd.DataFrame]:
     """What relative noise on every chosen tensor costs, and its gradient's size and noise."""
-    windows = [batch for block in study.cases.blocks for batch in block]
-    marks, reference, found = [batch.key for batch in windows], None, []
+    windows, found = study.cases.all_blocks, []
     draws, seed = study.settings.draws, study.settings.seed
+
+    def measure(name: str) -> list[dict]:
+        cost = noise_sensitivity(study.reference(windows), [name], draws=draws, seed=seed)
+        return cost.reset_index().to_dict("records")
+
     for done, name in enumerate(study.chosen["tensor"]):
         study.say("noise on a tensor", done, len(study.chosen))
-        key = study.key("noise", name, draws, marks)
-        if key not in study.rows and reference is None:
-            reference = Reference(study.llm, windows)
-
-        def measure(name: str = name, reference: Reference | None = reference) -> list[dict]:
-            cost = noise_sensitivity(reference, [name], draws=draws, seed=seed)
-            return cost.reset_index().to_dict("records")
-
-        found += study.rows.get(key, measure)
-
+        key = study.key("noise", name, draws, windows)
+        found += study.rows.get(key, partial(measure, name))
     yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
 
 
 def _gradients(study: Study) -> pd.DataFrame:
-    windows = [batch for block in study.cases.blocks for batch in block]
-    names = list(study.chosen["tensor"])
+    windows, names = study.cases.all_blocks, list(study.chosen["tensor"])
 
     def measure() -> list[dict]:
         return gradients(study.llm, names, windows).reset_index().to_dict("records")
 
-    key = study.key("gradients", names, [batch.key for batch in windows])
-    return pd.DataFrame(study.rows.get(key, measure))
+    return pd.DataFrame(study.rows.get(study.key("gradients", names, windows), measure))
 
 
 PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from kappa_lib.encoding import damage
+from kappa_lib.encoding import damage, study
 from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
 from kappa_lib.errors import InputError
 
@@ -93,9 +93,10 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(damage, "Reference", refuse)
+    for name in ("Reference", "input_moments", "gradients"):
+        monkeypatch.setattr(study, name, refuse)
     before = tables(finished)
-    Study(Settings(model=str(folder), **SMALL), finished).run(["surgery", "damage"])
+    Study(Settings(model=str(folder), **SMALL), finished).run()
     assert tables(finished) == before
 
 
