@@ -234,7 +234,7 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
 
 def stabilities(study: Study) -> Iterator[pd.DataFrame]:
     """What relative noise on every chosen tensor costs, and its gradient's size and noise."""
-    windows, found = study.cases.all_blocks, []
+    windows, found = study.cases.two_blocks, []
     draws, seed = study.settings.draws, study.settings.seed
 
     def measure(name: str) -> list[dict]:
@@ -249,7 +249,7 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
 
 
 def _gradients(study: Study) -> pd.DataFrame:
-    windows, names = study.cases.all_blocks, list(study.chosen["tensor"])
+    windows, names = study.cases.two_blocks, list(study.chosen["tensor"])
 
     def measure() -> list[dict]:
         return gradients(study.llm, names, windows).reset_index().to_dict("records")
