@@ -134,6 +134,7 @@ def decoder(source: Path) -> WhisperForCausalLM:
             _split(state, f"{ours}.encoder_attn", "kv", get, f"{theirs}/attention/linear_1")
         config = WhisperConfig(
             vocab_size=len(tokens),
+            pad_token_id=None,
             d_model=tokens.shape[1],
             decoder_layers=_count_layers(variables, "decoder"),
             decoder_attention_heads=int(variables["decoder/num_heads"]),
