@@ -16,40 +16,30 @@ from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import layer_of
 
 
-def noise_sensitivity(
-    reference: Reference, names: Sequence[str], size: float = 0.01, draws: int = 4, seed: int = 0
-) -> pd.DataFrame:
-    """What Gaussian noise of a fixed relative size costs, a tensor at a time.
+def noise_cost(
+    reference: Reference, name: str, size: float = 0.01, draws: int = 4, seed: int = 0
+) -> dict[str, float]:
+    """What Gaussian noise of a fixed size, relative to its norm, costs on a tensor.
 
     W becomes W + ``size``·‖W‖_F·E/‖E‖_F with E of independent normal entries. Small noise costs
     in proportion to its square, so the rank of tensors hardly depends on ``size``. Logits are
     fp32, so KL is resolved to about 1e-7.
 
-    Args:
-        reference: the model on the windows that count.
-        names: of the tensors.
-        size: of the noise, relative to the tensor's Frobenius norm.
-        draws: of the noise, the same for tensors of one shape.
-        seed: of the draws.
-
     Returns:
-        A row a tensor: mean ``kl`` (base ‖ now) and change of ``loss`` in nats a token;
-        ``kl_se``, the former's standard error over draws.
+        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats a token; ``kl_se``, the
+        former's standard error.
     """
-    parameters, rows = dict(reference.llm.named_parameters()), {}
-    for name in names:
-        weight, generator, costs = parameters[name], torch.Generator().manual_seed(seed), []
-        for _ in range(draws):
-            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            noise *= size * weight.detach().double().norm() / noise.norm()
-            with replaced({weight: weight.detach() + noise}):
-                loss, kl = reference.compare(layer_of(name))
-            costs.append((float(kl.mean()), float(loss.mean())))
-        costs = torch.tensor(costs, dtype=torch.float64)
-        kl, loss = costs.mean(dim=0).tolist()
-        error = float(costs[:, 0].std()) / math.sqrt(draws) if draws > 1 else math.nan
-        rows[name] = {"kl": kl, "kl_se": error, "loss": loss}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tensor")
+    weight, costs = reference.llm.get_parameter(name), []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        noise *= size * weight.detach().double().norm() / noise.norm()
+        with replaced({weight: weight.detach() + noise}):
+            loss, kl = reference.compare(layer_of(name))
+        costs.append((float(kl.mean()), float(loss.mean())))
+    kl, loss = torch.tensor(costs, dtype=torch.float64).T
+    error = float(kl.std()) / math.sqrt(draws) if draws > 1 else math.nan
+    return {"kl": float(kl.mean()), "kl_se": error, "loss": float(loss.mean())}
 
 
 def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> pd.DataFrame:
@@ -60,7 +50,7 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
     al. 2018, eq. 2.9; both parts estimated without bias, A.1).
 
     Args:
-        llm: the model; its gradients are left as they were.
+        llm: the model, frozen, also afterwards.
         names: of the tensors.
         batches: at least two windows.
 
@@ -76,7 +66,6 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
         raise InputError(f"{count} window to compare gradients of", "give two or more")
     parameters = dict(llm.named_parameters())
     chosen = [parameters[name] for name in names]
-    before = [parameter.requires_grad for parameter in chosen]
     sums = [torch.zeros(p.shape, dtype=torch.float64) for p in chosen]
     squares = [0.0] * len(chosen)
     try:
@@ -90,8 +79,8 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
                     sums[i] += gradient
                     squares[i] += float(gradient.double().square().sum())
     finally:
-        for parameter, needed in zip(chosen, before, strict=True):
-            parameter.requires_grad_(needed)
+        for parameter in chosen:
+            parameter.requires_grad_(False)
     rows = {}
     for name, weight, total, square in zip(names, chosen, sums, squares, strict=True):
         of_mean = float((total / count).square().sum())

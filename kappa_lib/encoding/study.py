@@ -23,7 +23,7 @@ from kappa_lib.encoding import cases, damage, information, predictors
 from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference
-from kappa_lib.encoding.stability import gradients, noise_sensitivity
+from kappa_lib.encoding.stability import gradients, noise_cost
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import Stages
@@ -238,8 +238,8 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
     draws, seed = study.settings.draws, study.settings.seed
 
     def measure(name: str) -> list[dict]:
-        cost = noise_sensitivity(study.reference(windows), [name], draws=draws, seed=seed)
-        return cost.reset_index().to_dict("records")
+        cost = noise_cost(study.reference(windows), name, draws=draws, seed=seed)
+        return [{"tensor": name, **cost}]
 
     for done, name in enumerate(study.chosen["tensor"]):
         study.say("noise on a tensor", done, len(study.chosen))
