@@ -138,7 +138,7 @@ def _of_utterances(utterances: Iterator[Batch], sizes: Sizes) -> Cases:
     return Cases(found[0], found[1], found[2:])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors no gradient of a study may touch
 def _prompts(experiment: Experiment) -> Iterator[Batch]:
     """Test utterances as the speech LLM reads them: instruction, adapted audio, transcript."""
     model = experiment.speech_llm(experiment.profile.seeds[0])

@@ -3,6 +3,7 @@ import torch
 from tiny import tokenizer
 
 from kappa_lib.encoding import cases
+from kappa_lib.encoding.stability import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.training import texts
 
@@ -99,6 +100,8 @@ def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkey
             logits = llm.get_output_embeddings()(hidden[0, -count:])
         found_loss = torch.nn.functional.cross_entropy(logits, batch.targets[0])
         assert found_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert gradients(llm, [name], found.inputs).loc[name, "gradient"] > 0
 
 
 def test_a_profile_of_another_model_is_refused():
