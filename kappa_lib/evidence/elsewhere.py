@@ -56,14 +56,14 @@ def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval
 
 
 def information(folders: dict[str, Path]) -> pd.DataFrame:
-    """A row a study: tensors, types, ρ of κ with the deficit (isotropic, real), and the word.
+    """A row a study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and the word.
 
     Args:
         folders: what was studied → where.
     """
     rows = {}
     for name, folder in folders.items():
-        table = pd.read_csv(folder / "tensors.csv")
+        table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
         ideal, real = (
             encoding.within_types(table, "kappa", column, level=LEVEL)
             for column in ("deficit_isotropic", "deficit")
@@ -71,6 +71,7 @@ def information(folders: dict[str, Path]) -> pd.DataFrame:
         rows[name] = {
             "tensors": len(table),
             "types": len(types(table)),
+            "loss": surgery["base"].mean(),
             "isotropic": encoding.text(ideal),
             "real": encoding.text(real),
             "κ tracks it": tracks(encoding.triple(real)),

@@ -57,6 +57,7 @@ def folder(tmp_path):
             "scope": scope,
             "change": change,
             "window": window,
+            "base": 3.0,
             # The windows differ by more than the change costs; the pairs do not.
             "loss": window + (2.0 if (scope, change) == ("v_proj", "surgery") else 0.0),
         }
@@ -72,6 +73,7 @@ def test_a_row_a_study(folder):
     found = elsewhere.information({"a model": folder}).loc["a model"]
     assert found["tensors"] == 40
     assert found["types"] == 2
+    assert found["loss"] == 3
     assert found["real"] == "+1.00 [+1.00, +1.00]"
     assert found["κ tracks it"] == "yes"
 
