@@ -25,6 +25,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import Stages
 from kappa_lib.spectra.scan import scan
+from kappa_lib.text import about, carried
 from kappa_lib.training import texts
 from kappa_lib.weights import models
 
@@ -111,7 +112,7 @@ class Study:
             llm, tokenizer = models.load(settings.model)
         self.llm = llm
         self.ids = {
-            kind: torch.tensor(tokenizer(texts.read(kind), add_special_tokens=False)["input_ids"])
+            kind: torch.tensor(tokenizer(carried(kind), add_special_tokens=False)["input_ids"])
             for kind in texts.KINDS
         }
         self.weights = dict(llm.named_parameters())
@@ -331,7 +332,7 @@ class Study:
         facts = {
             "settings": asdict(self.settings),
             "model": models.identity(self.settings.model),
-            "texts": {kind: entry["sha256"] for kind, entry in texts.about().items()},
+            "texts": {kind: about()[kind]["sha256"] for kind in texts.KINDS},
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)
