@@ -14,11 +14,15 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fits, parse, shown
 
 OPTIMISERS = ("adamw", "adafactor")
+SCHEDULES = ("decaying", "constant")
 WAYS = ("ddp", "fsdp2")
 # Of profiles and arms, which name files.
 _NAME = re.compile(r"\w[\w.-]{0,99}")
 # The corpora that need no folder of one's own, and their languages.
-CORPORA = {"de": "de", "en": "en", "en_human": "en", "librispeech": "en", "mls_german": "de"}
+CORPORA = {
+    **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
+    **{"librispeech": "en", "mls_german": "de"},
+}
 _OWN_KEYS = {"folder", "language", "text"}
 
 
@@ -41,6 +45,7 @@ class Profile:
         warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
         steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
             learning rate.
+        schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
         optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
@@ -70,6 +75,7 @@ class Profile:
     steps: int
     batch: int
     lr: float
+    schedule: str
     optimiser: str
     parallel: str
     eval_every: int
@@ -94,6 +100,7 @@ class Profile:
         _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
         _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "float32 or bfloat16")
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
         _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
         _require(self.parallel in WAYS, "parallel", self.parallel, " or ".join(WAYS))
         _require(

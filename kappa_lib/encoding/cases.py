@@ -14,6 +14,7 @@ from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.speech import audio, corpora, encoder, features
+from kappa_lib.text import about, carried
 from kappa_lib.training import texts
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import assets, models, whisper_files
@@ -102,7 +103,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Cases:
     head, tail = sizes.input_windows * sizes.input_length, sizes.surgery_windows * last
     parts: list[tuple[Tensor, ...]] = []
     for kind in texts.KINDS:
-        ids = torch.tensor(tokenizer(texts.read(kind), add_special_tokens=False)["input_ids"])
+        ids = torch.tensor(tokenizer(carried(kind), add_special_tokens=False)["input_ids"])
         if len(ids) < head + sizes.blocks * width + tail:
             raise InputError(f"the text {kind} has {len(ids)} tokens", "ask for fewer windows")
         middle = ids[head : head + sizes.blocks * width].reshape(-1, width)
@@ -177,6 +178,6 @@ def describe(model: str, speech: str | None) -> dict[str, dict[str, str]]:
         pin = assets.WHISPER_BASE.pins[0]
         weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
         return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
-    read = {kind: entry["sha256"] for kind, entry in texts.about().items()}
+    read = {kind: about()[kind]["sha256"] for kind in texts.KINDS}
     read = {"speech": f"test split of the profile {speech}"} if speech else read
     return {"model": models.identity(model), "texts": read}

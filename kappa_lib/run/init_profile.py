@@ -48,6 +48,7 @@ warm_lr: {warm_lr}
 steps: {steps}
 batch: {batch}
 lr: {lr}
+schedule: {schedule} # or constant
 optimiser: {optimiser} # or adafactor, which needs less memory
 parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps

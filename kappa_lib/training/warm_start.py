@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kappa_lib.errors import InputError
 from kappa_lib.training.model import Adaptor, positions
-from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, warm_up_and_decay
+from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, rate
 
 # Cosines are multiplied by e³ ≈ 20 at first. Chosen, not tuned; CLIP's own begin at 14.
 LOG_SCALE = 3.0
@@ -94,7 +94,7 @@ def warm_start(
     losses = []
     for step, chosen in enumerate(plan):
         for group in optimiser.param_groups:
-            group["lr"] = lr * warm_up_and_decay(step, steps)
+            group["lr"] = lr * rate("decaying", step, steps)
         items = [fits[k] for k in chosen]
         audio, lengths = adaptor([features[i] for i in items])
         labels = [torch.tensor([index[t] for t in targets[i]]) for i in items]

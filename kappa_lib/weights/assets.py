@@ -42,12 +42,11 @@ GGUF = SMOLLM2.pins[0].name
 
 
 @dataclass(frozen=True)
-class Espeak:
-    """Where the eSpeak NG library is, and the folder that holds its ``espeak-ng-data``."""
+class Synthesiser:
+    """Where a speech synthesiser's library is, and the folder that holds its data."""
 
     library: Path
     folder: Path
-    key: str
 
 
 def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
@@ -68,15 +67,15 @@ def whisper(progress: Progress = say, verify: bool = False) -> Path:
     return WHISPER_BASE.get(progress, verify)
 
 
-def espeak(progress: Progress = say, verify: bool = False) -> Espeak:
-    """The eSpeak NG 1.52 library of this platform and the German and English part of its data.
+def synthesiser(name: str, progress: Progress = say, verify: bool = False) -> Synthesiser:
+    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data.
 
     Raises:
         AssetError: no library is pinned for this platform, or as in ``Asset.get``.
     """
-    asset = espeak_asset()
+    asset = synthesiser_asset(name)
     folder = asset.get(progress, verify)
-    return Espeak(folder / asset.pins[0].name, folder, asset.key)
+    return Synthesiser(folder / asset.pins[0].name, folder)
 
 
 def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
@@ -108,35 +107,37 @@ def asterisk_asset() -> Asset:
     )
 
 
-def espeak_asset() -> Asset:
-    """The speech synthesiser of this platform as an asset; its first file is the library.
+def synthesiser_asset(name: str) -> Asset:
+    """A speech synthesiser of this platform as an asset; its first file is the library.
 
     Raises:
         AssetError: the pinned release has no library for this platform.
     """
-    manifest = files.read_json(paths.DATA / "espeak_ng.json")
+    full = {"espeak": "espeak-ng", "pico": "svox-pico"}[name]
+    manifest = files.read_json(paths.DATA / f"{full.replace('-', '_')}.json")
     here, libraries = f"{sys.platform}-{platform.machine().lower()}", manifest["libraries"]
     if here not in libraries:
         raise AssetError(
-            f"espeak-ng: no library is pinned for {here}, only for {', '.join(libraries)}",
+            f"{full}: no library is pinned for {here}, only for {', '.join(libraries)}",
             "build the synthetic corpora on one of those and copy the cache folder",
         )
     entries = {libraries[here]["file"]: libraries[here]}
-    entries |= {f"espeak-ng-data/{name}": entry for name, entry in manifest["data"].items()}
-    members = {name: (f"espeakng_loader/{name}",) for name in entries}
+    entries |= {f"{manifest['folder']}/{name}": pin for name, pin in manifest["data"].items()}
+    members = {name: (f"{manifest['package']}/{name}",) for name in entries}
     return Asset(
-        name="espeak-ng",
+        name=full,
         pins=_pins(entries),
         mirrors=(PackageIndex((manifest["wheel"],), members),),
-        licence="GPL-3.0-or-later",
-        credit="eSpeak NG project, packaged by espeakng-loader",
+        licence=manifest["licence"],
+        credit=manifest["credit"],
     )
 
 
 _CATALOGUE = {
     "language model": lambda: SMOLLM2,
     "speech encoder": lambda: WHISPER_BASE,
-    "speech synthesiser": espeak_asset,
+    "speech synthesiser": lambda: synthesiser_asset("espeak"),
+    "voices of open sentences": lambda: synthesiser_asset("pico"),
     "human recordings": asterisk_asset,
 }
 
