@@ -125,8 +125,9 @@ run_tests() {
     echo "== ruff"
     python -m ruff check . || failed="$failed ruff-check"
     python -m ruff format --check . || failed="$failed ruff-format"
-    echo "== unit tests"
-    python -m pytest || failed="$failed unit-tests"
+    echo "== unit tests, two processes of one thread each"
+    OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+        python -m pytest -n 2 --dist worksteal || failed="$failed unit-tests"
     # One pytest call compares in one way, so the strict and the lax notebooks take one each.
     if [ ${#strict[@]} -gt 0 ]; then
         echo "== theory notebooks, every output compared"

@@ -14,8 +14,7 @@ from pathlib import Path
 from kappa_lib import files
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.text import TEXTS, about
-from kappa_lib.weights import fetch
-from kappa_lib.weights.fetch import Pin
+from kappa_lib.weights.assets import Pin, check
 from kappa_lib.weights.mirrors import DebianArchive
 from tools import texts
 
@@ -107,7 +106,7 @@ def cut(folder: Path) -> dict[str, list[str]]:
     """
     for package, pin in ((texts.AUSTEN, texts.NOVELS), (FORTUNES, QUOTATIONS)):
         package.fetch(folder, [pin.name])
-        fetch.check(folder, [pin])
+        check(folder, [pin])
     books = texts.novels(folder / texts.NOVELS.name)
     english = (part for book in books if book[0] != texts.NOVEL for part in book)
     return {

@@ -16,8 +16,7 @@ from pathlib import Path
 from kappa_lib import files
 from kappa_lib.errors import AssetError
 from kappa_lib.text import TEXTS, about
-from kappa_lib.weights import fetch
-from kappa_lib.weights.fetch import Pin
+from kappa_lib.weights.assets import Pin, check
 from kappa_lib.weights.mirrors import DebianArchive
 
 CHARACTERS = 24_000  # more than 4,112 tokens with SmolLM2's and with Llama 3's tokenizer
@@ -79,7 +78,7 @@ def cut(folder: Path) -> dict[str, str]:
     """
     for package, wanted in ((AUSTEN, (NOVELS,)), (HANDBOOK, PAGES)):
         package.fetch(folder, [pin.name for pin in wanted])
-        fetch.check(folder, wanted)
+        check(folder, wanted)
     *german, commands = (folder / page.name for page in PAGES)
     book = next(b for b in novels(folder / NOVELS.name) if b[0] == NOVEL)
     chapters = (part for page in german for part in blocks(page))

@@ -17,7 +17,7 @@ from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, type
 from kappa_lib.spectra.scan import Report, ScanError, to_measure, torch_dtype
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 # What a summary says of each column: its name there, the column, how its group is put together.
 _SUMMARY = {

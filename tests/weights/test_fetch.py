@@ -18,8 +18,8 @@ from serving import serving, tarball
 
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, SpaceError
-from kappa_lib.weights import fetch
-from kappa_lib.weights.fetch import Asset, Pin
+from kappa_lib.weights import assets
+from kappa_lib.weights.assets import Asset, Pin
 from kappa_lib.weights.mirrors import Tarball
 
 CONTENT = {"one.bin": np.random.default_rng(0).bytes(200_000), "sub/two.bin": b"two"}
@@ -50,7 +50,7 @@ def test_fetches_verifies_and_records_the_origin(site):
     lines = []
     folder = asset(site, "good.tar.gz").get(lines.append)
     assert {n: (folder / n).read_bytes() for n in CONTENT} == CONTENT
-    assert fetch.read_record(folder)["origin"] == f"release archive {site.address}/good.tar.gz"
+    assert assets.read_record(folder)["origin"] == f"release archive {site.address}/good.tar.gz"
     assert "fetching" in lines[0]
     assert left_behind() == ["thing"]
 
@@ -83,7 +83,7 @@ def test_a_wrong_hash_is_refused_with_file_expected_and_found(site):
 def test_the_next_mirror_is_tried_and_the_failure_is_told(site):
     lines = []
     folder = asset(site, "absent.tar.gz", "bad.tar.gz", "good.tar.gz").get(lines.append)
-    assert fetch.read_record(folder)["origin"].endswith("good.tar.gz")
+    assert assets.read_record(folder)["origin"].endswith("good.tar.gz")
     assert any("absent.tar.gz" in line and "404" in line for line in lines)
     assert any("not the pinned file" in line for line in lines)
 
@@ -145,13 +145,13 @@ def test_tampering_in_the_cache_is_refused_and_nothing_is_replaced_silently(site
 
 def test_a_copied_cache_is_hashed_again_and_keeps_its_origin(site, monkeypatch, tmp_path):
     thing = asset(site, "good.tar.gz")
-    origin = fetch.read_record(thing.get(lambda _: None))["origin"]
+    origin = assets.read_record(thing.get(lambda _: None))["origin"]
     shutil.copytree(tmp_path / "assets", tmp_path / "elsewhere/assets", copy_function=shutil.copy)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    assert not fetch.unchanged(thing.folder, PINS)
-    assert fetch.read_record(thing.get(lambda _: None))["origin"] == origin
-    assert fetch.unchanged(thing.folder, PINS)
+    assert not assets.unchanged(thing.folder, PINS)
+    assert assets.read_record(thing.get(lambda _: None))["origin"] == origin
+    assert assets.unchanged(thing.folder, PINS)
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(site, monkeypatch):
@@ -163,7 +163,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(site, monkeypatch):
 
 
 def test_progress_is_reported_while_bytes_arrive(site, monkeypatch):
-    monkeypatch.setattr(fetch, "REPORT_EVERY", 0.05)
+    monkeypatch.setattr(assets, "REPORT_EVERY", 0.05)
     site.pause = 0.5
     lines = []
     asset(site, "good.tar.gz").get(lines.append)
@@ -180,7 +180,7 @@ def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
 
     overtaken = Asset("thing", PINS, (Overtaken(f"{site.address}/good.tar.gz"),), "CC0-1.0", "t")
     folder = overtaken.get(lambda _: None)
-    fetch.check(folder, PINS)
+    assets.check(folder, PINS)
     assert left_behind() == ["thing"]
 
 
@@ -196,14 +196,14 @@ def pinned(folder: Path) -> tuple[Pin, ...]:
 
 
 def test_check_accepts_the_pinned_bytes(tmp_path):
-    fetch.check(tmp_path, pinned(tmp_path))
+    assets.check(tmp_path, pinned(tmp_path))
 
 
 def test_a_tampered_byte_names_file_expected_and_found(tmp_path):
     wanted = pinned(tmp_path)
     (tmp_path / "deep/b.bin").write_bytes(b"seconD")
     with pytest.raises(AssetError) as error:
-        fetch.check(tmp_path, wanted)
+        assets.check(tmp_path, wanted)
     for part in ("deep/b.bin", wanted[1].sha256, hashlib.sha256(b"seconD").hexdigest()):
         assert part in str(error.value)
 
@@ -217,30 +217,30 @@ def test_any_changed_byte_is_found(tmp_path_factory, position, flip):
     changed[position] ^= flip
     (folder / "deep/b.bin").write_bytes(changed)
     with pytest.raises(AssetError, match=r"b\.bin"):
-        fetch.check(folder, wanted)
+        assets.check(folder, wanted)
 
 
 def test_a_missing_file_is_named(tmp_path):
     wanted = pinned(tmp_path)
     (tmp_path / "a.bin").unlink()
     with pytest.raises(AssetError, match=r"a\.bin: missing"):
-        fetch.check(tmp_path, wanted)
+        assets.check(tmp_path, wanted)
 
 
 def test_record_is_trusted_until_a_file_changes(tmp_path):
     wanted = pinned(tmp_path)
-    assert not fetch.unchanged(tmp_path, wanted)
-    fetch.write_record(tmp_path, wanted, "somewhere")
-    assert fetch.unchanged(tmp_path, wanted)
-    assert fetch.read_record(tmp_path)["origin"] == "somewhere"
+    assert not assets.unchanged(tmp_path, wanted)
+    assets.write_record(tmp_path, wanted, "somewhere")
+    assert assets.unchanged(tmp_path, wanted)
+    assert assets.read_record(tmp_path)["origin"] == "somewhere"
 
     stat = os.stat(tmp_path / "a.bin")
     os.utime(tmp_path / "a.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert not fetch.unchanged(tmp_path, wanted)
+    assert not assets.unchanged(tmp_path, wanted)
 
 
 def test_record_of_other_pins_is_not_trusted(tmp_path):
     wanted = pinned(tmp_path)
-    fetch.write_record(tmp_path, wanted, "somewhere")
+    assets.write_record(tmp_path, wanted, "somewhere")
     other = Pin("a.bin", 5, hashlib.sha256(b"other").hexdigest())
-    assert not fetch.unchanged(tmp_path, [other])
+    assert not assets.unchanged(tmp_path, [other])

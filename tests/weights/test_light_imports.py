@@ -12,7 +12,7 @@ HEAVY = (
 )  # fmt: skip
 CODE = """
 import sys
-import kappa_lib.spectra.scan, kappa_lib.weights.opening
+import kappa_lib.spectra.scan, kappa_lib.weights.models
 table = kappa_lib.spectra.scan.scan(sys.argv[1], device="cpu")
 assert len(table) == 1
 print(*sorted(set(sys.argv[2:]) & set(sys.modules)))

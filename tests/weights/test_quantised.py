@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kappa_lib.errors import CheckpointError
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint
 
 WRITTEN = Path(__file__).parent.parent / "data" / "packed_by_bitsandbytes_0.50.2.safetensors"
 SHAPES = {"nf4": (24, 64), "fp4": (24, 64), "nested": (40, 512), "int8": (24, 64)}

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from kappa_lib.errors import CheckpointError
-from kappa_lib.weights.fetch import write_record
-from kappa_lib.weights.opening import open_checkpoint
+from kappa_lib.weights.assets import write_record
+from kappa_lib.weights.models import open_checkpoint
 
 
 def write_raw(path, header: dict, data: bytes) -> None:
