@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.kappa_table import LAYER
+from kappa_lib.spectra.kappa_table import LAYER, WITH_INPUTS
 
 # Sizes are called equal where they differ by less than this.
 SIZE_TOLERANCE = 0.01
@@ -24,6 +24,8 @@ def parameters(table: Table) -> int:
 
 
 def _ranked(table: Table, count: int, rng: Draw, column: str, ascending: bool) -> Table:
+    if column not in table:
+        raise InputError(f"the κ table has no column {column!r}", WITH_INPUTS)
     return table.sort_values([column, "tensor"], ascending=[ascending, True]).head(count)
 
 
@@ -128,6 +130,14 @@ ARMS: dict[str, tuple[str, Rule]] = {
     ),
     "lowest_excess": ("smallest κ/κ_MP", partial(_ranked, column="kappa_excess", ascending=True)),
     "highest_excess": ("largest κ/κ_MP", partial(_ranked, column="kappa_excess", ascending=False)),
+    "lowest_input_kappa": (
+        "smallest κ of WΣ_X^½, the tensor on its real input",
+        partial(_ranked, column="input_kappa", ascending=True),
+    ),
+    "highest_input_kappa": (
+        "largest κ of WΣ_X^½, the tensor on its real input",
+        partial(_ranked, column="input_kappa", ascending=False),
+    ),
     "random_like_selected": (
         "drawn at random with as many of each module type as the selected arm",
         partial(_random_like, rule=_LOWEST),
