@@ -17,8 +17,8 @@ from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics, run_folder
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
-# that stand for them, at the laptop's size and at the paper's.
-LANGUAGES = ("de", "en", "librispeech", "mls_german")
+# that stand for them: matrix sentences, open ones, and the paper's own.
+LANGUAGES = ("de", "en", "de_open", "en_open", "librispeech", "mls_german")
 
 
 def results(profile: Profile) -> pd.DataFrame:

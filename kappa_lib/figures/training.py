@@ -14,6 +14,8 @@ TITLES = {
     "wer_mean": "mean of German and English\n(as in the paper's Figure 1)",
     "wer_de": "German, synthetic",
     "wer_en": "English, synthetic",
+    "wer_de_open": "German, open sentences",
+    "wer_en_open": "English, open sentences",
     "wer_en_human": "English, human\n(no human speech in training)",
     "wer_librispeech": "English, LibriSpeech test-clean",
     "wer_mls_german": "German, MLS test",

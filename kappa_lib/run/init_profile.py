@@ -45,6 +45,8 @@ seeds: {seeds} # one training run an arm for each; three say more than one
 warm_steps: {warm_steps}
 warm_batch: {warm_batch}
 warm_lr: {warm_lr}
+warm_dropout: {warm_dropout}
+shared_start: {shared_start} # true: one warm start for all seeds
 steps: {steps}
 batch: {batch}
 lr: {lr}

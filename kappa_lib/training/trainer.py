@@ -22,18 +22,14 @@ from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.precision import gradient_checkpointing
 
-_KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "schedule", "optimiser", "eval_every")
+_KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every")
 
 
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
     """Everything that decides a run's metrics."""
-    settings = experiment.describe(*_KEYS)
-    for key, before in (("optimiser", "adamw"), ("schedule", "decaying")):
-        # Runs from before there was a choice are the same runs.
-        if settings[key] == before:
-            del settings[key]
     return {
-        **settings,
+        **experiment.describe(*_KEYS),
+        **experiment.profile.added(),
         "arm": selection.arm,
         "tensors": fingerprint(selection.tensors),
         "parameters": selection.parameters,

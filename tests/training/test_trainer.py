@@ -118,6 +118,19 @@ def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
     assert all(torch.equal(now[n], original[n]) for n in original)
 
 
+def test_a_shared_start_serves_every_seed(finished, monkeypatch):
+    profile, experiment, arms, *_ = finished
+    other = copy.copy(experiment)
+    other.profile = replace(profile, shared_start=True, seeds=[0, 3])
+    monkeypatch.setattr(other, "_train_adaptor", lambda *_: pytest.fail("made again"))
+    assert other.warm_start(3) == experiment.warm_start(0)
+    adaptors = [e.speech_llm(s).adaptor for e, s in ((other, 3), (experiment, 0))]
+    first, second = (a.state_dict() for a in adaptors)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    configs = [trainer.run_config(e, arms["selected"], 3) for e in (other, experiment)]
+    assert configs[0] == {**configs[1], "shared_start": True}
+
+
 def test_a_finished_run_is_not_run_again(finished):
     profile, experiment, arms, *_ = finished
     steps = []
@@ -134,8 +147,9 @@ def test_another_optimiser_is_another_run(finished):
     assert recorded == trainer.run_config(experiment, arms["selected"], 0)
     assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
     other = copy.copy(experiment)
-    other.profile = replace(profile, optimiser="adafactor")
-    assert trainer.run_config(other, arms["selected"], 0)["optimiser"] == "adafactor"
+    for changed in ({"optimiser": "adafactor"}, {"schedule": "constant"}):
+        other.profile = replace(profile, **changed)
+        assert trainer.run_config(other, arms["selected"], 0) == {**recorded, **changed}
 
 
 def test_metrics_have_the_documented_fields(finished):
