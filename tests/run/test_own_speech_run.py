@@ -164,7 +164,7 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         "not readable": 1,
         "empty transcript": 1,
     }
-    assert tables.left_out(profile) == bench.data.left_out
+    assert tables.split(profile, "left_out") == bench.data.left_out
     said = report.left_out(profile)
     for reason in ("longer than 30 s", "shorter than 0.1 s", "not readable", "empty transcript"):
         assert f"1 of `{CORPUS}`" in said
