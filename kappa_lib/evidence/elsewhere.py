@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from kappa_lib.evidence import encoding
-from kappa_lib.evidence.rules_encoding import NEGLIGIBLE, RELEVANT
+from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
 from kappa_lib.evidence.statistics import LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 

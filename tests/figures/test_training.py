@@ -9,7 +9,7 @@ from matplotlib.text import Text
 
 from kappa_lib.figures.style import ARM_COLOURS, COLOURS, arm_colours
 from kappa_lib.figures.training import LOWEST, forgetting_over_training, wer_over_training
-from kappa_lib.spectra.selection import ARMS
+from kappa_lib.spectra.arms import ARMS
 
 
 def runs(arms, seeds=1):
