@@ -62,7 +62,7 @@ class Sizes:
     input_length: int = 256
     # How often every tensor's damage is measured, each time on other windows: 15 minutes a block
     # of two cores, and 20 for all else.
-    blocks: int = 4
+    blocks: int = 2
     length: int = 48  # short, since 1,890 changes are measured on each
     surgery_windows: int = 6
     surgery_length: int = 128

@@ -20,10 +20,12 @@ ARM_COLOURS = {
     "lowest_in_type": COLOURS[5],
     "lower_of_neighbours": "#332288",
     "lowest_excess": "#6699CC",
+    "lowest_input_kappa": "#225555",
     "inverse": COLOURS[1],
     "highest_in_type": COLOURS[4],
     "higher_of_neighbours": "#882255",
     "highest_excess": "#CC6677",
+    "highest_input_kappa": "#EE99AA",
     "inverse_matched_size": COLOURS[3],
     "random": "#777777",
     "random_matched_size": COLOURS[2],
@@ -31,6 +33,8 @@ ARM_COLOURS = {
     "random_like_inverse": "#999933",
     "mlp": "#AA4499",
     "attention": "#661100",
+    "mlp_matched_size": "#DDAADD",
+    "attention_matched_size": "#AA7744",
     "all": COLOURS[7],
 }
 STYLE = {
