@@ -14,11 +14,17 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fits, parse, shown
 
 OPTIMISERS = ("adamw", "adafactor")
+SCHEDULES = ("decaying", "constant")
 WAYS = ("ddp", "fsdp2")
 # Of profiles and arms, which name files.
 _NAME = re.compile(r"\w[\w.-]{0,99}")
 # The corpora that need no folder of one's own, and their languages.
-CORPORA = {"de": "de", "en": "en", "en_human": "en", "librispeech": "en", "mls_german": "de"}
+CORPORA = {
+    **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
+    **{"librispeech": "en", "mls_german": "de"},
+}
+# Settings of a run that came later, and what runs from before them did.
+_ADDED = {"optimiser": "adamw", "schedule": "decaying", "shared_start": False, "warm_dropout": 0.0}
 _OWN_KEYS = {"folder", "language", "text"}
 
 
@@ -39,8 +45,12 @@ class Profile:
         train_utterances: corpus → number of training items.
         test_utterances: corpus → number of test items.
         warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
+        warm_dropout: share of the encoder's features that a step of the warm start does not see.
+        shared_start: whether all seeds start from one warm start, that of ``seed``; else each has
+            its own.
         steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
             learning rate.
+        schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
         optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
@@ -67,9 +77,12 @@ class Profile:
     warm_steps: int
     warm_batch: int
     warm_lr: float
+    warm_dropout: float
+    shared_start: bool
     steps: int
     batch: int
     lr: float
+    schedule: str
     optimiser: str
     parallel: str
     eval_every: int
@@ -88,12 +101,14 @@ class Profile:
         for name in ("seed", "warm_steps"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(min(self.seeds, default=0) >= 0, "seeds", self.seeds, "0 or more, each")
+        _require(0 <= self.warm_dropout < 1, "warm_dropout", self.warm_dropout, "in [0, 1)")
         for name in ("warm_lr", "lr"):
             value = getattr(self, name)
             _require(0 < value < math.inf, name, value, "a positive number")
         _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
         _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "float32 or bfloat16")
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
         _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
         _require(self.parallel in WAYS, "parallel", self.parallel, " or ".join(WAYS))
         _require(
@@ -123,6 +138,14 @@ class Profile:
         """The named settings (all, without names) as a plain dictionary, for a stage's inputs."""
         everything = asdict(self)
         return {name: everything[name] for name in names} if names else everything
+
+    def added(self, *names: str) -> dict[str, Any]:
+        """Those of the later settings (all, without names) that are not as they always were.
+
+        What decides a run names only these, so that earlier runs stay the same runs.
+        """
+        values = self.values(*(names or _ADDED))
+        return {name: value for name, value in values.items() if value != _ADDED[name]}
 
 
 def _require(condition: Any, key: str, value: Any, wanted: str) -> None:

@@ -1,6 +1,12 @@
-"""How numbers are written for a person: durations, and tables in Markdown."""
+"""Text for people (durations, Markdown tables), and the pinned texts that are carried along."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kappa_lib import files, paths
+from kappa_lib.errors import AssetError
+
+TEXTS = paths.DATA / "texts"
 
 
 def clock(seconds: float) -> str:
@@ -20,3 +26,24 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     first, rule, *rest = ("| " + " | ".join(map(str, line)) + " |" for line in lines)
     return "\n".join([first, rule.replace(" ", ""), *rest])
+
+
+def about() -> dict[str, dict[str, Any]]:
+    """Name of each text in ``data/texts`` → ``source``, ``licence``, ``credit``, ``sha256``."""
+    return files.read_json(TEXTS / "texts.json")
+
+
+def carried(name: str) -> str:
+    """One of the texts, its bytes checked.
+
+    Raises:
+        AssetError: the file is missing or does not have its pinned bytes.
+    """
+    path, pinned = TEXTS / f"{name}.txt", about()[name]["sha256"]
+    found = files.sha256(path) if path.is_file() else "no file"
+    if found != pinned:
+        raise AssetError(
+            f"{path}: not the pinned text\n  expected sha256 {pinned}\n  found    {found}",
+            "restore it with git or install kappa_lib again; git must not convert its line ends",
+        )
+    return path.read_bytes().decode()

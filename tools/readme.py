@@ -7,17 +7,8 @@ from dataclasses import replace
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import (
-    arms,
-    claims,
-    encoding,
-    listing,
-    report,
-    report_tables,
-    tables,
-    wording,
-)
-from kappa_lib.evidence.catalogue import CAVEAT, CLAIM, IDENTITY, Claim
+from kappa_lib.evidence import arms, claims, encoding, listing, report, tables
+from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import SCALES
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
@@ -100,7 +91,7 @@ def _encoding(title: Claim) -> str:
     assert title.decision is not None
     assert title.measured is not None
     information, knowledge = (
-        wording.interval(*title.measured[name], 2) for name in ("information", "knowledge")
+        listing.interval(*title.measured[name], 2) for name in ("information", "knowledge")
     )
     surgery = encoding.read(paths.ROOT / "results" / "reference" / "encoding").surgery
     values, queries = (encoding.surgery_cost(surgery, f"{kind}_proj") for kind in "vq")
@@ -122,7 +113,7 @@ def _answer(claim: Claim) -> str:
     for name, part in claim.decision.parts.items():
         label, digits = units[name]
         if part.estimate is not None and part.interval is not None:
-            shown = wording.interval(part.estimate, *part.interval, digits)
+            shown = listing.interval(part.estimate, *part.interval, digits)
             told.append(f"{label} {shown} {part.unit}")
     return f"{', '.join(told)} (95 %, {claim.decision.n} seeds): **{claim.verdict}**"
 
@@ -135,9 +126,9 @@ def headline(profile: Profile) -> str:
     listed = ", ".join(f"{arm} {count:,}" for arm, count in sizes.items())
     lines = [
         report.missing_note(profile) or "Every test set was available.",
-        report_tables.wer_table(ends),
-        report_tables.wer_intervals_table(profile),
-        report_tables.loss_table(ends),
+        report.wer_table(ends),
+        report.wer_intervals_table(profile),
+        report.loss_table(ends),
         f"Trained parameters of the LLM: {listed}. {_effort(profile)}, on {_hardware(profile)}.",
     ]
     if ends["seed"].nunique() == 1:
@@ -181,7 +172,7 @@ def study(profile: Profile) -> str:
         [
             f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
             f" {table['step'].max()} steps.",
-            report_tables.pairs_table(table, facts),
+            report.pairs_table(table, facts),
             "By the rules of today, which were not those of the day of the run, from its numbers:",
             verdicts,
         ]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import catalogue, claims, pairs, report, tables
+from kappa_lib.evidence import arms, claims, report, tables
 from kappa_lib.files import read_json
 from tools import readme, reference
 
@@ -28,7 +28,7 @@ KAPPA = ("03_kappa_of_llama.ipynb", ["imports"], ["null-numbers", "proxy"])
 ENCODING = (
     "07_does_kappa_track_information.ipynb",
     ["imports", "results"],
-    ["tracks", "capacity", "pruning", "anisotropy"],
+    ["tracks", "capacity", "pruning", "anisotropy", "stability"],
 )
 PAIRS = ("06_is_it_kappa.ipynb", ["outcomes", "summary"])
 
@@ -43,7 +43,7 @@ def redecide(name: str) -> None:
     folder, profile = paths.results(name), readme.committed(name)
     rows = tables.results(profile)
     lacking = set()
-    for claim in catalogue.catalogue().values():
+    for claim in claims.catalogue().values():
         path = folder / "claims" / f"{claim.id}.json"
         found = read_json(path)["numbers"] if path.is_file() else None
         if found is not None and set(found) == set(claim.numbers):
@@ -61,7 +61,7 @@ def redecide(name: str) -> None:
     if lacking:
         raise InputError(f"{name}: nothing to decide {sorted(lacking)} from", "run its notebook")
     if (folder / "pairs.csv").is_file():
-        _run(*PAIRS, {"p": profile, "pairs": pairs, "tables": tables, "table": rows})
+        _run(*PAIRS, {"p": profile, "pairs": arms, "tables": tables, "table": rows})
     report.write(profile)
 
 

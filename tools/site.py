@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from kappa_lib import paths
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.evidence import claims, listing
-from kappa_lib.evidence.catalogue import GROUPS, Claim
+from kappa_lib.evidence.claims import GROUPS, Claim
 from kappa_lib.text import markdown
 from tools import api
 from tools.site_pages import HERE, Renderer, Site, relative

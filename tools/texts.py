@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kappa_lib import files
 from kappa_lib.errors import AssetError
-from kappa_lib.training.texts import FOLDER, MANIFEST
+from kappa_lib.text import TEXTS, about
 from kappa_lib.weights.assets import Pin, check
 from kappa_lib.weights.mirrors import DebianArchive
 
@@ -63,11 +63,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         texts = cut(Path(folder))
     for kind, text in texts.items():
-        files.write_text(FOLDER / f"{kind}.txt", text)
-    known = files.read_json(MANIFEST)
+        files.write_text(TEXTS / f"{kind}.txt", text)
+    known = about()
     for kind in texts:
-        known[kind]["sha256"] = files.sha256(FOLDER / f"{kind}.txt")
-    files.write_json(MANIFEST, known)
+        known[kind]["sha256"] = files.sha256(TEXTS / f"{kind}.txt")
+    files.write_json(TEXTS / "texts.json", known)
 
 
 def cut(folder: Path) -> dict[str, str]:
@@ -80,9 +80,10 @@ def cut(folder: Path) -> dict[str, str]:
         package.fetch(folder, [pin.name for pin in wanted])
         check(folder, wanted)
     *german, commands = (folder / page.name for page in PAGES)
+    book = next(b for b in novels(folder / NOVELS.name) if b[0] == NOVEL)
     chapters = (part for page in german for part in blocks(page))
     return {
-        "english": excerpt(filter(PROSE.search, novel(folder / NOVELS.name))),
+        "english": excerpt(filter(PROSE.search, book)),
         # Paragraphs that nobody has translated yet are English.
         "german": excerpt(p for p in chapters if PROSE.search(p) and not ENGLISH.search(p)),
         "technical": excerpt(blocks(commands, START)),
@@ -103,8 +104,8 @@ def excerpt(parts: Iterable[str]) -> str:
     raise AssetError(f"{sum(map(len, kept))} characters are too few", "give more pages")
 
 
-def novel(path: Path) -> Iterator[str]:
-    """Paragraphs of the novel, read from R's lazy-load database without running R.
+def novels(path: Path) -> Iterator[list[str]]:
+    """Paragraphs of each novel, its title first, read from R's lazy-load database without R.
 
     The database is blocks of a 4-byte length and a zlib stream. Each stream is R's XDR
     serialisation of a character vector, a line of the book an element (R Internals, 1.8).
@@ -114,9 +115,8 @@ def novel(path: Path) -> Iterator[str]:
         stream = zlib.decompressobj()
         lines = _strings(stream.decompress(data[at + 4 :]))
         at = len(data) - len(stream.unused_data)
-        if lines[0] == NOVEL:
-            text = "\n".join(lines).replace("_", "").replace("--", "—")
-            yield from (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+        text = "\n".join(lines).replace("_", "").replace("--", "—")
+        yield [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
 
 
 def _strings(raw: bytes) -> list[str]:

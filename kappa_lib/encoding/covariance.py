@@ -1,80 +1,38 @@
-"""Forward passes one decoder layer at a time, and the moments of what each ``nn.Linear`` is given.
+"""Passes through some of a decoder's layers; moments of what each ``nn.Linear`` is given."""
 
-Shapes: a batch of windows is (windows, tokens) ids; hidden states are (windows, tokens, width).
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from kappa_lib.errors import InputError
 
-BATCH = 8  # windows a forward pass: 2,048 tokens of 256
+@contextmanager
+def only(layers: Sequence[nn.Module], first: int, start: Any, last: int) -> Iterator[None]:
+    """Within the block a pass computes the layers from ``first`` to ``last`` alone.
 
-
-class Layered:
-    """A causal language model whose decoder layers can be run one by one.
-
-    What a layer is given besides the hidden states (positions, rotary angles, mask) depends on
-    the length of the windows alone; it is taken from one ordinary pass over a window of that
-    length, so that any decoder of transformers can be walked.
-
-    Args:
-        llm: the model, in evaluation mode.
-        length: tokens of every window.
+    The layers before hand on ``start``, what the last of them gave in an earlier pass on the same
+    inputs; those after hand on what they are given. The model itself still makes positions and
+    masks, so that this holds for any decoder.
     """
-
-    def __init__(self, llm: PreTrainedModel, length: int) -> None:
-        self.llm, self.length = llm, length
-        self.decoder = llm.get_decoder()
-        self.layers = self.decoder.layers
-        self._options: list[dict[str, Any]] = []
-        hooks = [
-            layer.register_forward_pre_hook(self._keep_options, with_kwargs=True)
-            for layer in self.layers
-        ]
-        try:
-            with torch.inference_mode():
-                self.decoder(torch.zeros(1, length, dtype=torch.long), use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _keep_options(self, layer: nn.Module, inputs: tuple, options: dict[str, Any]) -> None:
-        self._options.append({k: v for k, v in options.items() if k != "hidden_states"})
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """(windows, length) ids → what the first layer is given.
-
-        Raises:
-            InputError: windows of another length.
-        """
-        if ids.shape[-1] != self.length:
-            raise InputError(f"windows of {ids.shape[-1]} tokens", f"give {self.length} tokens")
-        return self.llm.get_input_embeddings()(ids)
-
-    def layer(self, number: int, hidden: Tensor) -> Tensor:
-        """Hidden states after a layer, from those before it."""
-        out = self.layers[number](hidden, **self._options[number])
-        return out[0] if isinstance(out, tuple) else out
-
-    def log_probabilities(self, hidden: Tensor) -> Tensor:
-        """(windows, tokens, vocabulary) fp32 log-probabilities, from the last layer's output."""
-        logits = self.llm.get_output_embeddings()(self.decoder.norm(hidden))
-        return functional.log_softmax(logits.float(), dim=-1)
+    before, behind = layers[:first], layers[last + 1 :]
+    for layer in before:
+        layer.forward = lambda *_, **__: start
+    for layer in behind:
+        layer.forward = lambda hidden, *_, **__: hidden
+    try:
+        yield
+    finally:
+        for layer in (*before, *behind):
+            del layer.forward
 
 
 class Moments:
-    """Streaming first and second moment of vectors, accumulated in float64.
+    """Streaming first and second moment of vectors (n,), accumulated in float64.
 
-    Args:
-        width: n, of the vectors.
-        every: of the vectors added, each ``every``-th is also kept in ``sample``.
+    Each ``every``-th vector is also kept in ``sample``, (kept, n).
     """
 
     def __init__(self, width: int, every: int = 1) -> None:
@@ -108,71 +66,67 @@ class Moments:
 
     @property
     def sample(self) -> Tensor:
-        """(kept, n) of the vectors themselves."""
         return torch.cat(self._kept)
-
-
-def linears(layer: nn.Module) -> dict[str, nn.Linear]:
-    """The ``nn.Linear`` of a decoder layer by their path in it."""
-    return {name: part for name, part in layer.named_modules() if isinstance(part, nn.Linear)}
-
-
-@contextmanager
-def inputs_of(layer: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Within the block, a pass through the layer fills: path of an ``nn.Linear`` → its input."""
-    seen: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Any:
-        return lambda module, inputs: seen.__setitem__(name, inputs[0])
-
-    hooks = [part.register_forward_pre_hook(keeper(n)) for n, part in linears(layer).items()]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def sharing(seen: dict[str, Tensor]) -> list[tuple[str, ...]]:
-    """Paths grouped by the input they share, as query, key and value do."""
-    groups: dict[int, list[str]] = {}
-    for name, tensor in seen.items():
-        groups.setdefault(id(tensor), []).append(name)
-    return [tuple(names) for names in groups.values()]
 
 
 @torch.inference_mode()
 def input_moments(
-    llm: PreTrainedModel, windows: Tensor, layers: Sequence[int] | None = None, sample: int = 2048
+    llm: PreTrainedModel,
+    inputs: Sequence[Mapping[str, Tensor]],
+    layers: Sequence[int] | None = None,
+    sample: int = 2048,
 ) -> Iterator[tuple[int, dict[str, Moments]]]:
     """Moments of the inputs of every ``nn.Linear``, one decoder layer after the other.
 
-    At any time the hidden states between two layers are in memory, and what one batch of windows
-    makes of them inside one layer.
+    At any time the hidden states between two layers are in memory, and what one batch makes of
+    them inside one layer.
 
     Args:
         llm: the model.
-        windows: (windows, tokens) ids.
-        layers: which layers to report; all by default. The walk ends after the last of them.
-        sample: about how many input vectors to keep, spread evenly over the tokens.
+        inputs: of the decoder's calls, see :class:`kappa_lib.encoding.cases.Batch`.
+        layers: which to report; the walk ends after the last of them.
+        sample: about how many input vectors to keep, spread evenly over the positions.
 
     Yields:
-        Number of the layer; path of the ``nn.Linear`` in it → moments. Paths with the same input
-        share one object.
+        Number of the layer; path in it → moments. Paths with the same input share one object.
     """
-    model = Layered(llm, windows.shape[1])
-    wanted = range(len(model.layers)) if layers is None else sorted(layers)
-    every = max(1, windows.numel() // sample)
-    hidden = [model.embed(batch) for batch in windows.split(BATCH)]
+    decoder = llm.get_decoder()
+    wanted = range(len(decoder.layers)) if layers is None else sorted(layers)
+    positions = sum(next(iter(given.values())).shape[:2].numel() for given in inputs)
+    every = max(1, positions // sample)
+    hidden: list[Any] = [None] * len(inputs)
     for number in range(max(wanted) + 1):
         moments: dict[str, Moments] = {}
-        for place, before in enumerate(hidden):
-            with inputs_of(model.layers[number]) as seen:
-                hidden[place] = model.layer(number, before)
-            for names in sharing(seen) if number in wanted else ():
-                vectors = seen[names[0]].flatten(0, -2)
-                shared = moments.setdefault(names[0], Moments(vectors.shape[1], every))
-                shared.add(vectors)
-                moments |= dict.fromkeys(names, shared)
+        for place, given in enumerate(inputs):
+            seen, out = _pass(decoder, number, hidden[place], given)
+            hidden[place] = out
+            first: dict[int, str] = {}
+            for path, tensor in seen.items() if number in wanted else ():
+                known = first.setdefault(id(tensor), path)
+                if known == path:
+                    vectors = tensor.flatten(0, -2)
+                    moments.setdefault(path, Moments(vectors.shape[1], every)).add(vectors)
+                else:
+                    moments[path] = moments[known]
         if number in wanted:
             yield number, moments
+
+
+def _pass(
+    decoder: nn.Module, number: int, start: Any, given: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Any]:
+    """One layer alone: the input of each ``nn.Linear`` by its path, and what the layer gave."""
+    layer, seen, out = decoder.layers[number], {}, []
+    linears = [(path, part) for path, part in layer.named_modules() if isinstance(part, nn.Linear)]
+    hooks = [
+        part.register_forward_pre_hook(lambda _, x, path=path: seen.__setitem__(path, x[0]))
+        for path, part in linears
+    ]
+    hooks.append(layer.register_forward_hook(lambda _, __, found: out.append(found)))
+    try:
+        with only(decoder.layers, number, start, number):
+            decoder(**given, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, out[0]

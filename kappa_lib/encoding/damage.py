@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from kappa_lib.encoding.covariance import Layered
+from kappa_lib.encoding.cases import Batch
+from kappa_lib.encoding.covariance import only
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import type_of
 from kappa_lib.theory.checks import as_matrix
@@ -51,9 +52,6 @@ def reversed_kappas(kappas: Mapping[str, float]) -> dict[str, float]:
     """New κ for each tensor, all above the largest old one, in exactly the opposite order.
 
     κ' = 2 κ_max (κ_max/κ)^SPREAD. Since every κ rises, shrinking σ_k alone reaches it.
-
-    Args:
-        kappas: tensor → κ.
     """
     largest = max(kappas.values())
     return {name: 2 * largest * (largest / kappa) ** SPREAD for name, kappa in kappas.items()}
@@ -147,8 +145,7 @@ SURGERIES = ("surgery", "surgery_elsewhere", "surgery_noise")
 def replaced(weights: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
     """Within the block the parameters hold other values; afterwards the very same storage again.
 
-    Args:
-        weights: parameter → its new value, of its shape, rounded to its dtype.
+    The values have the parameters' shapes and are rounded to their dtypes.
     """
     kept = {parameter: parameter.data for parameter in weights}
     try:
@@ -162,53 +159,68 @@ def replaced(weights: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
             parameter.data = data
 
 
+def log_probabilities(llm: PreTrainedModel, batch: Batch) -> Tensor:
+    """(windows, tokens, vocabulary) fp32 log-probabilities where a batch has targets."""
+    hidden = llm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
+    logits = llm.get_output_embeddings()(hidden[:, -batch.targets.shape[1] :])
+    return functional.log_softmax(logits.float(), dim=-1)
+
+
+def loss_of(predicted: Tensor, targets: Tensor) -> Tensor:
+    """(windows,) mean cross-entropy, nats a token."""
+    return functional.nll_loss(predicted.transpose(1, 2), targets, reduction="none").mean(dim=1)
+
+
 class Reference:
     """The unchanged model on fixed windows, to which a changed one is compared.
 
-    Keeps the hidden states before every layer (windows × tokens × width × layers × 4 bytes) and
-    the log-probabilities (windows × tokens × vocabulary × 4 bytes).
-
-    Args:
-        llm: the model, unchanged.
-        windows: (windows, tokens + 1) ids; each token but the first is predicted.
+    Keeps what every layer gave (positions × width × layers × 4 bytes) and the log-probabilities
+    (tokens × vocabulary × 4 bytes).
     """
 
     @torch.inference_mode()
-    def __init__(self, llm: PreTrainedModel, windows: Tensor) -> None:
-        self.targets = windows[:, 1:]
-        self.model = Layered(llm, windows.shape[1] - 1)
-        self.states = [self.model.embed(windows[:, :-1])]
-        for number in range(len(self.model.layers)):
-            self.states.append(self.model.layer(number, self.states[-1]))
-        self.base = self.model.log_probabilities(self.states[-1])
-        self.loss = self._loss(self.base)
-
-    def _loss(self, predicted: Tensor) -> Tensor:
-        """(windows,) mean cross-entropy, nats a token."""
-        found = functional.nll_loss(predicted.transpose(1, 2), self.targets, reduction="none")
-        return found.mean(dim=1)
+    def __init__(self, llm: PreTrainedModel, batches: Sequence[Batch]) -> None:
+        self.llm, self.batches, self.layers = llm, batches, llm.get_decoder().layers
+        self._given: list[list] = [[] for _ in batches]
+        self.base = []
+        for batch, given in zip(batches, self._given, strict=True):
+            hooks = [
+                layer.register_forward_hook(lambda _, __, out, given=given: given.append(out))
+                for layer in self.layers
+            ]
+            try:
+                self.base.append(log_probabilities(llm, batch))
+            finally:
+                for hook in hooks:
+                    hook.remove()
+        found = [loss_of(p, b.targets) for p, b in zip(self.base, batches, strict=True)]
+        self.loss = torch.cat(found)
+        self.labels = [label for batch in batches for label in batch.labels]
 
     @torch.inference_mode()
-    def predictions(self, first: int = 0) -> Tensor:
-        """Log-probabilities now, where no layer before ``first`` has changed."""
-        hidden = self.states[first]
-        for number in range(first, len(self.model.layers)):
-            hidden = self.model.layer(number, hidden)
-        return self.model.log_probabilities(hidden)
+    def predictions(self, first: int = 0) -> Iterator[Tensor]:
+        """Each batch's log-probabilities now, where no layer before ``first`` has changed."""
+        for batch, given in zip(self.batches, self._given, strict=True):
+            with only(self.layers, first, given[first - 1], len(self.layers)):
+                yield log_probabilities(self.llm, batch)
 
     @torch.inference_mode()
     def compare(self, first: int = 0) -> tuple[Tensor, Tensor]:
         """Change of the loss and KL(base ‖ now) of each window, (windows,), nats a token."""
-        now = self.predictions(first)
-        loss = self._loss(now) - self.loss
-        # Window by window: the exponential of the base would be a third array of this size.
-        divergence = torch.stack(
-            [
+        losses, divergences = [], []
+        for now, base, batch in zip(self.predictions(first), self.base, self.batches, strict=True):
+            losses.append(loss_of(now, batch.targets))
+            # Window by window: the exponential of the base would be a third array of this size.
+            divergences += [
                 functional.kl_div(n, b, reduction="sum", log_target=True) / len(n)
-                for n, b in zip(now, self.base, strict=True)
+                for n, b in zip(now, base, strict=True)
             ]
-        )
-        return loss, divergence
+        return torch.cat(losses) - self.loss, torch.stack(divergences)
+
+    def rows(self, first: int = 0) -> list[dict]:
+        """:meth:`compare` as a row a window: its label as ``text``, ``loss`` and ``kl``."""
+        columns = zip(self.labels, *(found.tolist() for found in self.compare(first)), strict=True)
+        return [{"text": text, "loss": loss, "kl": kl} for text, loss, kl in columns]
 
 
 def losses_by_type(
@@ -218,17 +230,9 @@ def losses_by_type(
     loss: Callable[[], float],
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
-    """The loss with every matrix of a module type changed, a type at a time.
+    """Change → the loss, in nats a token, with every matrix of a module type changed, a type each.
 
-    Args:
-        llm: the model; restored after each change.
-        kinds: module types.
-        changes: name → change, without surgery.
-        loss: measures the model as it is, nats a token.
-        generator: of what the changes draw, on the CPU.
-
-    Returns:
-        Name of the change → loss of each type, in the order of ``kinds``.
+    ``loss`` measures the model as it is; ``changes`` are without surgery.
     """
     found: dict[str, list[float]] = {name: [] for name in changes}
     for kind in kinds:

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
+from kappa_lib.encoding.covariance import Moments
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import nonzero_spectrum, positive_number
-from kappa_lib.theory.entropy import LOG_2PI_E
-from kappa_lib.theory.estimators import knn_entropy
+from kappa_lib.theory.entropy import LOG_2PI_E, knn_entropy
 
 # Variance of the observation noise over the mean output power of a dimension: 20 dB.
 NOISE = 0.01
@@ -31,24 +31,14 @@ def root_of_covariance(covariance: Tensor) -> Tensor:
 
 
 def output_spectrum(weight: Tensor, root: Tensor) -> NDArray[np.float64]:
-    """Singular values of WΣ_X^½, (min(m, n),), descending: roots of the output's principal powers.
-
-    Args:
-        weight: W, (m, n).
-        root: Σ_X^½, (n, n), of :func:`root_of_covariance`.
-    """
+    """Singular values of WΣ_X^½, (min(m, n),), descending, from W (m, n) and Σ_X^½ (n, n)."""
     wide = weight.double() @ root
     gram = wide @ wide.T if wide.shape[0] <= wide.shape[1] else wide.T @ wide
     return torch.linalg.eigvalsh(gram).clamp(min=0).flip(0).sqrt().numpy()
 
 
 def input_kappa(spectrum: ArrayLike, rtol: float = INPUT_RTOL) -> float:
-    """Input-weighted condition number: κ of WΣ_X^½, eq. (1) on the directions the input has.
-
-    Args:
-        spectrum: of :func:`output_spectrum`.
-        rtol: values below this multiple of the largest count as zero (see ``INPUT_RTOL``).
-    """
+    """κ of WΣ_X^½, eq. (1) on the directions the input has: those above ``rtol`` of the largest."""
     values = nonzero_spectrum(spectrum, rtol)
     return float(values[0] / values[-1])
 
@@ -62,24 +52,15 @@ def noise_variance(spectrum: ArrayLike, noise: float = NOISE) -> float:
 def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
     """I(X; WX + N) = ½ Σ log(1 + sᵢ²/σ²) of a Gaussian X at noise relative to the output's trace.
 
-    Free of scale. What eq. (7) becomes with observation noise and a real covariance.
-
-    Args:
-        spectrum: s, singular values of WΣ_X^½, or of W itself for an isotropic input.
-        noise: see :func:`noise_variance`.
+    Free of scale. What eq. (7) becomes with observation noise and a real covariance; s are the
+    singular values of WΣ_X^½, or of W itself for an isotropic input.
     """
     s = np.asarray(spectrum, dtype=np.float64)
     return 0.5 * float(np.log1p(np.square(s) / noise_variance(s, noise)).sum())
 
 
 def gaussian_output_entropy(spectrum: ArrayLike, size: int, noise: float = NOISE) -> float:
-    """½ log((2πe)^m det(WΣ_XWᵀ + σ²I)) of the noisy output, eq. (3).
-
-    Args:
-        spectrum: singular values of WΣ_X^½.
-        size: m, rows of W.
-        noise: see :func:`noise_variance`.
-    """
+    """½ log((2πe)^m det(WΣ_XWᵀ + σ²I)) of the noisy output, eq. (3); ``size`` is m."""
     level = noise_variance(spectrum, noise)
     return gaussian_information(spectrum, noise) + size / 2 * (LOG_2PI_E + math.log(level))
 
@@ -103,12 +84,7 @@ def participation_ratio(powers: ArrayLike) -> float:
 
 
 def rank_me(spectrum: ArrayLike) -> float:
-    """exp of the entropy of sᵢ/Σs, in [1, k] (RankMe, Garrido et al., ICML 2023).
-
-    Args:
-        spectrum: singular values of the (samples, m) matrix of representations, which are those
-            of the second moment's root up to a factor.
-    """
+    """exp of the entropy of sᵢ/Σs, in [1, k] (RankMe, Garrido et al., ICML 2023)."""
     s = np.asarray(spectrum, dtype=np.float64)
     p = s[s > 0] / s.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
@@ -118,10 +94,7 @@ def fitted_bandwidth(distances: ArrayLike) -> float:
     """b at which log Σ exp(-d²/(2b²)) over all pairs rises most steeply with log b.
 
     There neither single points nor the whole cloud decide the kernel, but its inner scale (Coifman
-    et al., IEEE Trans. Image Process. 17, 2008). Proportional to the scale of the points.
-
-    Args:
-        distances: of all pairs, (N(N-1)/2,); 1 where all points coincide.
+    et al., IEEE Trans. Image Process. 17, 2008). The distances are of all pairs, (N(N-1)/2,).
     """
     d = np.asarray(distances, dtype=np.float64)
     points = (1 + math.sqrt(1 + 8 * len(d))) / 2
@@ -144,7 +117,7 @@ def diffusion_spectral_entropy(
 
     Args:
         samples: (N, d).
-        bandwidth: b; by default :func:`fitted_bandwidth`, which frees the measure of scale.
+        bandwidth: b; by default the fitted one, which frees the measure of scale.
         power: diffusion time t.
     """
     distances = pdist(np.asarray(samples, dtype=np.float64))
@@ -172,8 +145,8 @@ def principal_samples(
         weight: W, (m, n).
         inputs: (samples, n) input vectors.
         seed: of the noise.
-        components: c, how many principal components, at most min(m, n).
-        noise: variance of the noise over the mean power of the c components.
+        components: c, at most min(m, n).
+        noise: its variance over the mean power of the c components.
 
     Returns:
         (samples, c), with total power c before the noise is added.
@@ -188,15 +161,9 @@ def principal_samples(
 
 
 def sample_entropies(points: ArrayLike, spectral: int = 768) -> dict[str, float]:
-    """Entropies of a cloud of output samples that assume no distribution, and the Gaussian one.
+    """Entropies of (samples, c) points that assume no distribution, and the Gaussian one.
 
-    Args:
-        points: (samples, c) of :func:`principal_samples`.
-        spectral: how many of them the diffusion spectral entropy takes, spread evenly.
-
-    Returns:
-        ``knn_entropy``; ``gaussian_16``, the entropy of a Gaussian of the samples' covariance;
-        ``diffusion_entropy``.
+    The diffusion spectral entropy is that of ``spectral`` of them, spread evenly.
     """
     cloud = np.asarray(points)
     log_det = np.linalg.slogdet(np.cov(cloud, rowvar=False))[1]
@@ -204,4 +171,27 @@ def sample_entropies(points: ArrayLike, spectral: int = 768) -> dict[str, float]
         "knn_entropy": knn_entropy(cloud),
         "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
         "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // spectral)]),
+    }
+
+
+def of_tensor(
+    weight: Tensor, sigma: Tensor, root: Tensor, given: Moments, seed: int
+) -> dict[str, float]:
+    """Entropies and information of the output of W with singular values σ, on a given input.
+
+    ``root`` is its Σ_X^½, (n, n); ``seed`` of the samples' observation noise.
+    """
+    real, isotropic = output_spectrum(weight, root), sigma.numpy()
+    return {
+        "input_kappa": input_kappa(real),
+        "output_entropy": gaussian_output_entropy(real, len(weight)),
+        "information": gaussian_information(real),
+        "information_isotropic": gaussian_information(isotropic),
+        "deficit": information_deficit(real),
+        "deficit_isotropic": information_deficit(isotropic),
+        "deficit_10_db": information_deficit(real, 0.1),
+        "deficit_30_db": information_deficit(real, 0.001),
+        "participation": participation_ratio(real**2),
+        "rank_me": rank_me(real),
+        **sample_entropies(principal_samples(weight, given.sample, seed)),
     }

@@ -1,14 +1,12 @@
 """What a tensor's spectrum, heads, inputs and gradient say before anything is changed."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kappa_lib.encoding.covariance import Moments
@@ -38,12 +36,15 @@ PREDICTORS = [
 def table_of(llm: PreTrainedModel) -> pd.DataFrame:
     """κ table of a model's decoder layers, with the predictors that its columns give.
 
-    ``effective_rank_share`` is the effective rank over k; ``volume_loss`` the AM-GM gap.
+    ``effective_rank_share`` is the effective rank over k; ``volume_loss`` the AM-GM gap. Weights
+    of attention to an encoder have types of their own, ``cross_q_proj`` and so on.
     """
     table = scan(llm).dropna(subset=["layer"]).reset_index(drop=True)
-    k = table[["rows", "cols"]].min(axis=1)
+    cross, k = table["tensor"].str.contains("encoder_attn"), table[["rows", "cols"]].min(axis=1)
     return table.assign(
-        effective_rank_share=table["effective_rank"] / k, volume_loss=volume_loss(table)
+        type=table["type"].where(~cross, "cross_" + table["type"]),
+        effective_rank_share=table["effective_rank"] / k,
+        volume_loss=volume_loss(table),
     )
 
 
@@ -66,32 +67,17 @@ def trace_log_gap(s: NDArray[np.float64]) -> float:
     return math.log(start / eigenvalues[last])
 
 
-def head_kappas(weight: Tensor, kind: str, width: int) -> list[float]:
-    """κ of each head's part of an attention tensor; of the tensor itself elsewhere.
+def head_kappa(weight: Tensor, kind: str, width: int) -> float:
+    """Geometric mean of κ over the heads of an attention tensor; κ of the tensor elsewhere.
 
-    Args:
-        weight: (m, n).
-        kind: module type; rows are split for queries, keys and values, columns for the output.
-        width: of a head.
+    Heads of a ``width`` are rows of queries, keys and values, and columns of the output.
     """
-    if kind in ("q_proj", "k_proj", "v_proj"):
+    parts = (weight,)
+    if kind.endswith(("q_proj", "k_proj", "v_proj")):
         parts = weight.split(width, dim=0)
-    elif kind in ("o_proj", "out_proj"):
+    elif kind.endswith(("o_proj", "out_proj")):
         parts = weight.split(width, dim=1)
-    else:
-        parts = (weight,)
-    return [condition_number(part) for part in parts]
-
-
-def spectral_predictors(
-    factors: Factors, weight: Tensor, kind: str, width: int
-) -> dict[str, float]:
-    """``trace_log_gap`` and ``head_kappa``, the geometric mean over the heads."""
-    heads = np.log(head_kappas(weight, kind, width))
-    return {
-        "trace_log_gap": trace_log_gap(factors.sigma.numpy()),
-        "head_kappa": float(np.exp(heads.mean())),
-    }
+    return float(np.exp(np.mean([np.log(condition_number(part)) for part in parts])))
 
 
 def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
@@ -111,32 +97,4 @@ def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
         "bottom_overlap": float((factors.right[-1] @ vectors[:, -1]).square()),
         "dominant_share": float(values[-1] / values.sum()),
         "bottom_output": float(outputs[-1] / outputs.sum()),
-    }
-
-
-def gradient_norms(
-    llm: PreTrainedModel, tensors: Mapping[str, nn.Parameter], windows: Tensor
-) -> dict[str, float]:
-    """‖∂L/∂W‖_F ‖W‖_F of each tensor: change of the loss for a relative change along the gradient.
-
-    Args:
-        llm: the model.
-        tensors: name → parameter.
-        windows: (windows, tokens + 1) ids; L is the mean cross-entropy over all of them.
-
-    Returns:
-        Name → nats.
-    """
-    for parameter in tensors.values():
-        parameter.requires_grad_(True)
-    try:
-        logits = llm(input_ids=windows[:, :-1], use_cache=False).logits.flatten(0, 1)
-        loss = functional.cross_entropy(logits.float(), windows[:, 1:].flatten())
-        gradients = torch.autograd.grad(loss, list(tensors.values()))
-    finally:
-        for parameter in tensors.values():
-            parameter.requires_grad_(False)
-    return {
-        name: float(gradient.norm() * parameter.detach().norm())
-        for (name, parameter), gradient in zip(tensors.items(), gradients, strict=True)
     }

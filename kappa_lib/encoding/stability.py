@@ -8,101 +8,88 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
-from kappa_lib.encoding.damage import Reference, replaced
+from kappa_lib.encoding.cases import Batch
+from kappa_lib.encoding.damage import Reference, log_probabilities, loss_of, replaced
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import layer_of
 
 
-def noise_sensitivity(
-    llm: PreTrainedModel,
-    reference: Reference,
-    names: Sequence[str],
-    size: float = 0.01,
-    draws: int = 4,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What Gaussian noise of a fixed relative size costs, a tensor at a time.
+def noise_cost(
+    reference: Reference, name: str, size: float = 0.01, draws: int = 4, seed: int = 0
+) -> dict[str, float]:
+    """What Gaussian noise of a fixed size, relative to its norm, costs on a tensor.
 
     W becomes W + ``size``·‖W‖_F·E/‖E‖_F with E of independent normal entries. Small noise costs
     in proportion to its square, so the rank of tensors hardly depends on ``size``. Logits are
     fp32, so KL is resolved to about 1e-7.
 
-    Args:
-        llm: the model, unchanged; on the CPU.
-        reference: of this model, on the windows that count.
-        names: of the tensors.
-        size: of the noise, relative to the tensor's Frobenius norm.
-        draws: of the noise, the same for tensors of one shape.
-        seed: of the draws.
-
     Returns:
-        A row a tensor: mean ``kl`` (base ‖ now) and change of ``loss`` in nats a token, and
-        ``kl_se``, the standard error of the first over draws.
+        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats a token; ``kl_se``, the
+        former's standard error.
     """
-    parameters, rows = dict(llm.named_parameters()), {}
-    for name in names:
-        weight, generator, costs = parameters[name], torch.Generator().manual_seed(seed), []
-        for _ in range(draws):
-            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            noise *= size * weight.detach().double().norm() / noise.norm()
-            with replaced({weight: weight.detach() + noise}):
-                loss, kl = reference.compare(layer_of(name))
-            costs.append((float(kl.mean()), float(loss.mean())))
-        costs = torch.tensor(costs, dtype=torch.float64)
-        kl, loss = costs.mean(dim=0).tolist()
-        error = float(costs[:, 0].std()) / math.sqrt(draws) if draws > 1 else math.nan
-        rows[name] = {"kl": kl, "kl_se": error, "loss": loss}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+    weight, costs = reference.llm.get_parameter(name), []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        noise *= size * weight.detach().double().norm() / noise.norm()
+        with replaced({weight: weight.detach() + noise}):
+            loss, kl = reference.compare(layer_of(name))
+        costs.append((float(kl.mean()), float(loss.mean())))
+    kl, loss = torch.tensor(costs, dtype=torch.float64).T
+    error = float(kl.std()) / math.sqrt(draws) if draws > 1 else math.nan
+    return {"kl": float(kl.mean()), "kl_se": error, "loss": float(loss.mean())}
 
 
-def gradient_noise(llm: PreTrainedModel, names: Sequence[str], windows: Tensor) -> pd.DataFrame:
-    """How much a tensor's gradient differs between windows of text.
+def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> pd.DataFrame:
+    """How large a tensor's gradient is, and how much it differs between windows.
 
     With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
     the number of windows at which a batch's noise is as large as what it measures (McCandlish et
     al. 2018, eq. 2.9; both parts estimated without bias, A.1).
 
     Args:
-        llm: the model; its gradients are left as they were.
+        llm: the model, frozen, also afterwards.
         names: of the tensors.
-        windows: (windows, tokens + 1) ids, at least two windows.
+        batches: at least two windows.
 
     Returns:
-        A row a tensor: ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal
-        is left above the noise.
+        A row a tensor: ``gradient`` ‖G‖‖W‖, the loss' change for a relative change along it;
+        ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal is left.
 
     Raises:
         InputError: fewer than two windows.
     """
-    count = len(windows)
+    count = sum(len(batch.targets) for batch in batches)
     if count < 2:
         raise InputError(f"{count} window to compare gradients of", "give two or more")
     parameters = dict(llm.named_parameters())
     chosen = [parameters[name] for name in names]
-    before = [parameter.requires_grad for parameter in chosen]
-    sums = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in chosen]
+    sums = [torch.zeros(p.shape, dtype=torch.float64) for p in chosen]
     squares = [0.0] * len(chosen)
     try:
         for parameter in chosen:
             parameter.requires_grad_(True)
-        for window in windows.to(llm.device):
-            logits = llm(input_ids=window[None, :-1], use_cache=False).logits[0]
-            loss = functional.cross_entropy(logits.float(), window[1:])
-            for i, gradient in enumerate(torch.autograd.grad(loss, chosen)):
-                sums[i] += gradient
-                squares[i] += float(gradient.double().square().sum())
+        for batch in batches:
+            losses = loss_of(log_probabilities(llm, batch), batch.targets)
+            for number, loss in enumerate(losses):
+                found = torch.autograd.grad(loss, chosen, retain_graph=number + 1 < len(losses))
+                for i, gradient in enumerate(found):
+                    sums[i] += gradient
+                    squares[i] += float(gradient.double().square().sum())
     finally:
-        for parameter, needed in zip(chosen, before, strict=True):
-            parameter.requires_grad_(needed)
+        for parameter in chosen:
+            parameter.requires_grad_(False)
     rows = {}
-    for name, total, square in zip(names, sums, squares, strict=True):
+    for name, weight, total, square in zip(names, chosen, sums, squares, strict=True):
         of_mean = float((total / count).square().sum())
         noise = (square - count * of_mean) / (count - 1)
         signal = of_mean - noise / count
-        scale = noise / signal if signal > 0 else math.inf
-        rows[name] = {"signal": signal, "noise": noise, "noise_scale": scale}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+        rows[name] = {
+            "gradient": math.sqrt(of_mean) * float(weight.detach().double().norm()),
+            "signal": signal,
+            "noise": noise,
+            "noise_scale": noise / signal if signal > 0 else math.inf,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tensor")

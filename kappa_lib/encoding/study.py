@@ -1,65 +1,49 @@
-"""Every tensor of a model: predictors, information on real text, damage, κ surgery.
+"""Every tensor of a model: predictors, information on real input, damage, κ surgery, stability.
 
 ``python -m kappa_lib.encoding.study --out results/encoding`` computes all of it; killed, the same
-command goes on. It leaves ``tensors.csv`` (a row a tensor), ``damage.csv`` (tensor × change ×
-text), ``surgery.csv`` (scope × change × window) and ``facts.json``.
+command goes on. It leaves a table a part, ``tensors.csv`` and ``stability.csv`` (a row a tensor),
+``damage.csv`` (tensor × change × window), ``surgery.csv`` (scope × change × window), and
+``facts.json``.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
 from kappa_lib import provenance
-from kappa_lib.encoding import damage, information, predictors
+from kappa_lib.encoding import cases, damage, information, predictors
+from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import Moments, input_moments
+from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference
+from kappa_lib.encoding.stability import gradients, noise_cost
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import Stages
 from kappa_lib.spectra.scan import scan
-from kappa_lib.training import texts
 from kappa_lib.weights import models
 
 # Raise when a change here or in the measures alters any number.
-NUMERICS = 1
+NUMERICS = 2
 FLOATS = "%.6g"
-PARTS = ("tensors", "surgery", "damage")
-_CONTROLS = damage.SURGERIES[1:]
-DAMAGE_PARTS = (tuple(name for name in damage.CHANGES if name not in _CONTROLS), _CONTROLS)
-Report = Callable[[str, int, int], None]
+# The controls of single surgeries are measured last.
+DAMAGE_PARTS = (tuple(name for name in CHANGES if name not in SURGERIES[1:]), SURGERIES[1:])
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much is measured; the defaults are those of the committed results.
-
-    Args:
-        model: a profile's ``model``.
-        input_windows, input_length: windows a text for the input covariance, and their tokens.
-        blocks: how often the damage of every tensor is measured, each time on another window of
-            every text; two blocks say how far the ranks can be relied on.
-        length: predicted tokens of such a window; short, since 1,890 changes are measured on it.
-        surgery_windows, surgery_length: windows a text for surgery on whole types.
-        layers: which layers; all if None.
-        types: which module types; all if None.
-        seed: of everything drawn.
-    """
+class Settings(cases.Sizes):
+    """What is measured; the defaults are those of the committed results."""
 
     model: str = models.DEFAULT
-    input_windows: int = 11
-    input_length: int = 256
-    blocks: int = 2
-    length: int = 48
-    surgery_windows: int = 6
-    surgery_length: int = 128
+    speech: str | None = None  # see :func:`kappa_lib.encoding.cases.load`
+    draws: int = 2  # of relative noise on every tensor
     layers: tuple[int, ...] | None = None
     types: tuple[str, ...] | None = None
     seed: int = 0
@@ -88,297 +72,214 @@ class Rows:
 
 
 class Study:
-    """The measurements of one model, tensor by tensor.
+    """A model's tensors, the windows they are measured on, and the rows that are finished.
 
-    Args:
-        settings: what to measure.
-        out: folder of the results and of ``rows.jsonl``, from which a killed run goes on.
-        llm: the model, where it is not to be loaded by its name.
-        tokenizer: its tokenizer.
-        progress: told (stage, done, total).
+    ``out`` is the folder of the results and of ``rows.jsonl``, from which a killed run goes on;
+    ``progress`` is told (stage, done, total).
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        out: Path,
-        llm: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        progress: Report | None = None,
+        self, settings: Settings, out: Path, progress: Callable[[str, int, int], None] | None = None
     ) -> None:
         self.settings, self.out, self.say = settings, out, progress or (lambda *_: None)
-        if llm is None or tokenizer is None:
-            llm, tokenizer = models.load(settings.model)
-        self.llm = llm
-        self.ids = {
-            kind: torch.tensor(tokenizer(texts.read(kind), add_special_tokens=False)["input_ids"])
-            for kind in texts.KINDS
-        }
-        self.weights = dict(llm.named_parameters())
-        self.table = predictors.table_of(llm)
-        self.chosen = self._chosen()
-        self.kappas = dict(zip(self.table["tensor"], self.table["kappa"], strict=True))
-        self.goal = damage.reversed_kappas(self.kappas)
-        self.rows = Rows(out / "rows.jsonl")
-        self._common = [NUMERICS, self.table["kappa"].tolist(), settings.seed]
-
-    def _chosen(self) -> pd.DataFrame:
-        layers, types = self.settings.layers, self.settings.types
-        rows = self.table
+        self.llm, self.cases = cases.load(settings.model, settings, settings.speech)
+        self.weights = dict(self.llm.named_parameters())
+        self.table = predictors.table_of(self.llm)
+        layers, types, rows = settings.layers, settings.types, self.table
         rows = rows[rows["layer"].isin(rows["layer"] if layers is None else layers)]
-        rows = rows[rows["type"].isin(rows["type"] if types is None else types)]
-        if rows.empty:
+        self.chosen = rows[rows["type"].isin(rows["type"] if types is None else types)]
+        if self.chosen.empty:
             raise InputError(f"no tensor of layers {layers} and types {types}", "name others")
-        return rows
+        kappas = dict(zip(self.table["tensor"], self.table["kappa"], strict=True))
+        self.goal = damage.reversed_kappas(kappas)
+        self.rows = Rows(out / "rows.jsonl")
+        self._reference: Reference | None = None
+        self._common = [NUMERICS, list(kappas.values()), settings.seed]
 
-    def _key(self, *parts: Any) -> str:
-        return fingerprint([*self._common, *parts])
+    def key(self, *parts: Any) -> str:
+        """Of a finished row: all that decides it; the windows come last."""
+        return fingerprint([*self._common, *parts[:-1], [batch.key for batch in parts[-1]]])
 
-    def windows(self, start: int, count: int, length: int) -> Tensor:
-        """(texts × count, length) ids: of each text ``count`` windows from token ``start`` on.
+    def reference(self, windows: list[Batch]) -> Reference:
+        """The unchanged model on some windows; the last one asked for is kept."""
+        if self._reference is None or self._reference.batches is not windows:
+            self._reference = None  # before the next is made: two would not fit everywhere
+            self._reference = Reference(self.llm, windows)
+        return self._reference
 
-        Raises:
-            InputError: a text that is too short.
-        """
-        parts = []
-        for name, ids in self.ids.items():
-            part = ids[start : start + count * length]
-            if len(part) < count * length:
-                raise InputError(f"the text {name} has {len(ids)} tokens", "ask for fewer windows")
-            parts.append(part.reshape(count, length))
-        return torch.cat(parts)
-
-    def input_text(self) -> Tensor:
-        """Windows for the input covariance: the beginning of every text."""
-        return self.windows(0, self.settings.input_windows, self.settings.input_length)
-
-    def block(self, number: int) -> Tensor:
-        """One window of every text for damage; behind those of the covariance."""
-        start = self.settings.input_windows * self.settings.input_length
-        length = self.settings.length + 1
-        return self.windows(start + number * length, 1, length)
-
-    def surgery_text(self) -> Tensor:
-        """Windows for surgery; behind those of damage."""
-        start = self.settings.input_windows * self.settings.input_length
-        start += self.settings.blocks * (self.settings.length + 1)
-        return self.windows(start, self.settings.surgery_windows, self.settings.surgery_length + 1)
-
-    # ── a row a tensor ───────────────────────────────────────────────────────
-
-    def tensors(self) -> pd.DataFrame:
-        """Predictors and information of every chosen tensor."""
-        text = self.input_text()
-        layers = sorted(int(number) for number in self.chosen["layer"].unique())
-        keys = {n: self._key("tensors", n, text.tolist(), self.settings.types) for n in layers}
-        missing = [n for n in layers if keys[n] not in self.rows]
-        self.say("information", len(layers) - len(missing), len(layers))
-        walk = input_moments(self.llm, text, missing) if missing else iter(())
-        for done, (number, moments) in enumerate(walk, len(layers) - len(missing) + 1):
-            self.rows.get(keys[number], lambda n=number, m=moments: self._layer_rows(n, m))
-            self.say("information", done, len(layers))
-        found = [row for n in layers for row in self.rows.get(keys[n], list)]
-        gradients = predictors.gradient_norms(
-            self.llm, {name: self.weights[name] for name in self.chosen["tensor"]}, self.block(0)
-        )
-        table = self.chosen.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
-        return table.assign(
-            gradient=table["tensor"].map(gradients),
-            kappa_goal=table["tensor"].map(self.goal),
-            kappa_reversed=table["tensor"].map(self._kappas_after_surgery()),
-        )
-
-    def _layer_rows(self, number: int, moments: dict[str, Moments]) -> list[dict]:
-        roots: dict[int, Tensor] = {}
-        found = []
-        for row in self.chosen[self.chosen["layer"] == number].itertuples():
-            weight = self.weights[row.tensor]
-            path = row.tensor.partition(f"layers.{number}.")[2].removesuffix(".weight")
-            given = moments[path]
-            if id(given) not in roots:
-                roots[id(given)] = information.root_of_covariance(given.covariance)
-            factors = damage.Factors.of(weight)
-            heads = getattr(self.llm.config, "head_dim", None)
-            found.append(
-                {
-                    "tensor": row.tensor,
-                    **tensor_information(weight, factors, roots[id(given)], given, row.Index),
-                    **predictors.spectral_predictors(factors, weight, row.type, heads),
-                    **predictors.input_predictors(factors, given),
-                }
-            )
-        return found
-
-    def _kappas_after_surgery(self) -> dict[str, float]:
-        """κ of every tensor as stored after surgery on all of them; measured, not presumed."""
-
-        def compute() -> list[dict]:
-            with damage.replaced(self._changed("surgery", self.table["tensor"])):
-                after = scan(self.llm)
-            return [dict(zip(after["tensor"], after["kappa"], strict=True))]
-
-        return self.rows.get(self._key("reversed"), compute)[0]
-
-    # ── a tensor at a time ───────────────────────────────────────────────────
-
-    def damages(self, blocks: int) -> pd.DataFrame:
-        """Loss and KL of every change of every chosen tensor, a row a text and block."""
-        # Layers in strides, so that a run that was stopped has seen all depths and types; the
-        # controls of single surgeries last.
-        tensors = sorted(self.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
-        order = [(row, part) for part in DAMAGE_PARTS for row in tensors]
-        found: list[dict] = []
-        for number in range(blocks):
-            text = self.block(number)
-            reference: damage.Reference | None = None
-            for done, (row, part) in enumerate(order):
-                key = self._key("damage", row.tensor, part, text.tolist())
-                if key not in self.rows and reference is None:
-                    reference = damage.Reference(self.llm, text)
-                found += self.rows.get(
-                    key,
-                    lambda r=row, p=part, ref=reference, n=number: self._damage_rows(r, p, ref, n),
-                )
-                self.say(f"damage, block {number}", done + 1, len(order))
-        return pd.DataFrame(found)
-
-    def _damage_rows(
-        self, row: Any, changes: Sequence[str], reference: damage.Reference, block: int
-    ) -> list[dict]:
-        weight = self.weights[row.tensor]
-        factors = damage.Factors.of(weight)
-        found = []
-        for name in changes:
-            change = damage.CHANGES[name]
-            changed = change(factors, self.generator(row.tensor, name), self.goal[row.tensor])
-            with damage.replaced({weight: changed}):
-                losses, divergences = reference.compare(int(row.layer))
-            size = damage.relative_size(weight, changed)
-            common = {"tensor": row.tensor, "change": name, "block": block, "size": size}
-            found += [
-                {**common, "text": text, "loss": loss, "kl": kl}
-                for text, loss, kl in zip(
-                    self.ids, losses.tolist(), divergences.tolist(), strict=True
-                )
-            ]
-        return found
-
-    def generator(self, tensor: str, change: str) -> torch.Generator:
+    def changed(self, tensor: str, change: str, factors: Factors | None = None) -> Tensor:
+        """A tensor after a change, (m, n) float64."""
         number = int(fingerprint([self.settings.seed, tensor, change])[:12], 16)
-        return torch.Generator().manual_seed(number)
+        generator = torch.Generator().manual_seed(number)
+        factors = factors or Factors.of(self.weights[tensor])
+        return CHANGES[change](factors, generator, self.goal[tensor])
 
-    def _changed(self, change: str, names: pd.Series) -> dict[nn.Parameter, Tensor]:
-        """Every named tensor after one change, fp32."""
-        changed = {}
-        for name in names:
-            weight, generator = self.weights[name], self.generator(name, change)
-            factors = damage.Factors.of(weight)
-            matrix = damage.CHANGES[change](factors, generator, self.goal[name])
-            changed[weight] = matrix.to(weight.dtype)
-        return changed
-
-    # ── many tensors at a time ───────────────────────────────────────────────
-
-    def surgeries(self) -> pd.DataFrame:
-        """κ surgery and its two controls on whole types and on everything, a row a window."""
-        text, found = self.surgery_text(), []
-        labels = [name for name in self.ids for _ in range(self.settings.surgery_windows)]
-        scopes = list(self._scopes())
-        total = len(scopes) * len(damage.SURGERIES)
-        for part, place in zip(text.split(8), range(0, len(text), 8), strict=True):
-            reference: damage.Reference | None = None
-            for done, (scope, change, names) in enumerate(
-                (scope, change, names) for scope, names in scopes for change in damage.SURGERIES
-            ):
-                key = self._key("surgery", scope, change, part.tolist())
-                if key not in self.rows and reference is None:
-                    reference = damage.Reference(self.llm, part)
-                rows = self.rows.get(
-                    key, lambda c=change, n=names, r=reference: self._surgery_rows(c, n, r)
-                )
-                common = {"scope": scope, "change": change}
-                found += [
-                    {**common, "text": labels[place + i], "window": place + i, **row}
-                    for i, row in enumerate(rows)
-                ]
-                self.say(f"surgery, windows from {place}", done + 1, total)
-        return pd.DataFrame(found)
-
-    def _scopes(self) -> Iterator[tuple[str, pd.Series]]:
-        for kind, rows in self.chosen.groupby("type", sort=False):
-            yield kind, rows["tensor"]
-        if self.chosen["type"].nunique() > 1:
-            yield "all", self.chosen["tensor"]
-
-    def _surgery_rows(
-        self, change: str, names: pd.Series, reference: damage.Reference
-    ) -> list[dict]:
-        first = int(self.chosen["layer"].min())
-        with damage.replaced(self._changed(change, names)):
-            losses, divergences = reference.compare(first)
-        rows = zip(losses.tolist(), divergences.tolist(), reference.loss.tolist(), strict=True)
-        return [{"loss": loss, "kl": kl, "base": base} for loss, kl, base in rows]
-
-    def run(self, parts: Sequence[str] = PARTS) -> None:
-        """Measure and write the named parts of the results; each table as soon as it is whole."""
-        measures = {"tensors": [self.tensors], "surgery": [self.surgeries]}
-        blocks = range(1, self.settings.blocks + 1)
-        measures["damage"] = [partial(self.damages, count) for count in blocks]
-        for name in parts:
-            for measure in measures[name]:
+    def run(self, parts: Sequence[str] = ()) -> None:
+        """Measure and write the named parts, all by default; each table as soon as it is whole."""
+        settings = self.settings
+        for name in parts or PARTS:
+            for table in PARTS[name](self):
                 with replacing(self.out / f"{name}.csv") as temporary:
-                    measure().to_csv(temporary, index=False, float_format=FLOATS)
+                    table.to_csv(temporary, index=False, float_format=FLOATS)
         facts = {
-            "settings": asdict(self.settings),
-            "model": models.identity(self.settings.model),
-            "texts": {kind: entry["sha256"] for kind, entry in texts.about().items()},
+            "settings": asdict(settings),
+            **cases.describe(settings.model, settings.speech),
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)
 
 
-def tensor_information(
-    weight: Tensor, factors: damage.Factors, root: Tensor, given: Moments, seed: int
-) -> dict[str, float]:
-    """Entropies and information of one tensor's output, see :mod:`kappa_lib.encoding.information`.
+def tensors(study: Study) -> Iterator[pd.DataFrame]:
+    """Predictors and information of every chosen tensor."""
+    read, types = study.cases.inputs, study.settings.types
+    layers = sorted(int(number) for number in study.chosen["layer"].unique())
+    keys = {n: study.key("tensors", n, types, read) for n in layers}
+    missing = [n for n in layers if keys[n] not in study.rows]
+    walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
+    for done, (number, moments) in enumerate(walk, len(layers) - len(missing)):
+        study.say("information", done, len(layers))
+        study.rows.get(keys[number], lambda n=number, m=moments: _layer(study, n, m))
+    found = [row for n in layers for row in study.rows.get(keys[n], list)]
+    table = study.chosen.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
 
-    Args:
-        weight: W, (m, n).
-        factors: of W.
-        root: Σ_X^½, (n, n).
-        given: moments of the tensor's input.
-        seed: of the observation noise of the samples.
-    """
-    real, isotropic = information.output_spectrum(weight, root), factors.sigma.numpy()
-    return {
-        "input_kappa": information.input_kappa(real),
-        "output_entropy": information.gaussian_output_entropy(real, len(weight)),
-        "information": information.gaussian_information(real),
-        "information_isotropic": information.gaussian_information(isotropic),
-        "deficit": information.information_deficit(real),
-        "deficit_isotropic": information.information_deficit(isotropic),
-        "deficit_10_db": information.information_deficit(real, 0.1),
-        "deficit_30_db": information.information_deficit(real, 0.001),
-        "participation": information.participation_ratio(real**2),
-        "rank_me": information.rank_me(real),
-        **information.sample_entropies(information.principal_samples(weight, given.sample, seed)),
-    }
+    def after_surgery() -> list[dict]:
+        """κ of every tensor as stored after surgery on all of them; measured, not presumed."""
+        names = study.table["tensor"]
+        changed = {study.weights[name]: study.changed(name, "surgery").float() for name in names}
+        with damage.replaced(changed):
+            after = scan(study.llm)
+        return [dict(zip(after["tensor"], after["kappa"], strict=True))]
+
+    (after,) = study.rows.get(study.key("reversed", []), after_surgery)
+    goal, reached = table["tensor"].map(study.goal), table["tensor"].map(after)
+    slopes = _gradients(study)[["tensor", "gradient"]]
+    yield table.assign(kappa_goal=goal, kappa_reversed=reached).merge(slopes, on="tensor")
+
+
+def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]:
+    roots: dict[int, Tensor] = {}
+    found, config = [], study.llm.config
+    heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for row in study.chosen[study.chosen["layer"] == number].itertuples():
+        weight = study.weights[row.tensor]
+        given = moments[row.tensor.partition(f"layers.{number}.")[2].removesuffix(".weight")]
+        if id(given) not in roots:
+            roots[id(given)] = information.root_of_covariance(given.covariance)
+        factors = Factors.of(weight)
+        found.append(
+            {
+                "tensor": row.tensor,
+                **information.of_tensor(weight, factors.sigma, roots[id(given)], given, row.Index),
+                "trace_log_gap": predictors.trace_log_gap(factors.sigma.numpy()),
+                "head_kappa": predictors.head_kappa(weight, row.type, heads),
+                **predictors.input_predictors(factors, given),
+            }
+        )
+    return found
+
+
+def surgeries(study: Study) -> Iterator[pd.DataFrame]:
+    """κ surgery and its two controls on whole types and on everything, a row a window."""
+    scopes = {kind: rows["tensor"] for kind, rows in study.chosen.groupby("type", sort=False)}
+    if len(scopes) > 1:
+        scopes["all"] = study.chosen["tensor"]
+    windows, first = study.cases.surgery, int(study.chosen["layer"].min())
+    order, found = [(scope, change) for scope in scopes for change in SURGERIES], []
+
+    @cache
+    def after(tensor: str) -> dict[str, Tensor]:
+        factors = Factors.of(study.weights[tensor])
+        return {change: study.changed(tensor, change, factors).float() for change in SURGERIES}
+
+    def measure(scope: str, change: str) -> list[dict]:
+        reference = study.reference(windows)
+        with damage.replaced({study.weights[n]: after(n)[change] for n in scopes[scope]}):
+            rows = reference.rows(first)
+        bases = enumerate(reference.loss.tolist())
+        return [row | {"window": n, "base": b} for row, (n, b) in zip(rows, bases, strict=True)]
+
+    for done, (scope, change) in enumerate(order):
+        study.say("surgery", done, len(order))
+        key = study.key("surgery", list(scopes[scope]), change, windows)
+        rows = study.rows.get(key, partial(measure, scope, change))
+        found += [{"scope": scope, "change": change, **row} for row in rows]
+    yield pd.DataFrame(found)
+
+
+def damages(study: Study) -> Iterator[pd.DataFrame]:
+    """Loss and KL of every change of every chosen tensor, a row a window; a table a block more."""
+    # Layers in strides, so that a run that was stopped has seen all depths and types.
+    chosen = sorted(study.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
+    order = [(row, part) for part in DAMAGE_PARTS for row in chosen]
+    found: list[dict] = []
+
+    def measure(row: Any, part: Sequence[str], windows: list[Batch]) -> list[dict]:
+        reference, weight, rows = study.reference(windows), study.weights[row.tensor], []
+        factors = Factors.of(weight)
+        for change in part:
+            changed = study.changed(row.tensor, change, factors)
+            about = {"change": change, "size": damage.relative_size(weight, changed)}
+            with damage.replaced({weight: changed}):
+                rows += [about | each for each in reference.rows(int(row.layer))]
+        return rows
+
+    for number, windows in enumerate(study.cases.blocks):
+        for done, (row, part) in enumerate(order):
+            study.say(f"damage, block {number}", done, len(order))
+            key = study.key("damage", row.tensor, part, windows)
+            rows = study.rows.get(key, partial(measure, row, part, windows))
+            found += [{"tensor": row.tensor, "block": number, **each} for each in rows]
+        yield pd.DataFrame(found)
+
+
+def stabilities(study: Study) -> Iterator[pd.DataFrame]:
+    """What relative noise on every chosen tensor costs, and its gradient's size and noise."""
+    windows, found = study.cases.two_blocks, []
+    draws, seed = study.settings.draws, study.settings.seed
+
+    def measure(name: str) -> list[dict]:
+        cost = noise_cost(study.reference(windows), name, draws=draws, seed=seed)
+        return [{"tensor": name, **cost}]
+
+    for done, name in enumerate(study.chosen["tensor"]):
+        study.say("noise on a tensor", done, len(study.chosen))
+        key = study.key("noise", name, draws, windows)
+        found += study.rows.get(key, partial(measure, name))
+    yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
+
+
+def _gradients(study: Study) -> pd.DataFrame:
+    windows, names = study.cases.two_blocks, list(study.chosen["tensor"])
+
+    def measure() -> list[dict]:
+        return gradients(study.llm, names, windows).reset_index().to_dict("records")
+
+    return pd.DataFrame(study.rows.get(study.key("gradients", names, windows), measure))
+
+
+PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {
+    "tensors": tensors,
+    "surgery": surgeries,
+    "stability": stabilities,
+    "damage": damages,
+}
 
 
 def main() -> None:
-    """The command line: every setting of :class:`Settings` that a person would change."""
+    """The command line: every setting of :class:`Settings`, and which parts to measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--model", default=models.DEFAULT)
-    parser.add_argument("--blocks", type=int, default=Settings.blocks)
-    parser.add_argument("--layers", type=int, nargs="*")
-    parser.add_argument("--types", nargs="*")
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="default: all")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=(), help="default: all parts")
+    for field in fields(Settings):
+        kind = str if field.name in ("model", "speech", "types") else int
+        several = {"nargs": "*"} if field.name in ("layers", "types") else {}
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, default=field.default, **several)
     options = vars(parser.parse_args())
     out, parts = options.pop("out"), options.pop("only")
     for name in ("layers", "types"):
         options[name] = tuple(options[name]) if options[name] else None
-    Study(Settings(**options), out, progress=Stages()).run(parts)
+    Study(Settings(**options), out, Stages()).run(parts)
 
 
 if __name__ == "__main__":

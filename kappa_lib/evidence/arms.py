@@ -1,7 +1,13 @@
-"""What an arm's runs measured, as rules read it; and how two arms differ beside κ."""
+"""What an arm's runs measured, as rules read it; how two arms differ beside κ; how each fared.
 
-import json
+An arm that learns faster has usually also forgotten more, so forgetting is also compared at equal
+learning: where both arms' paths pass the same held-out loss of a corpus. With a decaying rate a
+path's end is annealed and its middle is not; runs that are to be matched keep the rate constant.
+"""
+
+import math
 from collections.abc import Sequence
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -9,12 +15,13 @@ import pandas as pd
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import tables
-from kappa_lib.evidence.statistics import ENOUGH_SEEDS
+from kappa_lib.evidence.statistics import ENOUGH_SEEDS, NATS, POINTS, decide_difference
+from kappa_lib.evidence.verdicts import FAILS, HOLDS, SAME, UNDECIDED
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import layer_of, type_of
-from kappa_lib.spectra.selection import of_run, select
+from kappa_lib.spectra.selection import Selection, of_run, select
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.training.checkpoints import run_folder
 from kappa_lib.weights import sizes
@@ -28,15 +35,23 @@ ALIKE_ARMS = (
 )
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers.
 ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0}
+# What is worth comparing, from the paper's own comparison to those that leave less and less that
+# differs beside κ.
+PAIRS = (
+    ("selected", "inverse"),
+    ("selected", "random_matched_size"),
+    ("selected", "inverse_matched_size"),
+    ("selected", "random_like_selected"),
+    ("random_like_inverse", "inverse"),
+    ("attention_matched_size", "mlp_matched_size"),
+    ("lowest_in_type", "highest_in_type"),
+    ("lower_of_neighbours", "higher_of_neighbours"),
+)
+READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 
 
 def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
-    """One arm in plain numbers; empty where it was not run.
-
-    Args:
-        profile: whose selections and transcripts are read.
-        table: of :func:`kappa_lib.evidence.tables.results`.
-        arm: its name.
+    """One arm of a table of results in plain numbers; empty where it was not run.
 
     Returns:
         ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
@@ -50,8 +65,9 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     if rows.empty:
         return {}
     runs = [run for _, run in rows.groupby("seed")]
-    corpora = [c for c in rows if c.startswith("wer_") and c != "wer_mean"]
     seeds = [int(run["seed"].iloc[0]) for run in runs]
+    corpora = [c for c in rows if c.startswith("wer_") and rows[c].notna().all()]
+    folders = [f for (name, _), f in tables.finished(profile).items() if name == arm]
     changes = [disruption(profile, arm, seed) for seed in seeds]
     return {
         "seeds": seeds,
@@ -62,10 +78,10 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         "corpora": {
             c.removeprefix("wer_"): [float(run[c].iloc[-1]) for run in runs]
             for c in corpora
-            if rows[c].notna().all()
+            if c != "wer_mean"
         },
         **trained(profile, arm),
-        "draws": _draws(profile, arm),
+        "draws": len({read_json(folder / "config.json")["tensors"] for folder in folders}),
         "disruption": [] if None in changes else changes,
     }
 
@@ -81,11 +97,6 @@ def trained(profile: Profile, arm: str) -> dict[str, Any]:
         "types": {kind: float(share) for kind, share in shares.items()},
         "layers": {kind: float(mean) for kind, mean in layers.groupby(kinds).mean().items()},
     }
-
-
-def _draws(profile: Profile, arm: str) -> int:
-    folders = [f for (name, _), f in tables.finished(profile).items() if name == arm]
-    return len({read_json(folder / "config.json")["tensors"] for folder in folders})
 
 
 def setting(profile: Profile) -> dict[str, Any]:
@@ -111,7 +122,7 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
     folder = run_folder(profile, arm, seed) / "transcripts"
     curves: list[list[float]] = [[], []]
     for path in sorted(folder.glob("step*.json")):
-        rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+        rows = pd.DataFrame(read_json(path))
         spoken = rows[rows["corpus"].isin(tables.LANGUAGES)].sort_values(["corpus", "id"])
         for parity, curve in enumerate(curves):
             rates = []
@@ -150,28 +161,24 @@ def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple
     Raises:
         InputError: an arm has not one value a seed.
     """
-    values = []
-    for arm in (first, second):
-        if len(arm[key]) != len(arm["seeds"]):
-            raise InputError(f"{key!r} has not one value a seed", "measure every seed")
-        values.append(dict(zip(arm["seeds"], arm[key], strict=True)))
-    common, note = decisive([seed for seed in values[0] if seed in values[1]])
-    return [values[0][s] for s in common], [values[1][s] for s in common], note
+    if any(len(arm[key]) != len(arm["seeds"]) for arm in (first, second)):
+        raise InputError(f"{key!r} has not one value a seed", "measure every seed")
+    a, b = (dict(zip(arm["seeds"], arm[key], strict=True)) for arm in (first, second))
+    common, note = decisive([seed for seed in a if seed in b])
+    return [a[s] for s in common], [b[s] for s in common], note
 
 
 def unlike(
-    first: dict[str, Any],
-    second: dict[str, Any],
-    held: tuple[str, ...] = ("parameters", "types"),
+    first: dict[str, Any], second: dict[str, Any], held: tuple[str, ...] = ("parameters", "types")
 ) -> list[str]:
-    """What differs between two arms beside κ, in words; empty where nothing that is held does.
+    """What differs between two measured arms beside κ, in words; empty where nothing held does.
 
-    Args:
-        first: of :func:`measured`.
-        second: of :func:`measured`.
-        held: which of ``parameters``, ``types``, ``layers`` must be alike.
+    ``held`` is which of ``parameters``, ``types``, ``layers`` must be alike. An arm that was not
+    run differs in nothing.
     """
-    found = []
+    found: list[str] = []
+    if not first or not second:
+        return found
     smaller, larger = sorted((first["parameters"], second["parameters"]))
     if "parameters" in held and larger - smaller > ALIKE["parameters"] * larger:
         found.append(f"{first['parameters'] / second['parameters']:.2f} × the parameters")
@@ -196,3 +203,128 @@ def reversed_sizes(selected: int, inverse: int) -> str:
         f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"
         f" Llama-3-8B's shapes it is {paper[0]:.2f} against {paper[1]:.2f} billion"
     )
+
+
+def present(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of which both arms are there."""
+    return [pair for pair in PAIRS if set(pair) <= set(arms)]
+
+
+def name_of(pair: tuple[str, str]) -> str:
+    """``first − second``, as tables and figures show a pair."""
+    return f"{pair[0]} − {pair[1]}"
+
+
+def differences(arms: dict[str, Selection], kappa: pd.DataFrame) -> pd.DataFrame:
+    """How far apart the two selections of each pair are.
+
+    Args:
+        arms: selections by name.
+        kappa: the κ table that they were made from.
+
+    Returns:
+        A row a pair: ``kappa`` (geometric mean κ of the first over that of the second),
+        ``parameters`` (first over second), ``types`` (share of tensors whose module type has no
+        counterpart in the other arm: 0 the same types, 1 none in common), ``layer`` (mean layer of
+        the first less that of the second), ``tensors`` (share that both train).
+    """
+    table = kappa.set_index("tensor")
+    rows = {}
+    for pair in present(list(arms)):
+        first, second = (table.loc[arms[name].tensors] for name in pair)
+        a, b = (rows["type"].value_counts(normalize=True) for rows in (first, second))
+        both = set(first.index) & set(second.index)
+        rows[name_of(pair)] = {
+            "kappa": float(np.exp(np.log(first["kappa"]).mean() - np.log(second["kappa"]).mean())),
+            "parameters": arms[pair[0]].parameters / arms[pair[1]].parameters,
+            "types": a.sub(b, fill_value=0.0).abs().sum() / 2,
+            "layer": float(first["layer"].mean() - second["layer"].mean()),
+            "tensors": len(both) / max(len(first), len(second)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def outcomes(results: pd.DataFrame) -> pd.DataFrame:
+    """Differences between the arms of each pair at the last evaluation of a table of results.
+
+    Returns:
+        A row a ``pair``, ``seed`` and ``outcome`` with its ``difference``, first less second:
+        ``wer``, of the mean word error rates, in points; ``text`` and ``kl``, of general-text
+        loss and KL from the base model, nats a token; and, where the held-out loss of a spoken
+        language was kept, ``text at equal <corpus>`` and ``kl at equal <corpus>``
+        (:func:`at_equal_learning`). Negative means that the first arm did better.
+    """
+    corpora = [c for c in tables.LANGUAGES if f"heldout_{c}" in results]
+    rows = []
+    for pair in present(results["arm"].unique().tolist()):
+        paths = [results[results["arm"] == name] for name in pair]
+        for seed in sorted(set(paths[0]["seed"]) & set(paths[1]["seed"])):
+            first, second = (p[p["seed"] == seed].sort_values("step") for p in paths)
+            a, b = first.iloc[-1], second.iloc[-1]
+            found = {
+                "wer": 100 * (a["wer_mean"] - b["wer_mean"]),
+                "text": a["text_loss"] - b["text_loss"],
+                "kl": a["kl"] - b["kl"],
+            }
+            for name, corpus in product(("text_loss", "kl"), corpora):
+                label = f"{name.removesuffix('_loss')} at equal {corpus}"
+                found[label] = at_equal_learning(first, second, f"heldout_{corpus}", name)
+            rows += [(name_of(pair), seed, *item) for item in found.items()]
+    return pd.DataFrame(rows, columns=["pair", "seed", "outcome", "difference"])
+
+
+def at_equal_learning(
+    first: pd.DataFrame, second: pd.DataFrame, learned: str, cost: str = "text_loss"
+) -> float:
+    """Cost of the first run less that of the second, at the same held-out loss.
+
+    The level is the best that both reached; between two evaluations a run's path is taken as
+    straight in held-out loss and cost.
+
+    ``first`` and ``second`` are evaluations of a run, in order; ``learned`` the column of the
+    held-out loss of one corpus, ``cost`` that of what it cost, ``text_loss`` or ``kl``.
+
+    Returns:
+        Nats a token; NaN where a run never came below the loss that it began with.
+    """
+    level, costs = max(first[learned].min(), second[learned].min()), []
+    for run in (first, second):
+        found = math.nan
+        steps = zip(pairwise(run[learned].tolist()), pairwise(run[cost].tolist()), strict=True)
+        for (a, b), (x, y) in steps:
+            if a >= level >= b and a > b:  # where the loss first comes down to the level
+                found = x + (y - x) * (a - level) / (a - b)
+                break
+        costs.append(found)
+    return costs[0] - costs[1]
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95 % t-interval of each of the :func:`outcomes` over the decisive seeds.
+
+    Returns:
+        A row a ``pair`` and ``outcome``: ``seeds``, ``mean``, ``low``, ``high``, ``effect``
+        (d_z), ``p``, and ``reading``: ``first lower``, ``second lower``, ``no relevant
+        difference``, ``undecided``, or, without an interval, ``too few seeds`` or ``not
+        reached`` (a loss that a run never came down to).
+    """
+    rows = []
+    for (pair, outcome), group in found.groupby(["pair", "outcome"], sort=False):
+        kept, _ = decisive(group["seed"].tolist())
+        values = group.loc[group["seed"].isin(kept), "difference"]
+        row = {"pair": pair, "outcome": outcome, "seeds": len(values), "mean": values.mean()}
+        if values.isna().any() or len(values) < ENOUGH_SEEDS:
+            few = len(values) < ENOUGH_SEEDS
+            rows.append(row | {"reading": "too few seeds" if few else "not reached"})
+            continue
+        decision = decide_difference(values, [0.0] * len(values), margin_of(outcome))
+        low, high = decision.interval
+        told = {"effect": decision.effect, "p": decision.p, "reading": READINGS[decision.verdict]}
+        rows.append(row | {"low": low, "high": high} | told)
+    columns = ["pair", "outcome", "seeds", "mean", "low", "high", "effect", "p", "reading"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def margin_of(outcome: str) -> float:
+    """The smallest difference that matters: a point of WER, 0.01 nats a token of the others."""
+    return POINTS if outcome == "wer" else NATS

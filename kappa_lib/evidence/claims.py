@@ -1,31 +1,127 @@
-"""Claims decided by rules from measured numbers, recorded, and loaded for reports.
+"""Claims: what the paper says (``claims.yaml``), decided by rules from measured numbers.
 
-A notebook cell calls :func:`record` with what it measured; the rule of that claim turns the
-numbers into a decision, written to ``results/<profile>/claims/<id>.json``. No verdict is ever
-written by hand.
+The catalogue says what is claimed, where, by which rule and in which notebook cell it is decided,
+what the verdict rests on and what would overturn it; never the verdict itself. A notebook cell
+calls :func:`record` with what it measured; the claim's rule turns the numbers into a decision,
+written to ``results/<profile>/claims/<id>.json``, which :func:`load` reads for reports.
 """
 
+import importlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.catalogue import FILE, Claim, catalogue
 from kappa_lib.evidence.statistics import LEVEL, holm
 from kappa_lib.evidence.verdicts import (
     FAILS,
     HOLDS,
+    NOT_MEASURED,
     RULES,
+    SCALES,
     UNDECIDED,
     Decision,
+    notes,
     numbers_of,
 )
-from kappa_lib.files import read_json, write_json
+from kappa_lib.files import fingerprint, fits, parse, read_json, shown, write_json
+
+# Importing a module of rules registers them.
+for _subject in ("theory", "kappa", "study"):
+    importlib.import_module(f"kappa_lib.evidence.rules_{_subject}")
+
+FILE = paths.DATA / "claims.yaml"
+GROUPS = ("theory", "kappa", "case study", "conclusion", "text tasks")
+# What a run could knock down; what a textbook guarantees; what we warn of beside the paper.
+CLAIM, IDENTITY, CAVEAT = KINDS = ("claim", "identity", "caveat")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, with what a run found about it."""
+
+    id: str  # also the name of its rule
+    group: str  # one of GROUPS
+    place: str  # version and section or equation of the paper
+    statement: str  # in our words, or quoted
+    kind: str  # one of KINDS
+    scale: str  # one of SCALES, how far a verdict reaches
+    rule: str  # how the verdict follows from the numbers, in words
+    numbers: tuple[str, ...]  # names of the measured numbers
+    cell: str  # ``notebook.ipynb#cell-id`` that decides it
+    evidence: str  # what the verdict rests on
+    overturned_by: str
+    minutes: int  # to check it on two cores
+    primary: bool = False  # whether Holm's correction is over its p-value too
+    decision: Decision | None = None  # of the rule; None while nothing was measured
+    measured: dict[str, Any] | None = None  # the numbers that the decision came from
+
+    @property
+    def verdict(self) -> str:
+        """One of ``VERDICTS``, or ``not measured``."""
+        return self.decision.verdict if self.decision else NOT_MEASURED
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the claim's wording or rule, so that an old record is not shown for it."""
+        return fingerprint([self.statement, self.rule, list(self.numbers), self.cell])
+
+
+KEYS = tuple(f.name for f in fields(Claim) if f.name not in ("primary", "decision", "measured"))
+_KINDS = dict.fromkeys(KEYS, str) | {"numbers": list[str], "minutes": int, "primary": bool}
+_KINDS["cell"] = str | None
+
+
+def catalogue(file: Path = FILE) -> dict[str, Claim]:
+    """All claims by id, undecided, in the order of the file.
+
+    Raises:
+        InputError: a missing or unknown key (a verdict, for instance), a repeated id, a claim
+            without a rule or a deciding cell, or numbers that are not those its rule reads.
+    """
+    claims: dict[str, Claim] = {}
+    for entry in parse(file.read_bytes(), file.name, list[dict[str, object]], yaml.safe_load):
+        claim = _read(entry, file.name)
+        if claim.id in claims:
+            raise InputError(f"{file.name}: claim {claim.id!r} appears twice", "rename one")
+        claims[claim.id] = claim
+    return claims
+
+
+def _read(entry: dict[str, Any], source: str) -> Claim:
+    name = entry.get("id", "?")
+    if wrong := sorted((set(entry) - {"primary"}) ^ set(KEYS)):
+        raise InputError(
+            f"{source}: claim {name!r} has missing or unknown keys {wrong}",
+            f"give exactly {', '.join(KEYS)}; verdicts are written by a run, never by hand",
+        )
+    wrong = [key for key, kind in _KINDS.items() if not fits(entry.get(key, False), kind)]
+    if wrong:
+        raise InputError(
+            f"{source}: claim {shown(name)} holds other values than text in {wrong}",
+            "write text, a list of texts in numbers, and a number in minutes",
+        )
+    for key, known in (("group", GROUPS), ("kind", KINDS), ("scale", SCALES)):
+        if entry[key] not in known:
+            raise InputError(f"{source}: {name!r} is of {key} {entry[key]!r}", f"use {known}")
+    if not entry["cell"]:
+        raise InputError(f"{source}: claim {name!r} names no deciding cell", "enter notebook#cell")
+    if name not in RULES:
+        raise InputError(
+            f"{source}: claim {name!r} has no rule", "write one in kappa_lib/evidence/rules_*"
+        )
+    if entry["numbers"] != numbers_of(RULES[name]):
+        raise InputError(
+            f"{source}: the numbers of {name!r} are not those that its rule reads",
+            f"list {numbers_of(RULES[name])}",
+        )
+    return Claim(**{**entry, "numbers": tuple(entry["numbers"])})
 
 
 def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
@@ -33,11 +129,8 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
 
     Args:
         claim_id: an id of the catalogue.
-        numbers: name -> number, string, or nested lists and dictionaries of them, exactly those
+        numbers: name → number, string, or nested lists and dictionaries of them, exactly those
             the rule reads.
-
-    Returns:
-        The verdict with the estimate and interval that carry it, where the rule has any.
 
     Raises:
         InputError: unknown id, numbers missing or unknown, or NaN among them.
@@ -50,7 +143,9 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
             f"claim {claim_id!r} was given {sorted(numbers)}", f"give {sorted(numbers_of(rule))}"
         )
     for name, value in numbers.items():
-        if any(isinstance(x, float) and math.isnan(x) for x in _flat(value)):
+        leaves: list[Any] = []
+        _each(leaves.append, value)
+        if any(isinstance(x, float) and math.isnan(x) for x in leaves):
             raise InputError(f"claim {claim_id!r}: {name} holds NaN", "find where it came from")
     found = rule(**numbers)
     return found if isinstance(found, Decision) else Decision(found)
@@ -67,7 +162,7 @@ def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
     Raises:
         InputError: see :func:`decide`.
     """
-    plain = _each(_plain, numbers)
+    plain = _each(lambda x: x.item() if isinstance(x, np.generic) else x, numbers)
     decision = decide(claim_id, plain)
     claim = catalogue()[claim_id]
     value = {
@@ -78,41 +173,34 @@ def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
         "cell": claim.cell,
         "claim": claim.fingerprint,
     }
-    write_json(_record_of(paths.results(profile), claim_id), value)
+    write_json(paths.results(profile) / "claims" / f"{claim_id}.json", value)
     print(f"claim {claim_id}: {decision.verdict}")
 
 
 def load(folder: Path, file: Path = FILE) -> list[Claim]:
-    """The catalogue with the decisions that a run left in ``folder``.
+    """The catalogue ``file`` with the decisions that a run left in its results ``folder``.
 
     The rule is applied anew to the recorded numbers, so an edited record shows as an error, and a
     record of another wording or rule counts as not measured. Holm's correction over the primary
     comparisons comes last: a difference that is decided only without it becomes *undecided*.
 
-    Args:
-        folder: a profile's results folder.
-        file: the catalogue.
-
     Raises:
         InputError: a recorded verdict that does not follow from its numbers.
     """
-    claims = [
-        _with_decision(claim, _record_of(folder, claim.id)) for claim in catalogue(file).values()
-    ]
-    tested = {c.id: c.decision.p for c in claims if c.primary and c.decision and c.decision.p}
-    adjusted = holm(tested)
-    return [_corrected(c, adjusted[c.id]) if c.id in adjusted else c for c in claims]
+    claims = {c.id: _with_decision(c, folder) for c in catalogue(file).values()}
+    tested = {c.id: c.decision.p for c in claims.values() if c.primary and c.decision}
+    for name, p in holm({name: p for name, p in tested.items() if p}).items():
+        decision = claims[name].decision
+        note = notes(decision.note, f"p = {p:.2g} by Holm")
+        chance = decision.verdict in (HOLDS, FAILS) and p >= 1 - LEVEL
+        verdict = UNDECIDED if chance else decision.verdict
+        claims[name] = replace(claims[name], decision=replace(decision, verdict=verdict, note=note))
+    return list(claims.values())
 
 
-def _record_of(folder: Path, claim_id: str) -> Path:
-    return folder / "claims" / f"{claim_id}.json"
-
-
-def _with_decision(claim: Claim, path: Path) -> Claim:
-    if not path.is_file():
-        return claim
-    found = read_json(path)
-    if found["claim"] != claim.fingerprint:
+def _with_decision(claim: Claim, folder: Path) -> Claim:
+    path = folder / "claims" / f"{claim.id}.json"
+    if not path.is_file() or (found := read_json(path))["claim"] != claim.fingerprint:
         return claim
     numbers = from_json(found["numbers"])
     decision = decide(claim.id, numbers)
@@ -124,27 +212,6 @@ def _with_decision(claim: Claim, path: Path) -> Claim:
     return replace(claim, decision=decision, measured=numbers)
 
 
-def _corrected(claim: Claim, p: float) -> Claim:
-    """The claim after Holm's correction, with the adjusted p in the note."""
-    decision = claim.decision
-    assert decision is not None
-    told = f"p = {p:.2g} by Holm"
-    note = "; ".join(text for text in (decision.note, told) if text)
-    chance = decision.verdict in (HOLDS, FAILS) and p >= 1 - LEVEL
-    verdict = UNDECIDED if chance else decision.verdict
-    return replace(claim, decision=replace(decision, verdict=verdict, note=note))
-
-
-def _flat(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
-
-
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
     """``change`` of every leaf of nested dictionaries, lists, tuples and arrays."""
     if isinstance(value, dict):
@@ -154,10 +221,6 @@ def _each(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_each(change, item) for item in value]
     return change(value)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _to_json(value: Any) -> Any:

@@ -1,27 +1,26 @@
 """Does κ track what a tensor encodes? The committed tables of the encoding study, read and joined.
 
 The tables are those of :mod:`kappa_lib.encoding.study`. Correlations are Spearman's within module
-types with intervals over whole layers (:func:`kappa_lib.evidence.statistics.spearman_interval`).
+types with intervals over whole layers (:func:`spearman_interval`).
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from kappa_lib.encoding.predictors import PREDICTORS
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.rules_encoding import PAIR_LEVEL
-from kappa_lib.evidence.statistics import (
-    Interval,
-    bootstrap_mean,
-    holm,
-    spearman_interval,
-)
+from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
+from kappa_lib.evidence.statistics import LEVEL, Interval, bootstrap_mean, holm
 from kappa_lib.files import read_json, replacing
+from kappa_lib.spectra.measures import volume_loss
 
 # Outcome → what it is called where it is shown. The first two decide the title's claim.
 OUTCOMES = {
@@ -41,22 +40,15 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Results:
-    """What a study left behind.
+    """What a study left behind."""
 
-    Attributes:
-        tensors: a row a tensor: predictors, information, and for each change ``loss_<change>`` and
-            ``kl_<change>``, means over texts and blocks.
-        damage: a row a tensor, change, block and text.
-        surgery: a row a scope, change and window.
-        associations: of :func:`associations`, as :func:`main` left them.
-        facts: settings, model, texts, provenance.
-    """
-
+    # A row a tensor: predictors, information, and for each change ``loss_<change>`` and
+    # ``kl_<change>``, means over texts and blocks.
     tensors: pd.DataFrame
-    damage: pd.DataFrame
-    surgery: pd.DataFrame
-    associations: pd.DataFrame
-    facts: dict[str, Any]
+    damage: pd.DataFrame  # a row a tensor, change, block and text
+    surgery: pd.DataFrame  # a row a scope, change and window
+    associations: pd.DataFrame  # of :func:`associations`, as :func:`main` left them
+    facts: dict[str, Any]  # settings, model, texts, provenance
 
 
 def read(folder: Path) -> Results:
@@ -87,21 +79,128 @@ def joined(tensors: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
     return tensors.merge(wide, left_on="tensor", right_index=True, validate="one_to_one")
 
 
+def spearman_interval(
+    x: Sequence[float],
+    y: Sequence[float],
+    clusters: Sequence[int],
+    strata: Sequence[str] | None = None,
+    control: Sequence[float] | None = None,
+    level: float = LEVEL,
+    resamples: int = 2000,
+    permutations: int = 20_000,
+    seed: int = 0,
+) -> Interval:
+    """Spearman's ρ with a bootstrap interval over clusters and a permutation p.
+
+    Args:
+        x: values, one a tensor (or head).
+        y: of the same.
+        clusters: what is resampled whole, as the layer of each.
+        strata: ranks are taken within each of these (module types), so that differences between
+            them do not count; all together if None.
+        control: a quantity whose ranks are partialled out of both, as the layer.
+        level: coverage of the percentile interval.
+        resamples: that it comes from.
+        permutations: p is at least 1/(permutations + 1), which Holm's correction multiplies.
+        seed: of both kinds of draws.
+
+    Returns:
+        ρ, its interval, the two-sided permutation p, and the number of clusters as ``n``. Under
+        permutation whole clusters trade their y where every stratum has each cluster once, so
+        that what a layer's tensors share stays together; else y is shuffled within strata.
+
+    Raises:
+        InputError: lengths that differ, fewer than three values, or no spread in x or y.
+    """
+    x, y, clusters = np.asarray(x, float), np.asarray(y, float), np.asarray(clusters)
+    groups = np.zeros(len(x), int) if strata is None else np.unique(strata, return_inverse=True)[1]
+    other = None if control is None else np.asarray(control, float)
+    if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
+        raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
+    estimate = float(_correlations(*_ranks(groups, x, y, other)))
+    if np.isnan(estimate):
+        raise InputError("values to correlate have no spread", "leave them out")
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
+    drawn = np.empty(resamples)
+    for i in range(resamples):
+        picked = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+        part = None if other is None else other[picked]
+        drawn[i] = _correlations(*_ranks(groups[picked], x[picked], y[picked], part))
+    tail = 50 * (1 - level)
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    # Within a stratum a permutation of values is one of their ranks, which are taken once.
+    first, second, third = _ranks(groups, x, y, other)
+    shuffled = _correlations(first, second[_shuffles(clusters, groups, permutations, rng)], third)
+    extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
+    p = (extreme + 1) / (permutations + 1)
+    return Interval(estimate, float(low), float(high), level, len(members), p)
+
+
+def _ranks(
+    groups: np.ndarray, x: np.ndarray, y: np.ndarray, control: np.ndarray | None
+) -> list[np.ndarray]:
+    """Ranks of each within groups, centred and each group on the same scale; zeros without one."""
+    columns = [x, y, np.zeros(len(x)) if control is None else control]
+    ranks = [np.zeros(len(x)) for _ in columns]
+    for group in np.unique(groups):
+        inside = groups == group
+        for row, values in zip(ranks, columns, strict=True):
+            ranked = stats.rankdata(values[inside])
+            row[inside] = (ranked - ranked.mean()) / len(ranked)
+    return ranks
+
+
+def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of x (n,) with each row of y (..., n), without the control's part."""
+    if control.any():
+        along = control / np.sqrt(control @ control)
+        x, y = x - (x @ along) * along, y - (y @ along)[..., None] * along
+    size = np.sqrt((x @ x) * (y * y).sum(-1))
+    return np.where(size > 1e-12, y @ x / np.where(size > 1e-12, size, 1.0), np.nan)
+
+
+def _shuffles(
+    clusters: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Positions of y under ``count`` permutations, (count, n)."""
+    order = np.lexsort((clusters, groups))
+    kinds, layers = len(np.unique(groups)), len(np.unique(clusters))
+    positions = np.tile(np.arange(len(order)), (count, 1))
+    if len(order) == kinds * layers and (
+        clusters[order].reshape(kinds, layers) == np.unique(clusters)
+    ).all(axis=None):
+        traded = rng.permuted(np.tile(np.arange(layers), (count, 1)), axis=1)
+        positions[:, order] = (
+            order.reshape(kinds, layers)[:, traded].swapaxes(0, 1).reshape(count, -1)
+        )
+        return positions
+    for group in np.unique(groups):
+        inside = np.flatnonzero(groups == group)
+        positions[:, inside] = rng.permuted(positions[:, inside], axis=1)
+    return positions
+
+
 def within_types(
     table: pd.DataFrame, predictor: str, outcome: str, level: float = PAIR_LEVEL, **options: Any
 ) -> Interval:
-    """Spearman's ρ of two columns within module types, its interval over layers, permutation p.
-
-    Args:
-        table: of :func:`read`.
-        predictor: a column.
-        outcome: a column.
-        level: coverage.
-        options: passed on to ``spearman_interval``.
-    """
+    """Spearman's ρ of two columns within module types, its interval over layers, permutation p."""
     rows = table.dropna(subset=[predictor, outcome])
     options = {"strata": rows["type"], **options}
     return spearman_interval(rows[predictor], rows[outcome], rows["layer"], level=level, **options)
+
+
+def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, float]:
+    """Within-type Spearman of a column of a κ table with the volume lost: ρ, low, high over layers.
+
+    The table has at least two layers; a measure of counts is taken over the rank.
+    """
+    values = table[measure].to_numpy()
+    if measure == "effective_rank":
+        values = values / np.minimum(table["rows"], table["cols"])
+    lost = volume_loss(table)
+    found = spearman_interval(values, lost, table["layer"], strata=table["type"])
+    return found.estimate, found.low, found.high
 
 
 def triple(found: Interval) -> list[float]:
@@ -112,19 +211,12 @@ def triple(found: Interval) -> list[float]:
 def text(found: Interval, digits: int = 2) -> str:
     """An estimate with its interval, for instance ``+0.41 [+0.20, +0.58]``."""
     # Adding zero turns what rounds to -0 into 0.
-    shown = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in triple(found))
-    estimate, low, high = shown
+    estimate, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in triple(found))
     return f"{estimate} [{low}, {high}]"
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:
-    """Mean change of the loss over tensors, less that of another change; interval over layers.
-
-    Args:
-        table: of :func:`read`.
-        change: name of a change.
-        less: of another.
-    """
+    """Mean change of the loss over tensors, less that of another change; interval over layers."""
     values = table[f"loss_{change}"] - (table[f"loss_{less}"] if less else 0.0)
     return bootstrap_mean([values.groupby(table["layer"]).mean()], level=PAIR_LEVEL)
 
@@ -142,16 +234,8 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (scope, change), _ in surgery.groupby(["scope", "change"], sort=False):
         found = surgery_cost(surgery, scope, change)
-        rows.append(
-            {
-                "scope": scope,
-                "change": change,
-                "loss": found.estimate,
-                "low": found.low,
-                "high": found.high,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((scope, change, *triple(found)))
+    return pd.DataFrame(rows, columns=["scope", "change", "loss", "low", "high"])
 
 
 def reliability(damage: pd.DataFrame, tensors: pd.DataFrame) -> pd.Series:
@@ -179,30 +263,19 @@ def associations(
         and ``p_holm`` over the predictors of an outcome, ``pooled`` and ``beside_layer``.
     """
     rows = []
-    for outcome in outcomes:
-        for predictor in predictors:
-            if predictor == outcome:
-                continue
-            found = within_types(table, predictor, outcome, level=0.95, resamples=resamples)
-            clean = table.dropna(subset=[predictor])
-            beside = float("nan")
-            if predictor != "layer":
-                beside = within_types(
-                    table, predictor, outcome, control=clean["layer"], resamples=1, permutations=1
-                ).estimate
-            rows.append(
-                {
-                    "outcome": outcome,
-                    "predictor": predictor,
-                    "within": found.estimate,
-                    "low": found.low,
-                    "high": found.high,
-                    "p": found.p,
-                    "pooled": clean[predictor].corr(clean[outcome], method="spearman"),
-                    "beside_layer": beside,
-                    "n": len(clean),
-                }
-            )
+    for outcome, predictor in product(outcomes, predictors):
+        if predictor == outcome:
+            continue
+        found = within_types(table, predictor, outcome, level=LEVEL, resamples=resamples)
+        clean = table.dropna(subset=[predictor])
+        beside = float("nan")
+        if predictor != "layer":
+            once = {"control": clean["layer"], "resamples": 1, "permutations": 1}
+            beside = within_types(table, predictor, outcome, **once).estimate
+        row = {"outcome": outcome, "predictor": predictor, "within": found.estimate}
+        row |= {"low": found.low, "high": found.high, "p": found.p}
+        row["pooled"] = clean[predictor].corr(clean[outcome], method="spearman")
+        rows.append(row | {"beside_layer": beside, "n": len(clean)})
     frame = pd.DataFrame(rows)
     for _, group in frame.groupby("outcome"):
         adjusted = holm(dict(zip(group["predictor"], group["p"], strict=True)))

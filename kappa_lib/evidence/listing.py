@@ -1,9 +1,10 @@
-"""Claims as people read them: the table of verdicts, and how many of which kind and scale."""
+"""Claims as people read them: numbers in words, the table of verdicts, counts by kind and scale."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from kappa_lib.evidence import wording
-from kappa_lib.evidence.catalogue import CAVEAT, CLAIM, IDENTITY, Claim
+from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import (
     FAILS,
     NOT_MEASURED,
@@ -12,6 +13,8 @@ from kappa_lib.evidence.verdicts import (
     THIS_MODEL,
     TOY,
     VERDICTS,
+    Decision,
+    notes,
 )
 from kappa_lib.text import markdown
 
@@ -23,42 +26,90 @@ _FAILURES = {
 }
 
 
+def spread(values: Iterable[float], scale: float, digits: int) -> str:
+    """Mean, with the lowest and highest where there are several; a dash for NaN."""
+    scaled = [value * scale for value in values]
+    mean = sum(scaled) / len(scaled)
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:.{digits}f}"
+    if len(scaled) > 1:
+        text += f" ({min(scaled):.{digits}f}–{max(scaled):.{digits}f})"
+    return text
+
+
+def interval(estimate: float, low: float, high: float, digits: int) -> str:
+    """``+0.14 [-4.01, +4.29]``."""
+    return f"{estimate:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _numbers(found: Decision) -> str:
+    """Estimate, interval, repetitions, effect and p."""
+    told = []
+    if found.estimate is not None:
+        digits = 2 if found.unit.startswith("points") else 4
+        text = f"{found.estimate:+.{digits}f}"
+        if found.interval is not None:
+            text = interval(found.estimate, *found.interval, digits)
+        told.append(f"{text} {found.unit}".strip())
+    if found.n is not None and found.interval is not None:
+        told.append(f"n = {found.n}")
+    if found.effect is not None and math.isfinite(found.effect):
+        told.append(f"d_z = {found.effect:+.1f}")
+    if found.p is not None:
+        told.append(f"p = {found.p:.2g}")
+    return ", ".join(told)
+
+
+def _short(value: Any) -> str:
+    """At most four significant digits; long lists by their ends; of dictionaries nothing."""
+    if isinstance(value, list):
+        shown = value if len(value) <= 4 else [*value[:2], "…", value[-1]]
+        return "[" + ", ".join(_short(item) for item in shown) + "]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def said(claim: Claim) -> str:
     """The verdict, with what a failure means at the claim's scale."""
-    if claim.verdict == FAILS:
-        return f"{FAILS} ({_FAILURES[claim.scale]})"
-    return claim.verdict
+    return f"{FAILS} ({_FAILURES[claim.scale]})" if claim.verdict == FAILS else claim.verdict
 
 
 def measured(claim: Claim) -> str:
     """What was measured: the decision's estimate and interval, or the rule's plain numbers."""
-    numbers = ""
-    if claim.decision:
-        numbers = wording.decision(claim.decision)
-    if claim.measured and (claim.decision is None or claim.decision.estimate is None):
+    found, told = claim.decision, []
+    if found:
+        told = [f"{name} {_numbers(part)}: {part.verdict}" for name, part in found.parts.items()]
+        told = [*(told or [_numbers(found)]), found.note]
+    if claim.measured and (found is None or found.estimate is None):
         plain = {k: v for k, v in claim.measured.items() if not isinstance(v, dict)}
-        listed = "; ".join(f"{k} = {wording.short(v)}" for k, v in plain.items())
-        numbers = "; ".join(text for text in (numbers, listed) if text)
-    return numbers or "–"
+        told += [f"{k} = {_short(v)}" for k, v in plain.items()]
+    return notes(*told) or "–"
 
 
 def table(claims: Sequence[Claim]) -> str:
     """A Markdown table: place, statement, measured numbers, verdict, scale, deciding cell."""
     header = ["claim", "place", "the paper says", "measured", "verdict", "scale", "decided in"]
-    rows = [
-        [c.id, c.place, c.statement, measured(c), f"**{said(c)}**", _scale(c), c.cell]
-        for c in claims
-    ]
+    rows = []
+    for c in claims:
+        scale = c.scale if c.kind == CLAIM else f"{c.scale} ({c.kind})"
+        rows.append([c.id, c.place, c.statement, measured(c), f"**{said(c)}**", scale, c.cell])
+    return _table(header, rows)
+
+
+def details(claims: Sequence[Claim]) -> str:
+    """A Markdown table for who wants to check: rule, evidence, what would overturn it, minutes."""
+    header = ["claim", "rule", "evidence", "would be overturned by", "minutes on two cores"]
+    rows = [[c.id, c.rule, c.evidence, c.overturned_by, f"{c.minutes:,}"] for c in claims]
     return _table(header, rows)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """As :func:`kappa_lib.text.markdown`, where a cell may hold a bar, as ``log|c|``."""
     return markdown(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
-
-
-def _scale(claim: Claim) -> str:
-    return claim.scale if claim.kind == CLAIM else f"{claim.scale} ({claim.kind})"
 
 
 def counts(claims: Sequence[Claim]) -> dict[str, int]:
@@ -69,8 +120,7 @@ def counts(claims: Sequence[Claim]) -> dict[str, int]:
 
 def tally(claims: Sequence[Claim]) -> str:
     """A Markdown table of counts: verdicts of the claims by scale, identities and caveats apart."""
-    kinds = [(CLAIM, scale) for scale in SCALES]
-    columns = {f"claims, {scale}": _of(claims, CLAIM, scale) for _, scale in kinds}
+    columns = {f"claims, {scale}": _of(claims, CLAIM, scale) for scale in SCALES}
     columns |= {"identities": _of(claims, IDENTITY), "our caveats": _of(claims, CAVEAT)}
     rows = []
     for verdict in (*VERDICTS, NOT_MEASURED):
@@ -89,10 +139,3 @@ def sentence(claims: Sequence[Claim], kind: str, scale: str | None = None) -> st
     """Counts of one kind (and scale) in a line: ``holds 1, undecided 2``."""
     of = _of(claims, kind, scale)
     return ", ".join(f"{verdict} {n}" for verdict, n in counts(of).items() if n)
-
-
-def details(claims: Sequence[Claim]) -> str:
-    """A Markdown table for who wants to check: rule, evidence, what would overturn it, minutes."""
-    header = ["claim", "rule", "evidence", "would be overturned by", "minutes on two cores"]
-    rows = [[c.id, c.rule, c.evidence, c.overturned_by, f"{c.minutes:,}"] for c in claims]
-    return _table(header, rows)

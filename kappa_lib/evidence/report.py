@@ -1,9 +1,15 @@
 """``REPORT.md`` of a profile: what ran, every measured number, the claims, and where time went."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kappa_lib.evidence import arms, claims, listing, report_tables, tables
+import jinja2
+import pandas as pd
+
+from kappa_lib import paths
+from kappa_lib.evidence import arms, claims, listing, tables
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
@@ -16,39 +22,43 @@ FILE = "REPORT.md"
 def write(profile: Profile) -> Path:
     """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
     table = tables.results(profile)
-    parts = [
-        f"# KappaTune companion: report of profile `{profile.profile}`",
-        missing_note(profile),
-        _setting(profile),
-        left_out(profile),
-        "## Word error rate at every evaluation",
-        report_tables.wer_table(table),
-        report_tables.wer_intervals_table(profile),
-        _normalisers(profile),
-        "## What was learned and what was forgotten",
-        report_tables.loss_table(table),
-        _figures(profile),
-        "## Arm against arm",
-        report_tables.pairs_table(
-            table, {arm: arms.trained(profile, arm) for arm in table["arm"].unique()}
-        ),
-        "## The arms",
-        report_tables.arms_table(profile),
-        _claims(profile),
-        "## Where the time went",
-        time_table(profile.folder),
-        "## Provenance",
-        _provenance(profile),
-    ]
     path = profile.folder / FILE
-    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters["line"] = lambda text: " ".join(text.split())
+    text = environment.get_template("REPORT.md.j2").render(
+        profile=profile,
+        missing=missing_note(profile),
+        stored_as=models.stored_as(profile.model),
+        counts={part: _counts(profile, part) for part in ("train", "test")},
+        left_out=left_out(profile),
+        wer=wer_table(table),
+        intervals=wer_intervals_table(profile),
+        normalisers={
+            corpus: normaliser(profile.language(corpus))
+            for corpus, count in sorted(profile.test_utterances.items())
+            if count
+        },
+        losses=loss_table(table),
+        pictures=sorted((profile.folder / "figures").glob("*.png")),
+        pairs=pairs_table(table, {a: arms.trained(profile, a) for a in table["arm"].unique()}),
+        arms=arms_table(profile),
+        claims=claims.load(profile.folder),
+        listing=listing,
+        times=time_table(profile.folder),
+        runs={
+            folder.name: read_json(folder / "provenance.json")
+            for folder in tables.finished(profile).values()
+        },
+    )
+    write_text(path, text.rstrip() + "\n")
     return path
 
 
 def missing_note(profile: Profile) -> str:
     """A loud paragraph on the corpora that could not be had; empty where all were."""
     lines = []
-    for corpus, why in tables.missing(profile).items():
+    for corpus, why in tables.split(profile, "missing").items():
         reason = why.splitlines()[0]
         lines.append(f"> **Without `{corpus}`: its recordings could not be had.** {reason}")
     return "\n>\n".join(lines)
@@ -58,63 +68,141 @@ def left_out(profile: Profile) -> str:
     """A sentence on the rows of the corpora that were unusable; empty where none was."""
     found = [
         f"{rows:,} of `{corpus}` {part} ({reason})"
-        for corpus, parts in tables.left_out(profile).items()
+        for corpus, parts in tables.split(profile, "left_out").items()
         for part, reasons in parts.items()
         for reason, rows in reasons.items()
     ]
     return f"Rows left out because they were unusable: {', '.join(found)}." if found else ""
 
 
-def _setting(profile: Profile) -> str:
-    seeds = len(profile.seeds)
-    spread = "one seed, so no spread" if seeds == 1 else f"{seeds} seeds, lowest to highest given"
-    return (
-        f"Language model `{profile.model}` (weights stored as {models.stored_as(profile.model)},"
-        f" computed in {profile.dtype}), frozen encoder `{profile.encoder}`;"
-        f" {len(profile.arms)} arms, {spread}; {profile.steps} steps of {profile.batch}"
-        f" utterances at a peak learning rate of {profile.lr:g} ({profile.optimiser}),"
-        f" from a CTC warm start of the adaptor ({profile.warm_steps} steps), which the paper"
-        " does not have."
-        f" Training utterances: {_counts(profile, 'train')};"
-        f" test utterances: {_counts(profile, 'test')}."
-    )
-
-
 def _counts(profile: Profile, part: str) -> str:
     """Utterances of each corpus, and how many were asked for where there were fewer."""
-    used, words = tables.used(profile), []
+    used, words = tables.split(profile, "used"), []
     for corpus, asked in profile.values()[f"{part}_utterances"].items():
         count = used.get(corpus, {}).get(part, asked)
         words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
     return ", ".join(words)
 
 
-def _normalisers(profile: Profile) -> str:
-    used = [corpus for corpus, count in sorted(profile.test_utterances.items()) if count]
-    named = ", ".join(f"{normaliser(profile.language(corpus))} for {corpus}" for corpus in used)
-    return (
-        f"Normalisers: {named}. Capped: hypotheses that reached {profile.max_new_tokens} tokens"
-        " without an end of turn. Step 0 is the warm-started adaptor before any fine-tuning, the"
-        " same for every arm."
-    )
-
-
-def _figures(profile: Profile) -> str:
-    pictures = sorted((profile.folder / "figures").glob("*.png"))
-    return "\n\n".join(f"![{p.stem}](figures/{p.name})" for p in pictures)
-
-
-def _claims(profile: Profile) -> str:
-    found = claims.load(profile.folder)
-    return "\n\n".join(
-        [
-            "## The paper's claims",
-            listing.tally(found),
-            listing.table(found),
-            "## How each claim can be checked",
-            listing.details(found),
+def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
+    present = {column: how for column, how in columns.items() if column in table}
+    rows = []
+    for (arm, step), group in table.groupby(["arm", "step"], sort=False):
+        numbers = [
+            listing.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
         ]
+        rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
+    return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
+
+
+def wer_table(table: pd.DataFrame) -> str:
+    """Word error rates in percent, a row an arm and evaluation."""
+    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
+    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
+    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
+    columns = {
+        **rates,
+        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
+        **human,
+        "capped": ("capped, %", 100.0, 1),
+        "empty": ("empty, %", 100.0, 1),
+    }
+    return _evaluations(table, columns)
+
+
+def wer_intervals_table(profile: Profile) -> str:
+    """Word error rates of the last evaluation in percent, with what another test set might give."""
+    runs = tables.finished(profile)
+    if not all((folder / "transcripts").is_dir() for folder in runs.values()):
+        return "No intervals over utterances: the transcripts were not kept with these results."
+    found = {
+        arm: tables.wer_intervals(profile, arm) for arm in dict.fromkeys(arm for arm, _ in runs)
+    }
+    corpora = list(dict.fromkeys(corpus for rates in found.values() for corpus in rates))
+    rows = []
+    for arm, rates in found.items():
+        shown = [[100 * number for number in rates[corpus]] for corpus in corpora]
+        rows.append([arm, *(f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in shown)])
+    note = (
+        "At the last evaluation, in percent, with 95 % bootstrap intervals over the test"
+        " utterances, and over seeds where there are several:"
     )
+    return f"{note}\n\n{markdown(['arm', *corpora], rows)}"
+
+
+def loss_table(table: pd.DataFrame) -> str:
+    """Losses in nats a token, a row an arm and evaluation."""
+    columns = {
+        "train_loss": ("training loss", 1.0, 3),
+        "heldout_loss": ("held-out loss", 1.0, 3),
+        "text_loss": ("general-text loss", 1.0, 4),
+        "kl": ("KL from base", 1.0, 4),
+    }
+    return _evaluations(table, columns)
+
+
+_OUTCOMES = {
+    "wer": "WER, points",
+    "text": "general-text loss, nats a token",
+    "kl": "KL, nats a token",
+}
+
+
+def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """Differences between two arms of the same seed, a row a pair and outcome.
+
+    ``facts`` is what each arm trains, of :func:`kappa_lib.evidence.arms.trained`.
+    """
+    found = arms.outcomes(table)
+    if found.empty:
+        return "No two arms that are compared with each other."
+    rows = []
+    for row in arms.summary(found).itertuples():
+        digits = 2 if row.outcome == "wer" else 4
+        shown = f"{row.mean:+.{digits}f}"
+        if not math.isnan(row.low):
+            shown = listing.interval(row.mean, row.low, row.high, digits)
+        effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
+        rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
+    header = ["pair", "outcome", "difference", "d_z", "reading"]
+    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    note = (
+        "First arm less second at the last evaluation: mean over seeds and 95 % t-interval of the"
+        " paired differences; negative is better for the first. No relevant difference: the 90 %"
+        " interval lies inside 1 point or 0.01 nats. KL is from the base model."
+        + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
+    )
+    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
+
+
+def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
+    """What differs within each pair beside κ, a line each, and the reversed sizes."""
+    lines = []
+    for pair in arms.present(table["arm"].unique().tolist()):
+        if not set(pair) <= set(facts):
+            continue
+        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
+        alike = "size, types and the depth of each are alike"
+        told = f"the first has {', '.join(unlike)}" if unlike else alike
+        lines.append(f"- {arms.name_of(pair)}: {told}.")
+    if lines:
+        lines.insert(0, "Beside κ:\n")
+    if {"selected", "inverse"} <= set(facts):
+        sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
+        lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
+    return "\n".join(lines)
+
+
+def arms_table(profile: Profile) -> str:
+    """Rule, tensors, parameters and module types of every arm."""
+    table = tables.parameters(profile)
+    kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
+    rows = (
+        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}"]
+        + [str(row[kind]) for kind in kinds]
+        for arm, row in table.iterrows()
+    )
+    return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)
 
 
 def time_table(folder: Path) -> str:
@@ -135,31 +223,3 @@ def time_table(folder: Path) -> str:
         rows.append([label, clock(spent["seconds"]), stages])
     rows.append(["**all**", f"**{clock(total)}**", ""])
     return markdown(["part", "time", "longest stages"], rows)
-
-
-def _provenance(profile: Profile) -> str:
-    folders = list(tables.finished(profile).values())
-    entries = {folder.name: read_json(folder / "provenance.json") for folder in folders}
-    if not entries:
-        return "No finished run."
-    last: dict[str, Any] = next(reversed(entries.values()))
-    commit = f"`{last['commit']}`" if last["commit"] else "unknown"
-    state = {True: "clean", False: "with uncommitted changes", None: "unknown state"}
-    packages = ", ".join(f"{name} {version}" for name, version in last["packages"].items())
-    speeds = markdown(
-        ["run", "trainable in the LLM", "trainable in all", "seconds a step"],
-        (
-            [
-                name,
-                f"{entry['trainable_llm']:,}",
-                f"{entry['trainable_all']:,}",
-                f"{entry['seconds_per_step']:.2f}",
-            ]
-            for name, entry in entries.items()
-        ),
-    )
-    return (
-        f"Commit {commit} ({state[last['clean']]}), Python {last['python']}, {packages};"
-        f" {last['processor']}, {last['cores']} cores, {last['threads']} threads,"
-        f" device {last['device']}; finished {last['finished']}.\n\n{speeds}"
-    )

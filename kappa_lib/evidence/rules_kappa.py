@@ -1,11 +1,16 @@
-"""Rules for the claims about κ of a model's tensors, which no training is needed for."""
+"""Rules for the claims about κ of a model's tensors, which no training is needed for.
+
+Those on what a tensor encodes (κ and encoding, capacity, pruning, anisotropy) read what notebook 7
+shows: rank correlations of κ within module types over the tensors of the default model, and costs
+of changing tensors, each as (estimate, low, high). Within types, because a module's shape decides
+most of its κ before any training; over types every tensor counts alike, so that no type decides
+alone. Intervals resample whole layers. They were written before the full run. Known beforehand,
+from a look at one text, were the costs of taking σ_k away type by type.
+"""
 
 from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-
-from kappa_lib.evidence.statistics import share_interval, spearman_interval
+from kappa_lib.evidence.statistics import share_interval
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
@@ -16,10 +21,13 @@ from kappa_lib.evidence.verdicts import (
     Decision,
     decides,
 )
-from kappa_lib.spectra.measures import volume_loss
 
 # A stand-in shares at least two thirds of the variance of ranks.
 STAND_IN = 0.8
+# Below this |ρ| κ is no useful stand-in for what it is said to stand for, above the other it is.
+NEGLIGIBLE, RELEVANT = 0.2, 0.3
+# Two measures decide together: each has an interval of 97.5 %, so that both cover with 95 %.
+PAIR_LEVEL = 0.975
 
 
 @decides("lowest-kappa-is-least-specialised")
@@ -89,21 +97,6 @@ def kappa_as_proxy(
     return Decision(verdict, rho, (low, high), unit=unit, note=note)
 
 
-def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, float]:
-    """Within-type Spearman of a measure with the volume lost: ρ, low, high over layers.
-
-    Args:
-        table: κ table with at least two layers; a measure of counts is taken over the rank.
-        measure: a column, as ``kappa`` or ``effective_rank``.
-    """
-    values = table[measure].to_numpy()
-    if measure == "effective_rank":
-        values = values / np.minimum(table["rows"], table["cols"])
-    lost = volume_loss(table)
-    found = spearman_interval(values, lost, table["layer"], strata=table["type"])
-    return found.estimate, found.low, found.high
-
-
 @decides("selection-without-data")
 def selection_without_data(tensors_ranked: int, tensors_total: int) -> str:
     """Every matrix has a rank from the weight file alone."""
@@ -136,3 +129,90 @@ def anisotropy_is_central(
     least = min(flat - control for flat, control in controls)
     verdict = HOLDS if least > 0.1 else CONFOUNDED
     return Decision(verdict, least, unit="nats a token more than a control, the least type")
+
+
+def _both(first: Sequence[float], second: Sequence[float]) -> str:
+    """Verdict of two intervals: a measure is supported above what is relevant, refuted below what
+    would matter, where κ does not track it or runs against it; corrected if one is each."""
+    supported = [found[1] > RELEVANT for found in (first, second)]
+    refuted = [found[2] < NEGLIGIBLE for found in (first, second)]
+    if all(supported) or all(refuted):
+        return HOLDS if all(supported) else FAILS
+    return CORRECTED if any(supported) and any(refuted) else UNDECIDED
+
+
+def _decision(
+    verdict: str, found: Sequence[float], layers: int, note: str, unit: str = "Spearman ρ"
+) -> Decision:
+    estimate, low, high = found
+    return Decision(verdict, estimate, (low, high), PAIR_LEVEL, unit, layers, note=note)
+
+
+@decides("kappa-tracks-encoding")
+def kappa_tracks_encoding(
+    information: Sequence[float], knowledge: Sequence[float], layers: int
+) -> Decision:
+    """Two senses of "encoding", fixed beforehand, since the paper means now one, now the other.
+
+    ``information``: ρ of κ with the information deficit of the tensor's output on real text
+    (:func:`kappa_lib.encoding.information.information_deficit`), the paper's "reduced output
+    entropy". ``knowledge``: ρ of κ with the KL divergence of the model's predictions after the
+    tensor's singular vectors are redrawn at the same spectrum: what it had learned beyond σ. The
+    paper's reading makes both positive.
+    """
+    verdict, both = _both(information, knowledge), (information, knowledge)
+    sense = "output information" if information[1] > RELEVANT else "what the model would lose"
+    note = {FAILS: "the stronger of the two senses", CORRECTED: f"only for {sense}"}
+    shown = (max if verdict in note else min)(both, key=lambda found: found[0])
+    return _decision(verdict, shown, layers, note.get(verdict, "the weaker of the two senses"))
+
+
+@decides("encoding-capacity")
+def encoding_capacity(isotropic: Sequence[float], real: Sequence[float], layers: int) -> Decision:
+    """ρ of κ with the information deficit, for the theory's isotropic input and the real one."""
+    verdict = _both(isotropic, real)
+    if verdict == CORRECTED and isotropic[1] > RELEVANT:
+        return _decision(verdict, real, layers, "for isotropic inputs, not for the real ones")
+    verdict = UNDECIDED if verdict == CORRECTED else verdict
+    return _decision(verdict, real, layers, "on the real input")
+
+
+@decides("pruning-by-kappa")
+def pruning_by_kappa(
+    truncated_10: Sequence[float], truncated_50: Sequence[float], layers: int
+) -> Decision:
+    """ρ of κ with the KL divergence after the smallest 10 % and 50 % of σ are cut off.
+
+    Low κ being the less specialised encoding, it would be where to prune: both positive.
+    """
+    verdict, note = _both(truncated_10, truncated_50), "half of the singular values cut off"
+    if verdict == FAILS:
+        reverse = all(found[2] < -NEGLIGIBLE for found in (truncated_10, truncated_50))
+        note = "pruning where κ is high would cost less" if reverse else "half of them cut off"
+    verdict = UNDECIDED if verdict == CORRECTED else verdict
+    return _decision(verdict, truncated_50, layers, note)
+
+
+@decides("anisotropy-is-desirable")
+def anisotropy_is_desirable(
+    flattened_less_noise: Sequence[float],
+    permuted_less_flattened: Sequence[float],
+    raised: Sequence[float],
+    layers: int,
+) -> Decision:
+    """Losses in nats a token, mean over tensors: what losing, and what gaining, anisotropy costs.
+
+    ``flattened_less_noise``: all σ made equal, less noise of the same size. It fails if that is
+    negative by its interval. It holds with a correction if also shuffling σ, with κ kept, costs
+    more than flattening, or if raising every κ through σ_k alone (``raised``, the whole model)
+    costs loss: then what counts is which directions are amplified, not how unequally.
+    """
+    found, nats = flattened_less_noise, "nats a token"
+    if found[2] < 0:
+        return _decision(FAILS, found, layers, "noise of the same size costs more", nats)
+    if found[1] <= 0:
+        return _decision(UNDECIDED, found, layers, "flattened, less noise of the same size", nats)
+    if permuted_less_flattened[1] > 0 or raised[1] > 0:
+        note = "it is which directions are amplified that counts, not a high κ as such"
+        return _decision(CORRECTED, found, layers, note, nats)
+    return _decision(HOLDS, found, layers, "flattened, less noise of the same size", nats)

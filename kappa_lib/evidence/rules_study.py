@@ -4,11 +4,17 @@ An arm is what :func:`kappa_lib.evidence.arms.measured` returns, ``{}`` where it
 comparison is paired by seed. What differs between the arms beside κ is looked for whatever the
 outcome: it can hide a difference as well as make one, so *holds*, *fails* and *no relevant
 difference* all become *confounded*.
+
+The last ones are for the paper's Figure 1: whether a curve of word error rates turns, and where.
+Its curves are single arms. The best point is picked on one half of the test set and measured on
+the other.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from kappa_lib.evidence.arms import reversed_sizes, same_seeds, unlike
 from kappa_lib.evidence.statistics import (
@@ -28,6 +34,7 @@ from kappa_lib.evidence.verdicts import (
     UNDECIDED,
     Decision,
     decides,
+    notes,
     together,
 )
 
@@ -52,8 +59,7 @@ def compared(first: Arm, second: Arm, outcomes: Sequence[str]) -> Decision:
         a, b, note = same_seeds(_ends(first), _ends(second), name)
         a, b = ([factor * value for value in values] for values in (a, b))
         decision = decide_difference(a, b, margin, unit=unit)
-        notes = "; ".join(text for text in (decision.note, note) if text)
-        parts[name] = replace(decision, note=notes)
+        parts[name] = replace(decision, note=notes(decision.note, note))
     return next(iter(parts.values())) if len(parts) == 1 else together(parts)
 
 
@@ -65,8 +71,7 @@ def unless_confounded(decision: Decision, differences: Sequence[str]) -> Decisio
     """The decision, or *confounded* where it says anything while something else differs too."""
     if not differences:
         return decision
-    told = f"the first has {', '.join(differences)}"
-    note = "; ".join(text for text in (decision.note, told) if text)
+    note = notes(decision.note, f"the first has {', '.join(differences)}")
     decided = decision.verdict in (HOLDS, CORRECTED, FAILS, SAME)
     return replace(decision, verdict=CONFOUNDED if decided else decision.verdict, note=note)
 
@@ -84,14 +89,14 @@ def parameters_similar(parameters_selected: int, parameters_inverse: int) -> Dec
 def selected_beats_inverse(selected: Arm, inverse: Arm) -> Decision:
     """Last WER, paired; confounded by size and types."""
     found = compared(selected, inverse, ["wer"])
-    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+    return unless_confounded(found, unlike(selected, inverse))
 
 
 @decides("inverse-forgets-more")
 def inverse_forgets_more(selected: Arm, inverse: Arm) -> Decision:
     """Rise of text loss and KL, paired; confounded by size and types."""
     found = compared(selected, inverse, ["text", "kl"])
-    return unless_confounded(found, unlike(selected, inverse) if selected and inverse else [])
+    return unless_confounded(found, unlike(selected, inverse))
 
 
 @decides("mitigates-forgetting")
@@ -114,8 +119,7 @@ def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
 def kappa_is_the_cause(low: Arm, high: Arm) -> Decision:
     """WER, text loss and KL between arms of the same types and size; depth must be alike too."""
     found = compared(low, high, ["wer", "text", "kl"])
-    held = ("parameters", "types", "layers")
-    return unless_confounded(found, unlike(low, high, held) if low and high else [])
+    return unless_confounded(found, unlike(low, high, ("parameters", "types", "layers")))
 
 
 @decides("disruption-causes-forgetting")
@@ -144,25 +148,22 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
 
 @decides("low-kappa-is-stable")
 def low_kappa_is_stable(
-    selected: Arm,
-    inverse: Arm,
-    noise_cost: Sequence[float],
-    gradient_noise: Sequence[float],
+    selected: Arm, inverse: Arm, noise_cost: Sequence[float], gradient_noise: Sequence[float]
 ) -> Decision:
     """Within types, relative noise on a tensor costs more where κ is higher; so with its gradient.
 
-    Args:
-        selected: arm of lowest κ.
-        inverse: arm of highest κ.
-        noise_cost: Spearman's ρ of κ with the KL that relative noise costs: ρ, low, high.
-        gradient_noise: the same with the noise scale of the tensor's gradient.
-
-    Without those two there is only the spread of the last WER over seeds, as a ratio with the
-    interval of Pitman and Morgan.
+    ``noise_cost`` is Spearman's ρ of κ with the KL that relative noise costs (ρ, low, high),
+    ``gradient_noise`` the same with the noise scale of the tensor's gradient. Without them there
+    is only the spread of the last WER over seeds, as a ratio with the interval of Pitman and
+    Morgan.
     """
     if noise_cost and gradient_noise:
         found = {"noise cost": noise_cost, "gradient noise": gradient_noise}
-        return together({name: _positive(*values) for name, values in found.items()})
+        parts, unit = {}, "Spearman's ρ within types"
+        for name, (rho, low, high) in found.items():
+            verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
+            parts[name] = Decision(verdict, rho, (low, high), unit=unit)
+        return together(parts)
     if not selected or not inverse:
         return Decision(NOT_TESTABLE, note="an arm was not run")
     first, second, note = same_seeds(_ends(selected), _ends(inverse), "wer")
@@ -172,17 +173,11 @@ def low_kappa_is_stable(
     ratio, low, high = spread_ratio(first, second)
     if len(first) < SPREAD_SEEDS:
         few = f"a spread of {len(first)} seeds says little, {SPREAD_SEEDS} are asked for"
-        note = "; ".join(text for text in (few, note) if text)
-        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=note)
+        found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=notes(few, note))
     else:
         verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
         found = Decision(verdict, ratio, (low, high), unit=unit, n=len(first), note=note)
     return unless_confounded(found, unlike(selected, inverse))
-
-
-def _positive(rho: float, low: float, high: float) -> Decision:
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    return Decision(verdict, rho, (low, high), unit="Spearman's ρ within types")
 
 
 @decides("new-modality")
@@ -198,7 +193,7 @@ def new_modality(selected: Arm) -> Decision:
         values, _, note = same_seeds(arm, arm, corpus)
         points, half = [100 * value for value in values], [50.0] * len(values)
         found = decide_difference(points, half, POINTS, unit="points from 50 %")
-        parts[corpus] = replace(found, note="; ".join(t for t in (found.note, note) if t))
+        parts[corpus] = replace(found, note=notes(found.note, note))
     decision = together(parts)
     if {part.verdict for part in parts.values()} == {HOLDS, FAILS}:
         return replace(decision, verdict=CORRECTED)
@@ -217,3 +212,72 @@ def new_text_task(kappatune: Arm, lora: Arm) -> Decision:
     if apart >= 0.05:
         differences.append(f"a training loss up to {apart:.2f} nats away")
     return unless_confounded(found, differences)
+
+
+# A curve that has not seen its data twice, or whose rate decays, has no reason to turn.
+EPOCHS = 2.0
+
+
+def _cannot_turn(epochs: float, schedule: str, *arms: Arm) -> Decision | None:
+    """Why a rise or its absence says nothing, if it does not."""
+    if schedule != "constant" or epochs < EPOCHS:
+        note = f"{epochs:.2g} epochs at a {schedule} rate: such a curve has no reason to turn"
+        return Decision(NOT_TESTABLE, note=note)
+    if not all(arm and len(arm["seeds"]) >= ENOUGH_SEEDS for arm in arms):
+        return Decision(NOT_TESTABLE, note="fewer than three seeds")
+    if not all(len(half) == 2 for arm in arms for half in arm["halves"]):
+        return Decision(NOT_TESTABLE, note="no transcripts to halve the test set")
+    return None
+
+
+def _after_best(arm: Arm) -> tuple[list[float], list[float], list[float], bool]:
+    """First, best and last WER in points, a seed each, measured on the half that did not pick."""
+    picks = [int(np.argmin(half[0])) for half in arm["halves"]]
+    checks = [half[1] for half in arm["halves"]]
+    columns = [(c[0], c[i], c[-1]) for c, i in zip(checks, picks, strict=True)]
+    first, best, last = ([100 * value for value in column] for column in zip(*columns, strict=True))
+    return first, best, last, all(i == len(c) - 1 for i, c in zip(picks, checks, strict=True))
+
+
+@decides("selected-falls")
+def selected_falls(selected: Arm, epochs: float, schedule: str) -> Decision:
+    """From its best point, found on one half of the test set, WER does not rise on the other."""
+    untestable = _cannot_turn(epochs, schedule, selected)
+    if untestable:
+        return untestable
+    _, best, last, at_the_end = _after_best(selected)
+    rise = decide_difference(last, best, POINTS, "higher", "points")
+    falls = at_the_end or rise.verdict == SAME
+    return replace(rise, verdict=HOLDS if falls else FAILS if rise.verdict == HOLDS else UNDECIDED)
+
+
+@decides("inverse-rises")
+def inverse_rises(inverse: Arm, epochs: float, schedule: str) -> Decision:
+    """From its best point, found on one half of the test set, WER rises on the other."""
+    untestable = _cannot_turn(epochs, schedule, inverse)
+    if untestable:
+        return untestable
+    _, best, last, _ = _after_best(inverse)
+    return decide_difference(last, best, POINTS, "higher", "points")
+
+
+@decides("inverse-good-early")
+def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str) -> Decision:
+    """At its best, before the end, inverse has come nine tenths of the way to the lowest WER."""
+    untestable = _cannot_turn(epochs, schedule, selected, inverse)
+    if untestable:
+        return untestable
+    first, best, _, at_the_end = _after_best(inverse)
+    lowest = min(*best, *_after_best(selected)[1])
+    way = [(a - b) / (a - lowest) for a, b in zip(first, best, strict=True)]
+    found = decide_difference(way, [0.9] * len(way), 0.0, "higher", "of the way, beyond 0.9")
+    return replace(found, verdict=UNDECIDED) if at_the_end else found
+
+
+@decides("published-wer")
+def published_wer(model: str, wer_selected_final: float, wer_inverse_best: float) -> str:
+    """Both published points within half a point, with the published model only."""
+    if "llama-3" not in model.lower() or "8b" not in model.lower():
+        return NOT_TESTABLE
+    close = abs(wer_selected_final - 0.0561) < 0.005 and abs(wer_inverse_best - 0.0613) < 0.005
+    return HOLDS if close else FAILS

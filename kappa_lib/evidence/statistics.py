@@ -1,4 +1,4 @@
-"""Intervals that verdicts rest on: paired seeds, bootstrap inside seeds, rank correlations.
+"""Intervals that verdicts rest on: paired seeds, shares, and a bootstrap inside seeds.
 
 Seeds are the repetitions that decide; a bootstrap over utterances says how much of a number is
 the choice of test utterances. Everything random here is drawn from a fixed seed.
@@ -22,23 +22,14 @@ NATS, POINTS = 0.01, 1.0
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of paired values, the first less the second.
-
-    Attributes:
-        n: pairs.
-        mean: mean difference.
-        interval: 95 % t-interval of it.
-        narrow: 90 % t-interval; inside a margin it shows equivalence (two one-sided tests).
-        effect: mean over standard deviation of the differences, d_z; infinite without spread.
-        p: two-sided p of the paired t-test.
-    """
+    """Differences of paired values, the first less the second."""
 
     n: int
     mean: float
-    interval: tuple[float, float]
-    narrow: tuple[float, float]
-    effect: float
-    p: float
+    interval: tuple[float, float]  # 95 % t-interval of the mean
+    narrow: tuple[float, float]  # 90 %; inside a margin it shows equivalence (two one-sided tests)
+    effect: float  # mean over standard deviation, d_z; infinite without spread
+    p: float  # two-sided, of the paired t-test
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
@@ -60,25 +51,12 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     mean, spread = float(difference.mean()), float(difference.std(ddof=1))
     # Differences that are equal up to rounding have no spread to test against.
     if spread <= 1e-12 * max(1.0, abs(mean)):
-        exact = (mean, mean)
-        return Paired(
-            len(a),
-            mean,
-            exact,
-            exact,
-            float(np.sign(mean) * np.inf) if mean else 0.0,
-            0.0 if mean else 1.0,
-        )
+        effect = float(np.sign(mean) * np.inf) if mean else 0.0
+        return Paired(len(a), mean, (mean, mean), (mean, mean), effect, 0.0 if mean else 1.0)
     test = stats.ttest_rel(a, b)
-    wide, narrow = (test.confidence_interval(level) for level in (LEVEL, EQUIVALENCE_LEVEL))
-    return Paired(
-        n=len(a),
-        mean=mean,
-        interval=(float(wide.low), float(wide.high)),
-        narrow=(float(narrow.low), float(narrow.high)),
-        effect=mean / spread,
-        p=float(test.pvalue),
-    )
+    found = (test.confidence_interval(level) for level in (LEVEL, EQUIVALENCE_LEVEL))
+    wide, narrow = ((float(ends.low), float(ends.high)) for ends in found)
+    return Paired(len(a), mean, wide, narrow, mean / spread, float(test.pvalue))
 
 
 def decide_difference(
@@ -88,18 +66,11 @@ def decide_difference(
     claimed: str = "lower",
     unit: str = "",
 ) -> Decision:
-    """Verdict on "the first is ``claimed`` than the second", paired by seed.
+    """Verdict on "the first is ``claimed`` (``lower`` or ``higher``) than the second", by seed.
 
     *Holds* when the 95 % t-interval lies wholly on the claimed side, *fails* when it lies wholly
-    on the other, *no relevant difference* when the 90 % interval lies inside ±``margin``, else
-    *undecided*; *not testable here* with fewer than three seeds.
-
-    Args:
-        first: values, one a seed.
-        second: values of the same seeds in the same order.
-        margin: the smallest difference that would matter, in the unit of the values.
-        claimed: ``lower`` or ``higher``.
-        unit: said beside the estimate.
+    on the other, *no relevant difference* when the 90 % interval lies inside ±``margin`` (in the
+    values' ``unit``), else *undecided*; *not testable here* with fewer than three seeds.
     """
     if claimed not in ("lower", "higher"):
         raise InputError(f"a difference cannot be claimed {claimed!r}", "use lower or higher")
@@ -107,37 +78,20 @@ def decide_difference(
         return Decision(NOT_TESTABLE, n=min(len(first), len(second)), note="fewer than three seeds")
     found = paired(first, second)
     low, high = found.interval
-    below, above = high < 0, low > 0
-    if below or above:
-        verdict = HOLDS if below == (claimed == "lower") else FAILS
+    if high < 0 or low > 0:
+        verdict = HOLDS if (high < 0) == (claimed == "lower") else FAILS
     else:
         inside = -margin < found.narrow[0] and found.narrow[1] < margin
         verdict = SAME if inside else UNDECIDED
-    return Decision(
-        verdict,
-        estimate=found.mean,
-        interval=found.interval,
-        unit=unit,
-        n=found.n,
-        effect=found.effect,
-        p=found.p,
-        narrow=found.narrow,
-        margin=margin,
-    )
+    numbers = {"n": found.n, "effect": found.effect, "p": found.p, "narrow": found.narrow}
+    return Decision(verdict, found.mean, found.interval, unit=unit, margin=margin, **numbers)
 
 
 def spread_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """Standard deviation of the first over that of the second, with its 95 % interval.
+    """Standard deviation of the first over that of the second: ratio, and its 95 % interval.
 
-    For paired values from a normal distribution (Pitman 1939, Morgan 1939); with three pairs it
-    spans orders of magnitude.
-
-    Args:
-        first: values, one a seed, at least three.
-        second: values of the same seeds in the same order.
-
-    Returns:
-        Ratio, low, high.
+    For paired values, one a seed, at least three, from a normal distribution (Pitman 1939, Morgan
+    1939); with three pairs it spans orders of magnitude.
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
     if len(a) != len(b) or len(a) < ENOUGH_SEEDS or not a.std() or not b.std():
@@ -151,16 +105,10 @@ def spread_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjusted p-values (Holm 1979), which keep the family-wise error rate.
-
-    Args:
-        p_values: name -> p.
-    """
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for i, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - i) * p_values[name]))
-        adjusted[name] = largest
+    """Holm's step-down adjusted p-values by name (Holm 1979): they keep the family-wise error."""
+    names = sorted(p_values, key=lambda name: p_values[name])
+    raised = [min(1.0, (len(names) - i) * p_values[name]) for i, name in enumerate(names)]
+    adjusted = dict(zip(names, np.maximum.accumulate(raised).tolist(), strict=True))
     return {name: adjusted[name] for name in p_values}
 
 
@@ -196,14 +144,7 @@ def bootstrap_ratio(
     Seeds and utterances are both resampled, the utterances the same way in every seed, since all
     seeds are tested on the same ones (Owen 2007, "The pigeonhole bootstrap"). For a word error
     rate give errors and reference words of each utterance; for the difference of two arms give
-    the differences of their errors.
-
-    Args:
-        numerators: a row a seed, a column an utterance or window.
-        denominators: the same shape.
-        level: coverage.
-        resamples: bootstrap draws.
-        seed: of the draws.
+    the differences of their errors. A row a seed, a column an utterance or window.
 
     Raises:
         InputError: shapes that differ, are empty or ragged.
@@ -230,105 +171,3 @@ def bootstrap_ratio(
 def bootstrap_mean(values: Sequence[Sequence[float]], **options: float) -> Interval:
     """:func:`bootstrap_ratio` of a mean: a row a seed, a column an utterance or window."""
     return bootstrap_ratio(values, [[1.0] * len(row) for row in values], **options)
-
-
-def spearman_interval(
-    x: Sequence[float],
-    y: Sequence[float],
-    clusters: Sequence[int],
-    strata: Sequence[str] | None = None,
-    control: Sequence[float] | None = None,
-    level: float = LEVEL,
-    resamples: int = 2000,
-    permutations: int = 20_000,
-    seed: int = 0,
-) -> Interval:
-    """Spearman's ρ with a bootstrap interval over clusters and a permutation p.
-
-    Args:
-        x: values, one a tensor (or head).
-        y: values of the same tensors.
-        clusters: what is resampled whole, as the layer of each.
-        strata: ranks are taken within each of these (module types), so that differences between
-            them do not count; all together if None.
-        control: a quantity whose ranks are partialled out of both, as the layer.
-        level: coverage of the percentile interval.
-        resamples: bootstrap draws.
-        permutations: p is at least 1/(permutations + 1), which Holm's correction multiplies.
-        seed: of both.
-
-    Returns:
-        ρ, its interval, the two-sided permutation p, and the number of clusters as ``n``. Under
-        permutation whole clusters trade their y where every stratum has each cluster once, so
-        that what a layer's tensors share stays together; else y is shuffled within strata.
-
-    Raises:
-        InputError: lengths that differ, fewer than three values, or no spread in x or y.
-    """
-    x, y, clusters = np.asarray(x, float), np.asarray(y, float), np.asarray(clusters)
-    groups = np.zeros(len(x), int) if strata is None else np.unique(strata, return_inverse=True)[1]
-    other = None if control is None else np.asarray(control, float)
-    if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
-        raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
-    estimate = float(_correlations(*_ranks(groups, x, y, other)))
-    if np.isnan(estimate):
-        raise InputError("values to correlate have no spread", "leave them out")
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        picked = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        part = None if other is None else other[picked]
-        drawn[i] = _correlations(*_ranks(groups[picked], x[picked], y[picked], part))
-    tail = 50 * (1 - level)
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    # Within a stratum a permutation of values is one of their ranks, which are taken once.
-    first, second, third = _ranks(groups, x, y, other)
-    shuffled = _correlations(first, second[_shuffles(clusters, groups, permutations, rng)], third)
-    extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
-    p = (extreme + 1) / (permutations + 1)
-    return Interval(estimate, float(low), float(high), level, len(members), p)
-
-
-def _ranks(
-    groups: np.ndarray, x: np.ndarray, y: np.ndarray, control: np.ndarray | None
-) -> list[np.ndarray]:
-    """Ranks of each within groups, centred and each group on the same scale; zeros without one."""
-    columns = [x, y, np.zeros(len(x)) if control is None else control]
-    ranks = [np.zeros(len(x)) for _ in columns]
-    for group in np.unique(groups):
-        inside = groups == group
-        for row, values in zip(ranks, columns, strict=True):
-            ranked = stats.rankdata(values[inside])
-            row[inside] = (ranked - ranked.mean()) / len(ranked)
-    return ranks
-
-
-def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of x (n,) with each row of y (..., n), without the control's part."""
-    if control.any():
-        along = control / np.sqrt(control @ control)
-        x, y = x - (x @ along) * along, y - (y @ along)[..., None] * along
-    size = np.sqrt((x @ x) * (y * y).sum(-1))
-    return np.where(size > 1e-12, y @ x / np.where(size > 1e-12, size, 1.0), np.nan)
-
-
-def _shuffles(
-    clusters: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Positions of y under ``count`` permutations, (count, n)."""
-    order = np.lexsort((clusters, groups))
-    kinds, layers = len(np.unique(groups)), len(np.unique(clusters))
-    positions = np.tile(np.arange(len(order)), (count, 1))
-    if len(order) == kinds * layers and (
-        clusters[order].reshape(kinds, layers) == np.unique(clusters)
-    ).all(axis=None):
-        traded = rng.permuted(np.tile(np.arange(layers), (count, 1)), axis=1)
-        positions[:, order] = (
-            order.reshape(kinds, layers)[:, traded].swapaxes(0, 1).reshape(count, -1)
-        )
-        return positions
-    for group in np.unique(groups):
-        inside = np.flatnonzero(groups == group)
-        positions[:, inside] = rng.permuted(positions[:, inside], axis=1)
-    return positions

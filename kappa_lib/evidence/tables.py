@@ -1,9 +1,11 @@
 """What the runs of a profile left: one table of every evaluation, and readers of the rest."""
 
-import json
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kappa_lib.errors import InputError
@@ -15,8 +17,8 @@ from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics, run_folder
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
-# that stand for them, at the laptop's size and at the paper's.
-LANGUAGES = ("de", "en", "librispeech", "mls_german")
+# that stand for them: matrix sentences, open ones, and the paper's own.
+LANGUAGES = ("de", "en", "de_open", "en_open", "librispeech", "mls_german")
 
 
 def results(profile: Profile) -> pd.DataFrame:
@@ -38,11 +40,19 @@ def results(profile: Profile) -> pd.DataFrame:
             f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
             f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
-    rows = [
-        _row(read_json(folder / "config.json"), metrics, [*LANGUAGES, *profile.corpora])
-        for folder in runs.values()
-        for metrics in read_metrics(folder)
-    ]
+    rows = []
+    for folder in runs.values():
+        config = read_json(folder / "config.json")
+        for metrics in read_metrics(folder):
+            row = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+            for name in ("wer", "heldout"):
+                row |= {f"{name}_{corpus}": x for corpus, x in metrics.get(name, {}).items()}
+            for kind, found in metrics.get("text", {}).items():
+                row |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
+            averaged = [*LANGUAGES, *profile.corpora]
+            spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
+            mean = sum(spoken) / len(spoken) if spoken else float("nan")
+            rows.append({"arm": config["arm"], "seed": config["seed"], **row, "wer_mean": mean})
     return pd.DataFrame(rows)
 
 
@@ -53,27 +63,10 @@ def finished(profile: Profile) -> dict[tuple[str, int], Path]:
     return {run: f for run, f in folders.items() if (f / "provenance.json").is_file()}
 
 
-def _row(config: dict[str, Any], metrics: dict[str, Any], averaged: list[str]) -> dict[str, Any]:
-    flat = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
-    apart = {f"wer_{corpus}": rate for corpus, rate in metrics["wer"].items()}
-    apart |= {f"heldout_{corpus}": loss for corpus, loss in metrics.get("heldout", {}).items()}
-    for kind, found in metrics.get("text", {}).items():
-        apart |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
-    spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
-    mean = sum(spoken) / len(spoken) if spoken else float("nan")
-    return {"arm": config["arm"], "seed": config["seed"], **flat, **apart, "wer_mean": mean}
-
-
 def test_sets(table: pd.DataFrame) -> list[str]:
     """Corpora whose word error rate a table has: the paper's languages, one's own, the rest."""
     found = [c.removeprefix("wer_") for c in table if c.startswith("wer_") and c != "wer_mean"]
     return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))
-
-
-def curves(table: pd.DataFrame, arm: str, column: str) -> list[list[float]]:
-    """A column over training, a list a seed; empty where the arm was not run."""
-    rows = table[table["arm"] == arm].sort_values(["seed", "step"])
-    return [group[column].tolist() for _, group in rows.groupby("seed")]
 
 
 def parameters(profile: Profile) -> pd.DataFrame:
@@ -104,15 +97,11 @@ def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) 
     chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]
     if not chosen:
         raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
-    return pd.DataFrame(json.loads(chosen[0].read_text(encoding="utf-8")))
+    return pd.DataFrame(read_json(chosen[0]))
 
 
 def _seeds(profile: Profile, arm: str) -> list[int]:
-    """Seeds of the profile for which an arm has a finished run.
-
-    Raises:
-        InputError: none.
-    """
+    """Seeds of the profile for which an arm has a finished run, of which there must be some."""
     seeds = [seed for name, seed in finished(profile) if name == arm]
     if not seeds:
         raise InputError(f"{arm}: no finished run", "run notebook 04, or `kappa train`")
@@ -122,16 +111,11 @@ def _seeds(profile: Profile, arm: str) -> list[int]:
 def wer_intervals(
     profile: Profile, arm: str, seed: int | None = None, step: int | None = None
 ) -> dict[str, tuple[float, float, float]]:
-    """Word error rates with 95 % bootstrap intervals over test utterances.
+    """Word error rates of an evaluation, the last by default, with 95 % bootstrap intervals.
 
     An utterance is drawn with all its errors and words, and the rate is the drawn errors over
-    the drawn words. The draws are seeded by the profile.
-
-    Args:
-        profile: of the run.
-        arm: of the run.
-        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
-        step: of the evaluation, the last by default.
+    the drawn words. Without a ``seed``: of the mean over the finished seeds, which are then drawn
+    too. The draws are seeded by the profile.
 
     Returns:
         Corpus → rate, low, high, as fractions.
@@ -139,28 +123,44 @@ def wer_intervals(
     Raises:
         InputError: there is no such run or step.
     """
-    errors: dict[str, list[list[int]]] = {}
-    words: dict[str, list[list[int]]] = {}
+    errors, words = defaultdict(list), defaultdict(list)
     for number in _seeds(profile, arm) if seed is None else [seed]:
         for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
             language = profile.language(corpus)
             found = [word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()]
-            errors.setdefault(corpus, []).append([wrong for wrong, _ in found])
-            words.setdefault(corpus, []).append([spoken for _, spoken in found])
-    intervals = {
-        corpus: bootstrap_ratio(errors[corpus], words[corpus], seed=profile.seed)
-        for corpus in errors
-    }
+            errors[corpus].append([wrong for wrong, _ in found])
+            words[corpus].append([spoken for _, spoken in found])
+    intervals = {c: bootstrap_ratio(errors[c], words[c], seed=profile.seed) for c in errors}
     return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
+
+
+def wer_bands(profile: Profile, arms: Sequence[str]) -> pd.DataFrame:
+    """:func:`wer_intervals` of every evaluation whose transcripts are kept, for the figures.
+
+    The interval of a mean of corpora adds up those of its parts as independent ones (Zou and
+    Donner 2008, "Construction of confidence limits", Statistics in Medicine 27).
+
+    Returns:
+        Rows of ``arm``, ``step``, ``column`` (as in :func:`results`), ``low``, ``high``.
+    """
+    spoken, rows = {*LANGUAGES, *profile.corpora}, []
+    for arm in arms:
+        folders = [f / "transcripts" for (a, _), f in finished(profile).items() if a == arm]
+        kept = [{int(p.stem.removeprefix("step")) for p in f.glob("*.json")} for f in folders]
+        for step in sorted(set.intersection(*kept)):
+            found = wer_intervals(profile, arm, step=step)
+            rows += [(arm, step, f"wer_{c}", low, high) for c, (_, low, high) in found.items()]
+            ends = np.array([found[c] for c in found if c in spoken])
+            rate = ends[:, 0].mean()
+            below, above = (np.hypot.reduce(ends[:, 0] - ends[:, i]) / len(ends) for i in (1, 2))
+            rows.append((arm, step, "wer_mean", rate - below, rate + above))
+    return pd.DataFrame(rows, columns=["arm", "step", "column", "low", "high"])
 
 
 def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.DataFrame:
     """What an arm forgot of each kind of text, with 95 % bootstrap intervals over windows.
 
-    Args:
-        profile: of the run.
-        arm: of the run.
-        seed: of the run; None for the mean over its finished seeds, which are then drawn too.
+    Without a ``seed``: of the mean over the finished seeds, which are then drawn too.
 
     Returns:
         A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
@@ -176,44 +176,33 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
     rows = {}
     for kind in runs[0][-1]["text"]:
         ends = [(run[0]["text"][kind], run[-1]["text"][kind]) for run in runs]
-        rises = [
-            [after - before for before, after in zip(*losses, strict=True)]
-            for losses in ((first["window_loss"], last["window_loss"]) for first, last in ends)
-        ]
+        losses = [(first["window_loss"], last["window_loss"]) for first, last in ends]
+        values = {
+            "rise": [[y - x for x, y in zip(*pair, strict=True)] for pair in losses],
+            "kl": [last["window_kl"] for _, last in ends],
+        }
         rows[kind] = {}
-        for name, values in (("rise", rises), ("kl", [last["window_kl"] for _, last in ends])):
-            found = bootstrap_mean(values, seed=profile.seed)
-            rows[kind] |= {
-                name: found.estimate,
-                f"{name}_low": found.low,
-                f"{name}_high": found.high,
-            }
+        for name, drawn in values.items():
+            found = bootstrap_mean(drawn, seed=profile.seed)
+            rows[kind] |= {name: found.estimate, f"{name}_low": found.low}
+            rows[kind][f"{name}_high"] = found.high
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
 
-def missing(profile: Profile) -> dict[str, str]:
-    """Corpora that could not be had, and why; to be said wherever results are shown."""
-    return _split(profile).get("missing", {})
+def split(profile: Profile, what: str) -> dict[str, Any]:
+    """What a run noted of its corpora: ``missing`` (→ why it could not be had; to be said wherever
+    results are shown), ``left_out`` (→ part → reason → unusable rows), ``used`` (→ part → rows).
 
-
-def left_out(profile: Profile) -> dict[str, dict[str, dict[str, int]]]:
-    """Corpus → part → reason → rows that could not be used."""
-    return _split(profile).get("left_out", {})
-
-
-def used(profile: Profile) -> dict[str, dict[str, int]]:
-    """Corpus → part → rows that the runs had; empty for runs from before that was noted."""
-    return _split(profile).get("used", {})
-
-
-def _split(profile: Profile) -> dict[str, Any]:
+    Empty for runs from before it was noted.
+    """
     path = profile.folder / "split.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json(path).get(what, {}) if path.is_file() else {}
 
 
 def missing_note(profile: Profile) -> str:
     """One line for a figure's caption on the corpora that could not be had; empty if none."""
-    return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in missing(profile))
+    without = split(profile, "missing")
+    return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in without)
 
 
 def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFrame:
@@ -226,13 +215,3 @@ def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFra
     ranked = rows.sort_values("wer", kind="stable")[["corpus", "wer", "reference", "hypothesis"]]
     chosen = pd.concat([ranked.head(each), ranked.tail(each)])
     return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
-
-
-def mean_of_last(curves_of_arm: list[list[float]]) -> float:
-    """Mean over seeds of the last evaluation."""
-    return sum(curve[-1] for curve in curves_of_arm) / len(curves_of_arm)
-
-
-def best_of_mean(curves_of_arm: list[list[float]]) -> float:
-    """The lowest point of the mean curve over seeds."""
-    return min(sum(column) / len(column) for column in zip(*curves_of_arm, strict=True))

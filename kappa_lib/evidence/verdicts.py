@@ -1,4 +1,4 @@
-"""The verdicts, their scales, and the registry of rules: claim id -> function of numbers."""
+"""The verdicts, their scales, and the registry of rules: claim id → function of numbers."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -24,35 +24,20 @@ SCALES = (PROVED, THIS_MODEL, TOY)
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict with the numbers that carry it.
+    """A verdict with the numbers that carry it."""
 
-    Attributes:
-        verdict: one of ``VERDICTS``.
-        estimate: the deciding quantity, for a comparison the first arm less the second.
-        interval: its interval at ``level``, low and high.
-        level: coverage of ``interval``.
-        unit: of estimate and interval, as ``points`` or ``nats a token``.
-        n: independent repetitions behind it (seeds, layers, utterances).
-        effect: standardised size, d_z of paired differences.
-        note: one short sentence that a reader of the verdict must know.
-        p: two-sided p-value of the estimate, for Holm's correction over primary comparisons.
-        narrow: 90 % interval, which *no relevant difference* is read from.
-        margin: what ``narrow`` must lie inside for that, in ``unit``.
-        parts: outcome -> decision, where a claim is about several; see :func:`together`.
-    """
-
-    verdict: str
-    estimate: float | None = None
-    interval: tuple[float, float] | None = None
+    verdict: str  # one of VERDICTS
+    estimate: float | None = None  # of a comparison: the first arm less the second
+    interval: tuple[float, float] | None = None  # low and high at ``level``
     level: float = 0.95
-    unit: str = ""
-    n: int | None = None
-    effect: float | None = None
-    note: str = ""
-    p: float | None = None
-    narrow: tuple[float, float] | None = None
-    margin: float | None = None
-    parts: Mapping[str, "Decision"] = field(default_factory=dict)
+    unit: str = ""  # of estimate and interval, as "points" or "nats a token"
+    n: int | None = None  # independent repetitions behind it: seeds, layers, utterances
+    effect: float | None = None  # standardised size, d_z of paired differences
+    note: str = ""  # one short sentence that a reader of the verdict must know
+    p: float | None = None  # two-sided, for Holm's correction over primary comparisons
+    narrow: tuple[float, float] | None = None  # 90 %; inside ±margin: no relevant difference
+    margin: float | None = None  # in ``unit``
+    parts: Mapping[str, "Decision"] = field(default_factory=dict)  # outcome → its own decision
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -74,6 +59,11 @@ def together(parts: Mapping[str, Decision]) -> Decision:
         note=next((part.note for part in parts.values() if part.note), ""),
         parts=dict(parts),
     )
+
+
+def notes(*texts: str) -> str:
+    """Those that say something, one after another."""
+    return "; ".join(filter(None, texts))
 
 
 Rule = Callable[..., Decision | str]

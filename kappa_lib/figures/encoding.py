@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kappa_lib.figures.kappa import TYPE_COLOURS
+from kappa_lib.figures.kappa import dots
 from kappa_lib.figures.style import COLOURS, new_figure
 from kappa_lib.spectra.kappa_table import types
 
@@ -31,9 +30,8 @@ def within_types(
     for row, (outcome, label) in zip(axes, outcomes.items(), strict=True):
         for axis, kind in zip(row, kinds, strict=True):
             rows = table[table["type"] == kind]
-            points = axis.scatter(
-                rows["kappa"], rows[outcome], c=rows["layer"], cmap="viridis", s=14
-            )
+            colours = {"c": rows["layer"], "cmap": "viridis", "s": 14, "rasterized": True}
+            points = axis.scatter(rows["kappa"], rows[outcome], **colours)
             rho, low, high = found[outcome, kind]
             axis.set_title(f"{kind}\nρ {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=9)
             axis.set_xscale("log")
@@ -61,10 +59,9 @@ def predictors(associations: pd.DataFrame, outcomes: Mapping[str, str]) -> Figur
         outcomes: outcome → title.
     """
     names = list(dict.fromkeys(associations["predictor"]))
-    figure, axes = new_figure(
-        1, len(outcomes), figsize=(2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4), sharey=True
-    )
-    for axis, (outcome, title) in zip(np.atleast_1d(axes), outcomes.items(), strict=True):
+    size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4)
+    figure, axes = new_figure(1, len(outcomes), figsize=size, sharey=True, squeeze=False)
+    for axis, (outcome, title) in zip(axes[0], outcomes.items(), strict=True):
         rows = associations[associations["outcome"] == outcome]
         for row in rows.itertuples():
             place = names.index(row.predictor)
@@ -76,8 +73,8 @@ def predictors(associations: pd.DataFrame, outcomes: Mapping[str, str]) -> Figur
             axis.axvline(place, color="black", ls=style, lw=0.8)
         axis.set(xlim=(-1, 1), title=title, xlabel="Spearman ρ within types")
         axis.title.set_fontsize(9)
-    np.atleast_1d(axes)[0].set_yticks(range(len(names)), names)
-    np.atleast_1d(axes)[0].invert_yaxis()
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].invert_yaxis()
     return figure
 
 
@@ -85,32 +82,25 @@ def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     """κ before and after surgery, and what it cost: σ_k, another direction, noise.
 
     Args:
-        tensors: of :func:`kappa_lib.evidence.encoding.read`.
+        tensors: of :func:`kappa_lib.evidence.encoding.read`, as in the figures below.
         costs: of :func:`kappa_lib.evidence.encoding.surgery_table`.
     """
     figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8))
-    for colour, kind in zip(TYPE_COLOURS, types(tensors), strict=False):
-        rows = tensors[tensors["type"] == kind]
-        left.plot(rows["kappa"], rows["kappa_reversed"], "o", ms=3, color=colour, label=kind)
+    dots(left, tensors, tensors["kappa"], tensors["kappa_reversed"])
     left.set(xscale="log", yscale="log", xlabel="κ before", ylabel="κ after shrinking σ_k alone")
     left.legend(fontsize=7, loc="upper right", ncols=2)
     scopes = list(dict.fromkeys(costs["scope"]))
     labels = {
-        "surgery": "σ_k",
-        "surgery_elsewhere": "another direction",
-        "surgery_noise": "noise of that norm",
+        "surgery": (-0.25, COLOURS[1], "σ_k"),
+        "surgery_elsewhere": (0.0, COLOURS[0], "another direction"),
+        "surgery_noise": (0.25, COLOURS[2], "noise of that norm"),
     }
-    for shift, (colour, (change, label)) in zip(
-        (-0.25, 0.0, 0.25),
-        zip((COLOURS[1], COLOURS[0], COLOURS[2]), labels.items(), strict=True),
-        strict=True,
-    ):
+    for change, (shift, colour, label) in labels.items():
         rows = costs[costs["change"] == change]
         places = [scopes.index(scope) + shift for scope in rows["scope"]]
         spread = [rows["loss"] - rows["low"], rows["high"] - rows["loss"]]
-        right.errorbar(
-            rows["loss"], places, xerr=spread, fmt="o", ms=4, color=colour, label=label, lw=1.5
-        )
+        own = {"color": colour, "label": label}
+        right.errorbar(rows["loss"], places, xerr=spread, fmt="o", ms=4, lw=1.5, **own)
     right.set_xscale("symlog", linthresh=LINEAR)
     right.axvline(0, color="black", lw=0.8)
     right.set_yticks(range(len(scopes)), scopes)
@@ -121,17 +111,12 @@ def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
 
 
 def smallest_direction(tensors: pd.DataFrame) -> Figure:
-    """Loss when σ_k of one tensor is taken away, over the input's power along v_k.
-
-    Args:
-        tensors: of :func:`kappa_lib.evidence.encoding.read`.
-    """
+    """Loss when σ_k of one tensor is taken away, over the input's power along v_k."""
     figure, axis = new_figure(figsize=(6.2, 3.8))
-    for colour, kind in zip(TYPE_COLOURS, types(tensors), strict=False):
-        rows = tensors[tensors["type"] == kind]
-        axis.plot(rows["bottom_power"], rows["loss_surgery"], "o", ms=4, color=colour, label=kind)
+    dots(axis, tensors, tensors["bottom_power"], tensors["loss_surgery"], size=4)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=LINEAR)
+    axis.margins(y=0.1)
     axis.axvline(1, color="black", lw=0.8)
     axis.set(
         xlabel="input power along v_k, over the median singular direction",
@@ -142,23 +127,18 @@ def smallest_direction(tensors: pd.DataFrame) -> Figure:
 
 
 def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
-    """Loss of every tensor under several changes, a panel a type, a line a layer's order.
-
-    Args:
-        table: of :func:`kappa_lib.evidence.encoding.read`.
-        changes: change → label.
-    """
+    """Loss of every tensor under several changes (→ label), a panel a type, over the layers."""
     kinds = types(table)
-    figure, axes = new_figure(1, len(kinds), figsize=(1.9 * len(kinds) + 1.6, 2.9), sharey=True)
-    for axis, kind in zip(np.atleast_1d(axes), kinds, strict=True):
+    size = (1.9 * len(kinds) + 1.6, 2.9)
+    figure, axes = new_figure(1, len(kinds), figsize=size, sharey=True, squeeze=False)
+    for axis, kind in zip(axes[0], kinds, strict=True):
         rows = table[table["type"] == kind].sort_values("layer")
         for colour, (change, label) in zip(COLOURS, changes.items(), strict=False):
-            axis.plot(
-                rows["layer"], rows[f"loss_{change}"], "o-", ms=2, lw=1, color=colour, label=label
-            )
+            own = {"color": colour, "label": label}
+            axis.plot(rows["layer"], rows[f"loss_{change}"], "o-", ms=2, lw=1, **own)
         axis.set_yscale("symlog", linthresh=LINEAR)
         axis.set(title=kind, xlabel="layer")
-    np.atleast_1d(axes)[0].set_ylabel("change of the loss, nats a token")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    axes[0][0].set_ylabel("change of the loss, nats a token")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8)
     return figure

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
+from kappa_lib.figures.style import COLOURS, arm_colours, new_figure
 from kappa_lib.spectra.kappa_table import types
 
 # Without the yellow, which is faint in thin lines.
@@ -26,6 +26,13 @@ def type_colours(kinds: Sequence[str]) -> dict[str, str]:
     return {kind: many[place % len(many)] for place, kind in enumerate(kinds)}
 
 
+def dots(axis: Axes, table: pd.DataFrame, x: pd.Series, y: pd.Series, size: float = 3) -> None:
+    """A dot a row of a κ table in its type's colour; an image in an SVG, which so stays small."""
+    for kind, colour in type_colours(types(table)).items():
+        own = (table["type"] == kind).to_numpy()
+        axis.plot(x[own], y[own], "o", ms=size, color=colour, label=kind, rasterized=True)
+
+
 def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column as a grid, type × layer; the mean where several matrices share a cell."""
     inside = table.dropna(subset=["layer"])
@@ -33,13 +40,7 @@ def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def heat_map(table: pd.DataFrame, column: str = "kappa", label: str = "κ") -> Figure:
-    """One cell a matrix, layer × type, on a logarithmic colour scale.
-
-    Args:
-        table: κ table.
-        column: what to show, a positive quantity.
-        label: of the colour bar.
-    """
+    """A positive column of a κ table, a cell a matrix, layer × type, colours logarithmic."""
     grid = _by_type_and_layer(table, column)
     figure, axis = new_figure(figsize=(9, max(3, 0.25 * len(grid) + 1)))
     _cells(figure, axis, grid, label, norm=LogNorm(), cmap="viridis")
@@ -78,7 +79,7 @@ def by_layer(table: pd.DataFrame) -> Figure:
     figure, axis = new_figure(figsize=(9, 4))
     for kind, colour in type_colours(types(table)).items():
         rows = table[(table["type"] == kind) & table["layer"].notna()].sort_values("layer")
-        axis.plot(rows["layer"], rows["kappa"], "o-", color=colour, markersize=3, label=kind)
+        axis.plot(rows["layer"], rows["kappa"], "o-", color=colour, ms=3, label=kind)
         axis.axhline(rows["kappa_mp"].iloc[0], color=colour, ls="--", lw=0.8)
     axis.set(yscale="log", xlabel="layer", ylabel="κ (dashed: null of the shape)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -89,13 +90,10 @@ def by_layer(table: pd.DataFrame) -> Figure:
 def against_null(table: pd.DataFrame) -> Figure:
     """Measured κ against what the shape alone makes typical; above the line, training added."""
     figure, axis = new_figure(figsize=(5.5, 4))
-    for kind, colour in type_colours(types(table)).items():
-        rows = table[table["type"] == kind]
-        # Shapes repeat, so points of a type are spread sideways by their order.
-        spread = np.linspace(0.88, 1.14, len(rows))
-        axis.plot(
-            rows["kappa_mp"] * spread, rows["kappa"], "o", color=colour, markersize=3, label=kind
-        )
+    # Shapes repeat, so points of a type are spread sideways by their order.
+    groups = table.groupby("type")["kappa"]
+    place = groups.cumcount() / (groups.transform("size") - 1).clip(lower=1)
+    dots(axis, table, table["kappa_mp"] * (0.88 + 0.26 * place), table["kappa"])
     ends = np.array([table["kappa_mp"].min() * 0.7, table["kappa_mp"].max() * 1.5])
     axis.plot(ends, ends, "k--", lw=1)
     axis.set(xscale="log", yscale="log", xlabel="κ of the null", ylabel="κ measured")
@@ -123,20 +121,17 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         parts: label (beginning with the arm's name) → ``kappa_table.composition``.
     """
-    height = 0.55 * len(parts) + 1.4
-    figure, axes = new_figure(1, 2, figsize=(9.5, height), sharey=True)
+    figure, axes = new_figure(1, 2, figsize=(9.5, 0.55 * len(parts) + 1.4), sharey=True)
     colours = type_colours(next(iter(parts.values())).index)
-    for axis, column, scale, unit in zip(
-        axes, ["tensors", "parameters"], [1, 1e6], ["tensors", "parameters (millions)"], strict=True
-    ):
+    for axis, column, scale in zip(axes, ["tensors", "parameters"], [1, 1e6], strict=True):
         for place, part in enumerate(parts.values()):
             left = 0.0
-            for kind, value in part[column].items():
-                width = value / scale
+            for kind, width in (part[column] / scale).items():
                 label = kind if place == 0 and column == "tensors" else None
                 axis.barh(place, width, left=left, color=colours[kind], label=label)
                 left += width
             axis.text(left, place, f" {left:,.0f}", va="center", fontsize=9)
+        unit = column if scale == 1 else f"{column} (millions)"
         axis.set(xlabel=unit, yticks=range(len(parts)), yticklabels=list(parts))
         axis.margins(x=0.14)
         axis.grid(axis="y", visible=False)
@@ -146,20 +141,16 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
-    """Which matrices each arm trains: layer × type, a panel an arm.
-
-    Args:
-        table: κ table.
-        arms: arm → tensor names.
-    """
+    """Which matrices of a κ table each arm trains (arm → names): layer × type, a panel an arm."""
     kinds = types(table)
     inside = table.dropna(subset=["layer"])
     height = max(2, 0.25 * len(kinds)) * len(arms)
     figure, axes = new_figure(len(arms), 1, figsize=(8, height), sharex=True, squeeze=False)
+    colours = arm_colours(arms)
     for axis, (arm, names) in zip(axes[:, 0], arms.items(), strict=True):
         rows = inside[inside["tensor"].isin(set(names))]
         heights = [kinds.index(kind) for kind in rows["type"]]
-        axis.scatter(rows["layer"], heights, marker="s", s=40, color=ARM_COLOURS.get(arm, "k"))
+        axis.scatter(rows["layer"], heights, marker="s", s=40, color=colours[arm])
         axis.set(yticks=range(len(kinds)), yticklabels=kinds, title=arm)
         axis.set_ylim(len(kinds) - 0.5, -0.5)
     axes[-1, 0].set_xlabel("layer")
@@ -183,13 +174,10 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
         axis.set_yticks(places, matrix.index)
         axis.set_title(title)
         axis.grid(False)
-        for row in places:
-            for col in places:
-                value = matrix.iloc[row, col]
-                colour = "white" if abs(value) > 0.6 else "black"
-                axis.text(
-                    col, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour
-                )
+        for (row, col), value in np.ndenumerate(matrix):
+            style = {"ha": "center", "va": "center", "fontsize": 7}
+            colour = "white" if abs(value) > 0.6 else "black"
+            axis.text(col, row, f"{value:.2f}", color=colour, **style)
     figure.colorbar(image, ax=axes, label="Spearman correlation", shrink=0.8)
     return figure
 
@@ -202,18 +190,15 @@ def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
         kappas: :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
     """
     reference, *formats = kappas.columns
-    figure, axes = new_figure(1, len(formats), figsize=(2.2 * len(formats) + 1, 3.2), sharey=True)
-    kind = table.set_index("tensor")["type"].reindex(kappas.index)
-    for axis, form in zip(np.atleast_1d(axes), formats, strict=True):
-        for name, colour in type_colours(types(table)).items():
-            rows = kappas[kind == name]
-            ratio = rows[form] / rows[reference]
-            axis.plot(rows[reference], ratio, "o", color=colour, markersize=3, label=name)
+    size = (2.2 * len(formats) + 1, 3.2)
+    figure, axes = new_figure(1, len(formats), figsize=size, sharey=True, squeeze=False)
+    rows = table.set_index("tensor").loc[kappas.index]
+    for axis, form in zip(axes[0], formats, strict=True):
+        dots(axis, rows, kappas[reference], kappas[form] / kappas[reference])
         axis.axhline(1, color="black", lw=0.8)
         axis.set(xscale="log", yscale="log", title=form, xlabel="κ before")
-    np.atleast_1d(axes)[0].set_ylabel("κ after / κ before")
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
+    axes[0][0].set_ylabel("κ after / κ before")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
@@ -228,8 +213,8 @@ def uncertainty(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     figure, axis = new_figure(figsize=(7, 3.4))
     for place, row in enumerate(rows.itertuples()):
         values = draws.loc[row.tensor]
-        axis.plot([place] * len(values), values, "o", color=COLOURS[5], markersize=4)
-        axis.plot(place, row.kappa, "_", color="black", markersize=18, mew=2)
+        axis.plot([place] * len(values), values, "o", color=COLOURS[5], ms=4)
+        axis.plot(place, row.kappa, "_", color="black", ms=18, mew=2)
     axis.set(yscale="log", ylabel="κ (bar: as stored; dots: draws)")
     axis.set_xticks(range(len(rows)), rows.index)
     return figure

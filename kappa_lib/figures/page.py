@@ -1,26 +1,27 @@
 """A κ table → ``kappa.html``: one file to look at, without a network, scripts or other files."""
 
 import base64
+import io
 from collections.abc import Mapping
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jinja2
 import pandas as pd
 import yaml
 
-from kappa_lib import provenance
+from kappa_lib import paths, provenance
 from kappa_lib.errors import InputError
-from kappa_lib.files import write_text
-from kappa_lib.spectra import exports, selection
+from kappa_lib.files import replacing, write_text
+from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, types
 from kappa_lib.spectra.measures import explained_by_type
 from kappa_lib.spectra.selection import Selection
 
 if TYPE_CHECKING:  # matplotlib is not in the core
-    from kappa_lib.figures.page_pictures import Picture
+    from matplotlib.figure import Figure
 
 NO_PICTURES = (
     "without pictures: they need matplotlib, pip install '.[speech]' in the clone of the"
@@ -28,26 +29,9 @@ NO_PICTURES = (
 )
 ENDS = 6  # how many best- and worst-conditioned tensors are listed
 PASTED = 400  # of how many tensors names are pasted into the page
-_METHODS = {
-    "gram": "a symmetric rank-k product of the shorter side, all eigenvalues; relative error of a"
-    " small σ near κ²ε",
-    "svd": "LAPACK's SVD; relative error near κε",
-    "extremes": "σ₁ and σ_k alone, from the two ends of the product",
-}
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2026; --paper: #fff; --line: #d5d8dd; --soft: #f3f4f6 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #16181c; --line: #3a3e46; --soft: #22252b } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-img { max-width: 100%; height: auto; display: block } figure { margin: 1rem 0 }
-figcaption, .note { font-size: .9rem; opacity: .85 }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0 }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
-  font-variant-numeric: tabular-nums } th:first-child, td:first-child { text-align: left }
-.warning { border-left: 4px solid #d55e00; padding: .5rem 1rem; background: var(--soft) }
-pre { background: var(--soft); padding: .8rem; overflow: auto; max-height: 22rem }
-"""
+DPI = 110  # four pictures, light and dark, stay well under 1 MB
+INK, PAPER = "#e6e6e6", "#16181c"  # of the dark pictures
+COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_error", "kappa_mp", "effective_rank"]
 
 
 def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) -> list[Path]:
@@ -62,37 +46,31 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         The page, then the pictures; none where matplotlib is missing, which the page says.
     """
     arms = proposed(table)
-    pictures: dict[str, Picture] = {}
     drawable = find_spec("matplotlib") is not None
-    if drawable:
-        from kappa_lib.figures.page_pictures import draw
-
-        pictures = draw(table, arms, changes, folder)
-    shown = {name: _figure(picture) for name, picture in pictures.items()}
-    title = f"κ of {escape(str(table.attrs.get('model', 'a model')))}"
-    low, high = table["kappa"].min(), table["kappa"].max()
-    parts = [
-        f"<h1>{title}</h1>",
-        f"<p>{len(table)} matrices, κ = σ_max/σ_min from {low:.4g} to {high:.4g}.</p>",
-        "" if drawable else f'<p class="note">This page is {escape(NO_PICTURES)}.</p>',
-        shown.get("kappa_heat_map", ""),
-        _by_type(table) + shown.get("kappa_against_null", ""),
-        _selections(table, arms, shown) if arms else "",
-        _changes(changes, shown) if changes else "",
-        _ends(table),
-        _errors(table),
-        _provenance(table),
-    ]
-    page = folder / "kappa.html"
-    write_text(
-        page,
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, parts))
-        + "\n</body>\n</html>\n",
+    found = _drawn(table, arms, changes) if drawable else {}
+    pictures = {name: _picture(folder / f"{name}.png", *drawn) for name, drawn in found.items()}
+    ordered = table.sort_values(["kappa", "tensor"])
+    loader = jinja2.FileSystemLoader(paths.DATA)
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters["table"] = _html
+    text = environment.get_template("page.html.j2").render(
+        table=table,
+        model=table.attrs.get("model", "a model"),
+        without_pictures="" if drawable else NO_PICTURES,
+        pictures=pictures,
+        by_type=_by_type(table),
+        selection=_selection(table, arms) if arms else None,
+        changes=changes,
+        moved=_moved(changes) if changes else None,
+        ends={"Best": ordered[COLUMNS].head(ENDS), "Worst": ordered[COLUMNS].tail(ENDS)[::-1]},
+        errors=table.groupby("method", sort=False)["kappa_error"]
+        .agg(tensors="size", median="median", largest="max")
+        .reset_index(),
+        provenance=_provenance(table),
     )
-    return [page, *(folder / f"{name}.png" for name in pictures)]
+    write_text(folder / "kappa.html", text)
+    return [folder / "kappa.html", *(folder / f"{name}.png" for name in pictures)]
 
 
 def proposed(table: pd.DataFrame) -> dict[str, Selection]:
@@ -101,16 +79,82 @@ def proposed(table: pd.DataFrame) -> dict[str, Selection]:
     return {a: selection.select(table, a, count) for a in ("selected", "inverse")} if count else {}
 
 
-def _figure(picture: "Picture") -> str:
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(png).decode()}"
-        for png in (picture.light, picture.dark)
-    )
-    alt = escape(picture.alt)
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{alt}"></picture><figcaption>{alt}</figcaption></figure>'
-    )
+def _drawn(
+    table: pd.DataFrame, arms: Mapping[str, Selection], changes: Comparison | None
+) -> dict[str, tuple["Figure", str]]:
+    """The figures that a table gives rise to, and what each shows in words."""
+    from kappa_lib.figures import kappa
+
+    inside = selection.candidates(table)
+    found = {}
+    if len(inside):
+        low, high = (inside.loc[at] for at in (inside["kappa"].idxmin(), inside["kappa"].idxmax()))
+        found["kappa_heat_map"] = (
+            kappa.heat_map(table),
+            f"Heat map of κ, layer by module type, on a logarithmic colour scale: from"
+            f" {low['kappa']:.4g} ({low['tensor']}) to {high['kappa']:.4g} ({high['tensor']}).",
+        )
+        above = int((inside["kappa_excess"] > 1).sum())
+        found["kappa_against_null"] = (
+            kappa.against_null(inside),
+            f"Measured κ over the κ typical of a random matrix of the same shape, a point a matrix,"
+            f" both axes logarithmic: {above} of {len(inside)} lie above the line of equality.",
+        )
+    if arms:
+        sizes = ", ".join(f"{a} {len(s.tensors)} tensors" for a, s in arms.items())
+        found["kappa_selection"] = (
+            kappa.selection_map(table, {arm: s.tensors for arm, s in arms.items()}),
+            f"Which matrices each arm would train, layer by module type: {sizes}.",
+        )
+        sizes = ", ".join(f"{arm} {s.parameters:,}" for arm, s in arms.items())
+        found["kappa_composition"] = (
+            kappa.compositions({arm: composition(table, s.tensors) for arm, s in arms.items()}),
+            f"Tensors and parameters of each arm by module type; parameters: {sizes}.",
+        )
+    changed = changes.table.query("relative_change > 0 and layer.notna()") if changes else ()
+    if len(changed):
+        moved = changed.loc[changed["dlogkappa"].abs().idxmax()]
+        found["compare_maps"] = (
+            kappa.change_maps(changes.table),
+            f"Relative Frobenius change and Δ log κ from {changes.before} to {changes.after}, layer"
+            f" by module type: {len(changed)} of {len(changes.table)} matrices changed; κ moved"
+            f" most in {moved['tensor']}, Δ log κ {moved['dlogkappa']:+.3g}.",
+        )
+    return found
+
+
+def _picture(path: Path, figure: "Figure", words: str) -> dict[str, str]:
+    """Save a figure as PNG; data URLs of it on light and on dark ground, and its words."""
+    links = {}
+    for ground in ("light", "dark"):
+        if ground == "dark":
+            _darken(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=DPI)
+        data = stream.getvalue()
+        links[ground] = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        if ground == "light":
+            with replacing(path) as temporary:
+                temporary.write_bytes(data)
+    return {**links, "alt": words}
+
+
+def _darken(figure: "Figure") -> None:
+    """Turn a finished figure to dark ground: whatever is black on it becomes light."""
+    from matplotlib import colors, lines, patches, spines, text
+
+    for ground in (figure.patch, *(axis.patch for axis in figure.axes)):
+        ground.set_facecolor(PAPER)
+    black = colors.to_rgba("black")
+    for artist in figure.findobj():
+        if isinstance(artist, spines.Spine):
+            artist.set_edgecolor(INK)
+        elif isinstance(artist, text.Text) or (
+            isinstance(artist, lines.Line2D) and colors.to_rgba(artist.get_color()) == black
+        ):
+            artist.set_color(INK)
+        elif isinstance(artist, patches.Patch) and artist.get_facecolor() == black:
+            artist.set_facecolor(INK)
 
 
 def _html(frame: pd.DataFrame) -> str:
@@ -120,146 +164,73 @@ def _html(frame: pd.DataFrame) -> str:
     return f'<div class="wide">{text}</div>'
 
 
-def _by_type(table: pd.DataFrame) -> str:
+def _by_type(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.groupby("type", sort=False)
     facts = groups["kappa"].agg(tensors="size", lowest="min", median="median", highest="max")
     facts["null of the shape"] = groups["kappa_mp"].median()
     facts["κ / null"] = groups["kappa_excess"].median()
     inside = types(table)
     facts = facts.loc[inside + [kind for kind in facts.index if kind not in inside]]
-    return (
-        "<h2>κ against its null, by module type</h2><p>The null is the κ that a random matrix of"
-        " the same shape would have; κ / null is where training can show (medians).</p>"
-        + _html(facts.rename_axis("type").reset_index())
-    )
+    return facts.rename_axis("type").reset_index()
 
 
-def _selections(
-    table: pd.DataFrame, arms: Mapping[str, Selection], shown: Mapping[str, str]
-) -> str:
+def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, Any]:
+    """How much of the selection is shape, what it consists of, and what to paste to train it."""
     pool = selection.candidates(table)
-    explained = explained_by_type(pool)
-    shape = " ".join(
-        f"Of the {len(s.tensors)} of <b>{arm}</b>, a ranking by shape alone would pick"
-        f" {selection.picked_by_shape(table, s):.1f} too, a blind draw"
-        f" {len(s.tensors) ** 2 / len(pool):.1f}."
+    shape = {
+        arm: (len(s.tensors), selection.picked_by_shape(table, s), len(s.tensors) ** 2 / len(pool))
         for arm, s in arms.items()
-    )
+    }
     parts = {arm: composition(table, s.tensors) for arm, s in arms.items()}
     counts = pd.DataFrame({"of": next(iter(parts.values()))["of"]})
     for arm, part in parts.items():
         counts[arm] = part["tensors"]
         counts[f"{arm}, parameters"] = part["parameters"]
     counts.loc["all"] = counts.sum()
-    return (
-        "<h2>The proposed selection</h2><p>The paper trains 100 of 224 tensors, here the same"
-        " share: those of smallest κ (<b>selected</b>) against those of largest (<b>inverse</b>)."
-        f'</p><p class="warning">How much of this is shape? {explained:.1%} of the variance of'
-        f" log κ lies between module types. {shape} The two arms differ in module types and in"
-        " parameters too: a difference between them need not come from κ.</p>"
-        + _html(counts.rename_axis("type").reset_index().map(_whole))
-        + shown.get("kappa_selection", "")
-        + shown.get("kappa_composition", "")
-        + "<p>The names as files, by share, count, parameters or gap:"
-        " <code>kappa select FOLDER -o arms/</code>, FOLDER being that of this page.</p>"
-        + "".join(_pasted(arm, chosen) for arm, chosen in arms.items())
-    )
+    written = counts.map("{:,}".format).rename_axis("type").reset_index()
+    pasted = {arm: _pasted(chosen) for arm, chosen in arms.items()}
+    return {
+        "explained": explained_by_type(pool),
+        "shape": shape,
+        "counts": written,
+        "pasted": pasted,
+    }
 
 
-def _whole(value: object) -> object:
-    return value if isinstance(value, str) else f"{value:,}"
-
-
-def _pasted(arm: str, chosen: Selection) -> str:
-    """What to paste into PEFT and Axolotl to train this arm."""
+def _pasted(chosen: Selection) -> dict[str, str]:
+    """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
     try:
-        targets = exports.peft_targets(chosen)
-        axolotl = exports.unfrozen_parameters(chosen)
+        targets = chosen.peft_targets()
+        axolotl = chosen.unfrozen_parameters()
     except InputError as error:
-        return f"<p>{arm}, PEFT and Axolotl: {escape(error.what)}; {escape(error.remedy)}.</p>"
+        return {"": f", PEFT and Axolotl: {error.what}; {error.remedy}."}
     if len(chosen.tensors) > PASTED:
-        return f"<p>{arm}: {len(chosen.tensors)} names, too many to paste; write them as files.</p>"
+        return {"": f": {len(chosen.tensors)} names, too many to paste; write them as files."}
     listed = yaml.safe_dump(targets, default_flow_style=None, width=96)
     peft = "import yaml\nfrom peft import LoraConfig\n\n" + (
         f'targets = yaml.safe_load("""\n{listed}""")\nconfig = LoraConfig(**targets)\n'
     )
-    return "".join(
-        f"<details><summary>{arm}: {tool}</summary><pre>{escape(text)}</pre></details>"
-        for tool, text in {"PEFT": peft, "Axolotl": axolotl}.items()
-    )
+    return {"PEFT": peft, "Axolotl": axolotl}
 
 
-def _changes(changes: Comparison, shown: Mapping[str, str]) -> str:
-    summary = changes.summary()
-    missing = "".join(
-        f"<p>Only in the {which}, {escape(model)}: {escape(', '.join(names))}.</p>"
-        for which, model, names in (
-            ("first", changes.before, changes.only_before),
-            ("second", changes.after, changes.only_after),
+def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
+    """Heading → table: means of groups, and where κ moved most."""
+    tables = {
+        f"By {'module type' if by == 'type' else by}": rows.drop(columns="by").rename(
+            columns={"group": by}
         )
-        if names
-    )
+        for by, rows in changes.summary().groupby("by", sort=False)
+    }
     most = changes.table.sort_values("dlogkappa", key=abs, ascending=False).head(ENDS)
-    columns = ["kappa_before", "kappa_after", "dlogkappa", "relative_change"]
-    return (
-        f"<h2>What changed from {escape(changes.before)} to {escape(changes.after)}</h2>"
-        f"<p>{int((changes.table['relative_change'] > 0).sum())} of {len(changes.table)} matrices"
-        " changed. Means of a group; relative change is ‖ΔW‖/‖W‖ (Frobenius), angles are the"
-        " largest principal angles between the spans of the 8 leading (top) and 8 trailing (bottom)"
-        " singular vectors, in radians. Trailing singular values lie close together, so small"
-        " changes turn their vectors far.</p>"
-        + missing
-        + shown.get("compare_maps", "")
-        + "".join(
-            f"<h3>By {'module type' if by == 'type' else by}</h3>"
-            + _html(rows.drop(columns="by").rename(columns={"group": by}))
-            for by, rows in summary.groupby("by", sort=False)
-        )
-        + "<h3>Where κ moved most</h3>"
-        + _html(most[["tensor", *columns]])
-    )
+    columns = ["tensor", "kappa_before", "kappa_after", "dlogkappa", "relative_change"]
+    return {**tables, "Where κ moved most": most[columns]}
 
 
-def _ends(table: pd.DataFrame) -> str:
-    ordered = table.sort_values(["kappa", "tensor"])
-    columns = ["tensor", "rows", "cols", "kappa", "kappa_error", "kappa_mp", "effective_rank"]
-    return "".join(
-        f"<h2>{title}</h2>" + _html(rows[columns])
-        for title, rows in {
-            "Best conditioned": ordered.head(ENDS),
-            "Worst conditioned": ordered.tail(ENDS)[::-1],
-        }.items()
-    )
-
-
-def _errors(table: pd.DataFrame) -> str:
-    groups = table.groupby("method", sort=False)["kappa_error"]
-    facts = groups.agg(tensors="size", median="median", largest="max").reset_index()
-    ways = "".join(f"<li><b>{name}</b>: {text}.</li>" for name, text in _METHODS.items())
-    deficient = int((table["rank_deficiency"] > 0).sum())
-    return (
-        "<h2>How exact κ is</h2><p>Computed in float64, to which every stored dtype widens exactly."
-        " The bound is on |κ − κ_true|/κ_true for the weights as stored; where it exceeded the"
-        " tolerance, σ_k was refined against the matrix itself. It says nothing of what rounding to"
-        f" the stored dtype did before.</p>{_html(facts)}<ul>{ways}</ul>"
-        f"<p>{deficient} matrices have singular values of zero, which κ leaves out.</p>"
-    )
-
-
-def _provenance(table: pd.DataFrame) -> str:
-    def flat(value: object) -> str:
+def _provenance(table: pd.DataFrame) -> dict[str, str]:
+    found = {"stored as": ", ".join(table["dtype"].unique()), **table.attrs}
+    found |= {name: value for name, value in provenance.describe().items() if value is not None}
+    for name, value in found.items():
         if isinstance(value, dict):
-            return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
-        return str(value)
-
-    facts = {"stored as": ", ".join(table["dtype"].unique()), **table.attrs}
-    facts |= {name: value for name, value in provenance.describe().items() if value is not None}
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(flat(value))}</td></tr>"
-        for name, value in facts.items()
-        if value != ""
-    )
-    return (
-        f'<h2>Provenance</h2><div class="wide"><table>{rows}</table></div>'
-        '<p class="note">κ = σ_max/σ_min as in arXiv 2506.16289, by kappa_lib.</p>'
-    )
+            told = (f"{key} {inner}" for key, inner in value.items() if inner is not None)
+            found[name] = ", ".join(told)
+    return {name: str(value) for name, value in found.items() if value != ""}

@@ -1,37 +1,56 @@
 """The one matplotlib style, the arms' colours, and saving as PNG and SVG."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kappa_lib.files import replacing
 
 # Okabe-Ito: distinguishable with any colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
-ARM_COLOURS = {"selected": COLOURS[0], "inverse": COLOURS[1], "random": COLOURS[2]}
-
-
-def use_style() -> None:
-    """Set matplotlib's defaults for all figures of this project."""
-    mpl.rcParams.update(
-        {
-            "figure.dpi": 100,
-            "savefig.dpi": 150,
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "axes.prop_cycle": mpl.cycler(color=COLOURS),
-            "legend.frameon": False,
-            "svg.hashsalt": "kappa",  # the same figure gives the same SVG bytes
-        }
-    )
+# One colour an arm, in every figure: cold for low κ, warm for high, green and grey for random.
+ARM_COLOURS = {
+    "selected": COLOURS[0],
+    "lowest_in_type": COLOURS[5],
+    "lower_of_neighbours": "#332288",
+    "lowest_excess": "#6699CC",
+    "lowest_input_kappa": "#225555",
+    "inverse": COLOURS[1],
+    "highest_in_type": COLOURS[4],
+    "higher_of_neighbours": "#882255",
+    "highest_excess": "#CC6677",
+    "highest_input_kappa": "#EE99AA",
+    "inverse_matched_size": COLOURS[3],
+    "random": "#777777",
+    "random_matched_size": COLOURS[2],
+    "random_like_selected": "#44AA99",
+    "random_like_inverse": "#999933",
+    "mlp": "#AA4499",
+    "attention": "#661100",
+    "mlp_matched_size": "#DDAADD",
+    "attention_matched_size": "#AA7744",
+    "all": COLOURS[7],
+}
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "legend.frameon": False,
+    "svg.hashsalt": "kappa",  # the same figure gives the same SVG bytes
+}
 
 
 def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -39,19 +58,58 @@ def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, An
 
     A figure left open is drawn a second time when a notebook cell ends, with or without a
     trailing semicolon under nbval; a closed one is shown once, as the cell's value.
-
-    Args:
-        rows: rows of axes.
-        cols: columns of axes.
-        options: passed on to ``plt.subplots``.
-
-    Returns:
-        The figure and its axes (one, or an array).
     """
-    use_style()
+    mpl.rcParams.update(STYLE)
     figure, axes = plt.subplots(rows, cols, **options)
     plt.close(figure)
     return figure, axes
+
+
+def arm_colours(arms: Iterable[str]) -> dict[str, str]:
+    """The colour of each arm: of the table, or by position for arms that a user has named."""
+    names = list(dict.fromkeys(arms))
+    own = [arm for arm in names if arm not in ARM_COLOURS]
+    spare = list(reversed(ARM_COLOURS.values()))
+    return {a: ARM_COLOURS.get(a) or spare[own.index(a) % len(spare)] for a in names}
+
+
+def label_ends(
+    axis: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]
+) -> None:
+    """Write each arm's name beside its curve's end, the names moved apart where they would meet.
+
+    Args:
+        axis: with all its curves.
+        ends: arm → where its curve ends, in data coordinates; NaN has no name.
+        colours: of each arm.
+    """
+    axis.autoscale_view()  # or the limits would be those of an empty panel still
+    names = sorted(
+        (a for a, end in ends.items() if np.isfinite(end).all()), key=lambda a: ends[a][1]
+    )
+    if not names:
+        return
+    to_axes = (axis.transData + axis.transAxes.inverted()).transform
+    heights = np.array([to_axes(ends[arm])[1] for arm in names])
+    gap = 11 * axis.figure.dpi / 72 / axis.get_window_extent().height  # a line of small type
+    steps = gap * np.arange(len(names))
+    upwards = np.maximum.accumulate(heights - steps) + steps
+    downwards = -(np.maximum.accumulate(-heights[::-1] - steps) + steps)[::-1]
+    placed = (upwards + downwards) / 2
+    placed -= max(0.0, placed[-1] - 1)
+    line = {"arrowstyle": "-", "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
+    for arm, height in zip(names, placed, strict=True):
+        axis.annotate(
+            arm.replace("_", " "),
+            ends[arm],
+            (1.04, height),
+            textcoords="axes fraction",
+            color=colours[arm],
+            size=8,
+            va="center",
+            annotation_clip=False,
+            arrowprops={**line, "color": colours[arm]},
+        )
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:

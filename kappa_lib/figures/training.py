@@ -1,18 +1,21 @@
-"""Figures of the runs: word error rate, loss and forgetting over training, an arm a colour."""
+"""Figures of the runs: word error rate, learning and forgetting; pairs of arms; verdicts."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from kappa_lib.figures.style import ARM_COLOURS, COLOURS, new_figure
+from kappa_lib.figures.style import COLOURS, arm_colours, label_ends, new_figure
 
 TITLES = {
     "wer_mean": "mean of German and English\n(as in the paper's Figure 1)",
     "wer_de": "German, synthetic",
     "wer_en": "English, synthetic",
+    "wer_de_open": "German, open sentences",
+    "wer_en_open": "English, open sentences",
     "wer_en_human": "English, human\n(no human speech in training)",
     "wer_librispeech": "English, LibriSpeech test-clean",
     "wer_mls_german": "German, MLS test",
@@ -20,104 +23,72 @@ TITLES = {
     "kl": "KL from the base model",
     "heldout_loss": "held-out transcript loss",
 }
-WER_TOP = 110  # per cent
-FEW = 2  # arms whose legend fits into a panel, and runs that can be labelled
-TEXTS = {
-    "english": "English prose",
-    "german": "German",
-    "technical": "technical (English)",
+TEXTS = {"english": "English prose", "german": "German", "technical": "technical (English)"}
+OUTCOMES = {
+    "wer": "word error rate (points)",
+    "text": "general-text loss\n(nats a token)",
+    "kl": "KL from the base model\n(nats a token)",
 }
-# Arm → corpus → rate, low, high, as fractions.
-Intervals = Mapping[str, Mapping[str, tuple[float, float, float]]]
-UNITS = {"text_loss": "nats a token", "kl": "nats a token", "heldout_loss": "nats a token"}
+SHADES = {
+    "holds": COLOURS[2],
+    "holds with a correction": COLOURS[5],
+    "fails": COLOURS[1],
+    "no relevant difference": COLOURS[0],
+    "undecided": "#c9c9c9",
+    "confounded": COLOURS[4],
+    "not testable here": "#999999",
+    "not measured": "#e6e6e6",
+}
+LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
 
 
-def colour(arm: str, arms: Sequence[str]) -> str:
-    """The arm's colour: fixed for the paper's two, by position for the controls."""
-    others = [name for name in arms if name not in ARM_COLOURS]
-    spare = [c for c in COLOURS if c not in ARM_COLOURS.values()]
-    return ARM_COLOURS.get(arm) or spare[others.index(arm) % len(spare)]
-
-
-def _curve(axis: Axes, table: pd.DataFrame, column: str, percent: bool) -> None:
-    arms = list(dict.fromkeys(table["arm"]))
-    for arm in arms:
-        rows = table[table["arm"] == arm]
-        grouped = (rows[column] * (100 if percent else 1)).groupby(rows["utterances"])
-        mean = grouped.mean()
-        axis.plot(mean.index, mean, "o-", ms=4, color=colour(arm, arms), label=arm)
-        if rows["seed"].nunique() > 1:
-            low, high = grouped.min(), grouped.max()
-            axis.fill_between(mean.index, low, high, color=colour(arm, arms), alpha=0.2, lw=0)
-
-
-def _spread_note(table: pd.DataFrame) -> str:
-    seeds = table["seed"].nunique()
-    return "one seed" if seeds == 1 else f"mean of {seeds} seeds, band: lowest to highest"
-
-
-def _bars(axis: Axes, table: pd.DataFrame, corpus: str, intervals: Intervals) -> None:
-    """Bootstrap intervals at the last evaluation, side by side."""
-    arms = list(dict.fromkeys(table["arm"]))
-    end = table["utterances"].max()
-    for number, arm in enumerate(a for a in arms if corpus in intervals.get(a, {})):
-        rate, low, high = (100 * value for value in intervals[arm][corpus])
-        axis.errorbar(
-            end * (1 + 0.02 * (number + 1)),
-            rate,
-            [[max(0, rate - low)], [max(0, high - rate)]],
-            color=colour(arm, arms),
-            capsize=2,
-            lw=1,
-        )
-
-
-def wer_over_training(
+def _curves(
+    axis: Axes,
     table: pd.DataFrame,
-    human_trained: bool = False,
-    note: str = "",
-    intervals: Intervals | None = None,
-) -> Figure:
-    """Word error rate against utterances seen, a panel a test set.
+    column: str,
+    scale: float = 1.0,
+    log: bool = False,
+    intervals: pd.DataFrame | None = None,
+) -> None:
+    """Mean over seeds against utterances seen, an arm a colour and named at its end.
 
-    Args:
-        table: of :func:`kappa_lib.evidence.tables.results`.
-        human_trained: whether prompts of the voice of ``en_human`` were trained on.
-        note: said under the figure, for instance that a corpus is missing.
-        intervals: of the last evaluation, of
-            :func:`kappa_lib.evidence.tables.wer_intervals` for each arm; drawn as bars.
+    Whiskers are ``intervals`` (rows ``arm``, ``step``, ``column``, ``low``, ``high``), or reach
+    from the lowest to the highest seed. Whiskers stand a little beside one another.
     """
-    found = [c for c in table if c.startswith("wer_")]
-    own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
-    titles = {**TITLES, **({"wer_mean": "mean of the test sets"} if own else {}), **own}
-    columns = [c for c in titles if c in found]
-    figure, axes = new_figure(
-        1, len(columns), figsize=(3.1 * len(columns), 3.4), squeeze=False, sharey=True
-    )
-    for axis, column in zip(axes[0], columns, strict=True):
-        _curve(axis, table, column, percent=True)
-        _bars(axis, table, column.removeprefix("wer_"), intervals or {})
-        title = titles[column]
-        axis.set_title(
-            title.splitlines()[0] if human_trained and column == "wer_en_human" else title
-        )
-        _clip(axis, table, column)
-        axis.set_xlabel("training utterances")
-    axes[0][0].set_ylabel("word error rate (%)")
-    _legend(figure, axes[0][-1])
-    bars = "; bars: 95 % over utterances" if intervals else ""
-    figure.suptitle(f"Word error rate over training ({_spread_note(table)}{bars})")
+    colours, ends = arm_colours(table["arm"]), {}
+    whole = table["utterances"].max()
+    floor = LOWEST if log and scale == 100 else -np.inf
+    for place, (arm, colour) in enumerate(colours.items()):
+        rows = table[table["arm"] == arm]
+        found = rows.groupby(["step", "utterances"])[column].agg(["mean", "min", "max"])
+        shown = found.reset_index().set_index("step")
+        if intervals is not None:
+            known = intervals[(intervals["arm"] == arm) & (intervals["column"] == column)]
+            known = known.set_index("step")
+            shown[["min", "max"]] = known[["low", "high"]].reindex(shown.index)
+        x, beside = shown["utterances"], 0.012 * whole * (place - (len(colours) - 1) / 2)
+        mean, low, high = ((scale * shown[c]).clip(floor) for c in ("mean", "min", "max"))
+        axis.plot(x, mean, "o-", ms=3, lw=1.4, color=colour, label=arm)
+        axis.vlines(x + beside, low, high, color=colour, lw=1.4, alpha=0.5)
+        ends[arm] = (x.iloc[-1], mean.iloc[-1])
+    if log:
+        axis.set_yscale("log")
+        low, high = axis.get_ylim()
+        subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+        axis.yaxis.set_major_locator(LogLocator(subs=subs))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    label_ends(axis, ends, colours)
+
+
+def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers: str = "") -> None:
+    """Heading with what the points and whiskers are, and the caption."""
+    seeds = table["seed"].nunique()
+    if not whiskers:
+        whiskers = "" if seeds == 1 else "; whiskers: lowest to highest"
+    points = "one seed" if seeds == 1 else f"points: mean of {seeds} seeds"
+    figure.suptitle(f"{title}\n({points}{whiskers})", fontsize=11)
     _caption(figure, note)
-    return figure
-
-
-def _legend(figure: Figure, axis: Axes) -> None:
-    """Beside the panels when it would cover the curves."""
-    handles, names = axis.get_legend_handles_labels()
-    if len(names) <= FEW:
-        axis.legend()
-    else:
-        figure.legend(handles, names, loc="outside right center")
 
 
 def _caption(figure: Figure, note: str) -> None:
@@ -125,29 +96,70 @@ def _caption(figure: Figure, note: str) -> None:
         figure.supxlabel(note, fontsize=8, color=COLOURS[1])
 
 
-def _clip(axis: Axes, table: pd.DataFrame, column: str) -> None:
-    """Show 0 to 110 %, and say in words what lies above: mostly the untrained start."""
-    axis.set_ylim(0, WER_TOP)
-    start = 100 * table.loc[table["step"] == 0, column].max()
-    if start > WER_TOP:
-        axis.text(0.02, 0.03, f"start: {start:.0f} %", transform=axis.transAxes, size=8)
+def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Axes in one or two columns, that half a page's width still shows legibly."""
+    rows = -(-panels // columns)
+    size = (1.2 + 3.2 * columns, height * rows + 0.5)
+    figure, axes = new_figure(rows, columns, figsize=size, squeeze=False)
+    for spare in axes.flat[panels:]:
+        spare.remove()
+    return figure, list(axes.flat[:panels])
+
+
+def wer_over_training(
+    table: pd.DataFrame,
+    human_trained: bool = False,
+    note: str = "",
+    intervals: pd.DataFrame | None = None,
+) -> Figure:
+    """Word error rate against utterances seen, on a logarithmic axis, a panel a test set.
+
+    Args:
+        table: of :func:`kappa_lib.evidence.tables.results`.
+        human_trained: whether prompts of the voice of ``en_human`` were trained on.
+        note: said under the figure, for instance that a corpus is missing.
+        intervals: of :func:`kappa_lib.evidence.tables.wer_bands`, drawn as whiskers. With several
+            seeds they must cover every evaluation, or else the seeds' spread is drawn.
+    """
+    found = [c for c in table if c.startswith("wer_")]
+    own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
+    titles = {**TITLES, **({"wer_mean": "mean of the test sets"} if own else {}), **own}
+    if human_trained:
+        titles["wer_en_human"] = titles["wer_en_human"].splitlines()[0]
+    columns = [c for c in titles if c in found]
+    figure, axes = _grid(len(columns), 2, 2.6)
+    if intervals is not None:
+        covered = len(intervals.drop_duplicates(["arm", "step"]))
+        complete = covered == len(table.drop_duplicates(["arm", "step"]))
+        intervals = intervals if covered and (complete or table["seed"].nunique() == 1) else None
+    for axis, column in zip(axes, columns, strict=True):
+        _curves(axis, table, column, 100, log=True, intervals=intervals)
+        axis.set_title(titles[column], fontsize=10)
+    for axis in axes[-2:]:
+        axis.set_xlabel("training utterances")
+    for axis in axes[::2]:
+        axis.set_ylabel("word error rate (%)")
+    over = "utterances" if table["seed"].nunique() == 1 else "utterances and seeds"
+    whiskers = "" if intervals is None else f"; whiskers: 95 % over {over}"
+    _finish(figure, table, "Word error rate over training", note, whiskers)
+    return figure
 
 
 def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
     """General-text loss, KL from the base model and held-out loss against utterances seen."""
     columns = ("text_loss", "kl", "heldout_loss")
-    figure, axes = new_figure(1, len(columns), figsize=(3.7 * len(columns), 3.2))
+    figure, axes = _grid(len(columns), 1, 2.0)
     for axis, column in zip(axes, columns, strict=True):
-        _curve(axis, table, column, percent=False)
-        axis.set(title=TITLES[column], xlabel="training utterances", ylabel=UNITS[column])
-    _legend(figure, axes[0])
-    figure.suptitle(f"What the language model forgot and learned ({_spread_note(table)})")
-    _caption(figure, note)
+        _curves(axis, table, column, log=column == "heldout_loss")
+        axis.set_title(TITLES[column], fontsize=10)
+        axis.set_ylabel("nats a token")
+    axes[-1].set_xlabel("training utterances")
+    _finish(figure, table, "What the language model forgot and learned", note)
     return figure
 
 
 def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
-    """Rise of the loss and KL from the base model over training, a column a kind of text.
+    """Rise of the loss and KL from the base model over training, a row a kind of text.
 
     Args:
         table: of :func:`kappa_lib.evidence.tables.results`, with ``text_<kind>`` and ``kl_<kind>``.
@@ -157,55 +169,41 @@ def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
     losses = [f"text_{kind}" for kind in kinds]
     start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
     table = table.assign(**(table[losses] - start))
-    figure, axes = new_figure(
-        2, len(kinds), figsize=(3.4 * len(kinds), 5), sharex=True, sharey="row", squeeze=False
-    )
-    for kind, (above, below) in zip(kinds, axes.T, strict=True):
-        _curve(above, table, f"text_{kind}", percent=False)
-        _curve(below, table, f"kl_{kind}", percent=False)
-        above.set_title(TEXTS[kind])
-        below.set_xlabel("training utterances")
-    axes[0][0].set_ylabel("rise of the loss (nats a token)")
-    axes[1][0].set_ylabel("KL from base (nats a token)")
-    _legend(figure, axes[0][-1])
-    figure.suptitle(f"What was forgotten of each text ({_spread_note(table)})")
-    _caption(figure, note)
+    figure, axes = _grid(2 * len(kinds), 2, 2.1)
+    for kind, left, right in zip(kinds, axes[::2], axes[1::2], strict=True):
+        _curves(left, table, f"text_{kind}")
+        _curves(right, table, f"kl_{kind}")
+        left.set_title(f"{TEXTS[kind]}: rise of the loss", fontsize=10)
+        right.set_title(f"{TEXTS[kind]}: KL from base", fontsize=10)
+        left.set_ylabel("nats a token")
+    for axis in axes[-2:]:
+        axis.set_xlabel("training utterances")
+    _finish(figure, table, "What was forgotten of each text", note)
     return figure
 
 
 def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
-    """Each arm's path: what it learned (held-out loss) against what it forgot (text loss).
+    """Each run's path: what it learned (held-out loss) against what it forgot (text loss).
 
     Lower and further right is better; arms are fairly compared at equal held-out loss.
     """
-    arms = list(dict.fromkeys(table["arm"]))
-    figure, axis = new_figure(figsize=(5.2 if len(arms) <= FEW else 7.2, 3.8))
-    runs = table.groupby(["arm", "seed"], sort=False)
-    for (arm, seed), rows in runs:
-        first = seed == table["seed"].min()
-        axis.plot(
-            rows["heldout_loss"],
-            rows["text_loss"],
-            "o-",
-            ms=4,
-            color=colour(arm, arms),
-            label=arm if first else None,
-        )
-        last = rows.iloc[-1]
-        if runs.ngroups > FEW:
-            axis.plot(last["heldout_loss"], last["text_loss"], "s", ms=8, color=colour(arm, arms))
-            continue
-        axis.annotate(f" step {last['step']}", (last["heldout_loss"], last["text_loss"]), size=8)
-    axis.set_xlabel("held-out transcript loss (nats a token)")
+    figure, axis = new_figure(figsize=(6.2, 3.8))
+    colours, ends = arm_colours(table["arm"]), {}
+    for (arm, _), rows in table.groupby(["arm", "seed"], sort=False):
+        learned, lost = rows["heldout_loss"], rows["text_loss"]
+        axis.plot(learned, lost, "o-", ms=3, lw=1.2, color=colours[arm], alpha=0.8)
+        axis.plot(learned.iloc[-1], lost.iloc[-1], "s", ms=7, color=colours[arm])
+        if arm not in ends or learned.iloc[-1] < ends[arm][0]:
+            ends[arm] = (learned.iloc[-1], lost.iloc[-1])
+    axis.set(xlabel="held-out transcript loss (nats a token)", xscale="log")
     axis.set_ylabel("general-text loss (nats a token)")
-    axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.invert_xaxis()
-    ends = ", squares: last step" if runs.ngroups > FEW else ""
-    axis.set_title(f"Learning (to the right) against forgetting (upwards{ends})")
-    _legend(figure, axis)
+    label_ends(axis, ends, colours)
+    axis.set_title("Learning (to the right) against forgetting (upwards); squares: last step")
+    axis.title.set_fontsize(10)
     _caption(figure, note)
     return figure
 
@@ -217,4 +215,63 @@ def warm_start(losses: Sequence[float], note: str = "") -> Figure:
     axis.set(xlabel="step", ylabel="CTC loss (nats an utterance)", yscale="log")
     axis.set_title("The adaptor's warm start")
     _caption(figure, note)
+    return figure
+
+
+def paired(
+    found: pd.DataFrame, summary: pd.DataFrame, margins: Mapping[str, float], note: str = ""
+) -> Figure:
+    """A row a pair, a panel an outcome: left of zero the first arm of the pair did better.
+
+    Args:
+        found: of :func:`kappa_lib.evidence.arms.outcomes`.
+        summary: of :func:`kappa_lib.evidence.arms.summary`; its intervals are drawn.
+        margins: outcome → smallest difference that matters, shaded; a panel each.
+        note: said under the figure.
+    """
+    names = list(dict.fromkeys(found["pair"]))
+    places = {name: len(names) - i for i, name in enumerate(names)}
+    height = 1.6 + 0.5 * len(names)
+    figure, axes = new_figure(1, len(margins), figsize=(10.5, height), sharey=True, squeeze=False)
+    for axis, (outcome, margin) in zip(axes[0], margins.items(), strict=True):
+        points = found[found["outcome"] == outcome]
+        known = summary[summary["outcome"] == outcome]
+        axis.axvspan(-margin, margin, color=COLOURS[-1], alpha=0.08, lw=0)
+        axis.axvline(0, color=COLOURS[-1], lw=1)
+        heights = points["pair"].map(places)
+        axis.plot(points["difference"], heights, "o", ms=5, alpha=0.6, color=COLOURS[0])
+        for row in known.itertuples():
+            axis.plot([row.low, row.high], [places[row.pair]] * 2, lw=2, color=COLOURS[1])
+            axis.plot(row.mean, places[row.pair], "|", ms=18, mew=2.5, color=COLOURS[1])
+        reach = pd.concat([points["difference"], known["low"], known["high"]]).abs().max()
+        widest = 1.15 * max(0.0 if pd.isna(reach) else reach, margin)
+        axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+        title = OUTCOMES.get(outcome, outcome)
+        axis.set(title=title, xlim=(-widest, widest), ylim=(0.4, len(names) + 0.6))
+    axes[0][0].set_yticks(list(places.values()), list(places))
+    seeds = found["seed"].nunique()
+    spread = "one seed" if seeds == 1 else f"{seeds} seeds: points; mean and 95 % interval: bars"
+    figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
+    _caption(figure, "shaded: differences that would not matter" + (f"; {note}" if note else ""))
+    return figure
+
+
+def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Stacked bars, one a group of claims.
+
+    Args:
+        counts: group → verdict → number of claims.
+    """
+    figure, axis = new_figure(figsize=(7.5, 0.45 * len(counts) + 1.3))
+    bars = pd.DataFrame(counts).T.reindex(columns=list(SHADES)).fillna(0).astype(int)
+    left = np.zeros(len(bars))
+    for verdict, widths in bars.loc[:, bars.any()].items():
+        drawn = axis.barh(bars.index, widths, left=left, color=SHADES[verdict], label=verdict)
+        axis.bar_label(drawn, [str(n) if n else "" for n in widths], label_type="center")
+        left += widths.to_numpy()
+    axis.invert_yaxis()
+    axis.grid(False)
+    axis.set_xlabel("number of claims")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
     return figure

@@ -56,7 +56,7 @@ def scan(options: argparse.Namespace) -> int:
 
 def select(options: argparse.Namespace) -> int:
     """``kappa select``: κ table → the tensors of each arm, as JSON and for PEFT and Axolotl."""
-    from kappa_lib.spectra import exports, kappa_table, selection
+    from kappa_lib.spectra import kappa_table, selection
 
     table = kappa_table.read(options.table)
     count = selection.count_below_gap(table) if options.gap else options.count
@@ -72,7 +72,7 @@ def select(options: argparse.Namespace) -> int:
     arms = options.arm or ["selected", "inverse"]
     # All of them before the first is written: an impossible one leaves nothing half done.
     for chosen in [chosen_of(arm) for arm in arms]:
-        written = ", ".join(path.name for path in exports.write(chosen, options.out))
+        written = ", ".join(path.name for path in chosen.export(options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")
     return 0

@@ -45,9 +45,12 @@ seeds: {seeds} # one training run an arm for each; three say more than one
 warm_steps: {warm_steps}
 warm_batch: {warm_batch}
 warm_lr: {warm_lr}
+warm_dropout: {warm_dropout}
+shared_start: {shared_start} # true: one warm start for all seeds
 steps: {steps}
 batch: {batch}
 lr: {lr}
+schedule: {schedule} # or constant
 optimiser: {optimiser} # or adafactor, which needs less memory
 parallel: {parallel} # or fsdp2, which spreads the model over several GPUs
 eval_every: {eval_every} # steps

@@ -32,10 +32,22 @@ SECONDS = {
     "de": (3.0, 6.0),
     "en": (3.0, 6.0),
     "en_human": (2.0, 16.0),
+    "de_open": (3.5, 8.0),
+    "en_open": (2.4, 6.6),
 }
 AS_IT_IS, NOT_HERE = "as it is", "not in this code"
 # Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
-BY_SHAPE = ("lowest_in_type", "highest_in_type", "mlp", "attention", "all")
+BY_SHAPE = (
+    "lowest_in_type",
+    "highest_in_type",
+    "lower_of_neighbours",
+    "higher_of_neighbours",
+    "mlp",
+    "attention",
+    "mlp_matched_size",
+    "attention_matched_size",
+    "all",
+)
 
 
 @dataclass(frozen=True)

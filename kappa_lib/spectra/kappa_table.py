@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,9 +49,15 @@ _TEXTS = ("tensor", "type", "dtype", "method")
 _WHOLE = ("rows", "cols", "rank_deficiency", "rank", "rank_in_type")
 KINDS = dict.fromkeys(COLUMNS, float) | dict.fromkeys(_TEXTS, str) | dict.fromkeys(_WHOLE, int)
 KINDS["layer"] = int | None
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
+# Beside the table, what the encoding study measures of the same tensors on their real inputs.
+INPUTS = Path("encoding") / "tensors.csv"
+WITH_INPUTS = (
+    "measure it with `python -m kappa_lib.encoding.study --only tensors --model MODEL"
+    " --out FOLDER/encoding`, FOLDER being the one of kappa.parquet"
+)
 
 
 def type_of(name: str) -> str:
@@ -69,7 +76,7 @@ def types(table: pd.DataFrame) -> list[str]:
 
 def layer_of(name: str) -> int | None:
     """Index of the decoder layer a tensor belongs to, None outside of layers."""
-    found = _LAYER.search(name)
+    found = LAYER.search(name)
     return int(found[1]) if found else None
 
 
@@ -138,12 +145,7 @@ def measure(
 
 
 def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
-    """A table from finished rows, with ranks by ascending κ (1 = smallest) and ``attrs``.
-
-    Args:
-        rows: one dictionary a tensor, with every column but the two ranks.
-        metadata: kept in ``table.attrs`` and in the Parquet file.
-    """
+    """A table with ``attrs`` from rows that lack only the two ranks, by ascending κ from 1."""
     extra = [key for key in (rows[0] if rows else {}) if key not in COLUMNS]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     table["layer"] = table["layer"].astype("Int64")
@@ -178,8 +180,10 @@ def write(table: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
 def read(path: Path) -> pd.DataFrame:
     """Read ``kappa.parquet`` (or the folder that holds it); metadata in ``attrs``.
 
+    Where ``INPUTS`` lies beside it, the table has its column ``input_kappa`` too: κ of WΣ_X^½.
+
     Raises:
-        InputError: no such file, or not a κ table.
+        InputError: no such file, or not a κ table; or what lies beside it is of another model.
     """
     path = path / "kappa.parquet" if path.is_dir() else path
     if not path.is_file():
@@ -195,6 +199,12 @@ def read(path: Path) -> pd.DataFrame:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
     table["layer"] = table["layer"].astype("Int64")
+    if (inputs := path.parent / INPUTS).is_file():
+        found = pd.read_csv(inputs, index_col="tensor").reindex(table["tensor"])
+        inside = table["layer"].notna().to_numpy()
+        if not np.isclose(found["kappa"][inside], table["kappa"][inside], rtol=1e-4).all():
+            raise InputError(f"{inputs}: not of the tensors of {path}", WITH_INPUTS)
+        table["input_kappa"] = found["input_kappa"].to_numpy()
     table.attrs = metadata
     return table
 
@@ -208,7 +218,7 @@ def _check(arrow: pa.Table) -> None:
             raise InputError(f"it has no column {name!r}, or several")
         column = arrow.column(name)
         text = kind is str and pa.types.is_string(column.type)
-        if not (text or kinds[kind](column.type)) or (column.null_count and kind is not int | None):
+        if not (text or kinds[kind](column.type)) or (column.null_count and kind != int | None):
             raise InputError(f"its column {name!r} holds other values than a scan's")
     for name, least in {"kappa": 1, "rows": 1, "cols": 1}.items():
         column = arrow.column(name)
@@ -263,11 +273,7 @@ def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
 def against_median(table: pd.DataFrame) -> pd.DataFrame:
     """How many tensors of each type have a κ above the median of untrained ones of their shape.
 
-    Args:
-        table: κ table with ``type``, ``rows``, ``cols``, ``kappa``.
-
-    Returns:
-        Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
+    Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
     """
     shapes = zip(table["rows"], table["cols"], strict=True)
     medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]

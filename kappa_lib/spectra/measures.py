@@ -38,12 +38,7 @@ def spectrum_snr(s: np.ndarray, shape: tuple[int, int]) -> float:
     (1+√β) times that parts signal from noise, and the ratio of their sums is divided by σ₁. The
     edge lacks a factor √n that the Marchenko-Pastur law has; this is the published definition.
 
-    Args:
-        s: spectrum.
-        shape: (rows, cols) of the matrix.
-
-    Returns:
-        The ratio; infinite where nothing is left below the edge.
+    Infinite where nothing is left below the edge.
     """
     low, high = np.quantile(s, [0.25, 0.75])
     beta = min(shape) / max(shape)
@@ -85,10 +80,7 @@ def power_law_tail(s: np.ndarray) -> tuple[float, float]:
 def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
 
-    Args:
-        logs: log λ, ascending, (n,).
-        starts: index at which each tail begins.
-        alphas: its exponent.
+    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``.
     """
     found = np.empty(len(starts))
     places = np.arange(len(logs))
@@ -104,11 +96,9 @@ def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.n
 
 
 def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.DataFrame:
-    """Spearman correlations between the measures of a κ table, measures × measures.
+    """Spearman correlations between the ``MEASURES`` of a κ table, measures × measures.
 
-    Args:
-        table: κ table with the columns ``MEASURES``.
-        within_type: rank inside each module type first, which removes what the shape decides.
+    Ranked ``within_type`` first they are free of what the shape decides.
     """
     measures = table[MEASURES].replace([np.inf, -np.inf], np.nan)
     if within_type:
@@ -123,11 +113,7 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def explained_by_type(table: pd.DataFrame) -> float:
-    """Share of the variance of log κ that lies between module types, in [0, 1].
-
-    Args:
-        table: κ table with ``type`` and ``kappa``, at least two rows.
-    """
+    """Share of the variance of log κ that lies between module types, in [0, 1]."""
     logs = np.log(_checked(table)["kappa"])
     between = logs.groupby(table["type"]).transform("mean")
     return float(((between - logs.mean()) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
@@ -138,9 +124,6 @@ def volume_loss(table: pd.DataFrame) -> pd.Series:
 
     1/2 log(C/k) - V/k with C = ‖W‖_F², V of eq. (8) and k the rank: free of scale and of size,
     and zero only at κ = 1.
-
-    Args:
-        table: κ table with ``rows``, ``cols``, ``rank_deficiency``, ``frobenius``, ``log_volume``.
     """
     k = np.minimum(table["rows"], table["cols"]) - table["rank_deficiency"]
     return 0.5 * np.log(table["frobenius"] ** 2 / k) - table["log_volume"] / k
@@ -150,12 +133,6 @@ def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
     """Spearman's correlation of κ with the volume lost: over all tensors, and within types.
 
     The second is the mean over types of the correlation inside each, weighted by its tensors.
-
-    Args:
-        table: κ table, see :func:`volume_loss`.
-
-    Returns:
-        (all, within types), each in [-1, 1].
     """
     pairs = _checked(table).assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
     groups = [group for _, group in pairs.groupby("type") if len(group) > 2]

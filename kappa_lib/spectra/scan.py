@@ -1,6 +1,7 @@
 """Checkpoint → κ table, a few tensors at a time, resumable; several processes share the tensors."""
 
 import fnmatch
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import Stage, fingerprint, require_folder
+from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
-from kappa_lib.spectra.finished_rows import FinishedRows
-from kappa_lib.spectra.kappa_table import matrices, matrix_names, measure
+from kappa_lib.spectra.kappa_table import KINDS, matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.models import open_checkpoint
@@ -50,6 +50,57 @@ class ScanError(CheckpointError):
             f"{len(failures)} of {len(failures) + len(table)} could not be measured:\n{listed}",
             "the rows of the others are kept; mend the checkpoint and scan again to complete it",
         )
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether it has every column of the κ table but the ranks; further ones hold numbers."""
+    kinds = {name: kind for name, kind in KINDS.items() if not name.startswith("rank_in")}
+    del kinds["rank"]
+    return kinds.keys() <= row.keys() and all(
+        fits(value, kinds.get(name, float)) for name, value in row.items()
+    )
+
+
+class FinishedRows:
+    """Finished rows by key, appended to a file as they come; None as a folder keeps nothing.
+
+    Each process appends to a file of its own and reads those of all, so that another number of
+    processes can go on. The last line may be torn.
+    """
+
+    def __init__(self, folder: Path | None, process: int = 0) -> None:
+        self.path = (
+            folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl" if folder else None
+        )
+        self._rows: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("kappa.rows*.jsonl")) if folder else ():
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        # Only this process' own file: another may be appending to the others.
+        for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
+            try:
+                record = parse(line, "it", dict[str, object])
+            except InputError:
+                record = {}
+            key, row = record.get("key"), record.get("row")
+            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
+                raise InputError(
+                    f"{path}: line {number} is not a finished row", "delete this file, scan again"
+                )
+            self._rows[key] = row
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The row finished under ``key``, if there is one."""
+        return self._rows.get(key)
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        """Keep a finished row, on disk at once."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"key": key, "row": row}) + "\n")
 
 
 def scan(
@@ -101,9 +152,8 @@ def scan(
     scanner = _Scanner(checkpoint, settings, finished, progress, [chosen[i] for i in mine])
     scanner.run()
     rows = distributed.all_gather({i: scanner.rows_of(chosen[i]) for i in mine})
-    failures: dict[str, str] = {}
-    for found in distributed.all_gather({distributed.rank(): scanner.failures}):
-        failures |= found
+    parts = distributed.all_gather({distributed.rank(): scanner.failures})
+    failures = {name: what for part in parts for name, what in part.items()}
     table = kappa_table.build(
         [row for found in rows for row in found], _metadata(checkpoint, chosen, settings)
     )
@@ -119,14 +169,10 @@ def scan(
 
 def _by_cost(chosen: Sequence[TensorInfo]) -> list[int]:
     """In which order tensors are dealt to several processes; one alone keeps that of storage."""
-    numbers = range(len(chosen))
     if distributed.world_size() == 1:
-        return list(numbers)
-
-    def cost(number: int) -> int:
-        return math.prod(chosen[number].shape) * min(chosen[number].shape)
-
-    return sorted(numbers, key=lambda number: (-cost(number), number))
+        return list(range(len(chosen)))
+    costs = [math.prod(info.shape) * min(info.shape) for info in chosen]
+    return sorted(range(len(chosen)), key=lambda number: (-costs[number], number))
 
 
 @dataclass
@@ -198,12 +244,8 @@ class _Scanner:
         if rounded != "stored":
             weight = weight.to(torch_dtype(rounded))
         try:
-            row = measure(
-                weight,
-                matrix.name,
-                method=self._settings["method"],
-                device=self._settings["device"],
-            )
+            how = {key: self._settings[key] for key in ("method", "device")}
+            row = measure(weight, matrix.name, **how)
         except KappaError as problem:
             return matrix, problem
         stored = matrix.info.dtype
@@ -242,11 +284,7 @@ def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The floating-point torch dtype of that name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The floating-point torch dtype of that name; InputError where there is none."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
@@ -256,11 +294,7 @@ def torch_dtype(name: str) -> torch.dtype:
 def to_measure(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[TensorInfo]:
-    """The tensors that a scan with these patterns measures, see :func:`scan`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The tensors that a scan with these patterns measures; InputError where there is none."""
 
     def wanted(info: TensorInfo) -> bool:
         if len(info.shape) < 2 or any(fnmatch.fnmatchcase(info.name, p) for p in exclude):
@@ -282,11 +316,8 @@ def to_measure(
 def _metadata(
     checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
 ) -> dict[str, Any]:
-    hashes: dict[str, str] = {}
-    for info in chosen:
-        if info.shard == "memory":
-            continue
-        hashes.setdefault(info.shard, checkpoint.digest(info))
+    shards = {info.shard: info for info in chosen if info.shard != "memory"}
+    hashes = {shard: checkpoint.digest(info) for shard, info in shards.items()}
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,

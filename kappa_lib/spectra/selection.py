@@ -1,26 +1,25 @@
-"""κ table → named tensors to train: the paper's two arms and the controls that break it open.
+"""κ table → named tensors to train, kept in files, also in the formats of other training tools.
 
 Candidates are the matrices inside decoder layers. The paper trains 100 of 224; an arm here
 takes the same share of whatever the model has.
 """
 
+import re
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, fits, read_json, write_json
+from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra import arms, kappa_table
 
 PAPER_SHARE = 100 / 224
-# Sizes are called equal where they differ by less than this.
-SIZE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,7 @@ class Selection:
 
     @classmethod
     def load(cls, path: Path) -> "Selection":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: missing file, or one that is not a selection.
-        """
+        """Read what :meth:`save` wrote; InputError where there is nothing or something else."""
         kinds = {item.name: item.type for item in fields(cls)}
         try:
             found = read_json(path, dict[str, object])
@@ -61,18 +56,12 @@ class Selection:
             raise InputError(f"{path}: not a selection", "run `kappa select` again") from error
         wrong = [name for name in kinds if not fits(found.get(name), kinds[name])]
         if wrong or set(found) != set(kinds):
-            raise InputError(
-                f"{path}: not a selection, for its {', '.join(wrong) or 'additional keys'}",
-                "run `kappa select` again",
-            )
+            why = ", ".join(wrong) or "additional keys"
+            raise InputError(f"{path}: not a selection, for its {why}", "run `kappa select` again")
         return cls(**found)
 
     def check(self, available: set[str]) -> None:
-        """Refuse a selection that names a tensor which the model does not have.
-
-        Raises:
-            InputError: naming the first unknown tensor and how many there are.
-        """
+        """Refuse, with an InputError, to train a tensor which the model does not have."""
         unknown = sorted(set(self.tensors) - available)
         if unknown:
             raise InputError(
@@ -81,131 +70,50 @@ class Selection:
                 "scan and select on the model that is trained",
             )
 
+    def peft_targets(self) -> dict[str, list[str]]:
+        """Keyword arguments for a PEFT configuration such as ``LoraConfig(**targets)``.
 
-Rule = Callable[[pd.DataFrame, int, np.random.Generator], pd.DataFrame]
+        Whole module names in ``target_modules``; parameters that are no module's ``weight``
+        (fused experts) in ``target_parameters``, which PEFT has since 0.17.
 
+        Raises:
+            InputError: the selection holds single slices of fused experts.
+        """
+        tensors = self._whole_tensors()
+        modules = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+        parameters = [name for name in tensors if not name.endswith(".weight")]
+        targets = {"target_modules": modules}
+        return {**targets, "target_parameters": parameters} if parameters else targets
 
-def _ranked(column: str, *, ascending: bool) -> Rule:
-    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        return table.sort_values([column, "tensor"], ascending=[ascending, True]).head(count)
+    def unfrozen_parameters(self) -> str:
+        """YAML with ``unfrozen_parameters``, as Spectrum writes it and Axolotl reads it.
 
-    return rule
+        Axolotl takes the entries as regular expressions; each is anchored and escaped, so that it
+        matches its one tensor. Errors as for PEFT.
+        """
+        patterns = [f"^{re.escape(name)}$" for name in self._whole_tensors()]
+        return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
 
+    def _whole_tensors(self) -> list[str]:
+        for name in self.tensors:
+            if re.search(r"\[\d+\]$", name):
+                raise InputError(
+                    f"{name}: one slice of fused experts, which PEFT and Axolotl can't name",
+                    "use the selection's JSON, or scan a checkpoint that stores experts one by one",
+                )
+        return self.tensors
 
-def _quotas(table: pd.DataFrame, count: int) -> dict[str, int]:
-    """``count`` split over the types in proportion to their numbers, by largest remainder."""
-    sizes = table["type"].value_counts().sort_index()
-    exact = sizes * count / len(table)
-    quotas = exact.astype(int)
-    remainder = (exact - quotas).sort_values(ascending=False, kind="stable")
-    quotas[remainder.index[: count - int(quotas.sum())]] += 1
-    return quotas.to_dict()
+    def export(self, folder: Path) -> list[Path]:
+        """Write ``<arm>.json``, ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
 
-
-def _within_type(column: str, *, ascending: bool) -> Rule:
-    ranked = _ranked(column, ascending=ascending)
-
-    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        quotas = _quotas(table, count)
-        return pd.concat(
-            [ranked(group, quotas[kind], rng) for kind, group in table.groupby("type")]
-        )
-
-    return rule
-
-
-def _random(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-    return table.iloc[np.sort(rng.permutation(len(table))[:count])]
-
-
-def _random_like(arm: str) -> Rule:
-    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        quotas = ARMS[arm][1](table, count, rng)["type"].value_counts()
-        groups = table.groupby("type")
-        return pd.concat(
-            [_random(groups.get_group(t), quotas[t], rng) for t in sorted(quotas.index)]
-        )
-
-    return rule
-
-
-def _of_size(ordered: pd.DataFrame, wanted: int) -> pd.DataFrame:
-    """Tensors in the given order until ``wanted`` parameters, passing over those too large."""
-    taken, room = [], wanted * (1 + SIZE_TOLERANCE / 2)
-    for index, size in (ordered["rows"] * ordered["cols"]).items():
-        if size <= room:
-            taken.append(index)
-            room -= size
-    chosen = ordered.loc[taken]
-    reached = int((chosen["rows"] * chosen["cols"]).sum())
-    if abs(reached - wanted) > SIZE_TOLERANCE * wanted:
-        raise InputError(
-            f"{reached:,} parameters is the nearest to {wanted:,} that this order of tensors gives",
-            "choose another count or seed",
-        )
-    return chosen
-
-
-def _matched_size(order: Rule) -> Rule:
-    """As many parameters as the ``selected`` arm within 1 %, in the order of another rule."""
-
-    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        reference = ARMS["selected"][1](table, count, rng)
-        wanted = int((reference["rows"] * reference["cols"]).sum())
-        return _of_size(order(table, len(table), rng), wanted)
-
-    return rule
-
-
-def _shuffled(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-    return table.iloc[rng.permutation(len(table))]
-
-
-def _module(pattern: str) -> Rule:
-    def rule(table: pd.DataFrame, count: int, rng: np.random.Generator) -> pd.DataFrame:
-        return table[table["tensor"].str.contains(pattern, regex=True)]
-
-    return rule
-
-
-ARMS: dict[str, tuple[str, Rule]] = {
-    "selected": ("smallest κ of all", _ranked("kappa", ascending=True)),
-    "inverse": ("largest κ of all", _ranked("kappa", ascending=False)),
-    "random": ("drawn uniformly", _random),
-    "lowest_in_type": (
-        "smallest κ within each module type, the same share of each",
-        _within_type("kappa", ascending=True),
-    ),
-    "highest_in_type": (
-        "largest κ within each module type, the same share of each",
-        _within_type("kappa", ascending=False),
-    ),
-    "lowest_excess": ("smallest κ/κ_MP", _ranked("kappa_excess", ascending=True)),
-    "highest_excess": ("largest κ/κ_MP", _ranked("kappa_excess", ascending=False)),
-    "random_like_selected": (
-        "drawn at random with as many of each module type as the selected arm",
-        _random_like("selected"),
-    ),
-    "random_like_inverse": (
-        "drawn at random with as many of each module type as the inverse arm",
-        _random_like("inverse"),
-    ),
-    "random_matched_size": (
-        "drawn at random to as many parameters as the selected arm, within 1 %",
-        _matched_size(_shuffled),
-    ),
-    "inverse_matched_size": (
-        "largest κ to as many parameters as the selected arm, within 1 %",
-        _matched_size(_ranked("kappa", ascending=False)),
-    ),
-    "mlp": ("every MLP matrix", _module(r"\.(?:mlp|block_sparse_moe|feed_forward|ffn)[._]")),
-    "attention": ("every attention matrix", _module(r"\.(?:self_attn|attn|attention)[._]")),
-    "all": ("every matrix", _module("")),
-}
-
-
-# Arms with a draw of their own for each seed of a run.
-DRAWN = frozenset(arm for arm in ARMS if arm.startswith("random"))
+        Raises:
+            InputError: see :meth:`peft_targets`; the plain JSON is there by then.
+        """
+        paths = [folder / f"{self.arm}{end}" for end in (".json", ".peft.json", ".axolotl.yaml")]
+        self.save(paths[0])
+        write_json(paths[1], self.peft_targets())
+        write_text(paths[2], self.unfrozen_parameters())
+        return paths
 
 
 def candidates(table: pd.DataFrame) -> pd.DataFrame:
@@ -214,11 +122,7 @@ def candidates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
-    """How many tensors a share of the candidates is, rounded; the paper's share is 100/224.
-
-    Raises:
-        InputError: a share that is not in (0, 1].
-    """
+    """How many tensors a share of the candidates is, rounded; InputError outside of (0, 1]."""
     if not 0 < share <= 1:
         raise InputError(f"{share} is no share of the matrices", "give one in (0, 1]")
     return round(share * len(candidates(table)))
@@ -257,17 +161,17 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
 
     Args:
         table: κ table.
-        arm: one of ``ARMS``.
-        count: how many tensors; ignored by ``mlp``, ``attention`` and ``all``, and by the
-            ``…_matched_size`` arms used for the size of the ``selected`` arm.
+        arm: one of ``arms.ARMS``.
+        count: how many tensors; ignored by ``…_of_neighbours``, ``mlp…``, ``attention…`` and
+            ``all``; ``random_`` and ``inverse_matched_size`` use it for the size of ``selected``.
         seed: of a random draw.
 
     Raises:
         InputError: unknown arm, a count that does not fit the table, a negative seed, or no match
             in size.
     """
-    if arm not in ARMS:
-        raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(ARMS)}")
+    if arm not in arms.ARMS:
+        raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(arms.ARMS)}")
     pool = candidates(table)
     if not 0 < count <= len(pool):
         raise InputError(
@@ -276,29 +180,19 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
         )
     if seed < 0:
         raise InputError(f"seed {seed} can't start a draw", "give 0 or more")
-    rule, choose = ARMS[arm]
-    chosen = choose(pool, count, np.random.default_rng(seed))
+    words, rule = arms.ARMS[arm]
+    chosen = rule(pool, count, np.random.default_rng(seed))
     if chosen.empty:
         raise InputError(f"arm {arm!r}: no tensor of this model fits", "choose another arm")
-    return Selection(
-        arm=arm,
-        rule=rule,
-        seed=seed,
-        tensors=sorted(chosen["tensor"]),
-        parameters=int((chosen["rows"] * chosen["cols"]).sum()),
-        table_hash=kappa_table.digest(table),
-    )
+    size, origin = arms.parameters(chosen), kappa_table.digest(table)
+    return Selection(arm, words, seed, sorted(chosen["tensor"]), size, origin)
 
 
 def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
-    """How many tensors of a selection by κ a ranking by the null of the shape would pick too.
+    """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too.
 
     Tensors of one shape are tied in that ranking; a tie is drawn at random, and this is the
     expected number.
-
-    Args:
-        table: κ table.
-        chosen: the ``selected`` or the ``inverse`` arm.
     """
     pool = candidates(table).assign(chosen=lambda t: t["tensor"].isin(set(chosen.tensors)))
     groups = pool.groupby("kappa_mp", sort=True)["chosen"].agg(["sum", "size"])
@@ -309,23 +203,14 @@ def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
 
 
 def path_of(profile: Profile, arm: str, seed: int | None = None) -> Path:
-    """File of the selection that a run of an arm trains.
-
-    Args:
-        profile: whose folder it is in.
-        arm: one of ``ARMS``; those of ``DRAWN`` have a file a seed.
-        seed: of the run; by default the profile's first.
-    """
-    name = f"{arm}-seed{profile.seeds[0] if seed is None else seed}" if arm in DRAWN else arm
+    """File of what a run trains; of an arm in ``DRAWN`` one for each seed, by default the first."""
+    drawn = arm in arms.DRAWN
+    name = f"{arm}-seed{profile.seeds[0] if seed is None else seed}" if drawn else arm
     return profile.folder / "selections" / f"{name}.json"
 
 
 def of_run(profile: Profile, arm: str, seed: int | None = None) -> Selection:
-    """The selection that a run of an arm trains, see :func:`path_of`.
-
-    Raises:
-        InputError: it has not been made yet.
-    """
+    """What a run of an arm trains, see :func:`path_of`; InputError if it has not been made yet."""
     path = path_of(profile, arm, seed)
     if not path.is_file():
         raise InputError(f"{path}: no selection yet", "run notebook 03 or `kappa train`")
@@ -343,15 +228,14 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     """
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
-    inputs = {
-        **profile.values("share", "arms", "seed", "seeds"),
-        "table": kappa_table.digest(table),
-    }
+    inputs = profile.values("share", "arms", "seed", "seeds") | {"table": kappa_table.digest(table)}
+    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
+        inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
     with distributed.main_process_first():
         if not stage.done():
             for path, (arm, seed) in runs.items():
-                drawn = profile.seed + (seed if arm in DRAWN else 0)
+                drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
                 select(table, arm, count, drawn).save(path)
             stage.finish()
     return {arm: of_run(profile, arm) for arm in profile.arms}

@@ -26,8 +26,7 @@ from numpy.linalg import _umath_linalg
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
-from kappa_lib.spectra.extremes import End
-from kappa_lib.spectra.gram import Tall, gram_error
+from kappa_lib.spectra.extremes import End, Tall, gram_error
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 from kappa_lib.weights import models
 

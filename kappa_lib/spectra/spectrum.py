@@ -23,14 +23,10 @@ EDELMAN_MEDIAN = (1.0 + math.sqrt(1.0 + 2.0 * _LOG2)) / _LOG2
 
 
 def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> np.ndarray:
-    """All singular values, shape (min(rows, cols),), float64, descending.
+    """All min(rows, cols) singular values, float64, descending.
 
-    Args:
-        weight: matrix (rows, cols) of any floating-point dtype; computed in float64.
-        method: ``auto``, ``gram`` or ``svd`` (see :mod:`kappa_lib.spectra.solvers`).
-
-    Raises:
-        InputError: see ``checks.as_matrix``.
+    Methods ``auto``, ``gram`` and ``svd`` of :mod:`kappa_lib.spectra.solvers`; errors of
+    ``checks.as_matrix``.
     """
     if method == "extremes":
         raise InputError("method 'extremes' yields only σ₁ and σ_k", "use auto, gram or svd")
@@ -51,13 +47,7 @@ def kappa_of_spectrum(s: np.ndarray, shape: tuple[int, int], rtol: float | None 
 def condition_number(
     weight: torch.Tensor | np.ndarray, *, rtol: float | None = None, method: str = "auto"
 ) -> float:
-    """κ(W) = σ₁/σ_k with σ_k the smallest non-zero singular value, eq. (1).
-
-    Args:
-        weight: matrix (rows, cols).
-        rtol: what counts as zero relative to σ₁; default ``checks.rank_tolerance``.
-        method: see :func:`singular_values`.
-    """
+    """κ(W) = σ₁/σ_k, eq. (1), with σ_k the smallest that ``checks.rank_tolerance`` keeps."""
     matrix = as_matrix(weight)
     return kappa_of_spectrum(singular_values(matrix, method), tuple(matrix.shape), rtol)
 
@@ -122,11 +112,6 @@ def null_kappa_quantile(rows: int, cols: int, share: float) -> float:
 
     Square: Edelman (1988), P(κ/n < x) = exp(-2/x - 2/x²) for large n. Else both edges fluctuate by
     independent Tracy-Widom laws (Johnstone 2001; Ma 2012), taken together as normal in log κ.
-
-    Args:
-        rows: m.
-        cols: n.
-        share: in (0, 1).
     """
     small, large = sorted((rows, cols))
     if small == large:

@@ -21,42 +21,37 @@ FORMATS = (*_TORCH, *_GGUF)
 _RUN = 32
 
 
-def stored(weight: torch.Tensor, form: str) -> torch.Tensor:
-    """``weight`` (rows, cols) after storing it in a format and reading it back, float32 or wider.
+def stored(weight: torch.Tensor | np.ndarray, form: str) -> torch.Tensor:
+    """``weight`` (rows, cols) after storing it in one of ``FORMATS``, read back as float32.
 
-    Args:
-        weight: floating-point matrix; for the GGUF formats cols is a multiple of 32.
-        form: one of ``FORMATS``. GGUF's ``Q8_0`` and ``Q4_0`` keep a scale for each run of 32
-            weights, ``Q4_1`` a scale and an offset, all in fp16.
+    GGUF's ``Q8_0`` and ``Q4_0`` keep a scale for each run of 32 weights of a row, ``Q4_1`` a
+    scale and an offset, all in fp16.
 
     Raises:
-        InputError: unknown format, or a row that does not divide into runs.
+        InputError: unknown format, a row that does not divide into runs, or a weight that the
+            format can't hold.
     """
+    weight = torch.as_tensor(weight)
     if form in _TORCH:
-        return weight.to(_TORCH[form]).float()
-    if form not in _GGUF:
+        read = weight.to(_TORCH[form]).float()
+    elif form not in _GGUF:
         raise InputError(f"storage format {form!r} is unknown", f"use one of {', '.join(FORMATS)}")
-    if weight.shape[1] % _RUN:
-        raise InputError(
-            f"rows of {weight.shape[1]} weights do not divide into runs of {_RUN}",
-            "use a matrix whose number of columns is a multiple of 32",
-        )
-    codes = gguf.quantize(weight.float().numpy(), _GGUF[form])
-    return torch.from_numpy(np.asarray(gguf.dequantize(codes, _GGUF[form])))
+    elif weight.shape[1] % _RUN:
+        what = f"rows of {weight.shape[1]} weights do not divide into runs of {_RUN}"
+        raise InputError(what, f"use a matrix whose number of columns is a multiple of {_RUN}")
+    else:
+        codes = gguf.quantize(weight.float().numpy(), _GGUF[form])
+        read = torch.from_numpy(np.asarray(gguf.dequantize(codes, _GGUF[form])))
+    if not read.isfinite().all():
+        what = f"the matrix as {form} holds NaN or infinite values"
+        raise InputError(what, "use a format of wider range")
+    return read
 
 
 def study(
     weights: Iterable[tuple[str, torch.Tensor]], formats: Iterable[str] = FORMATS
 ) -> pd.DataFrame:
-    """κ of each matrix after storage in each format.
-
-    Args:
-        weights: (name, matrix) pairs, used one at a time.
-        formats: of ``FORMATS``.
-
-    Returns:
-        Indexed by tensor name, a column a format.
-    """
+    """κ of named matrices, used one at a time, after storage: a row a name, a column a format."""
     formats = list(formats)
     rows = {
         name: [decompose(stored(weight, form), "extremes", name=name).kappa for form in formats]
@@ -96,14 +91,10 @@ def survival(kappas: pd.DataFrame, types: Mapping[str, str], share: float) -> pd
 
 
 def before_rounding(weight: torch.Tensor, seed: int) -> torch.Tensor:
-    """A draw of what a matrix may have been before it was stored as Q4_1.
+    """A draw of what a dequantised matrix (rows, cols) may have been before it became Q4_1.
 
     Q4_1 puts a run of 32 weights on 16 evenly spaced levels, of which the lowest and the highest
     occur. Knowing nothing else, the original lay anywhere within half a step of its level.
-
-    Args:
-        weight: dequantised matrix (rows, cols), cols a multiple of 32.
-        seed: of the draw.
     """
     runs = weight.reshape(-1, _RUN)
     steps = (runs.amax(1, keepdim=True) - runs.amin(1, keepdim=True)) / 15

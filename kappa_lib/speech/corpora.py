@@ -1,4 +1,7 @@
-"""The three speech corpora, split by sentence: ``de`` and ``en`` synthetic, ``en_human`` real.
+"""The built-in speech corpora, split by sentence: four synthetic, ``en_human`` real.
+
+``de`` and ``en`` are matrix sentences; ``de_open`` and ``en_open`` sentences from books, whose
+words a language model can guess from one another.
 
 A split is drawn first, from names and numbers alone, and is a small file with a hash; the audio
 is made from it once and kept as a typed Arrow dataset in the cache.
@@ -21,11 +24,13 @@ from kappa_lib.errors import AssetError, InputError
 from kappa_lib.progress import say
 from kappa_lib.speech import audio, synthesis
 from kappa_lib.speech.synthesis import Voice
+from kappa_lib.text import carried
 from kappa_lib.weights import assets
 
-CORPORA = ("de", "en", "en_human")
+CORPORA = ("de", "en", "en_human", "de_open", "en_open")
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
-_SOURCES = {"de": 1, "en": 2, "en_human": 3}  # keeps the draws of the corpora apart
+# Keeps the draws of the corpora apart.
+_SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
 _FORMAT = 2  # raise when the same split would give other audio
 LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
@@ -70,7 +75,7 @@ class Split:
     """Which sentences are trained on and which are tested.
 
     Args:
-        corpus: ``de``, ``en`` or ``en_human``.
+        corpus: one of ``CORPORA``.
         seed: of the draw.
         train, test: utterances; no sentence of one is in the other.
     """
@@ -115,19 +120,25 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
 
 
 def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
-    total = synthesis.COUNT
-    if train + test > total:
+    """Where more open sentences are trained on than there are, other voices say them again."""
+    language, _, is_open = corpus.partition("_")
+    sentences = carried(corpus).splitlines() if is_open else None
+    total = len(sentences) if is_open else synthesis.COUNT
+    if test >= total or (not is_open and train + test > total):
         raise InputError(f"corpus {corpus}: {train + test} sentences asked for, {total} exist")
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
-    order = generator.permutation(total)
-    speakers = synthesis.SPEAKERS[corpus]
-    variations = generator.integers(0, 1 << 16, total)
+    order = generator.permutation(total).tolist()
+    speakers = (synthesis.PICO_SPEAKERS if is_open else synthesis.SPEAKERS)[language]
+    variations = generator.integers(0, 1 << 16, max(total, train + test)).tolist()
 
     def utterance(position: int) -> Utterance:
-        index = int(order[position])
-        voice = synthesis.voice(speakers[position % len(speakers)], int(variations[position]))
-        text = synthesis.sentence(corpus, index)
-        return Utterance(f"{corpus}-{index:05d}", text, voice.name, voice)
+        again, place = divmod(max(0, position - test), total - test)
+        index = order[test + place if position >= test else position]
+        speaker = speakers[(position + again) % len(speakers)]
+        voice = synthesis.voice(speaker, variations[position])
+        text = sentences[index] if is_open else synthesis.sentence(language, index)
+        identity = f"{corpus}-{index:05d}" + (f"-{again + 1}" if again else "")
+        return Utterance(identity, text, voice.name, voice)
 
     rows = [utterance(position) for position in range(test + train)]
     return Split(corpus, seed, tuple(rows[test:]), tuple(rows[:test]))
@@ -165,7 +176,7 @@ def build(
     """The rows of a corpus with their audio, from the cache where they were made before.
 
     Args:
-        corpus: ``de``, ``en`` or ``en_human``.
+        corpus: one of ``CORPORA``.
         train: number of utterances to train on.
         test: number of utterances to test on.
         seed: of the split.
@@ -195,8 +206,10 @@ def build(
 
 
 def _fingerprint(drawn: Split) -> str:
-    human = drawn.corpus == "en_human"
-    asset = assets.asterisk_asset() if human else assets.espeak_asset()
+    if drawn.corpus == "en_human":
+        asset = assets.asterisk_asset()
+    else:
+        asset = assets.synthesiser_asset("pico" if drawn.corpus.endswith("_open") else "espeak")
     return files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
 
 

@@ -34,13 +34,10 @@ def matrix_form(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torc
 
 
 def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
-    """Return ``weight`` as a detached 2-D tensor after checking that κ is defined for it.
-
-    The dtype and the device stay: widening to float64 is exact and left to the solver.
+    """Return ``weight`` as a detached 2-D tensor of its own dtype, if κ is defined for it.
 
     Raises:
-        InputError: see :func:`matrix_form`; or holding NaN or infinity, or all zero; the
-            message names ``name``.
+        InputError: see :func:`matrix_form`; or NaN or infinity in it, or all zero.
     """
     tensor = matrix_form(weight, name)
     lowest, highest = (float(x) for x in torch.aminmax(tensor))
@@ -75,29 +72,20 @@ def as_spectrum(s: ArrayLike, *, descending: bool = False) -> NDArray[np.float64
     if values.ndim != 1 or values.size == 0:
         raise InputError(f"the spectrum has shape {values.shape}", "give a non-empty 1-D array")
     if not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(
-            "no spectrum: it holds NaN, infinite or negative values",
-            "give singular values: finite and not below zero",
-        )
+        what = "no spectrum: it holds NaN, infinite or negative values"
+        raise InputError(what, "give singular values: finite and not below zero")
     if values.max() == 0:
-        raise InputError(
-            "no spectrum: every singular value is zero (zero norm)",
-            "the zero matrix has no entropy or κ",
-        )
+        what = "no spectrum: every singular value is zero (zero norm)"
+        raise InputError(what, "the zero matrix has no entropy or κ")
     # Values that should be equal may differ in their last bits, in either order.
     if descending and (np.diff(values) > rank_tolerance(values.shape) * values.max()).any():
-        raise InputError(
-            "no spectrum: its values ascend", "give singular values in descending order"
-        )
+        what = "no spectrum: its values ascend"
+        raise InputError(what, "give singular values in descending order")
     return values
 
 
 def nonzero_spectrum(s: ArrayLike, rtol: float | None = None) -> NDArray[np.float64]:
-    """The k singular values that count as non-zero, descending.
-
-    Args:
-        s: singular values, shape (r,), any order, >= 0.
-        rtol: see :func:`rank_tolerance`.
+    """The k of r singular values in any order that are not zero by ``rank_tolerance``, descending.
 
     Raises:
         InputError: see :func:`as_spectrum`.
@@ -107,11 +95,7 @@ def nonzero_spectrum(s: ArrayLike, rtol: float | None = None) -> NDArray[np.floa
 
 
 def positive_number(value: float, name: str) -> float:
-    """Return ``value`` as a float.
-
-    Raises:
-        InputError: if it is not a finite number above zero.
-    """
+    """Return ``value`` as a float; InputError unless it is finite and above zero."""
     number = float(value)
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"{name} is {value!r}", f"give a finite {name} above zero")
@@ -119,27 +103,18 @@ def positive_number(value: float, name: str) -> float:
 
 
 def checked_matrix(weight: ArrayLike, name: str = "weight") -> NDArray[np.float64]:
-    """Return ``weight`` as a float64 matrix.
-
-    Raises:
-        InputError: if it is not 2-D, is empty, or holds NaN or infinity.
-    """
+    """Return ``weight`` as a float64 matrix; InputError if it is none, empty or not finite."""
     matrix = np.asarray(weight, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
-        raise InputError(
-            f"{name} has shape {matrix.shape}", "give a 2-D array with at least one row and column"
-        )
+        what = f"{name} has shape {matrix.shape}"
+        raise InputError(what, "give a 2-D array with at least one row and column")
     if not np.isfinite(matrix).all():
         raise InputError(f"{name} holds NaN or infinite values", "remove or repair them first")
     return matrix
 
 
 def checked_rank(k: int) -> int:
-    """Return k.
-
-    Raises:
-        InputError: unless k is a whole number >= 1.
-    """
+    """Return k; InputError unless it is a whole number >= 1."""
     if int(k) != k or k < 1:
         raise InputError(f"rank k is {k!r}", "give a whole number of at least 1")
     return int(k)

@@ -2,7 +2,8 @@
 
 For an invertible φ, h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)|: each output adds the mean logarithm of its
 slope, which is never positive when |φ'| <= 1. For a φ that is not invertible, differential
-entropy is the wrong quantity, and information through noise takes its place.
+entropy is the wrong quantity, and information through noise takes its place. ``name`` is a key of
+``ACTIVATIONS``; ``mean`` (a bias) and ``std`` > 0 are those of a Gaussian Y.
 """
 
 import itertools
@@ -29,15 +30,13 @@ class Activation:
     """An element-wise function with what Remark 2 needs to know of it.
 
     Attributes:
-        name: as printed.
         function: φ, array to array of the same shape.
-        log_slope: log|φ'|, array to array; -inf where the slope vanishes.
+        log_slope: log|φ'| likewise; -inf where the slope vanishes.
         invertible: whether φ is strictly monotone.
         breaks: points where log|φ'| is not smooth (for GELU and SiLU the zero of φ'), for the
             quadrature.
     """
 
-    name: str
     function: Callable[[Array], Array]
     log_slope: Callable[[Array], Array]
     invertible: bool
@@ -65,47 +64,36 @@ def _log_slope_silu(y: Array) -> Array:
         return log_sigmoid + np.log(np.abs(1 + y * np.exp(-np.logaddexp(0.0, y))))
 
 
-def _log_slope_relu(y: Array) -> Array:
-    return np.where(np.asarray(y) > 0, 0.0, -np.inf)
+def _relu(leak: float) -> Activation:
+    with np.errstate(divide="ignore"):
+        low = np.log(leak)
+    return Activation(
+        lambda y: np.where(y > 0, y, leak * y),
+        lambda y: np.where(np.asarray(y) > 0, 0.0, low),
+        leak > 0,
+        (0.0,),
+    )
+
+
+def _sigmoid(y: Array) -> Array:
+    return np.exp(-np.logaddexp(0.0, -np.asarray(y)))
 
 
 ACTIVATIONS = {
-    item.name: item
-    for item in (
-        Activation("identity", lambda y: y, lambda y: np.zeros_like(y), True),
-        Activation("tanh", np.tanh, _log_slope_tanh, True),
-        Activation(
-            "softplus",
-            lambda y: np.logaddexp(0.0, y),
-            lambda y: -np.logaddexp(0.0, -np.asarray(y)),
-            True,
-        ),
-        Activation(
-            "leaky ReLU",
-            lambda y: np.where(y > 0, y, LEAK * y),
-            lambda y: np.where(np.asarray(y) > 0, 0.0, math.log(LEAK)),
-            True,
-            (0.0,),
-        ),
-        Activation("ReLU", lambda y: np.maximum(y, 0.0), _log_slope_relu, False, (0.0,)),
-        Activation("GELU", lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
-        Activation(
-            "SiLU",
-            lambda y: y * np.exp(-np.logaddexp(0.0, -y)),
-            _log_slope_silu,
-            False,
-            (-1.2784645428,),
-        ),
-    )
+    "identity": Activation(lambda y: y, np.zeros_like, True),
+    "tanh": Activation(np.tanh, _log_slope_tanh, True),
+    "softplus": Activation(
+        lambda y: np.logaddexp(0.0, y), lambda y: -np.logaddexp(0.0, -np.asarray(y)), True
+    ),
+    "leaky ReLU": _relu(LEAK),
+    "ReLU": _relu(0.0),
+    "GELU": Activation(lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
+    "SiLU": Activation(lambda y: y * _sigmoid(y), _log_slope_silu, False, (-1.2784645428,)),
 }
 
 
 def activation(name: str) -> Activation:
-    """Look an activation up.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """The activation of that name; InputError where there is none."""
     if name not in ACTIVATIONS:
         raise InputError(f"unknown activation {name!r}", f"use one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
@@ -121,13 +109,7 @@ def largest_slope(name: str) -> float:
 
 
 def mean_log_slope(name: str, mean: float = 0.0, std: float = 1.0) -> float:
-    """E log|φ'(Y)| of Y ~ N(mean, std²), by adaptive quadrature, in nats; -inf for ReLU.
-
-    Args:
-        name: a key of ``ACTIVATIONS``.
-        mean: of Y (a bias).
-        std: of Y, > 0.
-    """
+    """E log|φ'(Y)| of Y ~ N(mean, std²), by adaptive quadrature; -inf for ReLU."""
     chosen, scale = activation(name), positive_number(std, "std")
     if name == "ReLU":
         return -math.inf
@@ -141,15 +123,10 @@ def mean_log_slope(name: str, mean: float = 0.0, std: float = 1.0) -> float:
 
 
 def entropy_after(name: str, covariance: ArrayLike, mean: ArrayLike | None = None) -> float:
-    """h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)| for Y ~ N(mean, Σ) and an invertible φ, in nats.
+    """h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)| for Y ~ N(mean, Σ), (m,) and (m, m), and an invertible φ.
 
     Correlations between outputs only enter through h(Y): the Jacobian of an element-wise map is
     diagonal, so its log-determinant is a sum over outputs.
-
-    Args:
-        name: a key of ``ACTIVATIONS`` that is invertible.
-        covariance: Σ, shape (m, m).
-        mean: shape (m,); zero by default.
 
     Raises:
         InputError: φ is not invertible (ReLU maps half the space onto an atom).
@@ -169,13 +146,7 @@ def entropy_after(name: str, covariance: ArrayLike, mean: ArrayLike | None = Non
 
 
 def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | None = None) -> float:
-    """h(S + N) in nats, S a scalar on the given points and N ~ N(0, σ_n²), on a grid.
-
-    Args:
-        centres: where S can be, shape (J,).
-        sigma_n: noise standard deviation, > 0.
-        weights: probabilities of the centres, shape (J,); equal by default.
-    """
+    """h(S + N), N ~ N(0, σ_n²), on a grid: S is on the centres (J,) with probability ∝ weights."""
     points = checked_matrix(np.atleast_2d(centres), "centres")[0]
     noise = positive_number(sigma_n, "sigma_n")
     share = np.full(points.size, 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -190,16 +161,13 @@ def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | Non
 
 
 def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
-    """I(Y; φ(Y) + N) of a scalar Y ~ N(mean, std²), noise after the nonlinearity, in nats.
+    """I(Y; φ(Y) + N) of a scalar Y, N ~ N(0, σ_n²) added after the nonlinearity.
 
     Finite for every φ. If φ is contractive it is at most I(Y; Y + N): Gaussian noise turns
     "closer together" into "less entropy" (Aishwarya and Li, arXiv 2409.03664).
 
-    Args:
-        name: a key of ``ACTIVATIONS``.
-        sigma_n: noise standard deviation, > 0.02 std or the grid is too coarse.
-        mean: of Y (a bias).
-        std: of Y, > 0.
+    Raises:
+        InputError: σ_n < 0.02 std, for which the grid is too coarse.
     """
     scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
     if noise < 0.02 * scale:
@@ -210,14 +178,9 @@ def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float =
 
 
 def information_after_relu(sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
-    """I(Y; ReLU(Y + N)), noise before the nonlinearity, in nats: data processing for ReLU.
+    """I(Y; ReLU(Y + N)), N ~ N(0, σ_n²) before the nonlinearity: data processing for ReLU.
 
     The output is an atom at zero plus a density above it, so each entropy has both parts.
-
-    Args:
-        sigma_n: noise standard deviation, > 0.
-        mean: of Y (a bias).
-        std: of Y, > 0.
     """
     scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
     z = np.linspace(-8, 8, 3201)

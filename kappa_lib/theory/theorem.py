@@ -1,60 +1,47 @@
-"""Theorem 1: the log-volume at fixed Frobenius norm, eqs. (8)-(12), in nats.
+"""Theorem 1, eqs. (8)-(12), and the bands that κ and the norm leave open, all in nats.
 
-``energy`` is the paper's C = ‖W‖_F² = Σσᵢ², and k the number of non-zero singular values.
+``energy`` is the paper's C = ‖W‖_F² = Σσᵢ² > 0, ``k`` the number of non-zero singular values and
+``kappa`` their ratio σ₁/σ_k. In tᵢ = σᵢ² the quantities of the bands are sums of a concave
+function, so for a fixed t_k = a the largest value has all other tᵢ equal, and the smallest sits
+at a corner: every tᵢ is a or κ²a.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq, minimize
+from scipy.special import softmax
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import checked_rank, nonzero_spectrum, positive_number
-from kappa_lib.theory.entropy import LOG_2PI_E
+from kappa_lib.theory.entropy import LOG_2PI_E, mutual_information
+
+Spectrum = NDArray[np.float64]
 
 
-def with_energy(s: ArrayLike, energy: float) -> NDArray[np.float64]:
-    """Scale a spectrum onto the constraint of eq. (9), Σσᵢ² = C; shape (k,), descending.
-
-    Args:
-        s: singular values, shape (k,); their ratios are kept.
-        energy: C > 0.
-    """
+def with_energy(s: ArrayLike, energy: float) -> Spectrum:
+    """Scale a spectrum onto the constraint of eq. (9), Σσᵢ² = C; (k,), descending."""
     positive = nonzero_spectrum(s)
     return positive * math.sqrt(positive_number(energy, "energy") / float(positive @ positive))
 
 
 def lagrangian(s: ArrayLike, multiplier: float, energy: float) -> float:
-    """Eq. (10): L(σ, λ) = Σ log σᵢ - λ (Σσᵢ² - C), in nats.
-
-    Args:
-        s: positive singular values, shape (k,).
-        multiplier: λ, in nats per unit of energy.
-        energy: C > 0.
-    """
+    """Eq. (10): L(σ, λ) = Σ log σᵢ - λ (Σσᵢ² - C), λ in nats per unit of energy."""
     positive = nonzero_spectrum(s)
     excess = float(positive @ positive) - positive_number(energy, "energy")
     return float(np.log(positive).sum()) - multiplier * excess
 
 
-def lagrangian_gradient(s: ArrayLike, multiplier: float) -> NDArray[np.float64]:
-    """Eq. (11): ∂L/∂σᵢ = 1/σᵢ - 2λσᵢ, shape (k,); zero at the stationary point.
-
-    Args:
-        s: positive singular values, shape (k,), in the order of the result (descending).
-        multiplier: λ.
-    """
+def lagrangian_gradient(s: ArrayLike, multiplier: float) -> Spectrum:
+    """Eq. (11): ∂L/∂σᵢ = 1/σᵢ - 2λσᵢ, (k,), σ descending; zero at the stationary point."""
     positive = nonzero_spectrum(s)
     return 1 / positive - 2 * multiplier * positive
 
 
-def stationary_spectrum(energy: float, k: int) -> NDArray[np.float64]:
-    """Eq. (12): σᵢ = sqrt(1/(2λ)) = sqrt(C/k) for every i, shape (k,).
-
-    Args:
-        energy: C > 0.
-        k: rank.
-    """
+def stationary_spectrum(energy: float, k: int) -> Spectrum:
+    """Eq. (12): σᵢ = sqrt(1/(2λ)) = sqrt(C/k) for every i, (k,)."""
     return np.full(checked_rank(k), math.sqrt(positive_number(energy, "energy") / k))
 
 
@@ -64,30 +51,21 @@ def stationary_multiplier(energy: float, k: int) -> float:
 
 
 def largest_log_volume(energy: float, k: int) -> float:
-    """(k/2) log(C/k): the log-volume of eq. (8) at σᵢ = sqrt(C/k), in nats."""
+    """(k/2) log(C/k): the log-volume of eq. (8) at σᵢ = sqrt(C/k)."""
     return checked_rank(k) / 2 * math.log(positive_number(energy, "energy") / k)
 
 
 def largest_linear_entropy(energy: float, k: int, sigma_x: float = 1.0) -> float:
-    """Theorem 1's value: (k/2) log(2πe σ_x² C/k), in nats.
-
-    Args:
-        energy: C > 0.
-        k: rank.
-        sigma_x: standard deviation of each input, > 0.
-    """
+    """Theorem 1's value: (k/2) log(2πe σ_x² C/k)."""
     log_variance = 2 * math.log(positive_number(sigma_x, "sigma_x"))
     return checked_rank(k) / 2 * (LOG_2PI_E + log_variance) + largest_log_volume(energy, k)
 
 
 def am_gm_gap(s: ArrayLike) -> float:
-    """What a spectrum lacks of the largest log-volume at its own norm and rank, in nats.
+    """What a spectrum's non-zero values lack of the largest log-volume at their norm and rank.
 
     (k/2) log(mean σᵢ²) - Σ log σᵢ: the logarithm of arithmetic over geometric mean of the σᵢ²,
     times k/2. Never negative, and zero only when all σᵢ are equal (κ = 1).
-
-    Args:
-        s: singular values, shape (r,); zeros are left out.
     """
     positive = nonzero_spectrum(s)
     # Divided by the largest first: the squares of extreme values would leave the float range.
@@ -105,13 +83,13 @@ def ascend_log_volume(
     a step is cut so that no tᵢ shrinks by more than a tenth.
 
     Args:
-        start: positive singular values, shape (k,), any order; rescaled to the energy first.
-        energy: C > 0.
+        start: positive singular values, (k,), any order; rescaled to the energy first.
+        energy: C.
         steps: number of steps.
         rate: step length in units of (C/k)², the inverse curvature at the maximum (over 2).
 
     Returns:
-        The spectra on the way, shape (steps + 1, k), each in the order of ``start``.
+        The spectra on the way, (steps + 1, k), each in the order of ``start``.
 
     Raises:
         InputError: a zero in ``start``: the gradient is infinite there.
@@ -129,3 +107,154 @@ def ascend_log_volume(
         t = t + move * min(1.0, 0.1 / shrink if shrink > 0 else 1.0)
         path.append(np.sqrt(t))
     return np.array(path)
+
+
+def _checked_case(kappa: float, energy: float, k: int) -> tuple[float, float, int]:
+    """κ, C and k as numbers; InputError unless κ >= 1 is finite (and 1 where k = 1) and C > 0."""
+    size = checked_rank(k)
+    if not (math.isfinite(kappa) and kappa >= 1) or (size == 1 and kappa > 1):
+        raise InputError(f"κ = {kappa} with k = {size}", "give a finite κ >= 1, and k >= 2 if > 1")
+    return float(kappa), positive_number(energy, "energy"), size
+
+
+def corner_spectrum(kappa: float, energy: float, k: int, high: int) -> Spectrum:
+    """Spectrum with ``high`` values at σ₁ and the other k - high at σ₁/κ, (k,)."""
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    if k > 1 and not 1 <= high < k:
+        raise InputError(f"{high} of {k} values at the top", "leave one at either end")
+    shape = np.where(np.arange(k) < high, 1.0, 1 / kappa)
+    return shape * math.sqrt(energy / float(shape @ shape))
+
+
+def _levelled_spectrum(kappa: float, energy: float, k: int, smallest: float) -> Spectrum:
+    """σ₁² = κ²a, σ_k² = a = ``smallest``, and one common value for the k - 2 between."""
+    rest = energy - smallest * (1 + kappa**2)
+    middle = np.full(k - 2, rest / max(k - 2, 1))
+    return np.sqrt(np.concatenate([[kappa**2 * smallest], middle, [smallest]]))
+
+
+def largest_log_volume_spectrum(kappa: float, energy: float, k: int) -> Spectrum:
+    """The spectrum of the band's upper end: a = 2C/(k(1+κ²)), the values between at C/k."""
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    if k == 1:
+        return stationary_spectrum(energy, 1)
+    return _levelled_spectrum(kappa, energy, k, 2 * energy / (k * (1 + kappa**2)))
+
+
+def log_volume_band(kappa: float, energy: float, k: int) -> tuple[float, float]:
+    """Smallest and largest V = Σ log σᵢ, eq. (8), for a given κ, C and k.
+
+    The upper end is (k/2) log(C/k) - log((κ + 1/κ)/2): Theorem 1's maximum less an amount that
+    does not depend on k. The lower end is the smallest over the k - 1 corners.
+
+    Raises:
+        InputError: κ < 1 or not finite, C <= 0, k < 1, or κ > 1 with a single singular value.
+    """
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    top = k / 2 * math.log(energy / k)
+    if k == 1:
+        return top, top
+    high = np.arange(1, k)
+    smallest = energy / (high * kappa**2 + k - high)
+    corners = k / 2 * np.log(smallest) + high * math.log(kappa)
+    return float(corners.min()), top - math.log((kappa + 1 / kappa) / 2)
+
+
+def mutual_information_band(
+    kappa: float, energy: float, k: int, sigma_x: float = 1.0, sigma_n: float = 1.0
+) -> tuple[float, float]:
+    """Smallest and largest I(X; WX + N) for a given κ, C and k; errors as the band above."""
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    if k == 1 or kappa == 1:
+        only = mutual_information(stationary_spectrum(energy, k), sigma_x, sigma_n)
+        return only, only
+    corners = [
+        mutual_information(corner_spectrum(kappa, energy, k, high), sigma_x, sigma_n)
+        for high in range(1, k)
+    ]
+    ratio = (positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")) ** 2
+    best = _levelled_spectrum(kappa, energy, k, _best_smallest(kappa, energy, k, ratio))
+    return min(corners), mutual_information(best, sigma_x, sigma_n)
+
+
+def _best_smallest(kappa: float, energy: float, k: int, ratio: float) -> float:
+    """a = σ_k² of the spectrum with the largest mutual information, ratio = σ_x²/σ_n²."""
+    limit = energy / (1 + kappa**2)
+    if k == 2:
+        return limit
+
+    def slope(a: float) -> float:
+        middle = (energy - a * (1 + kappa**2)) / (k - 2)
+        ends = 1 / (1 + ratio * a) + kappa**2 / (1 + ratio * kappa**2 * a)
+        return ends - (1 + kappa**2) / (1 + ratio * middle)
+
+    # Positive at 0, negative at the limit and falling between: exactly one root.
+    return float(brentq(slope, 0.0, limit, xtol=1e-15 * limit, rtol=1e-14))
+
+
+def random_spectrum(kappa: float, energy: float, k: int, rng: np.random.Generator) -> Spectrum:
+    """A random spectrum with exactly this κ and energy, (k,), descending.
+
+    The values between the ends are Beta-distributed in log σ, with parameters drawn anew for
+    each spectrum, so that some pile up at an end and some in the middle.
+    """
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    inner = rng.beta(*rng.lognormal(0, 1.5, 2), size=max(k - 2, 0))
+    return _from_heights(inner, kappa, energy, k)
+
+
+def _from_heights(inner: Spectrum, kappa: float, energy: float, k: int) -> Spectrum:
+    """Heights in [0, 1] between log σ_k (0) and log σ₁ (1) to a spectrum of energy C."""
+    heights = np.concatenate([[1.0], np.sort(inner)[::-1], [0.0]])[:k]
+    shape = kappa ** (heights - 1)
+    return shape * math.sqrt(energy / float(shape @ shape))
+
+
+def free_maximum(
+    quantity: Callable[[Spectrum], float], start: NDArray[np.float64], energy: float
+) -> Spectrum:
+    """Where a ``quantity`` is largest among all spectra (k,) of one energy, by SciPy's BFGS.
+
+    Moves freely: tᵢ = C softmax(u)ᵢ turns any u (k,), ``start`` first, into a spectrum on the
+    constraint of eq. (9).
+    """
+    total = positive_number(energy, "energy")
+
+    def spectrum(u: NDArray[np.float64]) -> Spectrum:
+        return np.sqrt(total * softmax(u))
+
+    # Differences between spectra can be small against the value itself (much noise): measure
+    # them from the start and in units of its distance to the flat spectrum.
+    origin = quantity(spectrum(np.asarray(start, dtype=np.float64)))
+    unit = abs(quantity(spectrum(np.zeros(len(start)))) - origin) or 1.0
+    found = minimize(lambda u: (origin - quantity(spectrum(u))) / unit, start)
+    return spectrum(found.x)
+
+
+def search_band(
+    quantity: Callable[[Spectrum], float],
+    kappa: float,
+    energy: float,
+    k: int,
+    rng: np.random.Generator,
+    starts: int = 20,
+) -> tuple[float, float]:
+    """Smallest and largest value of a ``quantity`` of descending spectra, by SciPy's L-BFGS-B.
+
+    Knows nothing of corners or levels: from random starts it moves the k - 2 >= 1 inner values
+    freely between the ends. What :func:`log_volume_band` is checked against.
+    """
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    ends = []
+    for sign in (1.0, -1.0):
+        runs = [
+            minimize(
+                lambda inner, sign=sign: sign * quantity(_from_heights(inner, kappa, energy, k)),
+                rng.uniform(size=k - 2),
+                method="L-BFGS-B",
+                bounds=[(0, 1)] * (k - 2),
+            )
+            for _ in range(starts)
+        ]
+        ends.append(sign * min(float(run.fun) for run in runs))
+    return ends[0], ends[1]

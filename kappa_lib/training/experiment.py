@@ -113,10 +113,15 @@ class Experiment:
             Its evaluation, which is step 0 of every arm, and the ``ctc_loss`` of each of its steps.
         """
         profile, path = self.profile, self._warm_path(seed)
+        seed = profile.seed if profile.shared_start else seed
         stage = Stage(
             f"warm-seed{seed}",
             profile.folder,
-            {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed},
+            {
+                **self.describe(*WARM_KEYS, *EVAL_KEYS),
+                "seed": seed,
+                **profile.added("warm_dropout"),
+            },
             [path, path.with_suffix(".json")],
         )
         if not distributed.broadcast(stage.done()):
@@ -134,7 +139,8 @@ class Experiment:
         return read_json(path.with_suffix(".json"))
 
     def _warm_path(self, seed: int) -> Path:
-        return self.profile.folder / "warm" / f"seed{seed}.safetensors"
+        start = self.profile.seed if self.profile.shared_start else seed
+        return self.profile.folder / "warm" / f"seed{start}.safetensors"
 
     def _train_adaptor(self, seed: int, path: Path) -> list[float]:
         profile, adaptor = self.profile, self.adaptor(seed)
@@ -148,6 +154,7 @@ class Experiment:
                 steps=profile.warm_steps,
                 batch=profile.warm_batch,
                 lr=profile.warm_lr,
+                dropout=profile.warm_dropout,
                 seed=seed,
                 progress=lambda _, loss: progress.update(note=f"CTC loss {loss:.2f}"),
             )

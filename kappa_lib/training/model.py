@@ -138,7 +138,7 @@ class SpeechLLM(nn.Module):
         Returns:
             Mean loss in nats a token, and the number of label tokens.
         """
-        prompts = self._prompts(features)
+        prompts = self.prompts(features)
         labels = [torch.tensor(self.targets(t), device=prompts[0].device) for t in texts]
         rows = [
             torch.cat([p, self.embeddings(y[:-1])]) for p, y in zip(prompts, labels, strict=True)
@@ -167,7 +167,7 @@ class SpeechLLM(nn.Module):
             (text, capped) an utterance; capped when the length limit was reached before the
             end of the turn.
         """
-        prompts = self._prompts(features)
+        prompts = self.prompts(features)
         longest = max(len(p) for p in prompts)
         rows = [nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts]
         lengths = torch.tensor([len(p) for p in prompts], device=rows[0].device)
@@ -188,7 +188,8 @@ class SpeechLLM(nn.Module):
         texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
         return [(text.strip(), not end) for text, end in zip(texts, ended, strict=True)]
 
-    def _prompts(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def prompts(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Instruction and adapted audio, (positions, width) an utterance; the answer follows."""
         audio, lengths = self.adaptor(features)
         device = audio.device
         before = self.embeddings(torch.tensor(self.before, device=device))

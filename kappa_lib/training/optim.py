@@ -82,14 +82,17 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     return plan[:steps]
 
 
-def warm_up_and_decay(step: int, steps: int) -> float:
-    """Factor on the peak learning rate: linear up over a tenth, then linear down to a tenth.
+def rate(schedule: str, step: int, steps: int) -> float:
+    """Factor on the peak learning rate: linear up over a tenth of the steps, then as scheduled.
 
     Args:
+        schedule: ``decaying`` (linearly, to a tenth at the last step) or ``constant``.
         step: from 0.
         steps: of the whole run.
     """
     rise = max(1, round(WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise
+    if schedule == "constant":
+        return 1.0
     return 1 - (1 - FLOOR) * (step - rise + 1) / max(1, steps - rise)

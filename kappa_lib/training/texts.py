@@ -4,41 +4,16 @@ Each is an excerpt of about 24,000 characters; ``texts.json`` beside them names 
 and SHA-256, and ``tools/texts.py`` says how they were cut.
 """
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from kappa_lib.errors import AssetError, InputError
-from kappa_lib.files import fingerprint, read_json, sha256
+from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint
+from kappa_lib.text import about, carried
 
-FOLDER = Path(__file__).parent.parent / "data" / "texts"
-MANIFEST = FOLDER / "texts.json"
 KINDS = ("english", "german", "technical")
 WINDOW = 256  # predictions a window
-
-
-def about() -> dict[str, dict[str, Any]]:
-    """Kind → its ``source``, ``licence``, ``credit`` and ``sha256``."""
-    return read_json(MANIFEST)
-
-
-def read(kind: str) -> str:
-    """One of the texts, its bytes checked.
-
-    Raises:
-        AssetError: the file is missing or does not have its pinned bytes.
-    """
-    path, pinned = FOLDER / f"{kind}.txt", about()[kind]["sha256"]
-    found = sha256(path) if path.is_file() else "no file"
-    if found != pinned:
-        raise AssetError(
-            f"{path}: not the pinned text\n  expected sha256 {pinned}\n  found    {found}",
-            "restore it with git or install kappa_lib again; git must not convert its line ends",
-        )
-    return path.read_bytes().decode()
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor]:
@@ -57,7 +32,7 @@ def windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor
     count = -(-tokens // WINDOW)
     found = {}
     for kind in KINDS:
-        ids = tokenizer(read(kind), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(carried(kind), add_special_tokens=False)["input_ids"]
         if len(ids) < count * (WINDOW + 1):
             most = len(ids) // (WINDOW + 1) * WINDOW
             raise InputError(
@@ -70,5 +45,5 @@ def windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor
 
 def identity(tokenized: dict[str, Tensor]) -> str:
     """Hash of what is measured on: the texts' hashes and their token ids."""
-    hashes = {kind: entry["sha256"] for kind, entry in about().items()}
+    hashes = {kind: about()[kind]["sha256"] for kind in KINDS}
     return fingerprint([hashes, {kind: ids.tolist() for kind, ids in tokenized.items()}])

@@ -22,17 +22,14 @@ from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.precision import gradient_checkpointing
 
-_KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "optimiser", "eval_every")
+_KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every")
 
 
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
     """Everything that decides a run's metrics."""
-    settings = experiment.describe(*_KEYS)
-    if settings["optimiser"] == "adamw":
-        # Runs from before there was a choice are the same runs.
-        del settings["optimiser"]
     return {
-        **settings,
+        **experiment.describe(*_KEYS),
+        **experiment.profile.added(),
         "arm": selection.arm,
         "tensors": fingerprint(selection.tensors),
         "parameters": selection.parameters,
@@ -77,7 +74,7 @@ def train(
     with Progress(f"training {state.folder.name}", profile.steps, first) as progress:
         for step in range(first, profile.steps):
             for group in optimiser.param_groups:
-                group["lr"] = profile.lr * optim.warm_up_and_decay(step, profile.steps)
+                group["lr"] = profile.lr * optim.rate(profile.schedule, step, profile.steps)
 
             part = [plan[step][i] for i in distributed.shard(profile.batch)]
             features, texts = [data.features[i] for i in part], [data.texts[i] for i in part]

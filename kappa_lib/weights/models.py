@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # heavy, and a scan does without
 
 DEFAULT = "smollm2-135m"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
-# What a safetensors copy of the default model's 134.5 M weights takes in fp32, rounded up.
-_DEQUANTISED_BYTES = 560_000_000
+# Models that come as a 4-bit GGUF, with what a safetensors copy takes in fp32, rounded up.
+GGUFS = {DEFAULT: (assets.SMOLLM2, 560_000_000), "gemma3-270m": (assets.GEMMA3, 1_100_000_000)}
 
 
 def pick_device(device: str) -> torch.device:
@@ -42,14 +42,15 @@ def pick_device(device: str) -> torch.device:
 def weights(model: str) -> Path:
     """Folder of safetensors for a profile's ``model``, fetched where it is a model hub id.
 
-    The default model comes as a 4-bit GGUF. It is dequantised to fp32 once (the arithmetic is
+    The models of ``GGUFS`` come in 4 bit. Such a one is dequantised to fp32 once (the arithmetic is
     exact in fp32) and kept in the cache, since every later load then takes a second.
 
     Raises:
         AssetError: the weights can't be had, or a local folder holds no ``config.json``.
     """
-    if model == DEFAULT:
-        return _dequantised(assets.language_model())
+    if model in GGUFS:
+        asset, size = GGUFS[model]
+        return _dequantised(assets.language_model(asset=asset), size)
     folder = paths.expanded(model)
     if (folder / "config.json").is_file():
         return folder
@@ -102,7 +103,7 @@ def stored_as(model: str) -> str:
     return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
 
 
-def _dequantised(gguf: Path) -> Path:
+def _dequantised(gguf: Path, size: int) -> Path:
     source = sha256(gguf)
     folder = paths.cache() / "models" / f"{gguf.stem}-{source[:12]}"
     if (folder / RECORD).is_file():
@@ -111,7 +112,7 @@ def _dequantised(gguf: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    require_space(folder, _DEQUANTISED_BYTES)
+    require_space(folder, size)
     logging.disable_progress_bar()
     # The GGUF reader has a progress bar of its own that no setting reaches.
     with contextlib.redirect_stderr(io.StringIO()):

@@ -3,7 +3,6 @@ import torch
 from tiny import llama
 
 from kappa_lib.encoding import covariance
-from kappa_lib.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -16,20 +15,30 @@ def windows():
     return torch.randint(0, 49152, (11, 16), generator=torch.Generator().manual_seed(1))
 
 
+def inputs(windows):
+    return [{"input_ids": part} for part in windows.split(4)]
+
+
+def linear(part):
+    return isinstance(part, torch.nn.Linear)
+
+
 def test_layer_by_layer_is_the_whole_model_to_the_last_bit(llm, windows):
-    model = covariance.Layered(llm, 16)
+    decoder, found = llm.get_decoder(), []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, x: found.append(x)) for layer in decoder.layers
+    ]
     with torch.inference_mode():
-        hidden = model.embed(windows)
-        for number in range(2):
-            hidden = model.layer(number, hidden)
-        ours = model.log_probabilities(hidden)
-        theirs = llm(input_ids=windows, use_cache=False).logits.log_softmax(-1)
-    assert torch.equal(ours, theirs)
-
-
-def test_windows_of_another_length_are_refused(llm):
-    with pytest.raises(InputError, match="give 16 tokens"):
-        covariance.Layered(llm, 16).embed(torch.zeros(1, 15, dtype=torch.long))
+        whole = decoder(input_ids=windows, use_cache=False).last_hidden_state
+        with covariance.only(decoder.layers, 0, None, 0):
+            decoder(input_ids=windows, use_cache=False)
+        with covariance.only(decoder.layers, 1, found[2], 1):
+            parts = decoder(input_ids=windows, use_cache=False).last_hidden_state
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(parts, whole)
+    assert torch.equal(found[2], found[0])
+    assert not any("forward" in vars(layer) for layer in decoder.layers)
 
 
 def test_streamed_moments_are_those_of_all_vectors_at_once():
@@ -49,16 +58,18 @@ def test_inputs_of_every_linear_are_those_of_a_whole_pass(llm, windows):
     hooks = [
         part.register_forward_pre_hook(lambda m, i, n=name: seen.__setitem__(n, i[0].clone()))
         for name, part in llm.named_modules()
-        if isinstance(part, torch.nn.Linear)
+        if linear(part)
     ]
     with torch.inference_mode():
         llm(input_ids=windows, use_cache=False)
     for hook in hooks:
         hook.remove()
-    found = dict(covariance.input_moments(llm, windows, sample=10**6))
+    found = dict(covariance.input_moments(llm, inputs(windows), sample=10**6))
     assert list(found) == [0, 1]
     for number, moments in found.items():
-        assert set(moments) == {name for name in covariance.linears(llm.model.layers[number])}
+        assert set(moments) == {
+            name for name, part in llm.model.layers[number].named_modules() if linear(part)
+        }
         for name, each in moments.items():
             vectors = seen[f"model.layers.{number}.{name}"].flatten(0, 1)
             assert each.count == windows.numel()
@@ -67,7 +78,7 @@ def test_inputs_of_every_linear_are_those_of_a_whole_pass(llm, windows):
 
 
 def test_query_key_and_value_share_their_moments(llm, windows):
-    ((number, moments),) = covariance.input_moments(llm, windows, layers=[1])
+    ((number, moments),) = covariance.input_moments(llm, inputs(windows), layers=[1])
     attention = [moments[f"self_attn.{name}_proj"] for name in "qkv"]
     assert number == 1
     assert attention[0] is attention[1] is attention[2]
@@ -76,5 +87,5 @@ def test_query_key_and_value_share_their_moments(llm, windows):
 
 
 def test_nothing_is_left_hooked(llm, windows):
-    list(covariance.input_moments(llm, windows))
-    assert not any(part._forward_pre_hooks for part in llm.modules())
+    list(covariance.input_moments(llm, inputs(windows)))
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in llm.modules())

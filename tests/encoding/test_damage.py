@@ -5,6 +5,7 @@ from scipy.stats import spearmanr
 from tiny import llama
 
 from kappa_lib.encoding import damage
+from kappa_lib.encoding.cases import Batch
 from kappa_lib.errors import InputError
 
 
@@ -145,25 +146,30 @@ def test_a_value_of_another_shape_is_refused():
     assert torch.equal(layer.weight, before)
 
 
+def batches(windows):
+    """Two batches: a reference keeps what it needs of each."""
+    return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(2)]
+
+
 def whole(llm, windows):
     with torch.inference_mode():
         return llm(input_ids=windows[:, :-1], use_cache=False).logits.log_softmax(-1)
 
 
 def test_a_pass_from_the_changed_layer_is_a_whole_pass_to_the_last_bit(llm, windows):
-    reference = damage.Reference(llm, windows)
+    reference = damage.Reference(llm, batches(windows))
     weight = llm.model.layers[1].mlp.up_proj.weight
     changed = torch.randn(weight.shape, generator=generator(2)) / 8
     with damage.replaced({weight: changed}):
         expected = whole(llm, windows)
         for first in (0, 1):
-            assert torch.equal(reference.predictions(first), expected)
-    assert torch.equal(reference.predictions(0), reference.base)
-    assert torch.equal(reference.base, whole(llm, windows))
+            assert torch.equal(torch.cat(list(reference.predictions(first))), expected)
+    assert torch.equal(torch.cat(list(reference.predictions(0))), torch.cat(reference.base))
+    assert torch.equal(torch.cat(reference.base), whole(llm, windows))
 
 
 def test_loss_and_divergence_against_their_definitions(llm, windows):
-    reference = damage.Reference(llm, windows)
+    reference = damage.Reference(llm, batches(windows))
     weight = llm.model.layers[0].self_attn.v_proj.weight
     with damage.replaced({weight: 3 * weight.detach()}):
         loss, kl = reference.compare(0)
@@ -178,7 +184,7 @@ def test_loss_and_divergence_against_their_definitions(llm, windows):
 
 
 def test_without_a_change_nothing_is_lost(llm, windows):
-    loss, kl = damage.Reference(llm, windows).compare(0)
+    loss, kl = damage.Reference(llm, batches(windows)).compare(0)
     assert loss.abs().max() == 0
     assert kl.abs().max() < 1e-6
 
@@ -205,3 +211,12 @@ def test_losses_by_type_are_those_of_a_model_changed_by_hand(llm, windows):
             parameter.data = s.square().mean().sqrt() * left @ right
     assert found["flattened"][1] == pytest.approx(loss(other).item(), abs=1e-4)
     assert len(found["permuted"]) == 2
+
+
+def test_only_the_last_positions_count_where_a_prompt_comes_first(llm, windows):
+    batch = Batch({"input_ids": windows[:, :-1]}, windows[:, -3:], ["x"] * 3)
+    reference = damage.Reference(llm, [batch])
+    expected = whole(llm, windows)[:, -3:]
+    torch.testing.assert_close(reference.base[0], expected, rtol=1e-4, atol=1e-5)
+    losses = -expected.gather(2, windows[:, -3:, None]).mean(dim=(1, 2))
+    torch.testing.assert_close(reference.loss, losses, rtol=1e-5, atol=1e-6)

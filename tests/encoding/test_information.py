@@ -9,8 +9,7 @@ from scipy import stats
 
 from kappa_lib.encoding import information
 from kappa_lib.errors import InputError
-from kappa_lib.theory.entropy import mutual_information
-from kappa_lib.theory.estimators import knn_entropy, monte_carlo_entropy
+from kappa_lib.theory.entropy import knn_entropy, monte_carlo_entropy, mutual_information
 
 SPECTRA = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)
 

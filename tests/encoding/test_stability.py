@@ -5,8 +5,9 @@ import torch
 from tiny import llama
 from torch.nn import functional
 
+from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.damage import Reference
-from kappa_lib.encoding.stability import gradient_noise, noise_sensitivity
+from kappa_lib.encoding.stability import gradients, noise_cost
 from kappa_lib.errors import InputError
 
 NAMES = [
@@ -26,8 +27,12 @@ def windows():
     return torch.randint(0, 49152, (4, 17), generator=torch.Generator().manual_seed(1))
 
 
+def batches(windows):
+    return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(3)]
+
+
 def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
-    found = noise_sensitivity(llm, Reference(llm, windows), NAMES[2:], size=1.0, draws=1, seed=5)
+    found = noise_cost(Reference(llm, batches(windows)), NAMES[2], size=1.0, draws=1, seed=5)
     other = llama()
     weight = other.get_parameter(NAMES[2])
     noise = torch.randn(
@@ -43,26 +48,24 @@ def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
     losses = [
         functional.nll_loss(p.flatten(0, 1), windows[:, 1:].flatten()) for p in (before, after)
     ]
-    assert found.loc[NAMES[2], "kl"] == pytest.approx(kl, abs=3e-7)
-    assert found.loc[NAMES[2], "loss"] == pytest.approx((losses[1] - losses[0]).item(), abs=1e-5)
-    assert math.isnan(found.loc[NAMES[2], "kl_se"])
+    assert found["kl"] == pytest.approx(kl, abs=3e-7)
+    assert found["loss"] == pytest.approx((losses[1] - losses[0]).item(), abs=1e-5)
+    assert math.isnan(found["kl_se"])
 
 
 def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(llm, windows):
     kept = {name: llm.get_parameter(name).clone() for name in NAMES}
-    reference = Reference(llm, windows)
-    small, large = (
-        noise_sensitivity(llm, reference, NAMES, size=size, draws=3) for size in (0.15, 0.3)
-    )
-    assert list(small.index) == NAMES
-    assert (large["kl"] / small["kl"]).tolist() == pytest.approx([4] * 3, rel=0.15)
-    assert (small["kl"] > 0).all()
-    assert (small["kl_se"] > 0).all()
+    reference = Reference(llm, batches(windows))
+    for name in NAMES:
+        small, large = (noise_cost(reference, name, size=s, draws=3) for s in (0.15, 0.3))
+        assert large["kl"] / small["kl"] == pytest.approx(4, rel=0.15)
+        assert small["kl"] > 0
+        assert small["kl_se"] > 0
     assert all(torch.equal(llm.get_parameter(name), kept[name]) for name in NAMES)
 
 
 def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
-    found = gradient_noise(llm, NAMES, windows)
+    found = gradients(llm, NAMES, batches(windows))
     model = llama()
     for name in NAMES:
         weight, rows = model.get_parameter(name).requires_grad_(), []
@@ -70,9 +73,9 @@ def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
             loss = model(window[None, :-1], labels=window[None, :-1]).logits[0]
             loss = functional.cross_entropy(loss, window[1:])
             rows.append(torch.autograd.grad(loss, weight)[0].flatten().double())
-        gradients = torch.stack(rows)
-        noise = gradients.var(dim=0).sum().item()
-        signal = gradients.mean(dim=0).square().sum().item() - noise / len(windows)
+        single = torch.stack(rows)
+        noise = single.var(dim=0).sum().item()
+        signal = single.mean(dim=0).square().sum().item() - noise / len(windows)
         assert found.loc[name, "noise"] == pytest.approx(noise, rel=1e-5)
         assert found.loc[name, "signal"] == pytest.approx(signal, rel=1e-4, abs=1e-9 * noise)
         expected = noise / signal if signal > 0 else math.inf
@@ -81,11 +84,23 @@ def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
 
 
 def test_equal_windows_have_no_noise(llm, windows):
-    found = gradient_noise(llm, NAMES, windows[:1].repeat(3, 1))
+    found = gradients(llm, NAMES, batches(windows[:1].repeat(3, 1)))
     assert (found["noise_scale"].abs() < 1e-9).all()
     assert (found["signal"] > 0).all()
 
 
 def test_one_window_has_no_variance(llm, windows):
     with pytest.raises(InputError, match="two or more"):
-        gradient_noise(llm, NAMES, windows[:1])
+        gradients(llm, NAMES, batches(windows[:1]))
+
+
+def test_a_gradients_size_is_the_slope_of_the_loss(llm, windows):
+    name = NAMES[2]
+    found = gradients(llm, [name], batches(windows)).loc[name, "gradient"]
+    parameter = llm.get_parameter(name).requires_grad_(True)
+    logits, targets = llm(input_ids=windows[:, :-1]).logits, windows[:, 1:]
+    direct = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    (gradient,) = torch.autograd.grad(direct, [parameter])
+    parameter.requires_grad_(False)
+    assert found == pytest.approx(float(gradient.norm() * parameter.norm()), rel=1e-5)
+    assert not any(each.requires_grad for each in llm.parameters())

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from kappa_lib.encoding import damage
-from kappa_lib.encoding.study import Rows, Settings, Study
+from kappa_lib.encoding import damage, study
+from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
 from kappa_lib.errors import InputError
 
 SMALL = {
@@ -31,7 +31,7 @@ def finished(folder, tmp_path_factory):
 
 
 def tables(out):
-    return {name: (out / f"{name}.csv").read_bytes() for name in ("tensors", "damage", "surgery")}
+    return {name: (out / f"{name}.csv").read_bytes() for name in PARTS}
 
 
 def test_every_tensor_change_text_and_block_is_measured(finished):
@@ -51,6 +51,13 @@ def test_predictors_and_information_are_there_for_every_tensor(finished):
     assert (found["deficit"] > 0).all()
     order = found.sort_values("kappa")["kappa_reversed"]
     assert order.is_monotonic_decreasing
+
+
+def test_noise_and_gradient_are_there_for_every_tensor(finished):
+    found = pd.read_csv(finished / "stability.csv")
+    assert set(found["tensor"]) == set(pd.read_csv(finished / "tensors.csv")["tensor"])
+    assert (found[["kl_se", "gradient", "noise"]] > 0).all(axis=None)
+    assert found["noise_scale"].notna().all()
 
 
 def test_surgery_on_all_is_measured_beside_each_type(finished):
@@ -86,9 +93,10 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(damage, "Reference", refuse)
+    for name in ("Reference", "input_moments", "gradients"):
+        monkeypatch.setattr(study, name, refuse)
     before = tables(finished)
-    Study(Settings(model=str(folder), **SMALL), finished).run(["surgery", "damage"])
+    Study(Settings(model=str(folder), **SMALL), finished).run()
     assert tables(finished) == before
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import catalogue, claims, listing
+from kappa_lib.evidence import claims, listing
 from kappa_lib.evidence.verdicts import NOT_MEASURED, RULES, VERDICTS, numbers_of
 
 
@@ -28,22 +28,18 @@ def recorded(cell):
 
 
 def test_every_claim_has_a_rule_and_every_rule_a_claim():
-    assert set(catalogue.catalogue()) == set(RULES)
+    assert set(claims.catalogue()) == set(RULES)
 
 
 def test_no_verdict_is_in_the_catalogue():
-    for entry in yaml.safe_load(catalogue.FILE.read_text(encoding="utf-8")):
-        assert set(entry) - {"primary"} == set(catalogue.KEYS)
+    for entry in yaml.safe_load(claims.FILE.read_text(encoding="utf-8")):
+        assert set(entry) - {"primary"} == set(claims.KEYS)
         assert "verdict" not in entry
 
 
 def test_deciding_cells_exist_and_record_their_claim():
-    for claim in catalogue.catalogue().values():
+    for claim in claims.catalogue().values():
         notebook, cell = claim.cell.split("#")
-        if not (paths.NOTEBOOKS / notebook).is_file():
-            # Its rules stand before the notebook that measures.
-            assert RULES[claim.id].__module__.endswith("rules_encoding")
-            continue
         cells = {c["id"]: c for c in nbformat.read(paths.NOTEBOOKS / notebook, as_version=4).cells}
         assert cell in cells, claim.cell
         assert claim.id in recorded(cells[cell]), claim.cell
@@ -53,12 +49,12 @@ def test_no_cell_records_a_claim_that_names_another():
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             for claim_id in recorded(cell):
-                assert catalogue.catalogue()[claim_id].cell == f"{path.name}#{cell['id']}"
+                assert claims.catalogue()[claim_id].cell == f"{path.name}#{cell['id']}"
 
 
 def test_without_a_run_nothing_is_decided(results):
     assert {claim.verdict for claim in claims.load(results)} == {NOT_MEASURED}
-    assert listing.counts(claims.load(results))[NOT_MEASURED] == len(catalogue.catalogue())
+    assert listing.counts(claims.load(results))[NOT_MEASURED] == len(claims.catalogue())
 
 
 def test_record_writes_what_the_rule_decides(results, capsys):
@@ -92,7 +88,7 @@ def test_a_verdict_written_by_hand_is_refused(results):
 
 def test_a_record_of_another_wording_is_not_shown(results, tmp_path):
     claims.record("kappa-invariant", "smoke", largest_change=0.0)
-    entries = yaml.safe_load(catalogue.FILE.read_text(encoding="utf-8"))
+    entries = yaml.safe_load(claims.FILE.read_text(encoding="utf-8"))
     entries[0]["statement"] = "Something else."
     other = tmp_path / "claims.yaml"
     other.write_text(yaml.safe_dump(entries), encoding="utf-8")
@@ -113,19 +109,19 @@ def test_a_record_of_another_wording_is_not_shown(results, tmp_path):
     ],
 )
 def test_a_malformed_catalogue_is_named(tmp_path, change, said):
-    entry = yaml.safe_load(catalogue.FILE.read_text(encoding="utf-8"))[0] | change
+    entry = yaml.safe_load(claims.FILE.read_text(encoding="utf-8"))[0] | change
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump([entry]), encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        catalogue.catalogue(file)
+        claims.catalogue(file)
 
 
 def test_a_repeated_claim_is_named(tmp_path):
-    entry = yaml.safe_load(catalogue.FILE.read_text(encoding="utf-8"))[0]
+    entry = yaml.safe_load(claims.FILE.read_text(encoding="utf-8"))[0]
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump([entry, entry]), encoding="utf-8")
     with pytest.raises(InputError, match="twice"):
-        catalogue.catalogue(file)
+        claims.catalogue(file)
 
 
 def test_wrong_numbers_and_ids_are_named(results):
@@ -139,7 +135,7 @@ def test_table_lists_every_claim_with_its_numbers(results):
     claims.record("output-covariance", "smoke", deviation=0.012345678)
     table = listing.table(claims.load(results))
     lines = table.splitlines()
-    assert len(lines) == 2 + len(catalogue.catalogue())
+    assert len(lines) == 2 + len(claims.catalogue())
     assert all(line.replace("\\|", "").count("|") == 8 for line in lines)
     (line,) = [line for line in lines if line.startswith("| output-covariance")]
     assert "deviation = 0.01235" in line
@@ -349,7 +345,7 @@ def test_no_recorded_verdict_contradicts_its_interval(path):
     assert list(contradictions(decision)) == []
     if decision.interval is not None:
         assert found["decision"]["interval"] == pytest.approx(list(decision.interval))
-    assert found["claim"] == catalogue.catalogue()[found["id"]].fingerprint
+    assert found["claim"] == claims.catalogue()[found["id"]].fingerprint
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent.parent for path in RECORDS}), ids=str)

@@ -6,6 +6,7 @@ from scipy.stats import spearmanr
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
+from kappa_lib.evidence.encoding import spearman_interval
 from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED
 from kappa_lib.files import write_json
 
@@ -163,3 +164,47 @@ def test_rules(claim, numbers, verdict):
     assert decision.verdict == verdict
     assert decision.n == 30
     assert list(decision.interval) in [list(found[1:]) for found in numbers]
+
+
+def test_rank_correlation_is_scipys_without_strata():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=60)
+    y = x + rng.normal(size=60)
+    found = spearman_interval(x, y, range(60), resamples=2000)
+    assert found.estimate == pytest.approx(spearmanr(x, y).statistic)
+    # Fisher's interval for ranks (Bonett and Wright 2000).
+    half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
+    theirs = np.tanh(np.arctanh(found.estimate) + np.array([-half, half]))
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.08)
+    assert found.p < 0.001
+
+
+def test_strata_and_control_take_out_what_they_name():
+    rng = np.random.default_rng(6)
+    types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
+    x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
+    assert spearman_interval(x, y, layers, resamples=200).estimate > 0.8
+    within = spearman_interval(x, y, layers, strata=types.astype(str), resamples=500)
+    assert within.low < 0 < within.high
+    deep_x, deep_y = layers + rng.normal(size=90), layers + rng.normal(size=90)
+    assert spearman_interval(deep_x, deep_y, layers, strata=types, resamples=200).estimate > 0.8
+    partial = spearman_interval(deep_x, deep_y, layers, strata=types, control=layers, resamples=500)
+    assert abs(partial.estimate) < 0.35
+    with pytest.raises(InputError, match="no spread"):
+        spearman_interval([1.0] * 5, range(5), range(5))
+
+
+@pytest.mark.slow
+def test_permutation_p_is_uniform_without_an_effect_even_where_layers_share_noise():
+    rng = np.random.default_rng(8)
+    types, layers = np.repeat(np.arange(4), 20), np.tile(np.arange(20), 4)
+    p = []
+    for trial in range(200):
+        shared = rng.normal(size=(2, 20))
+        x, y = (s[layers] + rng.normal(size=80) for s in shared)
+        p.append(
+            spearman_interval(
+                x, y, layers, strata=types, resamples=1, permutations=99, seed=trial
+            ).p
+        )
+    assert np.mean(np.array(p) < 0.05) < 0.1

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from kappa_lib.evidence import pairs, report_tables
-from kappa_lib.figures.pairs import TITLES, paired
+from kappa_lib.evidence import arms as pairs
+from kappa_lib.evidence import report
+from kappa_lib.figures.training import OUTCOMES, paired
 from kappa_lib.spectra import selection
 
 
@@ -119,13 +120,13 @@ def test_intervals_read_the_outcomes():
 def test_the_report_shows_every_pair_and_what_differs_in_it():
     trained = {"parameters": 10, "types": {"q_proj": 1.0}, "layers": {"q_proj": 3.0}}
     facts = {"lowest_in_type": trained, "highest_in_type": trained | {"layers": {"q_proj": 9.0}}}
-    text = report_tables.pairs_table(results(), facts)
+    text = report.pairs_table(results(), facts)
     pair = "| lowest_in_type − highest_in_type |"
     assert f"{pair} WER, points | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
     assert "| KL, nats a token | -0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
     assert "- lowest_in_type − highest_in_type: the first has its q_proj 6.0 layers lower." in text
     assert "with pilot seed 0" in text
-    assert "No two arms" in report_tables.pairs_table(results()[:2], {})
+    assert "No two arms" in report.pairs_table(results()[:2], {})
 
 
 def table(kinds: list[str], kappas: list[float]) -> pd.DataFrame:
@@ -156,9 +157,9 @@ def test_what_differs_between_two_arms():
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
     found = pairs.outcomes(results())
-    margins = {outcome: pairs.margin_of(outcome) for outcome in TITLES}
+    margins = {outcome: pairs.margin_of(outcome) for outcome in OUTCOMES}
     figure = paired(found, pairs.summary(found), margins, note="a note")
-    assert [axis.get_title() for axis in figure.axes] == list(TITLES.values())
+    assert [axis.get_title() for axis in figure.axes] == list(OUTCOMES.values())
     for axis in figure.axes:
         low, high = axis.get_xlim()
         assert low == -high

@@ -9,7 +9,6 @@ from kappa_lib.evidence.statistics import (
     decide_difference,
     holm,
     paired,
-    spearman_interval,
 )
 from kappa_lib.evidence.verdicts import FAILS, HOLDS, NOT_TESTABLE, SAME, UNDECIDED
 
@@ -113,47 +112,3 @@ def test_bootstrap_knows_the_spread_between_seeds():
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     with pytest.raises(InputError, match="ragged"):
         bootstrap_mean([[1.0, 2.0], [1.0]])
-
-
-def test_rank_correlation_is_scipys_without_strata():
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=60)
-    y = x + rng.normal(size=60)
-    found = spearman_interval(x, y, range(60), resamples=2000)
-    assert found.estimate == pytest.approx(stats.spearmanr(x, y).statistic)
-    # Fisher's interval for ranks (Bonett and Wright 2000).
-    half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
-    theirs = np.tanh(np.arctanh(found.estimate) + np.array([-half, half]))
-    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.08)
-    assert found.p < 0.001
-
-
-def test_strata_and_control_take_out_what_they_name():
-    rng = np.random.default_rng(6)
-    types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
-    x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
-    assert spearman_interval(x, y, layers, resamples=200).estimate > 0.8
-    within = spearman_interval(x, y, layers, strata=types.astype(str), resamples=500)
-    assert within.low < 0 < within.high
-    deep_x, deep_y = layers + rng.normal(size=90), layers + rng.normal(size=90)
-    assert spearman_interval(deep_x, deep_y, layers, strata=types, resamples=200).estimate > 0.8
-    partial = spearman_interval(deep_x, deep_y, layers, strata=types, control=layers, resamples=500)
-    assert abs(partial.estimate) < 0.35
-    with pytest.raises(InputError, match="no spread"):
-        spearman_interval([1.0] * 5, range(5), range(5))
-
-
-@pytest.mark.slow
-def test_permutation_p_is_uniform_without_an_effect_even_where_layers_share_noise():
-    rng = np.random.default_rng(8)
-    types, layers = np.repeat(np.arange(4), 20), np.tile(np.arange(20), 4)
-    p = []
-    for trial in range(200):
-        shared = rng.normal(size=(2, 20))
-        x, y = (s[layers] + rng.normal(size=80) for s in shared)
-        p.append(
-            spearman_interval(
-                x, y, layers, strata=types, resamples=1, permutations=99, seed=trial
-            ).p
-        )
-    assert np.mean(np.array(p) < 0.05) < 0.1

@@ -144,3 +144,22 @@ def test_runs_from_before_there_were_kinds_of_text_say_so():
 def test_a_normaliser_that_empties_a_hypothesis_leaves_deletions():
     assert normalise("...", "en") == ""
     assert word_errors("yes please", "...", "en") == (2, 2)
+
+
+def test_bands_are_the_intervals_of_every_evaluation_and_of_the_languages_mean():
+    """Two independent halves of the same width: the mean's is narrower by the root of two."""
+    rows = [
+        row(f"wort {i}", "wort 1" if i % 3 else f"wort {i}", c)
+        for c in ("de", "en")
+        for i in range(30)
+    ]
+    write_run([*rows, row("one", "two", "en_human")])
+    bands = tables.wer_bands(profile(), ["selected"]).set_index("column")
+    assert list(bands.index) == ["wer_de", "wer_en", "wer_en_human", "wer_mean"]
+    assert set(bands["step"]) == {4}
+    found = tables.wer_intervals(profile(), "selected")
+    for corpus, (_, low, high) in found.items():
+        assert tuple(bands.loc[f"wer_{corpus}", ["low", "high"]]) == (low, high)
+    rate, below = found["de"][0], found["de"][0] - found["de"][1]
+    assert found["en"] == found["de"]
+    assert bands.loc["wer_mean", "low"] == pytest.approx(rate - below / 2**0.5)

@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Ellipse
 
 from kappa_lib.evidence.verdicts import NOT_MEASURED, VERDICTS
-from kappa_lib.figures import limits, theory, verdicts
+from kappa_lib.figures import theory, training
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +50,8 @@ def test_entropy_scatter_keeps_every_unit_and_the_maximum():
 
 def test_bands_draw_both_edges():
     kappas, low, high = np.array([1.0, 10, 100]), np.array([0.0, -5, -9]), np.array([0.0, -1, -2])
-    panels = [limits.BandPanel(name, low, high, np.array([-3.0])) for name in ("V", "I")]
-    figure = limits.bands(kappas, np.array([10.0]), panels)
+    panels = {name: (low, high, np.array([-3.0])) for name in ("V", "I")}
+    figure = theory.bands(kappas, np.array([10.0]), panels)
     assert [axis.get_title() for axis in figure.axes] == ["V", "I"]
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
     assert low.tolist() in drawn
@@ -61,7 +61,7 @@ def test_bands_draw_both_edges():
 
 def test_activations_put_the_estimates_at_every_second_mean():
     means, estimate = np.linspace(-1, 1, 5), np.array([-1.0, -0.5, -0.1])
-    figure = limits.activations(
+    figure = theory.activations(
         np.linspace(-2, 2, 9),
         {"tanh": np.ones(9), "ReLU": np.zeros(9)},
         means,
@@ -78,13 +78,13 @@ def test_activations_put_the_estimates_at_every_second_mean():
 def test_information_has_a_panel_for_each_input():
     noises = np.array([0.1, 1.0])
     panels = {name: (noises, {"ReLU": np.array([-0.2, -0.1])}) for name in ("a", "b")}
-    figure = limits.information_changes(panels)
+    figure = theory.information_changes(panels)
     assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
     assert labelled(figure)
 
 
 def test_null_marks_every_shape():
-    figure = limits.null_by_shape(
+    figure = theory.null_by_shape(
         np.array([0.2, 0.6]),
         {"null": np.array([2.6, 7.9])},
         {0.4: np.array([4.0, 4.4])},
@@ -101,14 +101,14 @@ def test_null_marks_every_shape():
 def test_storage_shows_the_median_over_seeds():
     kappas = np.array([10.0, 100.0])
     reads = {"bfloat16": np.array([[10.0, 90], [11, 130], [12, 200]])}
-    figure = limits.storage({"exact": np.array([2.0, 1.0])}, kappas, reads, 2)
+    figure = theory.storage({"exact": np.array([2.0, 1.0])}, kappas, reads, 2)
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([11, 130])
     assert labelled(figure)
 
 
 def test_verdict_bars_add_up_and_know_every_verdict():
-    assert set(verdicts.SHADES) == {*VERDICTS, NOT_MEASURED}
-    figure = verdicts.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
+    assert set(training.SHADES) == {*VERDICTS, NOT_MEASURED}
+    figure = training.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert sorted(widths) == [0, 0, 0, 1, 2, 3]
     assert labelled(figure)

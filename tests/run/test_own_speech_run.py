@@ -14,7 +14,7 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import report, report_tables, tables
+from kappa_lib.evidence import report, tables
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
@@ -164,13 +164,13 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         "not readable": 1,
         "empty transcript": 1,
     }
-    assert tables.left_out(profile) == bench.data.left_out
+    assert tables.split(profile, "left_out") == bench.data.left_out
     said = report.left_out(profile)
     for reason in ("longer than 30 s", "shorter than 0.1 s", "not readable", "empty transcript"):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
     assert f"Training utterances: 9 {CORPUS} (16 asked for)" in report._setting(profile)
-    assert f"| WER {CORPUS}, % | mean, % |" in report_tables.wer_table(table)
+    assert f"| WER {CORPUS}, % | mean, % |" in report.wer_table(table)
     assert f"Whisper basic for {CORPUS}" in report._normalisers(profile)
 
 
@@ -239,5 +239,5 @@ def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
     titles = [axis.get_title() for axis in wer_over_training(table).axes]
     assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
     assert len(titles) == 4
-    header = report_tables.wer_table(table).splitlines()[0]
+    header = report.wer_table(table).splitlines()[0]
     assert "| WER en, % | WER mine, % | mean, % | WER en_human, % |" in header

@@ -71,7 +71,6 @@ LIGHT = (
     "spectra.scan",
     "spectra.compare",
     "figures.page",
-    "spectra.exports",
     "spectra.kappa_table",
     "spectra.selection",
     "weights.models",

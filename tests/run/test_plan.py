@@ -15,6 +15,7 @@ from kappa_lib.files import read_json, write_json
 from kappa_lib.run import cli, plan, plan_text
 from kappa_lib.run.plan import Plan
 from kappa_lib.spectra import kappa_table, selection
+from kappa_lib.spectra.arms import ARMS
 from kappa_lib.training import optim
 from kappa_lib.training.precision import autocast, promote
 from kappa_lib.weights import models, sizes
@@ -364,7 +365,7 @@ def test_time_follows_the_rate_and_the_steps():
 
 
 def test_arms_that_shapes_decide_exist():
-    assert set(plan.BY_SHAPE) <= set(selection.ARMS)
+    assert set(plan.BY_SHAPE) <= set(ARMS)
 
 
 def test_the_text_says_what_fits_and_what_does_not():

@@ -5,10 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import kappa_table, selection
+from kappa_lib.spectra.arms import ARMS
 from kappa_lib.spectra.selection import Selection, select
 
 SHAPES = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "mlp.up_proj": (16, 8)}
@@ -52,6 +56,48 @@ def test_selected_takes_the_smallest_inside_the_layers():
 def test_inverse_takes_the_largest():
     assert types("inverse", 12) == {"q_proj": 10, "k_proj": 2}
     assert "model.layers.9.self_attn.k_proj.weight" in select(TABLE, "inverse", 12).tensors
+
+
+@pytest.fixture
+def scanned(tmp_path):
+    """A κ table on disk: three matrices in layers, and one outside."""
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)] + ["lm_head.weight"]
+    random = torch.Generator().manual_seed(0)
+    rows = [kappa_table.measure(torch.randn(6, 4, generator=random), name) for name in names]
+    kappa_table.write(kappa_table.build(rows, {}), tmp_path)
+    return tmp_path
+
+
+def beside(folder, kappas, input_kappas):
+    rows = zip(kappas, input_kappas, strict=True)
+    frame = pd.DataFrame(
+        [
+            {"tensor": f"model.layers.{i}.mlp.up_proj.weight", "kappa": k, "input_kappa": x}
+            for i, (k, x) in enumerate(rows)
+        ]
+    )
+    (folder / kappa_table.INPUTS).parent.mkdir()
+    frame[::-1].to_csv(folder / kappa_table.INPUTS, index=False, float_format="%.6g")
+
+
+def test_input_kappa_ranks_by_what_was_measured_on_real_inputs(scanned):
+    beside(scanned, kappa_table.read(scanned)["kappa"][:3], [5.0, 900.0, 40.0])
+    table = kappa_table.read(scanned)
+    lowest, highest = (select(table, f"{end}_input_kappa", 1) for end in ("lowest", "highest"))
+    assert lowest.tensors == ["model.layers.0.mlp.up_proj.weight"]
+    assert highest.tensors == ["model.layers.1.mlp.up_proj.weight"]
+
+
+def test_without_the_measurement_the_error_names_its_command(scanned):
+    table = kappa_table.read(scanned)
+    with pytest.raises(InputError, match=r"input_kappa(.|\n)*encoding\.study --only tensors"):
+        select(table, "lowest_input_kappa", 1)
+
+
+def test_inputs_of_another_model_are_refused(scanned):
+    beside(scanned, kappa_table.read(scanned)["kappa"][:3] * 1.01, [5.0, 900.0, 40.0])
+    with pytest.raises(InputError, match="not of the tensors"):
+        kappa_table.read(scanned)
 
 
 def test_papers_share_of_the_papers_model_is_100_and_of_this_one_94():
@@ -99,6 +145,77 @@ def test_modules_by_place():
     assert types("mlp", 1) == {"up_proj": 10}
     assert types("attention", 1) == {"q_proj": 10, "k_proj": 10}
     assert len(select(TABLE, "all", 1).tensors) == 30
+
+
+NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
+
+
+def test_of_two_neighbouring_layers_each_arm_has_one():
+    """By hand: q is lower in layers 0 and 3, k in 1 and, of a tie, in 2; layer 4 has no pair."""
+    kappas = {"q_proj": [3, 5, 9, 2, 1], "k_proj": [8, 7, 6, 6, 1]}
+    table = pd.DataFrame(
+        [
+            (f"model.layers.{layer}.self_attn.{kind}.weight", kind, layer, 4, 4, kappa)
+            for kind, values in kappas.items()
+            for layer, kappa in enumerate(values)
+        ],
+        columns=["tensor", "type", "layer", "rows", "cols", "kappa"],
+    )
+    for arm, layers in zip(NEIGHBOURS, ("q0 q3 k1 k2", "q1 q2 k0 k3"), strict=True):
+        chosen = select(table, arm, 1).tensors
+        found = {f"{name.split('.')[4][0]}{name.split('.')[2]}" for name in chosen}
+        assert found == set(layers.split())
+    with pytest.raises(InputError, match="no tensor of this model fits"):
+        select(make_table(1), NEIGHBOURS[0], 1)
+
+
+@given(layers=st.integers(2, 9), experts=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
+def test_neighbours_are_alike_in_all_but_kappa(layers, experts, seed):
+    rng = np.random.default_rng(seed)
+    shapes = {"q_proj": (8, 8), "v_proj": (4, 8)} | {
+        f"experts.{i}.up_proj": (16, 8) for i in range(experts)
+    }
+    table = kappa_table.null_table(shapes, layers).sample(frac=1, random_state=seed % 2**31)
+    table["kappa"] = rng.integers(1, 6, len(table))
+    rows = table.set_index("tensor")
+    low, high = (select(table, arm, 1) for arm in NEIGHBOURS)
+    a, b = (rows.loc[chosen.tensors] for chosen in (low, high))
+    assert low.parameters == high.parameters
+    assert a["type"].value_counts().to_dict() == b["type"].value_counts().to_dict()
+    assert len(a) == len(b) == len(shapes) * (layers // 2)
+    assert not set(low.tensors) & set(high.tensors)
+    assert a["kappa"].sum() <= b["kappa"].sum()
+    assert (np.sort(a["layer"] // 2) == np.sort(b["layer"] // 2)).all()
+
+
+def test_attention_and_mlp_at_equal_size_on_the_default_model():
+    """Published shapes of SmolLM2-135M: attention is as large as the MLPs of ten layers."""
+    hidden, key, inner = 576, 192, 1536
+    shapes = {f"self_attn.{kind}_proj": (hidden, hidden) for kind in "qo"}
+    shapes |= {f"self_attn.{kind}_proj": (key, hidden) for kind in "kv"}
+    shapes |= {f"mlp.{kind}_proj": (inner, hidden) for kind in ("gate", "up")}
+    table = kappa_table.null_table(shapes | {"mlp.down_proj": (hidden, inner)}, 30)
+    whole, attention, mlp = (
+        select(table, arm, 1) for arm in ("attention", "attention_matched_size", "mlp_matched_size")
+    )
+    assert attention.tensors == whole.tensors
+    assert attention.parameters == mlp.parameters == 26_542_080
+    layers = {name.split(".")[2] for name in mlp.tensors}
+    assert layers == {str(layer) for layer in range(1, 30, 3)}
+    assert len(mlp.tensors) == 30
+
+
+def test_the_larger_module_is_cut_whichever_it_is():
+    """A layer has 128 parameters of MLP and 96 of attention; 960 are 7.5 layers, cut to 7."""
+    assert types("mlp_matched_size", 1) == {"up_proj": 7}
+    assert types("attention_matched_size", 1) == types("attention", 1)
+    wide = TABLE.assign(rows=TABLE["rows"].where(TABLE["type"] != "q_proj", 40))
+    assert select(wide, "mlp_matched_size", 1) == replace(
+        select(wide, "mlp", 1), arm="mlp_matched_size", rule=ARMS["mlp_matched_size"][0]
+    )
+    cut = select(wide, "attention_matched_size", 1)
+    assert cut.parameters == 4 * (40 * 8 + 4 * 8)
+    assert {name.split(".")[2] for name in cut.tensors} == {"1", "3", "6", "8"}
 
 
 def test_parameters_are_counted():

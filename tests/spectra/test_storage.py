@@ -7,6 +7,7 @@ import torch
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import storage
+from kappa_lib.theory import matrices
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
 
@@ -25,6 +26,40 @@ def test_errors_are_those_of_the_formats():
     assert 0 < error["fp16"] <= largest * 2**-11
     assert 0 < error["8-bit (Q8_0)"] <= largest / 127
     assert error["8-bit (Q8_0)"] < error["4-bit (Q4_1)"] <= 2 * largest / 15
+
+
+@pytest.mark.parametrize(("form", "bits"), [("fp32", 24), ("fp16", 11), ("bf16", 8)])
+def test_float_storage_errs_by_half_a_unit_in_the_last_place(form, bits):
+    weight = np.random.default_rng(0).uniform(0.5, 2, size=(64, 64))
+    error = np.abs(storage.stored(weight, form).numpy() / weight - 1).max()
+    assert 2.0 ** -(bits + 1) < error <= 2.0**-bits
+
+
+def test_q4_1_has_sixteen_levels_a_run_and_errs_by_half_a_step():
+    """Also beside the format's definition: codes between a minimum and a step in fp16."""
+    weight = np.random.default_rng(0).standard_normal((4, 64))
+    read = storage.stored(weight, "4-bit (Q4_1)").numpy()
+    expected = []
+    for run, original in zip(read.reshape(-1, 32), weight.reshape(-1, 32), strict=True):
+        assert len(np.unique(run)) <= 16
+        low, step = original.min(), np.ptp(original) / 15
+        assert np.abs(run - original).max() <= 0.51 * step
+        codes = np.round((original - low) / step)
+        expected.append(float(np.float16(low)) + codes * float(np.float16(step)))
+    # A code may differ where a weight sits between two levels.
+    assert np.median(np.abs(read.reshape(-1, 32) - expected)) < 1e-6
+    constant = storage.stored(np.full((1, 32), 0.25), "4-bit (Q4_1)")
+    assert constant.numpy() == pytest.approx(0.25)
+
+
+def test_weyl_interval_holds_the_stored_value():
+    rng = np.random.default_rng(0)
+    weight = matrices.matrix_with_spectrum(np.geomspace(1, 1e-2, 32), 32, 32, rng)
+    for form in ("bf16", "4-bit (Q4_1)"):
+        read = storage.stored(weight, form).double().numpy()
+        low, high = matrices.smallest_value_interval(weight, read)
+        assert low <= np.linalg.svd(read, compute_uv=False)[-1] <= high
+        assert low < 1e-2 < high
 
 
 def test_study_measures_what_numpy_measures():
@@ -58,3 +93,5 @@ def test_unusable_requests_are_refused():
         storage.stored(WEIGHT, "2-bit")
     with pytest.raises(InputError, match="runs of 32"):
         storage.stored(WEIGHT[:, :40], "4-bit (Q4_1)")
+    with pytest.raises(InputError, match="fp16 holds NaN or infinite"):
+        storage.stored(np.array([[1e6]]), "fp16")

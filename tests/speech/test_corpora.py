@@ -9,6 +9,7 @@ from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import audio, corpora
 from kappa_lib.speech.transcripts import normalise
+from kappa_lib.text import carried
 from kappa_lib.weights import assets
 
 counts = st.integers(0, 60)
@@ -18,7 +19,7 @@ names = st.sampled_from(corpora.CORPORA)
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache that already has the assets: the real ones, linked."""
-    folders = [assets.espeak().folder]
+    folders = [assets.synthesiser(name).folder for name in ("espeak", "pico")]
     try:
         folders.append(assets.human_recordings())
     except AssetError as error:
@@ -77,6 +78,18 @@ def test_every_speaker_and_word_is_heard_in_training(corpus):
         assert {u.speaker for u in part} == set(corpora.synthesis.SPEAKERS[corpus])
     words = {word for slot in corpora.synthesis.SLOTS[corpus] for word in slot}
     assert {word for text in texts(drawn.train) for word in text.split()} == words
+
+
+@pytest.mark.parametrize("corpus", ["de_open", "en_open"])
+def test_open_sentences_run_out_and_are_said_again_by_another_voice(corpus):
+    there_are = len(carried(corpus).splitlines())
+    drawn = corpora.split(corpus, 2 * (there_are - 100), 100, 0)
+    half = len(drawn.train) // 2
+    once, again = drawn.train[:half], drawn.train[half:]
+    assert texts(once) == texts(again)
+    assert {*texts(once)} | {*texts(drawn.test)} == {*carried(corpus).splitlines()}
+    voices = [(a.voice, b.voice) for a, b in zip(once, again, strict=True)]
+    assert sum(a == b for a, b in voices) < 0.05 * half
 
 
 def test_human_test_prompts_are_sentences_of_moderate_length():

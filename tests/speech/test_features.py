@@ -44,7 +44,7 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
 
 def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):
     """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
-    real = {assets.whisper().parent, assets.espeak().folder.parent}
+    real = {assets.whisper().parent, assets.synthesiser("espeak").folder.parent}
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "assets").symlink_to(real.pop())
     assert not real

@@ -7,8 +7,7 @@ from scipy import stats
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory import nonlinear
-from kappa_lib.theory.entropy import gaussian_entropy, mutual_information
-from kappa_lib.theory.estimators import knn_entropy
+from kappa_lib.theory.entropy import gaussian_entropy, knn_entropy, mutual_information
 
 TORCH = {
     "tanh": torch.tanh,

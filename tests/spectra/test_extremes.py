@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from kappa_lib.spectra import gram
-from kappa_lib.spectra.gram import Tall
+from kappa_lib.spectra import extremes
+from kappa_lib.spectra.extremes import Tall
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(gram, "BLOCK_NUMBERS", 100)
-    monkeypatch.setattr(gram, "PANEL", 8)
+    monkeypatch.setattr(extremes, "BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(extremes, "PANEL", 8)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -38,4 +38,4 @@ def test_error_of_an_inner_product_is_below_its_bound(length):
     )
     computed = float(np.add.accumulate(x * y)[-1])
     error = abs(computed - exact / 2**120)
-    assert error <= gram.product_error(length) * np.abs(x * y).sum()
+    assert error <= extremes.product_error(length) * np.abs(x * y).sum()

@@ -13,7 +13,6 @@ from torch import nn
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.spectra import exports
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import Selection, select
 from kappa_lib.weights import assets, models
@@ -32,7 +31,7 @@ def chosen(llama) -> Selection:
 
 def test_peft_trains_exactly_the_selected_modules(llama):
     selection = chosen(llama)
-    wrapped = get_peft_model(llama, LoraConfig(r=1, **exports.peft_targets(selection)))
+    wrapped = get_peft_model(llama, LoraConfig(r=1, **selection.peft_targets()))
     adapted = {
         name.removeprefix("base_model.model.")
         for name, module in wrapped.named_modules()
@@ -44,7 +43,7 @@ def test_peft_trains_exactly_the_selected_modules(llama):
 
 def test_unfrozen_parameters_match_their_tensor_and_no_other(llama):
     selection = chosen(llama)
-    patterns = yaml.safe_load(exports.unfrozen_parameters(selection))["unfrozen_parameters"]
+    patterns = yaml.safe_load(selection.unfrozen_parameters())["unfrozen_parameters"]
     names = [name for name, _ in llama.named_parameters()]
     matched = [name for name in names if any(re.match(p, name) for p in patterns)]
     assert sorted(matched) == selection.tensors
@@ -52,25 +51,25 @@ def test_unfrozen_parameters_match_their_tensor_and_no_other(llama):
 
 def test_three_files_are_written(llama, tmp_path):
     selection = chosen(llama)
-    paths = exports.write(selection, tmp_path)
+    paths = selection.export(tmp_path)
     assert [p.name for p in paths] == [
         "selected.json",
         "selected.peft.json",
         "selected.axolotl.yaml",
     ]
     assert Selection.load(paths[0]) == selection
-    assert read_json(paths[1]) == exports.peft_targets(selection)
+    assert read_json(paths[1]) == selection.peft_targets()
 
 
 def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
     name = "model.layers.0.mlp.experts.gate_up_proj"
     whole = Selection("x", "", 0, [name, "model.layers.0.self_attn.q_proj.weight"], 1, "")
-    assert exports.peft_targets(whole) == {
+    assert whole.peft_targets() == {
         "target_modules": ["model.layers.0.self_attn.q_proj"],
         "target_parameters": [name],
     }
     with pytest.raises(InputError, match=r"gate_up_proj\[2\]"):
-        exports.unfrozen_parameters(Selection("x", "", 0, [f"{name}[2]"], 1, ""))
+        Selection("x", "", 0, [f"{name}[2]"], 1, "").unfrozen_parameters()
 
 
 def peft_kappa(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A Whisper encoder out of CTranslate2's file format, as a Hugging Face folder.
+"""Whisper's encoder and decoder out of CTranslate2's file format, as modules of transformers.
 
 The pinned encoder is a CTranslate2 ``model.bin``. Converted, the very same weights run in torch
 (any device torch has, and with gradients), and the two back ends can be held against each other.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import WhisperConfig
+from transformers import WhisperConfig, WhisperForCausalLM
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kappa_lib.errors import CheckpointError, first_line
@@ -29,6 +29,11 @@ _LAYER = {
     "final_layer_norm": "ffn/layer_norm",
     "fc1": "ffn/linear_0",
     "fc2": "ffn/linear_1",
+}
+_CROSS = {
+    "encoder_attn_layer_norm": "attention/layer_norm",
+    "encoder_attn.q_proj": "attention/linear_0",
+    "encoder_attn.out_proj": "attention/linear_2",
 }
 
 
@@ -86,11 +91,7 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 
 def encoder_state(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """State of ``WhisperEncoder``, fp32, from a Whisper model's CTranslate2 variables.
-
-    CTranslate2 keeps query, key and value in one matrix, stacked in that order; Whisper's key
-    has no bias, so its third of the stacked bias is zero and is dropped.
-    """
+    """State of ``WhisperEncoder``, fp32, from a Whisper model's CTranslate2 variables."""
 
     def get(name: str) -> Tensor:
         return torch.from_numpy(variables[f"encoder/{name}"].astype(np.float32))
@@ -99,17 +100,64 @@ def encoder_state(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
     for convolution in ("conv1", "conv2"):
         _pair(state, convolution, get, convolution)
     _pair(state, "layer_norm", get, "layer_norm")
-    for layer in range(_count_layers(variables)):
-        prefix = f"layers.{layer}."
+    for layer in range(_count_layers(variables, "encoder")):
         for ours, theirs in _LAYER.items():
-            _pair(state, prefix + ours, get, f"layer_{layer}/{theirs}")
+            _pair(state, f"layers.{layer}.{ours}", get, f"layer_{layer}/{theirs}")
         fused = f"layer_{layer}/self_attention/linear_0"
-        weights, biases = get(f"{fused}/weight").chunk(3), get(f"{fused}/bias").chunk(3)
-        for part, weight, bias in zip("qkv", weights, biases, strict=True):
-            state[f"{prefix}self_attn.{part}_proj.weight"] = weight.contiguous()
-            if part != "k":
-                state[f"{prefix}self_attn.{part}_proj.bias"] = bias.contiguous()
+        _split(state, f"layers.{layer}.self_attn", "qkv", get, fused)
     return state
+
+
+def decoder(source: Path) -> WhisperForCausalLM:
+    """The decoder of a CTranslate2 folder, fp32 and frozen; it reads what the encoder gives.
+
+    Args:
+        source: folder with ``model.bin``.
+
+    Raises:
+        CheckpointError: not a Whisper model, or not readable.
+    """
+    variables = read_variables(source / "model.bin")
+
+    def get(name: str) -> Tensor:
+        return torch.from_numpy(variables[f"decoder/{name}"].astype(np.float32))
+
+    try:
+        positions, tokens = get("position_encodings/encodings"), get("embeddings/weight")
+        state = {"embed_positions.weight": positions, "embed_tokens.weight": tokens}
+        _pair(state, "layer_norm", get, "layer_norm")
+        for layer in range(_count_layers(variables, "decoder")):
+            ours, theirs = f"layers.{layer}", f"layer_{layer}"
+            for part, name in (_LAYER | _CROSS).items():
+                _pair(state, f"{ours}.{part}", get, f"{theirs}/{name}")
+            _split(state, f"{ours}.self_attn", "qkv", get, f"{theirs}/self_attention/linear_0")
+            _split(state, f"{ours}.encoder_attn", "kv", get, f"{theirs}/attention/linear_1")
+        config = WhisperConfig(
+            vocab_size=len(tokens),
+            pad_token_id=None,
+            d_model=tokens.shape[1],
+            decoder_layers=_count_layers(variables, "decoder"),
+            decoder_attention_heads=int(variables["decoder/num_heads"]),
+            decoder_ffn_dim=len(get("layer_0/ffn/linear_0/weight")),
+            max_target_positions=len(positions),
+        )
+        model = WhisperForCausalLM(config)
+        model.get_decoder().load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        what = f"{source}: its variables are not those of a Whisper decoder: {first_line(error)}"
+        raise CheckpointError(what, "convert a Whisper model") from error
+    return model.eval().requires_grad_(False)
+
+
+def _split(
+    state: dict[str, Tensor], ours: str, parts: str, get: Callable[[str], Tensor], fused: str
+) -> None:
+    """CTranslate2 stacks query, key and value; Whisper's key has no bias, its third is zero."""
+    weights, biases = (get(f"{fused}/{kind}").chunk(len(parts)) for kind in ("weight", "bias"))
+    for part, weight, bias in zip(parts, weights, biases, strict=True):
+        state[f"{ours}.{part}_proj.weight"] = weight.contiguous()
+        if part != "k":
+            state[f"{ours}.{part}_proj.bias"] = bias.contiguous()
 
 
 def _pair(state: dict[str, Tensor], ours: str, get: Callable[[str], Tensor], theirs: str) -> None:
@@ -120,12 +168,9 @@ def _pair(state: dict[str, Tensor], ours: str, get: Callable[[str], Tensor], the
     )
 
 
-def _count_layers(variables: dict[str, np.ndarray]) -> int:
-    return sum(name.endswith("ffn/linear_0/weight") for name in _encoder_names(variables))
-
-
-def _encoder_names(variables: dict[str, np.ndarray]) -> list[str]:
-    return [name for name in variables if name.startswith("encoder/")]
+def _count_layers(variables: dict[str, np.ndarray], part: str) -> int:
+    names = (name for name in variables if name.startswith(part))
+    return sum(name.endswith("ffn/linear_0/weight") for name in names)
 
 
 def encoder_config(variables: dict[str, np.ndarray]) -> WhisperConfig:
@@ -134,7 +179,7 @@ def encoder_config(variables: dict[str, np.ndarray]) -> WhisperConfig:
     return WhisperConfig(
         d_model=width,
         num_mel_bins=bands,
-        encoder_layers=_count_layers(variables),
+        encoder_layers=_count_layers(variables, "encoder"),
         encoder_attention_heads=int(variables["encoder/num_heads"]),
         encoder_ffn_dim=variables["encoder/layer_0/ffn/linear_0/weight"].shape[0],
         max_source_positions=variables["encoder/position_encodings/encodings"].shape[0],
@@ -153,7 +198,7 @@ def convert(source: Path, target: Path) -> Path:
     """
     path = source / "model.bin"
     variables = read_variables(path)
-    if not any(name.startswith("encoder/conv1") for name in _encoder_names(variables)):
+    if not any(name.startswith("encoder/conv1") for name in variables):
         raise CheckpointError(f"{path}: no Whisper encoder in it", "convert a Whisper model")
     try:
         encoder = WhisperEncoder(encoder_config(variables))

@@ -1,0 +1,99 @@
+"""What decides beside the default model on text: stability, other models, spoken prompts.
+
+The rules here were committed before the runs that they read. What other models and inputs say
+decides no claim of its own; it says how far the title's verdict carries.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kappa_lib.evidence import encoding
+from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
+from kappa_lib.evidence.statistics import LEVEL, NATS, Interval, bootstrap_mean
+from kappa_lib.spectra.kappa_table import types
+
+
+def tracks(found: Sequence[float]) -> str:
+    """A model's word on the title's first sense: does κ track the information of the output?
+
+    Args:
+        found: ρ of κ with the information deficit within types: estimate and the ends of its
+            95 % interval over layers.
+    """
+    if found[1] > RELEVANT:
+        return "yes"
+    return "no" if found[2] < NEGLIGIBLE else "open"
+
+
+def worth(found: Sequence[float]) -> str:
+    """What a type's smallest singular values are worth to the model, in a word.
+
+    Args:
+        found: cost of taking σ_k away, less that of as much off a random direction, in nats a
+            token: estimate and the ends of its 95 % interval over windows.
+    """
+    if found[1] > NATS:
+        return "something"
+    return "nothing" if found[1] > -NATS and found[2] < NATS else "open"
+
+
+def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval]:
+    """What decides low-kappa-is-stable: ρ of κ with two measures of instability, within types.
+
+    Args:
+        tensors: of :func:`kappa_lib.evidence.encoding.read`.
+        stable: a row a tensor, of the study's ``stability.csv``.
+
+    Returns:
+        ``noise_cost``: with the KL that relative noise costs; ``gradient_noise``: with the noise
+        scale of the gradient. Both at 97.5 %, so that they cover together with 95 %.
+    """
+    table = tensors[["tensor", "type", "layer", "kappa"]].merge(stable, on="tensor")
+    columns = {"noise_cost": "kl", "gradient_noise": "noise_scale"}
+    return {name: encoding.within_types(table, "kappa", column) for name, column in columns.items()}
+
+
+def information(folders: dict[str, Path]) -> pd.DataFrame:
+    """A row a study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and the word.
+
+    Args:
+        folders: what was studied → where.
+    """
+    rows = {}
+    for name, folder in folders.items():
+        table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
+        ideal, real = (
+            encoding.within_types(table, "kappa", column, level=LEVEL)
+            for column in ("deficit_isotropic", "deficit")
+        )
+        rows[name] = {
+            "tensors": len(table),
+            "types": len(types(table)),
+            "loss": surgery["base"].mean(),
+            "isotropic": encoding.text(ideal),
+            "real": encoding.text(real),
+            "κ tracks it": tracks(encoding.triple(real)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def smallest(folder: Path) -> pd.DataFrame:
+    """A row a type of one study: shape, median κ, what its σ_k are worth, and the word."""
+    table, surgery = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "surgery"))
+    costs = surgery.pivot_table(index=["scope", "window"], columns="change", values="loss")
+    less = costs["surgery"] - costs["surgery_elsewhere"]
+    rows = {}
+    for kind in types(table):
+        of = table[table["type"] == kind]
+        found = bootstrap_mean([less[kind]], level=LEVEL)
+        rows[kind] = {
+            "rows": of["rows"].iloc[0],
+            "cols": of["cols"].iloc[0],
+            "κ": of["kappa"].median(),
+            "input κ": of["input_kappa"].median(),
+            "nats a token": encoding.text(found, 3),
+            "σ_k is worth": worth(encoding.triple(found)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

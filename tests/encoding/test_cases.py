@@ -1,0 +1,110 @@
+import pytest
+import torch
+from tiny import tokenizer
+
+from kappa_lib.encoding import cases
+from kappa_lib.encoding.stability import gradients
+from kappa_lib.errors import InputError
+from kappa_lib.text import carried
+from kappa_lib.training import texts
+
+SMALL = cases.Sizes(2, 16, 3, 8, 2, 10)
+
+
+def whole(kind):
+    return tokenizer()(carried(kind), add_special_tokens=False)["input_ids"]
+
+
+def test_text_windows_lie_where_they_should_and_predict_the_next_token():
+    found = cases.of_texts(tokenizer(), SMALL)
+    ids = whole("german")
+    (read,), (surgery,) = found.inputs, found.surgery
+    labels = [kind for kind in texts.KINDS for _ in range(2)]
+    assert read.labels == surgery.labels == labels
+    assert read.inputs["input_ids"][2:4].flatten().tolist() == ids[:32]
+    assert surgery.inputs["input_ids"][3].tolist() == ids[-11:-1]
+    assert surgery.targets[3].tolist() == ids[-10:]
+    assert len(found.blocks) == 3
+    ((block,), *_) = found.blocks[1:]
+    assert block.labels == list(texts.KINDS)
+    assert block.inputs["input_ids"][1].tolist() == ids[32 + 9 : 32 + 17]
+    assert block.targets[1].tolist() == ids[32 + 10 : 32 + 18]
+
+
+def test_windows_begin_with_the_token_that_a_tokenizer_begins_texts_with():
+    class Beginning:
+        """The default tokenizer, but with a token at the beginning of a text."""
+
+        inner = tokenizer()
+
+        def __call__(self, text, add_special_tokens=True):
+            found = self.inner(text, add_special_tokens=False)["input_ids"]
+            return {"input_ids": [7] * add_special_tokens + found}
+
+    plain, begun = (cases.of_texts(t, SMALL) for t in (tokenizer(), Beginning()))
+    for before, after in zip(
+        plain.inputs + plain.surgery, begun.inputs + begun.surgery, strict=True
+    ):
+        given = after.inputs["input_ids"]
+        assert (given[:, 0] == 7).all()
+        assert torch.equal(given[:, 1:], before.inputs["input_ids"])
+        assert torch.equal(after.targets, before.targets)
+
+
+def test_no_token_is_read_twice():
+    with pytest.raises(InputError, match="ask for fewer windows"):
+        cases.of_texts(tokenizer(), cases.Sizes(input_windows=1000))
+    count = min(len(whole(kind)) for kind in texts.KINDS)
+    fits = cases.Sizes(1, 16, (count - 32) // 9, 8, 1, 15)
+    assert len(cases.of_texts(tokenizer(), fits).blocks) == fits.blocks
+    with pytest.raises(InputError, match="ask for fewer windows"):
+        cases.of_texts(tokenizer(), cases.Sizes(1, 16, fits.blocks + 1, 8, 1, 15))
+
+
+def test_whispers_decoder_writes_what_is_said():
+    sizes = cases.Sizes(input_windows=2, blocks=0, surgery_windows=1)
+    llm, found = cases.load(cases.WHISPER, sizes, None)
+    assert (len(found.inputs), len(found.surgery)) == (2, 1)
+    right = total = 0
+    for batch in found.inputs + found.surgery:
+        with torch.inference_mode():
+            hidden = llm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
+            best = llm.get_output_embeddings()(hidden).argmax(-1)
+        count = batch.targets.shape[1]
+        right += int((best[:, -count:] == batch.targets).sum())
+        total += count
+    assert right > 0.6 * total
+
+
+@pytest.mark.slow
+def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkeypatch):
+    from tiny import SMALL as TINY
+    from tiny import save_model
+
+    from kappa_lib import profiles
+    from kappa_lib.speech import features
+    from kappa_lib.training.experiment import Experiment
+
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    model, load = str(save_model(tmp_path / "model")), profiles.load
+    tiny_profile = load("smoke", profile="tiny", model=model, **TINY)
+    monkeypatch.setattr(profiles, "load", lambda name: tiny_profile)
+    sizes = cases.Sizes(input_windows=1, blocks=1, surgery_windows=0)
+    llm, found = cases.load(model, sizes, "smoke")
+    data = features.load(tiny_profile)
+    speech = Experiment(tiny_profile, data).speech_llm(0)
+    for batch, test in zip(found.inputs, data.tests, strict=True):
+        assert batch.labels == [test.corpus]
+        expected, count = speech.loss(test.features[:1], test.texts[:1])
+        with torch.inference_mode():
+            hidden = llm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
+            logits = llm.get_output_embeddings()(hidden[0, -count:])
+        found_loss = torch.nn.functional.cross_entropy(logits, batch.targets[0])
+        assert found_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert gradients(llm, [name], found.inputs).loc[name, "gradient"] > 0
+
+
+def test_a_profile_of_another_model_is_refused():
+    with pytest.raises(InputError, match="smollm2-135m"):
+        cases.load("gemma3-270m", cases.Sizes(), "smoke")

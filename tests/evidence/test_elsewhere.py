@@ -1,0 +1,97 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from kappa_lib.evidence import elsewhere
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ((0.5, 0.31, 0.7), "yes"),
+        ((0.1, -0.1, 0.19), "no"),
+        ((-0.5, -0.7, -0.3), "no"),
+        ((0.4, 0.1, 0.6), "open"),
+        ((0.25, 0.21, 0.29), "open"),
+    ],
+)
+def test_the_word_on_the_title_follows_the_interval(found, word):
+    assert elsewhere.tracks(found) == word
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ((2.0, 1.8, 2.2), "something"),
+        ((0.0, -0.009, 0.009), "nothing"),
+        ((0.02, 0.005, 0.03), "open"),
+        ((-0.02, -0.03, -0.011), "open"),
+    ],
+)
+def test_the_word_on_the_smallest_singular_values(found, word):
+    assert elsewhere.worth(found) == word
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study in which κ ranks the deficit in q, and what σ_k of v is worth is two nats."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "tensor": f"model.layers.{layer}.{kind}.weight",
+            "type": kind,
+            "layer": layer,
+            "rows": 4,
+            "cols": 8,
+            "kappa": np.exp(rng.standard_normal()),
+            "input_kappa": 7.0,
+        }
+        for layer in range(20)
+        for kind in ("q_proj", "v_proj")
+    ]
+    table = pd.DataFrame(rows)
+    table["deficit"] = table["deficit_isotropic"] = table["kappa"]
+    table.to_csv(tmp_path / "tensors.csv", index=False)
+    surgery = [
+        {
+            "scope": scope,
+            "change": change,
+            "window": window,
+            "base": 3.0,
+            # The windows differ by more than the change costs; the pairs do not.
+            "loss": window + (2.0 if (scope, change) == ("v_proj", "surgery") else 0.0),
+        }
+        for scope in ("q_proj", "v_proj", "all")
+        for change in ("surgery", "surgery_elsewhere", "surgery_noise")
+        for window in range(12)
+    ]
+    pd.DataFrame(surgery).to_csv(tmp_path / "surgery.csv", index=False)
+    return tmp_path
+
+
+def test_a_row_a_study(folder):
+    found = elsewhere.information({"a model": folder}).loc["a model"]
+    assert found["tensors"] == 40
+    assert found["types"] == 2
+    assert found["loss"] == 3
+    assert found["real"] == "+1.00 [+1.00, +1.00]"
+    assert found["κ tracks it"] == "yes"
+
+
+def test_windows_are_compared_with_themselves(folder):
+    found = elsewhere.smallest(folder)
+    assert found["nats a token"].to_dict() == {
+        "q_proj": "+0.000 [+0.000, +0.000]",
+        "v_proj": "+2.000 [+2.000, +2.000]",
+    }
+    assert found["σ_k is worth"].to_dict() == {"q_proj": "nothing", "v_proj": "something"}
+
+
+def test_stability_is_within_types_and_takes_infinite_noise_for_the_most(folder):
+    table = pd.read_csv(folder / "tensors.csv")
+    stable = pd.DataFrame({"tensor": table["tensor"], "kl": -table["kappa"]})
+    stable["noise_scale"] = table["kappa"].where(table["kappa"] < table["kappa"].max(), np.inf)
+    found = elsewhere.stability(table, stable)
+    assert found["noise_cost"].estimate == pytest.approx(-1)
+    assert found["gradient_noise"].estimate == pytest.approx(1)
+    assert found["noise_cost"].level == 0.975

