@@ -7,15 +7,16 @@ from dataclasses import replace
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import arms, claims, encoding, listing, report, tables
+from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import SCALES
+from kappa_lib.evidence.verdicts import SCALES, Decision
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.text import clock, markdown
 
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
+CAUSE = "kappa-is-the-cause"
 COMPARED = (
     "selected-beats-inverse",
     "inverse-forgets-more",
@@ -35,7 +36,7 @@ def committed(name: str) -> Profile:
     )
 
 
-def glance(laptop: Profile, study: Profile) -> str:
+def glance(laptop: Profile, study: Profile, cause: Profile) -> str:
     """Scope, hardware, time, outcome, verdicts by scale, and the sentence that matters."""
     found = claims.load(study.folder)
     rows = [
@@ -47,7 +48,7 @@ def glance(laptop: Profile, study: Profile) -> str:
         ("our own caveats", _counted(found, CAVEAT)),
     ]
     by_id = {claim.id: claim for claim in found}
-    return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, by_id)])
+    return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, cause, by_id)])
 
 
 def _scope(profile: Profile) -> str:
@@ -68,16 +69,16 @@ def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
     return f"{number}: {listing.sentence(found, kind, scale)}"
 
 
-def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
+def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[str]:
     """What became of the two questions that matter, each with its intervals."""
-    cause, forgets = found["kappa-is-the-cause"], found["inverse-forgets-more"]
+    forgets = found["inverse-forgets-more"]
     table = tables.results(study)
     sizes = [arms.trained(study, arm)["parameters"] for arm in ("selected", "inverse")]
     _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
-        "**Is it κ?** Arms of the same types and sizes, lowest less highest κ *within* each module"
-        f" type: {_answer(cause)}.",
+        "**Is it κ?** Of each two neighbouring layers the tensor of lower κ less that of higher κ,"
+        f" types, shapes, sizes and depth equal: {_decisive(cause)}.",
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
         _encoding(found["kappa-tracks-encoding"]),
@@ -94,6 +95,14 @@ def _encoding(title: Claim) -> str:
         listing.interval(*title.measured[name], 2) for name in ("information", "knowledge")
     )
     surgery = encoding.read(paths.ROOT / "results" / "reference" / "encoding").surgery
+    folder = paths.ROOT / "results" / "reference" / "encoding"
+    others = {
+        "on speech prompts": "speech",
+        "Gemma 3 270M": "gemma",
+        "Whisper's decoder": "whisper",
+    }
+    found = elsewhere.information({name: folder / of for name, of in others.items()})
+    also = "; ".join(f"{name} {row['real']}" for name, row in found.iterrows())
     values, queries = (encoding.surgery_cost(surgery, f"{kind}_proj") for kind in "vq")
     return (
         "**Does κ track what a tensor encodes?** Within module types, Spearman's ρ of κ with the"
@@ -102,20 +111,37 @@ def _encoding(title: Claim) -> str:
         f" **{title.verdict}**. Shrinking the smallest singular value alone costs"
         f" {encoding.text(values)} nats a token in all value projections, whose κ is the smallest,"
         f" and {encoding.text(queries)} in all query projections, whose κ is the largest."
+        f" The first ρ elsewhere (95 %): {also}."
     )
 
 
 def _answer(claim: Claim) -> str:
     """Every outcome with its interval, and the verdict."""
     assert claim.decision is not None
+    return f"{_outcomes(claim.decision)} (95 %, {claim.decision.n} seeds): **{claim.verdict}**"
+
+
+def _decisive(profile: Profile) -> str:
+    """What the runs of ``cause`` say; the rule decides once, when all seeds have been run."""
+    table, planned = tables.results(profile), len(profiles.load(profile.profile).seeds)
+    pair = (arms.measured(profile, table, arm) for arm in profile.arms)
+    decision = claims.decide(CAUSE, dict(zip(("low", "high"), pair, strict=True)))
+    seeds = len(profile.seeds)
+    word = decision.verdict if seeds == planned else f"so far; decided at {planned} seeds"
+    if not decision.parts:
+        return f"{decision.note} ({seeds} of {planned} seeds): **{word}**"
+    return f"{_outcomes(decision)} (95 %, {seeds} of {planned} seeds): **{word}**"
+
+
+def _outcomes(decision: Decision) -> str:
     units = {"wer": ("WER", 2), "text": ("general-text loss", 4), "kl": ("KL", 4)}
     told = []
-    for name, part in claim.decision.parts.items():
+    for name, part in decision.parts.items():
         label, digits = units[name]
         if part.estimate is not None and part.interval is not None:
             shown = listing.interval(part.estimate, *part.interval, digits)
             told.append(f"{label} {shown} {part.unit}")
-    return f"{', '.join(told)} (95 %, {claim.decision.n} seeds): **{claim.verdict}**"
+    return ", ".join(told)
 
 
 def headline(profile: Profile) -> str:
@@ -154,6 +180,30 @@ def _study_effort(profile: Profile) -> str:
     return (
         f"The study: {len(runs)} runs of {profile.steps} steps, {seconds:.1f} s a step,"
         " evaluations apart."
+    )
+
+
+def cause(profile: Profile) -> str:
+    """The deciding pair: how well its models listen, and how its two arms differ."""
+    table = tables.results(profile)
+    facts = {arm: arms.trained(profile, arm) for arm in profile.arms}
+    ends = table[table["step"] == table["step"].max()].groupby("arm")
+    rates = [c for c in table if c.startswith("wer_") and c != "wer_mean"]
+    rows = [
+        [
+            arm,
+            len(group),
+            *(f"{100 * group[c].mean():.1f} ± {100 * group[c].std():.1f}" for c in rates),
+        ]
+        for arm, group in ends
+    ]
+    header = ["arm", "seeds", *(f"WER {c.removeprefix('wer_')}, %" for c in rates)]
+    return "\n\n".join(
+        [
+            f"At step {table['step'].max()}, mean and standard deviation over seeds:",
+            markdown(header, rows),
+            report.pairs_table(table, facts),
+        ]
     )
 
 

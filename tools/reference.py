@@ -2,7 +2,8 @@
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
 ``results/reference/laptop`` and writes the README's results from the copy; with ``bench`` and
-``scale`` the same for the benchmark and the scale run.
+``scale`` the same for the benchmark and the scale run, with ``cause`` for those runs of that
+profile that are finished, be they all or not.
 """
 
 import os
@@ -45,6 +46,7 @@ TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
     "scale": ("scale.json", "python -m benchmarks.scale"),
+    "cause": ("stages/select.json", "kappa train --profile cause"),
 }
 
 
@@ -64,6 +66,8 @@ def publish(name: str) -> Path:
     found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
     # The intervals of the report need what was understood at the last evaluation.
     found += [max(run.glob("step*.json")) for run in source.glob("runs/*/transcripts")]
+    finished = {path.parent for path in source.glob("runs/*/provenance.json")}
+    found = [p for p in found if "runs" not in p.parts or finished & set(p.parents)]
     with replacing(target) as temporary:
         for path in found:
             copy = temporary / path.relative_to(source)
@@ -85,10 +89,11 @@ def write_readme() -> None:
 
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    laptop, study = readme.committed("laptop"), readme.committed("study")
+    laptop, study, cause = map(readme.committed, ("laptop", "study", "cause"))
     found = {
-        "glance": readme.glance(laptop, study),
+        "glance": readme.glance(laptop, study, cause),
         "results": readme.headline(laptop),
+        "cause": readme.cause(cause),
         "study": readme.study(study),
     }
     found["plan"] = plan_table()

@@ -49,7 +49,7 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
     ),
     "de": ("de+m1", "de+m2", "de+m3", "de+m7", "de+f1", "de+f2", "de+f3", "de+f4"),
 }
-# Open sentences: Whisper base misreads most German words of eSpeak NG's, which the ten words a
+# Open sentences: Whisper base misreads many German words of eSpeak NG's, which the ten words a
 # slot forgive and open sentences don't. Pico has one voice a language; its pitch gives others.
 PICO_SPEAKERS: dict[str, tuple[str, ...]] = {"de": ("de-DE",), "en": ("en-US", "en-GB")}
 # engine -> rates and pitches: words per minute and 0 to 99 (50 is the speaker's own); per cent

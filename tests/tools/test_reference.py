@@ -15,7 +15,7 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
     text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
-    assert set(written) == {"glance", "results", "study", "plan", "benchmark"}
+    assert set(written) == {"glance", "results", "cause", "study", "plan", "benchmark"}
     for name, block in written.items():
         assert readme.block_of(text, name) == block
 
