@@ -3,8 +3,6 @@
 All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 """
 
-from dataclasses import replace
-
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
@@ -27,13 +25,7 @@ COMPARED = (
 
 def committed(name: str) -> Profile:
     """A profile with the arms and seeds that its committed runs have."""
-    profile = profiles.load(name)
-    table = tables.results(profile)
-    return replace(
-        profile,
-        arms=list(dict.fromkeys(table["arm"])),
-        seeds=sorted(table["seed"].unique().tolist()),
-    )
+    return tables.of_runs(profiles.load(name))
 
 
 def glance(laptop: Profile, study: Profile, cause: Profile) -> str:

@@ -1,16 +1,20 @@
 """What the runs of a profile left: one table of every evaluation, and readers of the rest."""
 
+import os
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.statistics import bootstrap_mean, bootstrap_ratio
-from kappa_lib.files import read_json
+from kappa_lib.files import read_json, replacing
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import selection
 from kappa_lib.speech.transcripts import word_error_rate, word_errors
@@ -19,6 +23,46 @@ from kappa_lib.training.checkpoints import read_metrics, run_folder
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
 # that stand for them: matrix sentences, open ones, and the paper's own.
 LANGUAGES = ("de", "en", "de_open", "en_open", "librispeech", "mls_german")
+
+
+def shown(namespace: Mapping[str, Any]) -> Profile:
+    """The profile that a notebook's parameters cell names, with its results in place.
+
+    ``reference/laptop`` is the committed run of that profile, with the arms and seeds that it has.
+    It is copied to ``results/shown``, where all that follows reads and writes: nothing committed
+    changes, nor anything of a run of one's own.
+
+    Args:
+        namespace: the notebook's ``globals()``.
+
+    Raises:
+        InputError: nothing is committed under that name.
+    """
+    committed, _, name = namespace["profile"].rpartition("/")
+    if committed != "reference":
+        return profiles.from_notebook(namespace)
+    source, root = paths.ROOT / "results" / "reference" / name, paths.results("shown")
+    if not (source / "metrics.csv").is_file():
+        raise InputError(f"{source}: no committed run", "name a folder of results/reference")
+    with replacing(root / name) as temporary:
+        shutil.copytree(source, temporary)
+        shutil.rmtree(root / name, ignore_errors=True)
+    os.environ["KAPPA_RESULTS"] = str(root)
+    return of_runs(profiles.load(name))
+
+
+def made(profile: Profile) -> str:
+    """Date and processor of the profile's last finished run."""
+    *_, last = finished(profile).values()
+    origin = read_json(last / "provenance.json")
+    return f"{origin['finished'][:10]} on {origin['processor']}"
+
+
+def of_runs(profile: Profile) -> Profile:
+    """The profile with the arms and seeds of its finished runs alone."""
+    table = results(profile)
+    seeds = sorted(table["seed"].unique().tolist())
+    return replace(profile, arms=list(dict.fromkeys(table["arm"])), seeds=seeds)
 
 
 def results(profile: Profile) -> pd.DataFrame:
