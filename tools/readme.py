@@ -3,11 +3,13 @@
 All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 """
 
+from typing import Any
+
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import SCALES, Decision
+from kappa_lib.evidence.verdicts import CORRECTED, HOLDS, SCALES, Decision
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.text import clock, markdown
@@ -120,9 +122,8 @@ def _decisive(profile: Profile) -> str:
     decision = claims.decide(CAUSE, dict(zip(("low", "high"), pair, strict=True)))
     seeds = len(profile.seeds)
     word = decision.verdict if seeds == planned else f"so far; decided at {planned} seeds"
-    if not decision.parts:
-        return f"{decision.note} ({seeds} of {planned} seeds): **{word}**"
-    return f"{_outcomes(decision)} (95 %, {seeds} of {planned} seeds): **{word}**"
+    told = _outcomes(decision) or "too few seeds for an interval"
+    return f"{told} (95 %, {seeds} of {planned} seeds): **{word}**"
 
 
 def _outcomes(decision: Decision) -> str:
@@ -197,6 +198,31 @@ def cause(profile: Profile) -> str:
             report.pairs_table(table, facts),
         ]
     )
+
+
+def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
+    """What the article's template asks for."""
+    found = [c for c in claims.load(all_arms.folder) if c.kind == CLAIM]
+    primary = [c for c in found if c.primary]
+    held = sum(c.verdict in (HOLDS, CORRECTED) for c in primary)
+    groups = {g: [c for c in found if c.group == g] for g in claims.GROUPS}
+    return {
+        "mark": "[Re]" if 2 * held > len(primary) else "[¬Re]",
+        "primary": len(primary),
+        "held": held,
+        "scope": _scope(all_arms),
+        "counts": "\n".join(f"- Claims, {s}: {_counted(found, CLAIM, s)}." for s in SCALES),
+        "claimed": {g: [c for c in of if c.primary] or of[:3] for g, of in groups.items()},
+        "study": _study_effort(all_arms),
+        "found": _sentences(
+            all_arms, pair, {claim.id: claim for claim in claims.load(all_arms.folder)}
+        ),
+        "cause": cause(pair),
+        "table": markdown(
+            ["the paper says", "verdict", "scale"],
+            [[c.statement, listing.said(c), c.scale] for c in found],
+        ),
+    }
 
 
 def study(profile: Profile) -> str:

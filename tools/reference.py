@@ -12,6 +12,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jinja2
+
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import report
@@ -22,6 +24,7 @@ from tools import readme
 
 REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
+ARTICLE = paths.ROOT / "article.md"
 KEPT = (
     "REPORT.md",
     "metrics.csv",
@@ -79,8 +82,9 @@ def publish(name: str) -> Path:
 
 
 def write_readme() -> None:
-    """Write the README's generated parts anew."""
+    """Write the README's generated parts and the article anew."""
     os.environ["KAPPA_RESULTS"] = str(REFERENCE)
+    write_text(ARTICLE, article())
     text = README.read_text(encoding="utf-8")
     for block, content in blocks().items():
         text = readme.replace_block(text, block, content)
@@ -101,6 +105,17 @@ def blocks() -> dict[str, str]:
         [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
     )
     return found
+
+
+def article() -> str:
+    """The whole article, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
+    template = jinja2.Template(
+        (Path(__file__).parent / "article.md.j2").read_text(encoding="utf-8"),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return template.render(readme.article(*map(readme.committed, ("study", "cause"))))
 
 
 def plan_table() -> str:

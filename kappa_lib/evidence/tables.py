@@ -42,7 +42,8 @@ def shown(namespace: Mapping[str, Any]) -> Profile:
     if committed != "reference":
         return profiles.from_notebook(namespace)
     source, root = paths.ROOT / "results" / "reference" / name, paths.results("shown")
-    if not (source / "metrics.csv").is_file():
+    root = root.parent if root.parent.name == "shown" else root
+    if not (source / "kappa.csv").is_file():
         raise InputError(f"{source}: no committed run", "name a folder of results/reference")
     with replacing(root / name) as temporary:
         shutil.copytree(source, temporary)

@@ -166,7 +166,7 @@ def test_its_parameters_are_profile_keys_with_the_values_of_smoke_or_name_a_comm
     smoke = profiles.load("smoke").values()
     given = parameters(name)
     if given["profile"].startswith("reference/"):
-        assert (paths.ROOT / "results" / given.pop("profile") / "metrics.csv").is_file()
+        assert (paths.ROOT / "results" / given.pop("profile") / "kappa.csv").is_file()
     for key, value in given.items():
         assert key in smoke, f"{key} is no profile key"
         assert value == smoke[key], key

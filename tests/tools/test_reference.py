@@ -20,6 +20,11 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
         assert readme.block_of(text, name) == block
 
 
+def test_the_article_is_what_the_reference_results_say(monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
+    assert reference.ARTICLE.read_text(encoding="utf-8") == reference.article()
+
+
 def test_the_benchmark_s_table_is_that_of_its_seconds():
     measured = read_json(reference.REFERENCE / "bench" / "bench.json")
     table = reference.bench_table(measured)
