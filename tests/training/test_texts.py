@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 import tiny
@@ -43,6 +44,7 @@ def test_the_german_is_german_and_the_english_english():
 
 
 def test_a_changed_text_is_refused(tmp_path, monkeypatch):
+    shutil.copy(text.TEXTS / "texts.json", tmp_path)
     monkeypatch.setattr(text, "TEXTS", tmp_path)
     with pytest.raises(AssetError, match=r"english\.txt(.|\n)*no file"):
         carried("english")
