@@ -11,6 +11,7 @@ ROOT = PACKAGE.parent
 # Only a clone has these; see :func:`in_clone`.
 LOCK = ROOT / "requirements.lock"
 NOTEBOOKS = ROOT / "notebooks"
+REFERENCE = ROOT / "results" / "reference"  # what is committed of the published runs
 OWN_PROFILES = NOTEBOOKS / "profiles"
 
 

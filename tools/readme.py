@@ -88,8 +88,8 @@ def _encoding(title: Claim) -> str:
     information, knowledge = (
         listing.interval(*title.measured[name], 2) for name in ("information", "knowledge")
     )
-    surgery = encoding.read(paths.ROOT / "results" / "reference" / "encoding").surgery
-    folder = paths.ROOT / "results" / "reference" / "encoding"
+    folder = paths.REFERENCE / "encoding"
+    surgery = encoding.read(folder).surgery
     others = {
         "on speech prompts": "speech",
         "Gemma 3 270M": "gemma",
@@ -202,7 +202,8 @@ def cause(profile: Profile) -> str:
 
 def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
     """What the article's template asks for."""
-    found = [c for c in claims.load(all_arms.folder) if c.kind == CLAIM]
+    by_id = {claim.id: claim for claim in claims.load(all_arms.folder)}
+    found = [c for c in by_id.values() if c.kind == CLAIM]
     primary = [c for c in found if c.primary]
     held = sum(c.verdict in (HOLDS, CORRECTED) for c in primary)
     groups = {g: [c for c in found if c.group == g] for g in claims.GROUPS}
@@ -214,9 +215,7 @@ def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
         "counts": "\n".join(f"- Claims, {s}: {_counted(found, CLAIM, s)}." for s in SCALES),
         "claimed": {g: [c for c in of if c.primary] or of[:3] for g, of in groups.items()},
         "study": _study_effort(all_arms),
-        "found": _sentences(
-            all_arms, pair, {claim.id: claim for claim in claims.load(all_arms.folder)}
-        ),
+        "found": _sentences(all_arms, pair, by_id),
         "cause": cause(pair),
         "table": markdown(
             ["the paper says", "verdict", "scale"],

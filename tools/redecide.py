@@ -39,7 +39,7 @@ def redecide(name: str) -> None:
     Raises:
         InputError: a record lacks a number of its rule, and no committed file has it.
     """
-    os.environ["KAPPA_RESULTS"] = str(reference.REFERENCE)
+    os.environ["KAPPA_RESULTS"] = str(paths.REFERENCE)
     folder, profile = paths.results(name), readme.committed(name)
     rows = tables.results(profile)
     lacking = set()

@@ -22,7 +22,6 @@ from kappa_lib.run.plan import Plan
 from kappa_lib.text import markdown
 from tools import readme
 
-REFERENCE = paths.ROOT / "results" / "reference"
 README = paths.ROOT / "README.md"
 ARTICLE = paths.ROOT / "article.md"
 KEPT = (
@@ -62,7 +61,7 @@ def publish(name: str) -> Path:
     Raises:
         InputError: it has not been run to its end.
     """
-    source, target = paths.results(name), REFERENCE / name
+    source, target = paths.results(name), paths.REFERENCE / name
     mark, command = FINISHED.get(name, (report.FILE, f"bash reproduce.sh --profile {name}"))
     if not (source / mark).is_file():
         raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
@@ -83,7 +82,7 @@ def publish(name: str) -> Path:
 
 def write_readme() -> None:
     """Write the README's generated parts and the article anew."""
-    os.environ["KAPPA_RESULTS"] = str(REFERENCE)
+    os.environ["KAPPA_RESULTS"] = str(paths.REFERENCE)
     write_text(ARTICLE, article())
     text = README.read_text(encoding="utf-8")
     for block, content in blocks().items():
@@ -102,7 +101,7 @@ def blocks() -> dict[str, str]:
     }
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
-        [bench_table(read_json(REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
+        [bench_table(read_json(paths.REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
     )
     return found
 
@@ -188,7 +187,7 @@ def bench_table(measured: dict) -> str:
 
 
 def _scale_sentence() -> list[str]:
-    path = REFERENCE / "scale" / "scale.json"
+    path = paths.REFERENCE / "scale" / "scale.json"
     if not path.is_file():
         return []
     found = read_json(path)

@@ -11,9 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kappa_lib import files
 from kappa_lib.speech.transcripts import normalise
-from kappa_lib.text import TEXTS, about
 from kappa_lib.weights.assets import Pin, check
 from kappa_lib.weights.mirrors import DebianArchive
 from tools import texts
@@ -89,13 +87,7 @@ def main() -> None:
     """Write both files and their manifest."""
     with tempfile.TemporaryDirectory() as folder:
         found = cut(Path(folder))
-    known = about()
-    for name, sentences in found.items():
-        path = TEXTS / f"{name}.txt"
-        files.write_text(path, "\n".join(sentences) + "\n")
-        known[name]["sha256"] = files.sha256(path)
-        print(name, len(sentences))
-    files.write_json(TEXTS / "texts.json", known)
+    texts.write({name: "\n".join(sentences) + "\n" for name, sentences in found.items()})
 
 
 def cut(folder: Path) -> dict[str, list[str]]:

@@ -29,7 +29,6 @@ from kappa_lib.text import markdown
 from tools import api
 from tools.site_pages import HERE, Renderer, Site, relative
 
-REFERENCE = paths.ROOT / "results" / "reference"
 IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
 
 
@@ -149,7 +148,7 @@ def build(out: Path, profile: str | None = None) -> None:
         raise InputError(
             f"{sources}: no notebooks", f"run `bash reproduce.sh --profile {profile}` first"
         )
-    references = sorted(REFERENCE.glob("*/REPORT.md"), key=lambda p: -len(_runs(p)))
+    references = sorted(paths.REFERENCE.glob("*/REPORT.md"), key=lambda p: -len(_runs(p)))
     reports = {f"reference {path.parent.name}": path for path in references}
     if profile and (own := paths.results(profile) / "REPORT.md").is_file():
         reports = {paths.results(profile).name: own} | reports

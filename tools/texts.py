@@ -10,7 +10,7 @@ import re
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from kappa_lib import files
@@ -62,11 +62,16 @@ def main() -> None:
     """Write the three texts and their manifest."""
     with tempfile.TemporaryDirectory() as folder:
         texts = cut(Path(folder))
-    for kind, text in texts.items():
-        files.write_text(TEXTS / f"{kind}.txt", text)
+    write(texts)
+
+
+def write(texts: Mapping[str, str]) -> None:
+    """Write texts by name, and their hashes into the manifest."""
     known = about()
-    for kind in texts:
-        known[kind]["sha256"] = files.sha256(TEXTS / f"{kind}.txt")
+    for name, text in texts.items():
+        path = TEXTS / f"{name}.txt"
+        files.write_text(path, text)
+        known[name]["sha256"] = files.sha256(path)
     files.write_json(TEXTS / "texts.json", known)
 
 

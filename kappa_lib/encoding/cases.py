@@ -19,7 +19,7 @@ from kappa_lib.training import texts
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import assets, models, whisper_files
 
-WHISPER = "whisper-base"  # names the decoder, where a language model's name would stand
+WHISPER = encoder.DEFAULT  # names the decoder, where a language model's name would stand
 HUMAN = "en_human"
 _WHISPER_PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 

@@ -41,7 +41,7 @@ def shown(namespace: Mapping[str, Any]) -> Profile:
     committed, _, name = namespace["profile"].rpartition("/")
     if committed != "reference":
         return profiles.from_notebook(namespace)
-    source, root = paths.ROOT / "results" / "reference" / name, paths.results("shown")
+    source, root = paths.REFERENCE / name, paths.results("shown")
     root = root.parent if root.parent.name == "shown" else root
     if not (source / "kappa.csv").is_file():
         raise InputError(f"{source}: no committed run", "name a folder of results/reference")
@@ -85,7 +85,7 @@ def results(profile: Profile) -> pd.DataFrame:
             f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
             f"run notebook 04, or `kappa train --profile {profile.profile}`",
         )
-    rows = []
+    rows, averaged = [], [*LANGUAGES, *profile.corpora]
     for folder in runs.values():
         config = read_json(folder / "config.json")
         for metrics in read_metrics(folder):
@@ -94,7 +94,6 @@ def results(profile: Profile) -> pd.DataFrame:
                 row |= {f"{name}_{corpus}": x for corpus, x in metrics.get(name, {}).items()}
             for kind, found in metrics.get("text", {}).items():
                 row |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
-            averaged = [*LANGUAGES, *profile.corpora]
             spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
             mean = sum(spoken) / len(spoken) if spoken else float("nan")
             rows.append({"arm": config["arm"], "seed": config["seed"], **row, "wer_mean": mean})

@@ -318,7 +318,7 @@ def test_rules(claim_id, numbers, verdict):
 
 
 # Every part of the repository that shows verdicts: their records, and their intervals.
-RECORDS = sorted((paths.ROOT / "results" / "reference").glob("*/claims/*.json"))
+RECORDS = sorted(paths.REFERENCE.glob("*/claims/*.json"))
 
 
 def contradictions(decision):

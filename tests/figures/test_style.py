@@ -9,7 +9,7 @@ from kappa_lib.figures.kappa import dots
 from kappa_lib.figures.style import new_figure, save
 
 LARGEST = 300_000  # bytes
-SVGS = sorted((paths.ROOT / "results" / "reference").rglob("*.svg"))
+SVGS = sorted(paths.REFERENCE.rglob("*.svg"))
 
 
 @pytest.mark.parametrize("path", SVGS, ids=lambda path: f"{path.parts[-3]}/{path.name}")

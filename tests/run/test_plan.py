@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json, write_json
-from kappa_lib.run import cli, plan, plan_text
+from kappa_lib.run import cli, plan, plan_text, workload
 from kappa_lib.run.plan import Plan
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.arms import ARMS
@@ -187,13 +187,13 @@ def counted(layers: int) -> sizes.LanguageModel:
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_activations_of_a_layer_are_what_autograd_saves(dtype, size):
     layer = saved_bytes(small(3), dtype) - saved_bytes(small(2), dtype)
-    assert layer / 64 == pytest.approx(plan.layer_activations(counted(2), size), rel=0.01)
+    assert layer / 64 == pytest.approx(workload.layer_activations(counted(2), size), rel=0.01)
 
 
 def test_checkpointing_keeps_the_inputs_of_layers():
     layer = saved_bytes(small(3), torch.float32, True) - saved_bytes(small(2), torch.float32, True)
-    load = plan.Workload(32, 32, 0, 0, 0, 0)
-    three, two = (plan.activations(counted(n), 4, load, 2, True) for n in (3, 2))
+    load = workload.Workload(32, 32, 0, 0, 0, 0)
+    three, two = (workload.activations(counted(n), 4, load, 2, True) for n in (3, 2))
     assert layer == pytest.approx(three - two, rel=0.01)
 
 
@@ -311,7 +311,7 @@ def test_arithmetic_of_a_step_is_what_torch_counts():
     forward = 2.0 * counted(2).matrices
     # The counter knows the matrix products; fused attention on a CPU it passes over.
     assert counter.get_total_flops() == 48 * (2 * forward + 2 * count)
-    attention = 48 * (plan.forward(counted(2), 48) - forward)
+    attention = 48 * (workload.forward(counted(2), 48) - forward)
     # Two layers, two products of 256-wide queries with the keys up to each position.
     assert attention == pytest.approx(2 * 2 * 2 * 256 * sum(range(1, 49)), rel=0.03)
 
@@ -320,7 +320,7 @@ def test_features_and_downloads_have_their_real_sizes():
     made = Plan(paper(train_utterances={"en": 1000}, test_utterances={"en": 0}))
     disk = made.disk()
     assert disk["model"] == 2 * made.llm.parameters
-    seconds = 1000 * plan.SECONDS["en"][0]
+    seconds = 1000 * workload.SECONDS["en"][0]
     assert disk["features"] == pytest.approx(seconds * 50 * 1280 * 2)
 
 

@@ -8,11 +8,11 @@ from kappa_lib.evidence import report
 from kappa_lib.files import read_json
 from tools import readme, reference
 
-PUBLISHED = sorted(path.parent.name for path in reference.REFERENCE.glob("*/REPORT.md"))
+PUBLISHED = sorted(path.parent.name for path in paths.REFERENCE.glob("*/REPORT.md"))
 
 
 def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
-    monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
+    monkeypatch.setenv("KAPPA_RESULTS", str(paths.REFERENCE))
     text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
     assert set(written) == {"glance", "results", "cause", "study", "plan", "benchmark"}
@@ -21,12 +21,12 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
 
 
 def test_the_article_is_what_the_reference_results_say(monkeypatch):
-    monkeypatch.setenv("KAPPA_RESULTS", str(reference.REFERENCE))
+    monkeypatch.setenv("KAPPA_RESULTS", str(paths.REFERENCE))
     assert reference.ARTICLE.read_text(encoding="utf-8") == reference.article()
 
 
 def test_the_benchmark_s_table_is_that_of_its_seconds():
-    measured = read_json(reference.REFERENCE / "bench" / "bench.json")
+    measured = read_json(paths.REFERENCE / "bench" / "bench.json")
     table = reference.bench_table(measured)
     seconds = measured["layer"]["seconds"]
     ratio = seconds["torch.linalg.svdvals, fp32"] / seconds["ours, κ alone"]
@@ -43,7 +43,7 @@ def test_pictures_and_links_of_the_readme_exist():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_report_has_its_pictures(name):
-    folder = reference.REFERENCE / name
+    folder = paths.REFERENCE / name
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / report.FILE).read_text())
     assert pictures
     assert all((folder / picture).is_file() for picture in pictures)

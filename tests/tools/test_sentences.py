@@ -1,19 +1,4 @@
-import pytest
-
-from kappa_lib.errors import AssetError
-from kappa_lib.text import carried
 from tools import sentences
-
-
-@pytest.mark.slow
-def test_the_sentences_are_cut_anew_from_their_packages(tmp_path):
-    try:
-        cut = sentences.cut(tmp_path)
-    except AssetError as error:
-        if "not the pinned file" in str(error):
-            raise
-        pytest.skip(f"the packages cannot be had here: {error.what}")
-    assert cut == {name: carried(name).splitlines() for name in ("en_open", "de_open")}
 
 
 def test_only_whole_sentences_of_words_are_used_and_each_once():

@@ -110,7 +110,7 @@ def test_every_figure_of_a_notebook_is_there(pages):
 
 def test_every_claim_has_a_page_with_its_verdict(pages):
     # The study has the most runs, so the index shows its verdicts.
-    for claim in claims.load(site.REFERENCE / "study"):
+    for claim in claims.load(paths.REFERENCE / "study"):
         page = pages[f"claims/{claim.id}.html"]
         words = " ".join(page.text.split())
         for told in (claim.statement, claim.rule, claim.overturned_by, claim.place, claim.verdict):
@@ -143,7 +143,7 @@ def test_a_profile_without_notebooks_and_a_folder_that_is_no_site_are_refused(tm
 @pytest.mark.slow
 def test_a_run_is_shown_with_its_own_notebooks(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path / "results"))
-    shutil.copytree(site.REFERENCE / "laptop", tmp_path / "results" / "mine")
+    shutil.copytree(paths.REFERENCE / "laptop", tmp_path / "results" / "mine")
     executed = tmp_path / "results" / "mine" / "notebooks"
     executed.mkdir()
     for path in paths.NOTEBOOKS.glob("*.ipynb"):

