@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,7 @@ from kappa_lib.files import fits, parse, shown
 OPTIMISERS = ("adamw", "adafactor")
 SCHEDULES = ("decaying", "constant")
 WAYS = ("ddp", "fsdp2")
+TASKS = ("speech", "vowels")
 # Of profiles and arms, which name files.
 _NAME = re.compile(r"\w[\w.-]{0,99}")
 # The corpora that need no folder of one's own, and their languages.
@@ -23,14 +24,14 @@ CORPORA = {
     **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
     **{"librispeech": "en", "mls_german": "de"},
 }
-# Settings of a run that came later, and what runs from before them did.
-_ADDED = {"optimiser": "adamw", "schedule": "decaying", "shared_start": False, "warm_dropout": 0.0}
 _OWN_KEYS = {"folder", "language", "text"}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Every setting of a run; the YAML files in ``data/profiles`` hold one value for each.
+    """Every setting of a run; the YAML files in ``data/profiles`` hold a value for each.
+
+    Settings with a default came later: a file without them, and a run from before them, have it.
 
     Args:
         profile: its name, and the name of its folder under ``results/``.
@@ -45,13 +46,8 @@ class Profile:
         train_utterances: corpus → number of training items.
         test_utterances: corpus → number of test items.
         warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
-        warm_dropout: share of the encoder's features that a step of the warm start does not see.
-        shared_start: whether all seeds start from one warm start, that of ``seed``; else each has
-            its own.
         steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
             learning rate.
-        schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
-        optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
         parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
         eval_every: steps between two evaluations, each of which is also a checkpoint.
         max_new_tokens: cap on a generated transcript.
@@ -61,6 +57,19 @@ class Profile:
         corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
             file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
             ``kappa_lib.speech.own_speech``. None in the profiles of this package.
+        optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
+        schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
+        warm_dropout: share of the encoder's features that a step of the warm start does not see.
+        shared_start: whether all seeds start from one warm start, that of ``seed``; else each has
+            its own.
+        task: ``speech``, or ``vowels``, a task of text alone, see ``training/text_task``.
+        lora_rank: 0 to train the tensors themselves; else LoRA's matrices beside them, with as
+            many parameters as this rank has on every matrix of the decoder.
+        stop_loss: end a run where its smoothed training loss, nats a token, has come down to
+            this; 0 for all ``steps``.
+        arm_lr: arm → its own peak learning rate.
+        tune_utterances: corpus → how many of its training items fine-tuning sees, where that is
+            not all on which the adaptor was warmed up.
     """
 
     profile: str
@@ -77,19 +86,24 @@ class Profile:
     warm_steps: int
     warm_batch: int
     warm_lr: float
-    warm_dropout: float
-    shared_start: bool
     steps: int
     batch: int
     lr: float
-    schedule: str
-    optimiser: str
     parallel: str
     eval_every: int
     max_new_tokens: int
     text_tokens: int
     spectra: bool
     corpora: dict[str, dict[str, str]] = field(default_factory=dict)
+    optimiser: str = "adamw"
+    schedule: str = "decaying"
+    warm_dropout: float = 0.0
+    shared_start: bool = False
+    task: str = "speech"
+    lora_rank: int = 0
+    stop_loss: float = 0.0
+    arm_lr: dict[str, float] = field(default_factory=dict)
+    tune_utterances: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -98,7 +112,7 @@ class Profile:
             _require(_NAME.fullmatch(arm), "arms", arm, "a list of plain names")
         for name in ("warm_batch", "steps", "batch", "eval_every", "max_new_tokens", "text_tokens"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
-        for name in ("seed", "warm_steps"):
+        for name in ("seed", "warm_steps", "lora_rank", "stop_loss"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(min(self.seeds, default=0) >= 0, "seeds", self.seeds, "0 or more, each")
         _require(0 <= self.warm_dropout < 1, "warm_dropout", self.warm_dropout, "in [0, 1)")
@@ -111,6 +125,11 @@ class Profile:
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
         _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
         _require(self.parallel in WAYS, "parallel", self.parallel, " or ".join(WAYS))
+        _require(self.task in TASKS, "task", self.task, " or ".join(TASKS))
+        whole = "false with a lora_rank: LoRA leaves the tensors as they are"
+        _require(not (self.lora_rank and self.spectra), "spectra", self.spectra, whole)
+        rates = set(self.arm_lr) <= set(self.arms) and all(x > 0 for x in self.arm_lr.values())
+        _require(rates, "arm_lr", self.arm_lr, "a positive number for some of the arms")
         _require(
             self.optimiser == "adamw" or self.parallel == "ddp",
             "optimiser",
@@ -120,7 +139,7 @@ class Profile:
         _require(self.arms, "arms", self.arms, "at least one selection")
         _require(self.seeds, "seeds", self.seeds, "at least one seed")
         _check_corpora(self.corpora)
-        for name in ("train_utterances", "test_utterances"):
+        for name in ("train_utterances", "test_utterances", "tune_utterances"):
             value, known = getattr(self, name), [*CORPORA, *self.corpora]
             fits = set(value) <= set(known) and all(n >= 0 for n in value.values())
             _require(fits, name, value, f"counts for some of {', '.join(known)}")
@@ -129,6 +148,10 @@ class Profile:
     def folder(self) -> Path:
         """Where this profile's results go."""
         return paths.results(self.profile)
+
+    def peak(self, arm: str) -> float:
+        """The peak learning rate of an arm."""
+        return self.arm_lr.get(arm, self.lr)
 
     def language(self, corpus: str) -> str:
         """Language of a corpus, which decides how its transcripts are compared."""
@@ -146,6 +169,13 @@ class Profile:
         """
         values = self.values(*(names or _ADDED))
         return {name: value for name, value in values.items() if value != _ADDED[name]}
+
+
+_ADDED = {
+    item.name: {} if item.default is MISSING else item.default
+    for item in fields(Profile)
+    if item.name != "corpora" and (item.default, item.default_factory) != (MISSING, MISSING)
+}
 
 
 def _require(condition: Any, key: str, value: Any, wanted: str) -> None:
@@ -257,7 +287,7 @@ def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any])
             f"{source}: unknown profile key {', '.join(map(repr, unknown))}",
             f"the keys are {', '.join(sorted(known))}",
         )
-    missing = sorted(known - {"corpora"} - set(values))
+    missing = sorted(known - {"corpora", *_ADDED} - set(values))
     if missing:
         raise InputError(f"{source}: missing profile key {', '.join(missing)}", "add it")
     return replace(Profile(**values), **overrides)

@@ -17,6 +17,7 @@ from kappa_lib.text import clock, markdown
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
 CAUSE = "kappa-is-the-cause"
+LIKE = "random_like_selected"
 COMPARED = (
     "selected-beats-inverse",
     "inverse-forgets-more",
@@ -28,6 +29,11 @@ COMPARED = (
 def committed(name: str) -> Profile:
     """A profile with the arms and seeds that its committed runs have."""
     return tables.of_runs(profiles.load(name))
+
+
+def maybe(name: str) -> Profile | None:
+    """:func:`committed`, or None where nothing of the profile is."""
+    return committed(name) if (paths.REFERENCE / name / "runs").is_dir() else None
 
 
 def glance(laptop: Profile, study: Profile, cause: Profile) -> str:
@@ -75,6 +81,8 @@ def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[
         f" types, shapes, sizes and depth equal: {_decisive(cause)}.",
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
+        *_against_lora(),
+        *_turn(),
         _encoding(found["kappa-tracks-encoding"]),
         "Of the paper's versions 2 and 3 only the abstract could be read, not the body. Seed 0 was"
         f" a pilot: its direction was known before the rules were written.{counted}",
@@ -107,6 +115,49 @@ def _encoding(title: Claim) -> str:
         f" and {encoding.text(queries)} in all query projections, whose κ is the largest."
         f" The first ρ elsewhere (95 %): {also}."
     )
+
+
+def _against_lora() -> list[str]:
+    """The text task's sentence: LoRA where κ is smallest, everywhere, and where chance puts it."""
+    profile = maybe("text")
+    if not profile:
+        return []
+    table, planned = tables.results(profile), len(profiles.load("text").seeds)
+    found = {arm: arms.measured(profile, table, arm) for arm in profile.arms}
+    told = []
+    for name, arm in {"on every matrix": "all", "on as many at random": LIKE}.items():
+        pair = {"kappatune": found["selected"], "lora": found.get(arm, {})}
+        decision = claims.decide("new-text-task", pair)
+        told.append(f"{name}, {_outcomes(decision)} (n = {decision.n}): **{decision.verdict}**")
+    return [
+        "**Does KappaTune forget less than LoRA at equal training loss?** On a task of text alone,"
+        " LoRA on the fifth of the matrices with the smallest κ, less LoRA of as many parameters"
+        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds)."
+    ]
+
+
+def _turn() -> list[str]:
+    """Whether WER rises again after its best, for each arm that could show it."""
+    profile = maybe("turn")
+    if not profile:
+        return []
+    table, planned = tables.results(profile), len(profiles.load("turn").seeds)
+    told = []
+    for claim, name, arm in (
+        ("selected-falls", "selected", "selected"),
+        ("inverse-rises", "inverse", "inverse_matched_size"),
+    ):
+        found = {name: arms.measured(profile, table, arm), **arms.setting(profile)}
+        decision = claims.decide(claim, found)
+        shown = "too few seeds for an interval"
+        if decision.estimate is not None and decision.interval is not None:
+            shown = f"{listing.interval(decision.estimate, *decision.interval, 1)} points"
+        told.append(f"`{arm}` {shown}, “{claim}” **{decision.verdict}**")
+    epochs = arms.setting(profile)["epochs"]
+    return [
+        f"**Does the curve turn?** Over {epochs:.0f} epochs at a constant rate, WER at the end less"
+        f" WER at its best: {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds)."
+    ]
 
 
 def _answer(claim: Claim) -> str:

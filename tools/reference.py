@@ -2,8 +2,8 @@
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
 ``results/reference/laptop`` and writes the README's results from the copy; with ``bench`` and
-``scale`` the same for the benchmark and the scale run, with ``cause`` for those runs of that
-profile that are finished, be they all or not.
+``scale`` the same for the benchmark and the scale run, with ``cause``, ``text`` and ``turn`` for
+those runs of that profile that are finished, be they all or not.
 """
 
 import os
@@ -28,6 +28,7 @@ KEPT = (
     "REPORT.md",
     "metrics.csv",
     "pairs.csv",
+    "pilot.csv",
     "kappa.csv",
     "split.json",
     "timings.json",
@@ -48,7 +49,10 @@ TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
     "scale": ("scale.json", "python -m benchmarks.scale"),
-    "cause": ("stages/select.json", "kappa train --profile cause"),
+    **{
+        name: ("stages/select.json", f"kappa train --profile {name}")
+        for name in ("cause", "text", "turn")
+    },
 }
 
 
@@ -66,8 +70,11 @@ def publish(name: str) -> Path:
     if not (source / mark).is_file():
         raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
     found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
-    # The intervals of the report need what was understood at the last evaluation.
-    found += [max(run.glob("step*.json")) for run in source.glob("runs/*/transcripts")]
+    # The intervals of the report need what was understood at the last evaluation; to find where a
+    # curve turns on one half of the test set takes all of them.
+    for run in source.glob("runs/*/transcripts"):
+        steps = sorted(run.glob("step*.json"))
+        found += steps if name == "turn" else steps[-1:]
     finished = {path.parent for path in source.glob("runs/*/provenance.json")}
     found = [p for p in found if "runs" not in p.parts or finished & set(p.parents)]
     with replacing(target) as temporary:

@@ -46,6 +46,7 @@ PAIRS = (
     ("attention_matched_size", "mlp_matched_size"),
     ("lowest_in_type", "highest_in_type"),
     ("lower_of_neighbours", "higher_of_neighbours"),
+    ("selected", "all"),
 )
 READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 
@@ -56,10 +57,11 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     Returns:
         ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
         on each half of the test sets, where transcripts are kept), ``text`` (rise of general-text
-        loss) and ``kl`` at the last evaluation, nats a token; ``corpora`` (corpus → last WER per
-        seed); ``parameters``, ``types`` (type → share of tensors), ``layers`` (type → mean);
-        ``draws`` (how many different selections the seeds had); ``disruption`` (mean
-        |change of log κ| of what was trained, a seed each, where spectra were kept).
+        loss) and ``kl`` at the last evaluation, nats a token, and ``train_loss`` before it;
+        ``corpora`` (corpus → last WER per seed); ``parameters``, ``types`` (type → share of
+        tensors), ``layers`` (type → mean); ``draws`` (how many different selections the seeds
+        had); ``disruption`` (mean |change of log κ| of what was trained, a seed each, where
+        spectra were kept).
     """
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     if rows.empty:
@@ -75,6 +77,7 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         "halves": [half_curves(profile, arm, seed) for seed in seeds],
         "text": [float(run["text_loss"].iloc[-1] - run["text_loss"].iloc[0]) for run in runs],
         "kl": [float(run["kl"].iloc[-1]) for run in runs],
+        "train_loss": [float(run["train_loss"].iloc[-1]) for run in runs],
         "corpora": {
             c.removeprefix("wer_"): [float(run[c].iloc[-1]) for run in runs]
             for c in corpora
@@ -104,7 +107,7 @@ def setting(profile: Profile) -> dict[str, Any]:
 
     ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
     """
-    items = sum(profile.train_utterances.values())
+    items = sum((profile.tune_utterances or profile.train_utterances).values())
     configs = [read_json(f / "config.json") for f in tables.finished(profile).values()]
     constant = bool(configs) and all(c.get("schedule") == "constant" for c in configs)
     return {

@@ -1,4 +1,4 @@
-"""What decides beside the default model on text: stability, other models, spoken prompts.
+"""What decides beside a run's own numbers: stability, other models, spoken prompts, the text task.
 
 The rules here were committed before the runs that they read. What other models and inputs say
 decides no claim of its own; it says how far the title's verdict carries.
@@ -6,10 +6,12 @@ decides no claim of its own; it says how far the title's verdict carries.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from kappa_lib.evidence import encoding
+from kappa_lib import paths, profiles
+from kappa_lib.evidence import arms, encoding, tables
 from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
 from kappa_lib.evidence.statistics import LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
@@ -53,6 +55,22 @@ def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval
     table = tensors[["tensor", "type", "layer", "kappa"]].merge(stable, on="tensor")
     columns = {"noise_cost": "kl", "gradient_noise": "noise_scale"}
     return {name: encoding.within_types(table, "kappa", column) for name, column in columns.items()}
+
+
+def text_task() -> dict[str, dict[str, Any]]:
+    """What decides new-text-task: both arms of the committed runs of the profile ``text``.
+
+    Returns:
+        ``kappatune`` and ``lora``, see :func:`kappa_lib.evidence.arms.measured`; empty where
+        nothing is committed.
+    """
+    names = {"kappatune": "selected", "lora": "all"}
+    if not (paths.REFERENCE / "text" / "runs").is_dir():
+        return {name: {} for name in names}
+    with paths.results_under(paths.REFERENCE):
+        profile = tables.of_runs(profiles.load("text"))
+        table = tables.results(profile)
+        return {name: arms.measured(profile, table, arm) for name, arm in names.items()}
 
 
 def information(folders: dict[str, Path]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from functools import cached_property
 import pandas as pd
 import torch
 
+from kappa_lib.errors import InputError
 from kappa_lib.profiles import Profile
 from kappa_lib.run.workload import FRAMES, activations, forward, workload
 from kappa_lib.spectra import kappa_table, selection
@@ -165,10 +166,16 @@ class Plan:
     """Counts and estimates for a profile, on ``processes`` devices.
 
     Raises:
-        InputError: the sizes of the profile's model or encoder are not known.
+        InputError: the sizes of the profile's model or encoder are not known, or it is not of
+            speech, or of LoRA.
     """
 
     def __init__(self, profile: Profile, processes: int = 1) -> None:
+        if profile.task != "speech" or profile.lora_rank:
+            raise InputError(
+                f"profile {profile.profile}: text tasks and LoRA are not planned for",
+                "plan a profile of speech that trains the tensors themselves",
+            )
         self.profile, self.processes = profile, processes
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)

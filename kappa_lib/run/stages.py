@@ -11,21 +11,22 @@ from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.spectral_change import record_spectral_change
+from kappa_lib.training.text_task import TextExperiment
 from kappa_lib.training.trainer import train
 from kappa_lib.weights import models
 
 
 def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
-    """Encode the speech, measure κ, make the selections and load the model.
+    """Encode the speech (or read the text), measure κ, make the selections and load the model.
 
     Returns:
         What the runs share: model, data and evaluation; and the arms by name.
     """
     with distributed.main_process_first():
         models.weights(profile.model)
-    data = features.load(profile)
+    data = features.load(profile) if profile.task == "speech" else None
     arms = selection.select_stage(profile, scan.scan_stage(profile))
-    return Experiment(profile, data), arms
+    return Experiment(profile, data) if data else TextExperiment(profile), arms
 
 
 def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ takes the same share of whatever the model has.
 
 import re
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,18 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     return Selection(arm, words, seed, sorted(chosen["tensor"]), size, origin)
 
 
+def as_lora(table: pd.DataFrame, chosen: Selection, rank: int) -> Selection:
+    """A selection as LoRA trains it, with as many parameters as ``rank`` has on every candidate.
+
+    Arms of a few matrices get a higher rank; the nearest whole one, so sizes differ a little.
+    LoRA on a matrix of m × n has rank · (m + n) parameters (Hu et al. 2022, section 4.1).
+    """
+    lengths = candidates(table).set_index("tensor")[["rows", "cols"]].sum(axis=1)
+    own = int(lengths[chosen.tensors].sum())
+    found = max(1, round(rank * int(lengths.sum()) / own))
+    return replace(chosen, rule=f"{chosen.rule}; LoRA of rank {found}", parameters=found * own)
+
+
 def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
     """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too.
 
@@ -229,6 +241,7 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
     inputs = profile.values("share", "arms", "seed", "seeds") | {"table": kappa_table.digest(table)}
+    inputs |= profile.added("lora_rank")
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
         inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
@@ -236,6 +249,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
         if not stage.done():
             for path, (arm, seed) in runs.items():
                 drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
-                select(table, arm, count, drawn).save(path)
+                chosen = select(table, arm, count, drawn)
+                if profile.lora_rank:
+                    chosen = as_lora(table, chosen, profile.lora_rank)
+                chosen.save(path)
             stage.finish()
     return {arm: of_run(profile, arm) for arm in profile.arms}

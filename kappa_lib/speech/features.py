@@ -57,6 +57,20 @@ class SpeechData:
         tests = [[t.corpus, t.ids, t.texts] for t in self.tests]
         return fingerprint([self.ids, self.texts, tests, *filter(None, [self.own])])
 
+    def first(self, counts: dict[str, int]) -> list[int]:
+        """Indices of the first training items of each corpus, as many as asked for; all for {}.
+
+        They were drawn in this order, so the first are a random sample.
+        """
+        if not counts:
+            return list(range(len(self.ids)))
+        chosen, start = [], 0
+        for corpus, used in self.used.items():
+            here = used.get("train", 0)
+            chosen += range(start, start + min(here, counts.get(corpus, 0)))
+            start += here
+        return chosen
+
 
 def load(profile: Profile) -> SpeechData:
     """Build (or find) every corpus of a profile, encode it, and write ``split.json``.

@@ -15,7 +15,7 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech.features import SpeechData
-from kappa_lib.training import parallel, texts
+from kappa_lib.training import lora, parallel, texts
 from kappa_lib.training.evaluation import Forgetting, evaluate
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
@@ -70,17 +70,24 @@ class Experiment:
         adaptor = self.adaptor(seed)
         adaptor.load_state_dict(load_file(self._warm_path(seed)))
         model = SpeechLLM(self.llm, self.tokenizer, adaptor)
+        self.unfreeze(model, selection, seed)
+        return model
+
+    def unfreeze(self, model: SpeechLLM, selection: Selection | None, seed: int) -> None:
+        """Make trainable what the profile says of a selection: its tensors, or LoRA beside them."""
         names = selection.tensors if selection else []
+        if selection and self.profile.lora_rank:
+            names = lora.insert(self.llm, selection, seed)
+            self._taken_apart = True
         chosen = model.unfreeze(names)
         if selection and parallel.is_sharded(self.accelerator):
             # Sharding moves a part of each tensor to the device, and nothing brings them back.
             self._taken_apart = True
             self.llm.to("cpu")
-        else:
+        elif not self._taken_apart:
             pairs = zip(names, chosen, strict=True)
             self.original = {n: p.detach().to("cpu", copy=True) for n, p in pairs}
         promote(chosen)
-        return model
 
     def restore(self) -> None:
         """Put back the weights that the last run changed, and drop its gradients."""

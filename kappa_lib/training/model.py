@@ -85,16 +85,27 @@ class Adaptor(nn.Module):
 
 
 class SpeechLLM(nn.Module):
-    """An LLM whose prompt holds the adaptor's output where the user's message would be."""
+    """An LLM whose prompt holds the adaptor's output where the user's message would be.
+
+    Args:
+        llm: the language model.
+        tokenizer: its tokenizer.
+        adaptor: a batch of items → their embeddings, as :class:`Adaptor` gives them.
+        instruction: what the system's message says.
+    """
 
     def __init__(
-        self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adaptor: Adaptor
+        self,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        adaptor: nn.Module,
+        instruction: str = INSTRUCTION,
     ) -> None:
         super().__init__()
         self.llm, self.adaptor, self.tokenizer = llm, adaptor, tokenizer
         # The layers that sharding gathers one at a time; Accelerate looks here for their names.
         self._no_split_modules = llm._no_split_modules
-        self.before, self.after = chat_prompt(tokenizer)
+        self.before, self.after = chat_prompt(tokenizer, instruction)
         self.end = _end_of_turn(tokenizer)
 
     @property
@@ -200,10 +211,12 @@ class SpeechLLM(nn.Module):
         ]
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def chat_prompt(
+    tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION
+) -> tuple[list[int], list[int]]:
     """Token ids of the chat template before and after the place where the audio goes."""
     messages = [
-        {"role": "system", "content": INSTRUCTION},
+        {"role": "system", "content": instruction},
         {"role": "user", "content": _AUDIO},
     ]
     text = tokenizer.apply_chat_template(

@@ -22,6 +22,8 @@ from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.precision import gradient_checkpointing
 
+# Steps over which a loss is averaged before it stops a run; an evaluation begins anew.
+SMOOTHED = 20
 _KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every")
 
 
@@ -63,25 +65,29 @@ def train(
     start = experiment.warm_start(seed)
     model = experiment.speech_llm(seed, selection)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = optim.make(profile.optimiser, trained, profile.lr, accelerator.device)
+    peak = profile.peak(selection.arm)
+    optimiser = optim.make(profile.optimiser, trained, peak, accelerator.device)
     forward, wrapped = accelerator.prepare(model, optimiser)
     optimiser = wrapped.optimizer
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     first = _resume(state, start, named, optimiser)
-    plan = optim.batch_plan([len(f) for f in data.features], profile.batch, profile.steps, seed)
+    items = data.first(profile.tune_utterances)
+    lengths = [len(data.features[i]) for i in items]
+    plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
 
     seconds, losses, clock = state.metrics()[-1]["seconds"], [], time.perf_counter()
     with Progress(f"training {state.folder.name}", profile.steps, first) as progress:
         for step in range(first, profile.steps):
             for group in optimiser.param_groups:
-                group["lr"] = profile.lr * optim.rate(profile.schedule, step, profile.steps)
+                group["lr"] = peak * optim.rate(profile.schedule, step, profile.steps)
 
-            part = [plan[step][i] for i in distributed.shard(profile.batch)]
+            batch = [items[k] for k in plan[step]]
+            part = [batch[i] for i in distributed.shard(profile.batch)]
             features, texts = [data.features[i] for i in part], [data.texts[i] for i in part]
             with gradient_checkpointing(model.llm):
                 loss, tokens = forward(features, texts)
             # Gradients are averaged over processes; weighed so, that is the mean over tokens.
-            whole = sum(len(model.targets(data.texts[i])) for i in plan[step])
+            whole = sum(len(model.targets(data.texts[i])) for i in batch)
             loss = loss * (tokens / whole * distributed.world_size())
             losses.append(accelerator.reduce(loss.detach(), "mean").item())
             if not math.isfinite(losses[-1]):
@@ -96,18 +102,30 @@ def train(
             progress.update(note=f"loss {losses[-1]:.3f}, {pace:.2f} steps/s")
 
             done = step + 1
-            if done % profile.eval_every == 0 or done == profile.steps:
+            stop = done == profile.steps or _has_learned(losses, profile.stop_loss)
+            if done % profile.eval_every == 0 or stop:
                 seconds += time.perf_counter() - clock
                 found = experiment.evaluate(model)
-                mean = sum(losses) / len(losses)
+                mean = _smoothed(losses) if profile.stop_loss else sum(losses) / len(losses)
                 state.record(done, done * profile.batch, seconds, mean, found)
                 state.save(done, named, optimiser)
                 losses, clock = [], time.perf_counter()
             if on_step:
                 on_step(done)
+            if stop:
+                break
 
     _finish(experiment, selection, state, named, optimiser)
     return state.metrics()
+
+
+def _smoothed(losses: list[float]) -> float:
+    return sum(losses[-SMOOTHED:]) / len(losses[-SMOOTHED:])
+
+
+def _has_learned(losses: list[float], level: float) -> bool:
+    """Whether the last steps' mean loss has come down to ``level``; never, to a level of 0."""
+    return level > 0 and len(losses) >= SMOOTHED and _smoothed(losses) <= level
 
 
 def _resume(

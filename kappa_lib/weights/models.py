@@ -154,7 +154,7 @@ def load(
         dtype: ``float32`` or ``bfloat16``.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     source = weights(model)
@@ -162,4 +162,11 @@ def load(
     llm = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
     llm.requires_grad_(False)
     llm.eval()
-    return llm.to(pick_device(device)), AutoTokenizer.from_pretrained(source)
+    return llm.to(pick_device(device)), tokenizer(model)
+
+
+def tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a profile's ``model``."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(weights(model))

@@ -1,0 +1,109 @@
+"""A task of text alone: to give a sentence back the vowels that it has lost.
+
+"Th Lts ght vn Brd." → "Der Lotse geht von Bord." It is new to a language model, needs its
+language, and is judged like a transcript: by the word error rate on sentences not trained on.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kappa_lib import distributed
+from kappa_lib.errors import InputError
+from kappa_lib.files import Stage, read_json, write_json
+from kappa_lib.profiles import Profile
+from kappa_lib.spectra.selection import Selection
+from kappa_lib.speech import corpora
+from kappa_lib.speech.features import SpeechData, TestSet
+from kappa_lib.training.experiment import EVAL_KEYS, Experiment
+from kappa_lib.training.model import SpeechLLM
+from kappa_lib.weights import models
+
+INSTRUCTION = "Restore the missing vowels."
+_VOWELS = re.compile("[aeiouäöü]", re.IGNORECASE)
+
+
+def without_vowels(text: str) -> str:
+    """The text without its vowels; a word of nothing else is gone."""
+    return " ".join(_VOWELS.sub("", text).split())
+
+
+def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
+    """Sentences of the profile's corpora, each with the token ids of what is left of it.
+
+    The split into training and test is that of the spoken corpora.
+
+    Raises:
+        InputError: a corpus that has no sentences of its own, or none to train or test on.
+    """
+    data = SpeechData([], [], [], [])
+    for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
+        counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
+        drawn = corpora.split(corpus, *counts, profile.seed)
+        train, test = ([(u.id, u.text) for u in part] for part in (drawn.train, drawn.test))
+        data.ids.extend(identity for identity, _ in train)
+        data.texts.extend(text for _, text in train)
+        data.features.extend(_questions(tokenizer, train))
+        if test:
+            ids, texts = map(list, zip(*test, strict=True))
+            found = TestSet(
+                corpus, profile.language(corpus), ids, texts, _questions(tokenizer, test)
+            )
+            data.tests.append(found)
+        data.used[corpus] = {"train": len(train), "test": len(test)}
+    if not data.ids or not data.tests:
+        raise InputError("nothing to train or to test on", "raise the counts of sentences")
+    if distributed.is_main_process():
+        write_json(profile.folder / "split.json", {"sha256": data.key, "used": data.used})
+    return data
+
+
+def _questions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[str, str]]) -> list[Tensor]:
+    texts = [without_vowels(text) for _, text in rows]
+    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return [torch.tensor(ids, dtype=torch.long) for ids in found]
+
+
+class Written(nn.Module):
+    """In the adaptor's place: token ids → the language model's own embeddings of them."""
+
+    def __init__(self, llm: PreTrainedModel) -> None:
+        super().__init__()
+        self._embed = llm.get_input_embeddings().forward  # a method: the module stays the LLM's
+
+    def forward(self, questions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(tokens,) ids an item → (batch, longest, width) embeddings, and the lengths."""
+        lengths = torch.tensor([len(question) for question in questions])
+        return self._embed(pad_sequence(list(questions), batch_first=True)), lengths
+
+
+class TextExperiment(Experiment):
+    """The runs' model, data and evaluation where the task is text alone."""
+
+    def __init__(self, profile: Profile) -> None:
+        super().__init__(profile, load(profile, models.tokenizer(profile.model)))
+
+    def speech_llm(self, seed: int, selection: Selection | None = None) -> SpeechLLM:
+        """The original language model, the selection unfrozen or LoRA beside it."""
+        self.restore()
+        model = SpeechLLM(self.llm, self.tokenizer, Written(self.llm), INSTRUCTION)
+        self.unfreeze(model, selection, seed)
+        return model
+
+    def warm_start(self, seed: int) -> dict[str, Any]:
+        """Nothing to warm up: the evaluation of the original model, the same for every seed."""
+        path = self.profile.folder / "start.json"
+        inputs = self.describe("model", "dtype", "task", *EVAL_KEYS)
+        stage = Stage("start", self.profile.folder, inputs, [path])
+        if not distributed.broadcast(stage.done()):
+            found = self.evaluate(self.speech_llm(seed))
+            if distributed.is_main_process():
+                write_json(path, found)
+                stage.finish()
+            distributed.barrier()
+        return read_json(path)

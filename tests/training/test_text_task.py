@@ -1,0 +1,156 @@
+"""The text task and LoRA, on the real tokenizer and sentences and a random two-layer Llama."""
+
+import pytest
+import tiny
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.helpers import KappaTuneSelector
+
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import tables
+from kappa_lib.run import stages
+from kappa_lib.spectra import scan
+from kappa_lib.spectra.selection import as_lora, select
+from kappa_lib.training import lora
+from kappa_lib.training.text_task import TextExperiment, load, without_vowels
+from kappa_lib.training.trainer import SMOOTHED
+
+SETTING = {
+    "task": "vowels",
+    "lora_rank": 4,
+    "arms": ["selected", "all"],
+    "train_utterances": {"de_open": 40, "en_open": 40},
+    "test_utterances": {"de_open": 3, "en_open": 3},
+    "schedule": "constant",
+    "spectra": False,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("model") / "llama")
+
+
+@pytest.fixture
+def profile(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    return lambda **changes: tiny.profile(model, **{**SETTING, **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Der Lotse geht von Bord.", "Dr Lts ght vn Brd."),
+        ("Über Äpfel, I say: a EU!", "br pfl, sy: !"),
+        ("A eye you", "y y"),
+        ("why", "why"),
+    ],
+)
+def test_vowels_are_taken_out(text, left):
+    assert without_vowels(text) == left
+
+
+def test_questions_lack_vowels_and_answers_have_them(profile):
+    data = load(profile(), tiny.tokenizer())
+    assert len(data.ids) == len(data.texts) == len(data.features) == 80
+    shown = tiny.tokenizer().decode(data.features[7])
+    assert shown == without_vowels(data.texts[7]) != data.texts[7]
+    tested = {text for test in data.tests for text in test.texts}
+    assert [t.language for t in data.tests] == ["de", "en"]
+    assert not tested & set(data.texts)
+
+
+def test_nothing_to_test_on_is_refused(profile):
+    with pytest.raises(InputError, match="nothing to train or to test on"):
+        load(profile(test_utterances={}), tiny.tokenizer())
+
+
+def test_lora_arms_have_equally_many_parameters_and_pefts_count():
+    llama = tiny.llama()
+    table = scan.scan(llama)
+    for arm in ("selected", "all"):
+        chosen = as_lora(table, select(table, arm, 4), 8)
+        wrapped = get_peft_model(
+            tiny.llama(), LoraConfig(r=int(chosen.rule.split()[-1]), **chosen.peft_targets())
+        )
+        assert chosen.parameters == wrapped.get_nb_trainable_parameters()[0]
+    few, every = (as_lora(table, select(table, arm, 4), 8) for arm in ("selected", "all"))
+    assert abs(few.parameters / every.parameters - 1) < 0.05  # half a rank of few matrices
+
+
+def test_inserted_matrices_change_nothing_until_they_are_trained():
+    llama, ids = tiny.llama(), torch.arange(12)[None]
+    before = llama(input_ids=ids).logits
+    table = scan.scan(llama)
+    chosen = as_lora(table, select(table, "selected", 4), 8)
+    names = lora.insert(llama, chosen, seed=3)
+    parameters = dict(llama.named_parameters())
+    assert len(names) == 8
+    assert sum(parameters[name].numel() for name in names) == chosen.parameters
+    assert torch.equal(llama(input_ids=ids).logits, before)
+    other = tiny.llama()
+    again = lora.insert(other, chosen, seed=3)
+    assert all(torch.equal(dict(other.named_parameters())[n], parameters[n]) for n in again)
+
+
+def test_the_arm_is_pefts_own_selection(model):
+    llama = tiny.llama()
+    table = scan.scan(llama)
+    ours = [t.removesuffix(".weight") for t in select(table, "selected", 3).tensors]
+    assert ours == sorted(
+        KappaTuneSelector(llama, show_progress=False).get_best_targets(num_modules=3)
+    )
+
+
+@pytest.mark.slow
+def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
+    pace = {"arms": ["selected"], "seeds": [0, 1], "lr": 0.01, "steps": SMOOTHED + 15}
+    whole = profile(**pace, eval_every=100)
+    experiment, arms = stages.prepare(whole)
+    assert isinstance(experiment, TextExperiment)
+    before = {n: p.clone() for n, p in experiment.llm.named_parameters()}
+    stages.train_all(experiment, arms)
+    experiment.restore()
+    after = dict(experiment.llm.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    rows = tables.results(whole)
+    ends = rows[rows["step"] > 0]
+    assert (ends["step"] == SMOOTHED + 15).all()
+    assert (ends["heldout_loss"].to_numpy() < rows["heldout_loss"].iloc[0]).all()
+    assert (ends["kl"] > 0).all()
+
+    level = ends["train_loss"].max() + 0.3
+    stopped = profile(**pace, eval_every=100, stop_loss=level)
+    stages.train_all(*stages.prepare(stopped))
+    ends = tables.results(stopped).query("step > 0")
+    assert (ends["step"] < SMOOTHED + 15).all()
+    assert (ends["train_loss"] <= level).all()
+
+
+@pytest.mark.slow
+def test_an_arm_has_its_own_rate_and_a_run_its_own_few_sentences(profile, monkeypatch):
+    few = profile(
+        arms=["selected", "all"],
+        arm_lr={"all": 1e-9},
+        tune_utterances={"en_open": 4},
+        batch=4,
+        steps=3,
+        lr=0.01,
+    )
+    seen = set()
+    experiment, arms = stages.prepare(few)
+    loss = type(experiment.speech_llm(0)).loss
+    monkeypatch.setattr(
+        "kappa_lib.training.model.SpeechLLM.loss",
+        lambda self, questions, texts: seen.update(texts) or loss(self, questions, texts),
+    )
+    stages.train_all(experiment, arms)
+    tested = {text for test in experiment.data.tests for text in test.texts}
+    assert seen - tested == set(experiment.data.texts[40:44])  # German comes first
+    ends = tables.results(few).query("step == 3").set_index("arm")["kl"]
+    assert ends["all"] < 1e-6 < ends["selected"]
+
+
+def test_spectra_of_untouched_tensors_are_refused(profile):
+    with pytest.raises(InputError, match="LoRA leaves the tensors"):
+        profile(spectra=True)
