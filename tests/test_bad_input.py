@@ -410,11 +410,19 @@ def test_shard_indexes(data):
         scan(folder, model)
 
 
+@contextlib.contextmanager
+def undrawn():
+    """Tables alone: the page's pictures take a second, and are the same in every example."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kappa_lib.figures.page.write", lambda table, folder, changes: [folder])
+        yield
+
+
 @damage
 @given(st.data())
 def test_gguf_fields(data):
     fields = data.draw(damaged(FIELDS).filter(lambda value: isinstance(value, dict)))
-    with workplace() as folder:
+    with workplace() as folder, undrawn():
         gguf_file(folder / "a.gguf", fields)
         scan(folder, folder / "a.gguf")
 
@@ -461,7 +469,7 @@ def test_kappa_table_bytes(data):
 @damage
 @given(st.data())
 def test_finished_rows(data):
-    with workplace() as folder:
+    with workplace() as folder, undrawn():
         path = folder / "model.safetensors"
         path.write_bytes(save({"model.layers.0.a.weight": torch.eye(3)}))
         assert scan(folder, path) == 0
