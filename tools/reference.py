@@ -1,9 +1,9 @@
 """Keep the small results of a run in the repository, and the README's tables true to them.
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
-``results/reference/laptop`` and writes the README's results from the copy; with ``bench`` and
-``scale`` the same for the benchmark and the scale run, with ``cause``, ``text`` and ``turn`` for
-those runs of that profile that are finished, be they all or not.
+``results/reference/laptop`` and writes the README's results from the copy; with ``bench``,
+``scale`` and ``steps`` the same for what the benchmarks measured, with ``cause``, ``text`` and
+``turn`` for those runs of that profile that are finished, be they all or not.
 """
 
 import os
@@ -41,6 +41,7 @@ KEPT = (
     "runs/*/spectra.csv",
     "bench.*",
     "scale.json",
+    "steps.json",
 )
 # The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
 # arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
@@ -49,6 +50,7 @@ TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
     "scale": ("scale.json", "python -m benchmarks.scale"),
+    "steps": ("steps.json", "python -m benchmarks.steps"),
     **{
         name: ("stages/select.json", f"kappa train --profile {name}")
         for name in ("cause", "text", "turn")
@@ -60,7 +62,7 @@ def publish(name: str) -> Path:
     """Copy a finished run's small files to ``results/reference`` and update the README.
 
     Args:
-        name: a profile, ``bench`` or ``scale``.
+        name: a profile or a benchmark.
 
     Raises:
         InputError: it has not been run to its end.
@@ -108,7 +110,11 @@ def blocks() -> dict[str, str]:
     }
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
-        [bench_table(read_json(paths.REFERENCE / "bench" / "bench.json")), *_scale_sentence()]
+        [
+            bench_table(read_json(paths.REFERENCE / "bench" / "bench.json")),
+            *_scale_sentence(),
+            *_steps_sentence(),
+        ]
     )
     return found
 
@@ -203,6 +209,18 @@ def _scale_sentence() -> list[str]:
         f" {found['checkpoint_gb']:.1f} GB of bf16 shards) took `kappa scan --method"
         f" {found['method']}` {found['seconds'] / 60:.0f} minutes beside other work, with"
         f" {found['peak_gib']:.2f} GiB of memory at the peak."
+    ]
+
+
+def _steps_sentence() -> list[str]:
+    path = paths.REFERENCE / "steps" / "steps.json"
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    return [
+        f"A training step of profile `{found['profile']}` on {found['machine']['cores']} cores is"
+        f" {found['times_as_fast']:.2f} times as fast as a plain Hugging Face one on the same"
+        " batches (`python -m benchmarks.steps`)."
     ]
 
 

@@ -1,0 +1,103 @@
+"""A training step of ours against a plain Hugging Face one, on the same batches in one process.
+
+    python -m benchmarks.steps [--profile laptop] [--batches 10]
+
+The plain one calls the language model with padded inputs and labels, as a tutorial would; ours
+takes the output layer's product only where a label is. Both train the arm ``selected`` and the
+adaptor, and their losses must agree. Writes ``results/steps/steps.json``.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from benchmarks import bench
+from kappa_lib import paths, profiles
+from kappa_lib.errors import KappaError
+from kappa_lib.files import write_json
+from kappa_lib.progress import say, track
+from kappa_lib.spectra import scan, selection
+from kappa_lib.speech import features
+from kappa_lib.training import optim
+from kappa_lib.training.model import SpeechLLM
+from kappa_lib.training.warm_start import new_adaptor
+from kappa_lib.weights import models
+
+IGNORED = -100  # what Hugging Face's loss leaves out
+
+
+def plain(model: SpeechLLM, speech: list[Tensor], texts: list[str]) -> Tensor:
+    """The mean loss of a batch by the language model's own call."""
+    prompts = model.prompts(speech)
+    answers = [torch.tensor(model.targets(text)) for text in texts]
+    pairs = list(zip(prompts, answers, strict=True))
+    rows = [torch.cat([p, model.embeddings(y)]) for p, y in pairs]
+    labels = [torch.cat([torch.full((len(p),), IGNORED), y]) for p, y in pairs]
+    mask = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
+    return model.llm(
+        inputs_embeds=pad_sequence(rows, batch_first=True),
+        attention_mask=mask,
+        labels=pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        use_cache=False,
+    ).loss
+
+
+def timed(model: SpeechLLM, loss: Callable[[], Tensor]) -> tuple[float, float]:
+    """Seconds of a forward and a backward pass, and the loss."""
+    model.zero_grad(set_to_none=True)
+    began = time.perf_counter()
+    found = loss()
+    found.backward()
+    return time.perf_counter() - began, found.item()
+
+
+def run(name: str, batches: int) -> dict[str, Any]:
+    """Time both on some batches in turn, after one of each that is not counted.
+
+    Raises:
+        KappaError: the losses differ.
+    """
+    profile = profiles.load(name)
+    data = features.load(profile)
+    llm, tokenizer = models.load(profile.model, profile.dtype, "cpu")
+    table = scan.scan(llm)
+    chosen = selection.select(table, "selected", selection.count_for(table, profile.share))
+    adaptor = new_adaptor(data.features[0].shape[1], llm.get_input_embeddings().weight, 0)
+    model = SpeechLLM(llm, tokenizer, adaptor)
+    model.unfreeze(chosen.tensors)
+    lengths = [len(f) for f in data.features]
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for part in track(optim.batch_plan(lengths, profile.batch, batches + 1, 0), "steps"):
+        speech, texts = [data.features[i] for i in part], [data.texts[i] for i in part]
+        ours = timed(model, lambda: model.loss(speech, texts)[0])  # noqa: B023
+        theirs = timed(model, lambda: plain(model, speech, texts))  # noqa: B023
+        if abs(ours[1] - theirs[1]) > 1e-3 * abs(theirs[1]):
+            raise KappaError(f"the losses are {ours[1]} and {theirs[1]}", "mend one of the two")
+        seconds["ours"].append(ours[0])
+        seconds["plain"].append(theirs[0])
+    middle = {way: median(values[1:]) for way, values in seconds.items()}
+    ratio = middle["plain"] / middle["ours"]
+    return {
+        "machine": bench.machine(),
+        "profile": name,
+        "batch": profile.batch,
+        "batches": batches,
+        "seconds": middle,
+        "times_as_fast": ratio,
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--batches", type=int, default=10)
+    options = parser.parse_args()
+    report = run(options.profile, options.batches)
+    write_json(paths.results("steps") / "steps.json", report)
+    say(f"{report['seconds']}, {report['times_as_fast']:.2f} times as fast as the plain step")
