@@ -15,10 +15,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.run.console import Console
-from kappa_lib.run.notebook import NotebookError, parameters
-from kappa_lib.run.record import Record
-from kappa_lib.run.runner import Run, main
+from kappa_lib.run.notebook import NotebookError, Record, parameters
+from kappa_lib.run.runner import Console, Run, main
 
 pytestmark = pytest.mark.slow
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
