@@ -5,6 +5,8 @@ All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 
 from typing import Any
 
+import pandas as pd
+
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
@@ -229,26 +231,65 @@ def _study_effort(profile: Profile) -> str:
 
 def cause(profile: Profile) -> str:
     """The deciding pair: how well its models listen, and how its two arms differ."""
+    return "\n\n".join([ends(profile, _LISTENING), *_pairs(profile)])
+
+
+def text(profile: Profile) -> str:
+    """LoRA here, there and anywhere: what the arms learned and lost, and how they differ.
+
+    All stopped at one training loss, and only their ends were evaluated: at equal held-out loss
+    nothing is known of them.
+    """
+    return "\n\n".join([ends(profile, _TEXT), *_pairs(profile, r"^(?!heldout_)")])
+
+
+def turn(profile: Profile) -> str:
+    """Both arms' mean WER at every evaluation, with what was learned and lost by then."""
+    table, rows = tables.results(profile), []
+    for step, group in table[table["step"] > 0].groupby("step"):
+        rows += [[step, *row] for row in _rows(group, _TURN)]
+    return markdown(["step", "arm", "seeds", *_TURN], rows)
+
+
+# Heading → column of the results, its factor, and digits.
+_LISTENING = {
+    "WER de_open, %": ("wer_de_open", 100, 1),
+    "WER en_open, %": ("wer_en_open", 100, 1),
+    "WER en_human, %": ("wer_en_human", 100, 1),
+}
+_LOST = {"general-text loss": ("text_loss", 1, 3), "KL": ("kl", 1, 3)}
+_TEXT = {
+    "steps": ("step", 1, 0),
+    "training loss": ("train_loss", 1, 2),
+    "WER de, %": ("wer_de_open", 100, 1),
+    "WER en, %": ("wer_en_open", 100, 1),
+    **_LOST,
+}
+_TURN = {"training loss": ("train_loss", 1, 2), "WER, %": ("wer_mean", 100, 1), **_LOST}
+
+
+def ends(profile: Profile, columns: dict[str, tuple[str, float, int]]) -> str:
+    """Mean and standard deviation over seeds at each run's last evaluation."""
     table = tables.results(profile)
-    facts = {arm: arms.trained(profile, arm) for arm in profile.arms}
-    ends = table[table["step"] == table["step"].max()].groupby("arm")
-    rates = [c for c in table if c.startswith("wer_") and c != "wer_mean"]
-    rows = [
-        [
-            arm,
-            len(group),
-            *(f"{100 * group[c].mean():.1f} ± {100 * group[c].std():.1f}" for c in rates),
+    last = table.loc[table.groupby(["arm", "seed"])["step"].idxmax()]
+    shown = markdown(["arm", "seeds", *columns], _rows(last, columns))
+    return f"At the last evaluation, mean and standard deviation over seeds:\n\n{shown}"
+
+
+def _rows(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> list[list[Any]]:
+    rows = []
+    for arm, group in table.groupby("arm", sort=False):
+        cells = [
+            f"{factor * group[c].mean():.{digits}f} ± {factor * group[c].std():.{digits}f}"
+            for c, factor, digits in columns.values()
         ]
-        for arm, group in ends
-    ]
-    header = ["arm", "seeds", *(f"WER {c.removeprefix('wer_')}, %" for c in rates)]
-    return "\n\n".join(
-        [
-            f"At step {table['step'].max()}, mean and standard deviation over seeds:",
-            markdown(header, rows),
-            report.pairs_table(table, facts),
-        ]
-    )
+        rows.append([arm, len(group), *cells])
+    return rows
+
+
+def _pairs(profile: Profile, columns: str = ".") -> list[str]:
+    table = tables.results(profile).filter(regex=columns)
+    return [report.pairs_table(table, {a: arms.trained(profile, a) for a in profile.arms})]
 
 
 def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import jinja2
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import report
+from kappa_lib.evidence import arms, report, tables
+from kappa_lib.figures import training
+from kappa_lib.figures.style import save
 from kappa_lib.files import read_json, replacing, write_text
 from kappa_lib.run.plan import Plan
 from kappa_lib.text import markdown
@@ -46,15 +48,14 @@ KEPT = (
 # The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
 # arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
 TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
+# Profiles that are trained without notebooks and committed as far as they have come.
+PROFILES = ("cause", "text", "turn")
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
     "scale": ("scale.json", "python -m benchmarks.scale"),
     "steps": ("steps.json", "python -m benchmarks.steps"),
-    **{
-        name: ("stages/select.json", f"kappa train --profile {name}")
-        for name in ("cause", "text", "turn")
-    },
+    **{name: ("stages/select.json", f"kappa train --profile {name}") for name in PROFILES},
 }
 
 
@@ -85,8 +86,29 @@ def publish(name: str) -> Path:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
+    draw(name)
     write_readme()
     return target
+
+
+def draw(name: str) -> None:
+    """The figure of a profile that no notebook of its own draws: pairs of arms, or the curve."""
+    if name not in PROFILES:
+        return
+    with paths.results_under(paths.REFERENCE):
+        profile = readme.committed(name)
+        table = tables.results(profile)
+        if name == "turn":
+            figure, stem = (
+                training.wer_over_training(table, human_trained=True),
+                "wer_over_training",
+            )
+        else:
+            found, stem = arms.outcomes(table), "paired_differences"
+            found = found[found["outcome"].isin(training.OUTCOMES)]
+            margins = {outcome: arms.margin_of(outcome) for outcome in training.OUTCOMES}
+            figure = training.paired(found, arms.summary(found), margins)
+        save(figure, profile.folder / "figures", stem)
 
 
 def write_readme() -> None:
@@ -108,6 +130,9 @@ def blocks() -> dict[str, str]:
         "cause": readme.cause(cause),
         "study": readme.study(study),
     }
+    for name, block in {"text": readme.text, "turn": readme.turn}.items():
+        if profile := readme.maybe(name):
+            found[name] = block(profile)
     found["plan"] = plan_table()
     found["benchmark"] = "\n\n".join(
         [

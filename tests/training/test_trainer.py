@@ -338,3 +338,11 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
         state.save(2, named, optimiser)
     assert state.resume_path.read_bytes() == before
     assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    whole = tiny.profile(model, steps=6, batch=4)
+    few = replace(whole, tune_utterances={"de": 2, "en": 4})
+    assert facts.setting(whole)["epochs"] == 24 / 16
+    assert facts.setting(few)["epochs"] == 24 / 6
