@@ -27,6 +27,12 @@ def test_the_share_is_the_paper_s():
         ({"device": "tpu"}, "device"),
         ({"arms": []}, "arms"),
         ({"test_utterances": {"fr": 3}}, "test_utterances"),
+        ({"tune_utterances": {"fr": 3}}, "tune_utterances"),
+        ({"task": "singing"}, "task"),
+        ({"lora_rank": -1}, "lora_rank"),
+        ({"stop_loss": -0.5}, "stop_loss"),
+        ({"arm_lr": {"nobody": 0.1}}, "arm_lr"),
+        ({"arm_lr": {"selected": 0.0}}, "arm_lr"),
     ],
 )
 def test_an_unusable_value_is_refused_by_name(change, said):
