@@ -19,7 +19,11 @@ from kappa_lib.text import clock, markdown
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
 CAUSE = "kappa-is-the-cause"
-LIKE = "random_like_selected"
+LORA = {
+    "on every matrix": "all",
+    "on as many drawn at random": "random",
+    "on as many of the same types": "random_like_selected",
+}
 COMPARED = (
     "selected-beats-inverse",
     "inverse-forgets-more",
@@ -127,8 +131,10 @@ def _against_lora() -> list[str]:
     table, planned = tables.results(profile), len(profiles.load("text").seeds)
     found = {arm: arms.measured(profile, table, arm) for arm in profile.arms}
     told = []
-    for name, arm in {"on every matrix": "all", "on as many at random": LIKE}.items():
-        pair = {"kappatune": found["selected"], "lora": found.get(arm, {})}
+    for name, arm in LORA.items():
+        if arm not in found:
+            continue
+        pair = {"kappatune": found["selected"], "lora": found[arm]}
         decision = claims.decide("new-text-task", pair)
         told.append(f"{name}, {_outcomes(decision)} (n = {decision.n}): **{decision.verdict}**")
     return [

@@ -47,6 +47,7 @@ PAIRS = (
     ("lowest_in_type", "highest_in_type"),
     ("lower_of_neighbours", "higher_of_neighbours"),
     ("selected", "all"),
+    ("selected", "random"),
 )
 READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 
