@@ -1,6 +1,6 @@
 """A task of text alone: to give a sentence back the vowels that it has lost.
 
-"Th Lts ght vn Brd." → "Der Lotse geht von Bord." It is new to a language model, needs its
+"Dr Lts ght vn Brd." → "Der Lotse geht von Bord." It is new to a language model, needs its
 language, and is judged like a transcript: by the word error rate on sentences not trained on.
 """
 
@@ -74,12 +74,13 @@ class Written(nn.Module):
 
     def __init__(self, llm: PreTrainedModel) -> None:
         super().__init__()
-        self._embed = llm.get_input_embeddings().forward  # a method: the module stays the LLM's
+        self._table = (llm.get_input_embeddings(),)  # in a tuple: the module stays the LLM's
 
     def forward(self, questions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(tokens,) ids an item → (batch, longest, width) embeddings, and the lengths."""
-        lengths = torch.tensor([len(question) for question in questions])
-        return self._embed(pad_sequence(list(questions), batch_first=True)), lengths
+        (table,) = self._table
+        ids = pad_sequence(list(questions), batch_first=True).to(table.weight.device)
+        return table(ids), torch.tensor([len(q) for q in questions], device=ids.device)
 
 
 class TextExperiment(Experiment):

@@ -1,8 +1,9 @@
 import re
 
+import pandas as pd
 import pytest
 
-from kappa_lib import paths
+from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import report
 from kappa_lib.files import read_json
@@ -15,7 +16,8 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(paths.REFERENCE))
     text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
-    assert set(written) == {"glance", "results", "cause", "study", "plan", "benchmark"}
+    trained = {name for name in ("text", "turn") if readme.maybe(name)}
+    assert set(written) == {"glance", "results", "cause", "study", "plan", "benchmark"} | trained
     for name, block in written.items():
         assert readme.block_of(text, name) == block
 
@@ -58,3 +60,19 @@ def test_a_profile_without_a_report_is_not_published(tmp_path, monkeypatch):
 def test_a_readme_without_markers_is_not_written():
     with pytest.raises(InputError, match="both markers"):
         readme.replace_block("no markers here", "results", "block")
+
+
+def test_a_turn_is_told_at_every_evaluation(monkeypatch):
+    rows = [
+        {"arm": arm, "seed": seed, "step": step, "train_loss": 1.0 + seed, "wer_mean": 0.5}
+        | {"text_loss": 3.0, "kl": 0.1 * seed}
+        for step in (0, 30, 60)
+        for arm in ("selected", "inverse_matched_size")
+        for seed in (1, 2)
+    ]
+    monkeypatch.setattr(readme.tables, "results", lambda profile: pd.DataFrame(rows))
+    found = readme.turn(profiles.load("turn")).splitlines()
+    assert len(found) == 2 + 4
+    assert found[2] == (
+        "| 30 | selected | 2 | 2.50 ± 0.71 | 50.0 ± 0.0 | 3.000 ± 0.000 | 0.150 ± 0.071 |"
+    )
