@@ -140,8 +140,8 @@ def _against_lora(claim: Claim) -> list[str]:
     return [
         "**Does KappaTune forget less than LoRA at equal training loss?** On a task of text alone,"
         " LoRA on the fifth of the matrices with the smallest κ, less LoRA of as many parameters"
-        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds). With Holm's correction"
-        f" over all primary claims the first of these is **{claim.verdict}**."
+        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds). With Holm's"
+        f" correction over all primary claims the first of these is **{claim.verdict}**."
     ]
 
 

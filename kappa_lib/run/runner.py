@@ -278,6 +278,11 @@ def main(arguments: list[str] | None = None) -> int:
     console, began = Console(), time.monotonic()
     try:
         profile = profiles.load(options.profile, **dict(map(profiles.parse_setting, options.set)))
+        if profile.task != "speech":
+            raise InputError(
+                f"profile {profile.profile} is of text; the notebooks that train are about speech",
+                f"call `kappa train --profile {options.profile}`, and see notebook 6",
+            )
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
         if (

@@ -195,10 +195,11 @@ def test_every_profile_loads_under_its_own_name(name):
     profile = profiles.load(name)
     assert profile.profile == name
     content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
-    assert profile.values() == content
+    assert profile.values(*content) == content
 
 
 def test_the_profiles_that_the_script_offers_exist():
     script = (paths.ROOT / "reproduce.sh").read_text(encoding="utf-8")
     offered = re.search(r"--profile ([a-z0-9|-]+)\]", script).group(1).split("|")
-    assert sorted(offered) == profiles.names()
+    spoken = [name for name in profiles.names() if profiles.load(name).task == "speech"]
+    assert sorted(offered) == spoken  # the notebooks are about speech
