@@ -130,7 +130,7 @@ ROUTES: dict[str, Callable[[torch.Tensor], float]] = {
 }
 
 
-def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
+def timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
     """Wall seconds, CPU seconds of all threads, and the result of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
@@ -138,13 +138,13 @@ def _timed(function: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def _best(function: Callable[[], Any]) -> tuple[float, float, Any]:
-    """The fastest of three calls, or one long one; see :func:`_timed`.
+    """The fastest of three calls, or one long one; see :func:`timed`.
 
     The CPU seconds of all threads tell a busy machine from a slow route.
     """
     tries = []
     while len(tries) < 3 and (not tries or tries[0][0] < LONG):
-        tries.append(_timed(function))
+        tries.append(timed(function))
     return min(tries, key=lambda one: one[0])
 
 
@@ -202,7 +202,7 @@ def default_model() -> dict[str, Any]:
         each[ALONE] = lambda: scan(model, device="cpu", method="extremes")
         return each
 
-    rounds = [{name: _timed(call)[:2] for name, call in calls().items()} for _ in range(3)]
+    rounds = [{name: timed(call)[:2] for name, call in calls().items()} for _ in range(3)]
     best = {name: min(one[name] for one in rounds) for name in ROUTES}
     for name, (seconds, _) in best.items():
         say(f"default model, {len(weights)} matrices, {name}: {seconds:.2f} s")
@@ -225,7 +225,7 @@ def commands(soup: str) -> dict[str, float]:
             ],
         }
         return {
-            name: _timed(
+            name: timed(
                 lambda command=command: subprocess.run(
                     command, cwd=out, check=True, capture_output=True
                 )

@@ -8,8 +8,8 @@ adaptor, and their losses must agree. Writes ``results/steps/steps.json``.
 """
 
 import argparse
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -48,13 +48,12 @@ def plain(model: SpeechLLM, speech: list[Tensor], texts: list[str]) -> Tensor:
     ).loss
 
 
-def timed(model: SpeechLLM, loss: Callable[[], Tensor]) -> tuple[float, float]:
-    """Seconds of a forward and a backward pass, and the loss."""
+def step(model: SpeechLLM, loss: Callable[[], Tensor]) -> float:
+    """A forward and a backward pass; returns the loss."""
     model.zero_grad(set_to_none=True)
-    began = time.perf_counter()
     found = loss()
     found.backward()
-    return time.perf_counter() - began, found.item()
+    return found.item()
 
 
 def run(name: str, batches: int) -> dict[str, Any]:
@@ -75,12 +74,16 @@ def run(name: str, batches: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     for part in track(optim.batch_plan(lengths, profile.batch, batches + 1, 0), "steps"):
         speech, texts = [data.features[i] for i in part], [data.texts[i] for i in part]
-        ours = timed(model, lambda: model.loss(speech, texts)[0])  # noqa: B023
-        theirs = timed(model, lambda: plain(model, speech, texts))  # noqa: B023
-        if abs(ours[1] - theirs[1]) > 1e-3 * abs(theirs[1]):
-            raise KappaError(f"the losses are {ours[1]} and {theirs[1]}", "mend one of the two")
-        seconds["ours"].append(ours[0])
-        seconds["plain"].append(theirs[0])
+        ways = {
+            "ours": lambda: model.loss(speech, texts)[0],  # noqa: B023
+            "plain": lambda: plain(model, speech, texts),  # noqa: B023
+        }
+        losses = {}
+        for way, loss in ways.items():
+            took, _, losses[way] = bench.timed(partial(step, model, loss))
+            seconds[way].append(took)
+        if abs(losses["ours"] - losses["plain"]) > 1e-3 * abs(losses["plain"]):
+            raise KappaError(f"the losses are {losses}", "mend one of the two")
     middle = {way: median(values[1:]) for way, values in seconds.items()}
     ratio = middle["plain"] / middle["ours"]
     return {

@@ -171,8 +171,9 @@ class Profile:
         return {name: value for name, value in values.items() if value != _ADDED[name]}
 
 
+# Settings with a default, and what runs from before them did; corpora were never without one.
 _ADDED = {
-    item.name: {} if item.default is MISSING else item.default
+    item.name: item.default_factory() if item.default is MISSING else item.default
     for item in fields(Profile)
     if item.name != "corpora" and (item.default, item.default_factory) != (MISSING, MISSING)
 }

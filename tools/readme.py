@@ -238,7 +238,7 @@ def _study_effort(profile: Profile) -> str:
 
 def cause(profile: Profile) -> str:
     """The deciding pair: how well its models listen, and how its two arms differ."""
-    return "\n\n".join([ends(profile, _LISTENING), *_pairs(profile)])
+    return f"{ends(profile, _LISTENING)}\n\n{_pairs(profile)}"
 
 
 def text(profile: Profile) -> str:
@@ -247,7 +247,7 @@ def text(profile: Profile) -> str:
     All stopped at one training loss, and only their ends were evaluated: at equal held-out loss
     nothing is known of them.
     """
-    return "\n\n".join([ends(profile, _TEXT), *_pairs(profile, r"^(?!heldout_)")])
+    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}"
 
 
 def turn(profile: Profile) -> str:
@@ -272,6 +272,7 @@ _TEXT = {
     "WER en, %": ("wer_en_open", 100, 1),
     **_LOST,
 }
+_EXCEPT_HELDOUT = "^(?!heldout_)"
 _TURN = {"training loss": ("train_loss", 1, 2), "WER, %": ("wer_mean", 100, 1), **_LOST}
 
 
@@ -294,9 +295,9 @@ def _rows(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> li
     return rows
 
 
-def _pairs(profile: Profile, columns: str = ".") -> list[str]:
+def _pairs(profile: Profile, columns: str = ".") -> str:
     table = tables.results(profile).filter(regex=columns)
-    return [report.pairs_table(table, {a: arms.trained(profile, a) for a in profile.arms})]
+    return report.pairs_table(table, {a: arms.trained(profile, a) for a in profile.arms})
 
 
 def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:

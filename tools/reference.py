@@ -6,7 +6,6 @@
 ``turn`` for those runs of that profile that are finished, be they all or not.
 """
 
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -98,27 +97,25 @@ def draw(name: str) -> None:
     with paths.results_under(paths.REFERENCE):
         profile = readme.committed(name)
         table = tables.results(profile)
+        folder = profile.folder / "figures"
         if name == "turn":
-            figure, stem = (
-                training.wer_over_training(table, human_trained=True),
-                "wer_over_training",
-            )
-        else:
-            found, stem = arms.outcomes(table), "paired_differences"
-            found = found[found["outcome"].isin(training.OUTCOMES)]
-            margins = {outcome: arms.margin_of(outcome) for outcome in training.OUTCOMES}
-            figure = training.paired(found, arms.summary(found), margins)
-        save(figure, profile.folder / "figures", stem)
+            curve = training.wer_over_training(table, human_trained=True)
+            save(curve, folder, "wer_over_training")
+            return
+        found = arms.outcomes(table)
+        margins = {outcome: arms.margin_of(outcome) for outcome in training.OUTCOMES}
+        pairs = training.paired(found, arms.summary(found), margins)
+        save(pairs, folder, "paired_differences")
 
 
 def write_readme() -> None:
     """Write the README's generated parts and the article anew."""
-    os.environ["KAPPA_RESULTS"] = str(paths.REFERENCE)
-    write_text(ARTICLE, article())
-    text = README.read_text(encoding="utf-8")
-    for block, content in blocks().items():
-        text = readme.replace_block(text, block, content)
-    write_text(README, text)
+    with paths.results_under(paths.REFERENCE):
+        write_text(ARTICLE, article())
+        text = README.read_text(encoding="utf-8")
+        for block, content in blocks().items():
+            text = readme.replace_block(text, block, content)
+        write_text(README, text)
 
 
 def blocks() -> dict[str, str]:
@@ -134,13 +131,11 @@ def blocks() -> dict[str, str]:
         if profile := readme.maybe(name):
             found[name] = block(profile)
     found["plan"] = plan_table()
-    found["benchmark"] = "\n\n".join(
-        [
-            bench_table(read_json(paths.REFERENCE / "bench" / "bench.json")),
-            *_scale_sentence(),
-            *_steps_sentence(),
-        ]
+    bench, scale, steps = (
+        read_json(paths.REFERENCE / name / f"{name}.json") for name in ("bench", "scale", "steps")
     )
+    told = [bench_table(bench), scale_sentence(scale), steps_sentence(steps)]
+    found["benchmark"] = "\n\n".join(told)
     return found
 
 
@@ -224,29 +219,23 @@ def bench_table(measured: dict) -> str:
     return f"{markdown(columns, rows)}\n\n{told}"
 
 
-def _scale_sentence() -> list[str]:
-    path = paths.REFERENCE / "scale" / "scale.json"
-    if not path.is_file():
-        return []
-    found = read_json(path)
-    return [
+def scale_sentence(found: dict) -> str:
+    """Time and memory of the scan of a checkpoint of Llama-3-8B's shapes."""
+    return (
         f"A checkpoint of Llama-3-8B's shapes ({found['matrices']} matrices,"
         f" {found['checkpoint_gb']:.1f} GB of bf16 shards) took `kappa scan --method"
         f" {found['method']}` {found['seconds'] / 60:.0f} minutes beside other work, with"
         f" {found['peak_gib']:.2f} GiB of memory at the peak."
-    ]
+    )
 
 
-def _steps_sentence() -> list[str]:
-    path = paths.REFERENCE / "steps" / "steps.json"
-    if not path.is_file():
-        return []
-    found = read_json(path)
-    return [
+def steps_sentence(found: dict) -> str:
+    """How our training step compares with a plain one."""
+    return (
         f"A training step of profile `{found['profile']}` on {found['machine']['cores']} cores is"
         f" {found['times_as_fast']:.2f} times as fast as a plain Hugging Face one on the same"
         " batches (`python -m benchmarks.steps`)."
-    ]
+    )
 
 
 if __name__ == "__main__":

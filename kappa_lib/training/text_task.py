@@ -19,6 +19,7 @@ from kappa_lib.files import Stage, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import corpora
+from kappa_lib.speech.corpora import Utterance
 from kappa_lib.speech.features import SpeechData, TestSet
 from kappa_lib.training.experiment import EVAL_KEYS, Experiment
 from kappa_lib.training.model import SpeechLLM
@@ -45,17 +46,14 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         drawn = corpora.split(corpus, *counts, profile.seed)
-        train, test = ([(u.id, u.text) for u in part] for part in (drawn.train, drawn.test))
-        data.ids.extend(identity for identity, _ in train)
-        data.texts.extend(text for _, text in train)
-        data.features.extend(_questions(tokenizer, train))
-        if test:
-            ids, texts = map(list, zip(*test, strict=True))
-            found = TestSet(
-                corpus, profile.language(corpus), ids, texts, _questions(tokenizer, test)
-            )
-            data.tests.append(found)
-        data.used[corpus] = {"train": len(train), "test": len(test)}
+        data.ids.extend(u.id for u in drawn.train)
+        data.texts.extend(u.text for u in drawn.train)
+        data.features.extend(_questions(tokenizer, drawn.train))
+        if drawn.test:
+            ids, texts = [u.id for u in drawn.test], [u.text for u in drawn.test]
+            questions = _questions(tokenizer, drawn.test)
+            data.tests.append(TestSet(corpus, profile.language(corpus), ids, texts, questions))
+        data.used[corpus] = {"train": len(drawn.train), "test": len(drawn.test)}
     if not data.ids or not data.tests:
         raise InputError("nothing to train or to test on", "raise the counts of sentences")
     if distributed.is_main_process():
@@ -63,8 +61,8 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
     return data
 
 
-def _questions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[str, str]]) -> list[Tensor]:
-    texts = [without_vowels(text) for _, text in rows]
+def _questions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Utterance]) -> list[Tensor]:
+    texts = [without_vowels(row.text) for row in rows]
     found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return [torch.tensor(ids, dtype=torch.long) for ids in found]
 

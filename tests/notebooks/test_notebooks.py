@@ -196,6 +196,8 @@ def test_every_profile_loads_under_its_own_name(name):
     assert profile.profile == name
     content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
     assert profile.values(*content) == content
+    left_out = profile.values().keys() - content.keys()
+    assert not left_out & profile.added().keys()  # what a file leaves out is at its default
 
 
 def test_the_profiles_that_the_script_offers_exist():

@@ -281,3 +281,8 @@ def test_a_log_gets_few_lines_and_a_terminal_one_that_changes(tmp_path):
     assert log.getvalue() == "      scan: 0/50\n      scan: 50/50, took 1 s\n"
     assert screen.getvalue().count("\r") == 51
     assert screen.getvalue().count("\n") == 1
+
+
+def test_a_profile_of_text_is_sent_to_the_command_that_trains_it(capsys):
+    assert main(["--profile", "text"]) == 1
+    assert "kappa train --profile text" in capsys.readouterr().out
