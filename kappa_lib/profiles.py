@@ -13,6 +13,7 @@ from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import fits, parse, shown
 
+DTYPES = ("auto", "float32", "bfloat16")
 OPTIMISERS = ("adamw", "adafactor")
 SCHEDULES = ("decaying", "constant")
 WAYS = ("ddp", "fsdp2")
@@ -37,7 +38,8 @@ class Profile:
         profile: its name, and the name of its folder under ``results/``.
         model: ``smollm2-135m`` (a pinned asset), a local folder, or a model hub id.
         encoder: ``whisper-base`` (a pinned asset), a local folder, or a model hub id.
-        dtype: of the language model's weights, ``float32`` or ``bfloat16``.
+        dtype: of the language model's weights, ``float32``, ``bfloat16``, or ``auto``, which is
+            bfloat16 where the device has units for it; what trains is fp32 always.
         device: ``auto`` (CUDA where there is one, else CPU), ``cpu`` or ``cuda``.
         share: share of the decoder's matrices that an arm trains; the paper's is 100/224.
         arms: selections to compare, see ``kappa_lib.spectra.selection``.
@@ -120,7 +122,7 @@ class Profile:
             value = getattr(self, name)
             _require(0 < value < math.inf, name, value, "a positive number")
         _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
-        _require(self.dtype in ("float32", "bfloat16"), "dtype", self.dtype, "float32 or bfloat16")
+        _require(self.dtype in DTYPES, "dtype", self.dtype, ", ".join(DTYPES))
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
         _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.weights import assets
+from kappa_lib.weights import assets, models
 
 GB = 1e9
 # The laptop profile: weights, gradients, moments and activations of SmolLM2-135M, with room for
@@ -150,7 +150,8 @@ def memory() -> Iterator[Check]:
 
 def device() -> Iterator[Check]:
     """What computes."""
-    yield Check("ok", f"CPU: {os.cpu_count()} cores, torch {torch.__version__}")
+    cpu = f"CPU: {os.cpu_count()} cores, torch {torch.__version__}"
+    yield Check("ok", f"{cpu}, {models.pick_dtype('auto', 'cpu')} where a profile says auto")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             found = torch.cuda.get_device_properties(index)

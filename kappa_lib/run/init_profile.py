@@ -24,7 +24,7 @@ _TEMPLATE = """\
 profile: {name} # the name of this file, and of its folder under results/
 model: {model} # smollm2-135m, a folder, or a model hub id
 encoder: {encoder} # whisper-base, a folder, or a hub id of a Whisper model
-dtype: {dtype} # of the language model's weights: float32, or bfloat16 on a GPU
+dtype: {dtype} # of the language model's weights: float32, bfloat16, or what the device is good at
 device: {device}
 # Your recordings. language: en has a normaliser of its own, all others share one. text: the column
 # of the transcripts. More corpora can stand here, each with its counts below.

@@ -17,7 +17,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training.evaluation import EVAL_BATCH
 from kappa_lib.training.model import Adaptor
 from kappa_lib.training.texts import KINDS, WINDOW
-from kappa_lib.weights import sizes
+from kappa_lib.weights import models, sizes
 
 FLAC_BYTES = 18_500  # a second of read speech: LibriSpeech's train-clean-100 is 6.6 GB
 RESERVE = 2 * 2**30  # bytes: CUDA context, workspaces and fragmentation
@@ -90,6 +90,9 @@ _ADAMW = {
 def recipes(profile: Profile, processes: int = 1) -> tuple[Recipe, ...]:
     """What ``kappa train --processes N`` does for a profile, then other ways to hold its arms."""
     adamw = _ADAMW[profile.dtype]
+    if adamw.checkpointing and profile.device == "cpu":
+        name = adamw.name.removesuffix(", layers recomputed")
+        adamw = replace(adamw, name=name, checkpointing=False)
     # Row and column averages are thousandths of a byte a parameter; tensors update in turn.
     name = adamw.name.replace("AdamW", "Adafactor")
     adafactor = replace(adamw, name=name, optimiser="adafactor", states=0.01, temporaries=0.0)
@@ -176,6 +179,10 @@ class Plan:
                 f"profile {profile.profile}: text tasks and LoRA are not planned for",
                 "plan a profile of speech that trains the tensors themselves",
             )
+        if profile.dtype == "auto":  # what this machine would take
+            device = models.pick_device(profile.device).type
+            dtype = models.pick_dtype("auto", device)
+            profile = replace(profile, device=device, dtype=dtype)
         self.profile, self.processes = profile, processes
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)

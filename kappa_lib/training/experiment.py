@@ -1,6 +1,7 @@
 """What a profile's runs share: model, data, evaluation, and the adaptor each seed starts from."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Experiment:
                 "without work",
                 "raise the profile's batch, or start fewer processes",
             )
+        # Of a run's type, not of its wish: a machine that picks another one makes another run.
+        profile = replace(profile, dtype=models.pick_dtype(profile.dtype, profile.device))
         self.profile, self.data = profile, data
         device = models.pick_device(profile.device)
         self.accelerator = parallel.accelerator(profile.parallel, device)

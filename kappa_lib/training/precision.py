@@ -1,4 +1,5 @@
-"""bfloat16 weights that can be trained: fp32 for what trains, bf16 arithmetic, layers recomputed.
+"""bfloat16 weights that can be trained: fp32 for what trains, bf16 arithmetic; on a GPU, layers
+recomputed.
 
 A bf16 number has 8 significant bits, so an update below a 512th of the weight is rounded away,
 and at the learning rates of models of this size most are. What trains is therefore kept in fp32
@@ -17,6 +18,14 @@ from transformers import PreTrainedModel
 def is_mixed(llm: PreTrainedModel) -> bool:
     """Whether the model's frozen weights are narrower than fp32."""
     return llm.get_input_embeddings().weight.dtype != torch.float32
+
+
+def recomputes(llm: PreTrainedModel) -> bool:
+    """Whether layers are run again for the backward pass: a GPU's memory is what is scarce.
+
+    A processor has memory to spare and no time; there it would cost a quarter of a step.
+    """
+    return is_mixed(llm) and llm.get_input_embeddings().weight.device.type != "cpu"
 
 
 def autocast(llm: PreTrainedModel) -> torch.autocast:
@@ -43,11 +52,11 @@ def put_back(parameter: nn.Parameter, value: Tensor) -> None:
 
 @contextmanager
 def gradient_checkpointing(llm: PreTrainedModel) -> Iterator[None]:
-    """Inside, a forward pass keeps only its layers' inputs where the weights are bf16.
+    """Inside, a forward pass keeps only its layers' inputs where :func:`recomputes` says so.
 
     Transformers recomputes in training mode alone; Llama has no dropout for that to switch on.
     """
-    if not is_mixed(llm):
+    if not recomputes(llm):
         yield
         return
     llm.activation_checkpointing_enable()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # heavy, and a scan does without
 
 DEFAULT = "smollm2-135m"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
 # Models that come as a 4-bit GGUF, with what a safetensors copy takes in fp32, rounded up.
 GGUFS = {DEFAULT: (assets.SMOLLM2, 560_000_000), "gemma3-270m": (assets.GEMMA3, 1_100_000_000)}
 
@@ -37,6 +38,20 @@ def pick_device(device: str) -> torch.device:
     if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
         return torch.device(device)
     raise InputError(f"device {device!r} can't be used", "use auto, cpu, or cuda if present")
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """``auto`` is bfloat16 where the device has units for its products, else float32.
+
+    A processor without them takes such products one number at a time, slower than fp32's.
+    """
+    if dtype != "auto":
+        return dtype
+    if pick_device(device).type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = any(torch.cpu.get_capabilities().get(unit) for unit in BF16_UNITS)
+    return "bfloat16" if fast else "float32"
 
 
 def weights(model: str) -> Path:
@@ -151,7 +166,7 @@ def load(
 
     Args:
         model: a profile's ``model``.
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: ``float32``, ``bfloat16``, or ``auto``, see :func:`pick_dtype`.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
     from transformers import AutoModelForCausalLM
@@ -159,7 +174,8 @@ def load(
 
     source = weights(model)
     logging.disable_progress_bar()
-    llm = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype))
+    kind = getattr(torch, pick_dtype(dtype, device))
+    llm = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
     llm.requires_grad_(False)
     llm.eval()
     return llm.to(pick_device(device)), tokenizer(model)

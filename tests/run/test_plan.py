@@ -220,6 +220,18 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype):
     assert found.optimiser - without.optimiser == moments + made.recipe.temporaries * count
 
 
+def test_a_profile_of_dtype_auto_is_planned_for_this_machine(monkeypatch):
+    monkeypatch.setattr(models, "pick_device", lambda device: torch.device("cpu"))
+    monkeypatch.setattr(models, "pick_dtype", lambda dtype, device: "bfloat16")
+    made = Plan(paper(dtype="auto"))
+    assert (made.profile.dtype, made.profile.device) == ("bfloat16", "cpu")
+    assert not made.recipe.checkpointing
+    assert "recomputed" not in made.recipe.name
+    on_gpu = Plan(paper(dtype="bfloat16", device="auto"))
+    assert on_gpu.recipe.checkpointing
+    assert made.memory(1000).activations > on_gpu.memory(1000).activations
+
+
 def test_recipes_order_as_they_should():
     profile = paper()
     made = Plan(profile)
@@ -387,7 +399,7 @@ def test_the_text_says_what_fits_and_what_does_not():
 
 
 def test_smollm_is_planned_from_its_own_shapes():
-    made = Plan(profiles.load("laptop"))
+    made = Plan(profiles.load("smoke"))
     assert {arm.tensors for arm in made.arms} == {94}
     selected = next(arm for arm in made.arms if arm.name == "selected")
     assert selected.parameters > 0

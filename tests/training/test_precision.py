@@ -4,6 +4,7 @@ import pytest
 import tiny_paper
 import torch
 
+from kappa_lib.training import precision
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.precision import (
     autocast,
@@ -11,6 +12,7 @@ from kappa_lib.training.precision import (
     is_mixed,
     promote,
     put_back,
+    recomputes,
 )
 from kappa_lib.training.warm_start import new_adaptor
 
@@ -57,7 +59,18 @@ def test_loss_and_gradients_are_those_of_fp32_to_bf16s_precision():
         assert (ours - theirs).norm() <= 0.05 * theirs.norm() + 1e-6
 
 
-def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less():
+def test_a_processor_recomputes_nothing():
+    model, _ = speech_llm(torch.bfloat16)
+    assert not recomputes(model.llm)
+    with gradient_checkpointing(model.llm):
+        assert not model.llm.is_activation_checkpointing
+    meta = tiny_paper.llama().to(torch.bfloat16).to("meta")  # any device that is not a processor
+    assert recomputes(meta)
+    assert not recomputes(meta.float())
+
+
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less(monkeypatch):
+    monkeypatch.setattr(precision, "recomputes", lambda llm: True)
     sizes, results = [], []
     for recomputed in (False, True):
         model, chosen = speech_llm(torch.bfloat16)

@@ -26,6 +26,7 @@ from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.spectral_change import changes, spectral_changes
 from kappa_lib.training.trainer import train
+from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +151,15 @@ def test_another_optimiser_is_another_run(finished):
     for changed in ({"optimiser": "adafactor"}, {"schedule": "constant"}):
         other.profile = replace(profile, **changed)
         assert trainer.run_config(other, arms["selected"], 0) == {**recorded, **changed}
+
+
+def test_a_run_of_dtype_auto_is_one_of_the_dtype_that_was_picked(finished, monkeypatch):
+    profile, experiment, arms, *_ = finished
+    monkeypatch.setattr(models, "pick_dtype", lambda *_: "bfloat16")
+    other = Experiment(replace(profile, dtype="auto"), experiment.data)
+    found = trainer.run_config(other, arms["selected"], 0)
+    assert found["dtype"] == "bfloat16"
+    assert found == {**trainer.run_config(experiment, arms["selected"], 0), "dtype": "bfloat16"}
 
 
 def test_metrics_have_the_documented_fields(finished):

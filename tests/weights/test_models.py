@@ -1,3 +1,6 @@
+import platform
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -50,3 +53,32 @@ def test_device_auto_is_cuda_only_where_there_is_one():
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert models.pick_device("auto").type == expected
     assert models.pick_device("cpu").type == "cpu"
+
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.exists(), reason="needs Linux's list of flags"
+)
+def test_dtype_auto_is_bf16_only_where_the_kernel_lists_units_for_it():
+    flags = CPUINFO.read_text(encoding="utf-8").split()
+    has = {"avx512_bf16", "amx_bf16"} & set(flags)
+    assert models.pick_dtype("auto", "cpu") == ("bfloat16" if has else "float32")
+
+
+@pytest.mark.parametrize(
+    ("units", "dtype"),
+    [({}, "float32"), ({"avx2": True, "avx512_bf16": False}, "float32")]
+    + [({unit: True}, "bfloat16") for unit in models.BF16_UNITS],
+)
+def test_dtype_auto_follows_the_units_and_another_dtype_does_not(
+    units, dtype, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert models.pick_dtype("auto", "cpu") == dtype
+    assert models.pick_dtype("bfloat16", "cpu") == "bfloat16"
+    assert models.pick_dtype("float32", "cpu") == "float32"
+    folder = tiny.save_model(tmp_path / "llama")
+    llm, _ = models.load(str(folder), "auto", "cpu")
+    assert {p.dtype for p in llm.parameters()} == {getattr(torch, dtype)}
