@@ -147,25 +147,21 @@ def _against_lora(claim: Claim) -> list[str]:
 
 def _turn() -> list[str]:
     """Whether WER rises again after its best, for each arm that could show it."""
-    profile = maybe("turn")
-    if not profile:
+    found = elsewhere.turn()
+    if not found:
         return []
-    table, planned = tables.results(profile), len(profiles.load("turn").seeds)
     told = []
-    for claim, name, arm in (
-        ("selected-falls", "selected", "selected"),
-        ("inverse-rises", "inverse", "inverse_matched_size"),
-    ):
-        found = {name: arms.measured(profile, table, arm), **arms.setting(profile)}
-        decision = claims.decide(claim, found)
+    for claim, role in {"selected-falls": "selected", "inverse-rises": "inverse"}.items():
+        decision = claims.decide(claim, {k: found[k] for k in (role, "epochs", "schedule")})
         shown = "too few seeds for an interval"
         if decision.estimate is not None and decision.interval is not None:
             shown = f"{listing.interval(decision.estimate, *decision.interval, 1)} points"
-        told.append(f"`{arm}` {shown}, “{claim}” **{decision.verdict}**")
-    epochs = arms.setting(profile)["epochs"]
+        told.append(f"`{role}` {shown}, “{claim}” **{decision.verdict}**")
+    seeds, planned = len(found["selected"]["seeds"]), len(profiles.load("turn").seeds)
     return [
-        f"**Does the curve turn?** Over {epochs:.0f} epochs at a constant rate, WER at the end less"
-        f" WER at its best: {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds)."
+        f"**Does the curve turn?** Over {found['epochs']:.0f} epochs at a constant rate, WER at the"
+        f" end less WER at its best: {'; '.join(told)} (95 %, {seeds} of {planned} seeds;"
+        " `inverse` has the size of `selected`)."
     ]
 
 

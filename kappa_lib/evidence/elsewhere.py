@@ -1,4 +1,4 @@
-"""What decides beside a run's own numbers: stability, other models, spoken prompts, the text task.
+"""What decides beside a run's own numbers: stability, other models, spoken prompts, other profiles.
 
 The rules here were committed before the runs that they read. What other models and inputs say
 decides no claim of its own; it says how far the title's verdict carries.
@@ -13,6 +13,7 @@ import pandas as pd
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import arms, encoding, tables
 from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
+from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.statistics import LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 
@@ -64,13 +65,46 @@ def text_task() -> dict[str, dict[str, Any]]:
         ``kappatune`` and ``lora``, see :func:`kappa_lib.evidence.arms.measured`; empty where
         nothing is committed.
     """
-    names = {"kappatune": "selected", "lora": "all"}
-    if not (paths.REFERENCE / "text" / "runs").is_dir():
-        return {name: {} for name in names}
+    found, _ = _committed("text", {"kappatune": "selected", "lora": "all"})
+    return found
+
+
+def curve(
+    selected: dict[str, Any], inverse: dict[str, Any], epochs: float, schedule: str
+) -> dict[str, Any]:
+    """What decides the claims on the shape of the curves: the run at hand where it can turn.
+
+    One that is too short is answered for by the committed runs of the profile ``turn``, whose arm
+    of the largest κ has the size of ``selected``.
+
+    Args:
+        selected: of the run at hand, see :func:`kappa_lib.evidence.arms.measured`.
+        inverse: likewise.
+        epochs: of the run at hand, see :func:`kappa_lib.evidence.arms.setting`.
+        schedule: likewise.
+
+    Returns:
+        The same four of the runs that decide.
+    """
+    own = {"selected": selected, "inverse": inverse, "epochs": epochs, "schedule": schedule}
+    return own if can_turn(epochs, schedule) else turn() or own
+
+
+def turn() -> dict[str, Any]:
+    """What :func:`curve` returns of the committed runs of ``turn``; empty where there are none."""
+    found, setting = _committed("turn", {"selected": "selected", "inverse": "inverse_matched_size"})
+    return {**found, **setting} if setting else {}
+
+
+def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Some arms of a profile's committed runs, and their setting; empty where there are none."""
+    if not (paths.REFERENCE / name / "runs").is_dir():
+        return {role: {} for role in wanted}, {}
     with paths.results_under(paths.REFERENCE):
-        profile = tables.of_runs(profiles.load("text"))
+        profile = tables.of_runs(profiles.load(name))
         table = tables.results(profile)
-        return {name: arms.measured(profile, table, arm) for name, arm in names.items()}
+        found = {role: arms.measured(profile, table, arm) for role, arm in wanted.items()}
+        return found, arms.setting(profile)
 
 
 def information(folders: dict[str, Path]) -> pd.DataFrame:

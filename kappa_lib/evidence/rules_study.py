@@ -218,9 +218,14 @@ def new_text_task(kappatune: Arm, lora: Arm) -> Decision:
 EPOCHS = 2.0
 
 
+def can_turn(epochs: float, schedule: str) -> bool:
+    """Whether a run is such that its curve could rise again."""
+    return schedule == "constant" and epochs >= EPOCHS
+
+
 def _cannot_turn(epochs: float, schedule: str, *arms: Arm) -> Decision | None:
     """Why a rise or its absence says nothing, if it does not."""
-    if schedule != "constant" or epochs < EPOCHS:
+    if not can_turn(epochs, schedule):
         note = f"{epochs:.2g} epochs at a {schedule} rate: such a curve has no reason to turn"
         return Decision(NOT_TESTABLE, note=note)
     if not all(arm and len(arm["seeds"]) >= ENOUGH_SEEDS for arm in arms):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from kappa_lib import paths
+from kappa_lib.evidence import elsewhere
 from kappa_lib.evidence.arms import unlike
 from kappa_lib.evidence.claims import decide
 from kappa_lib.evidence.rules_study import unless_confounded
@@ -165,6 +167,19 @@ def test_figure_1_by_halves_of_the_test_set():
 def test_a_curve_that_cannot_turn_tests_nothing(change):
     numbers = {"inverse": TURNS, **LONG} | change
     assert decide("inverse-rises", numbers).verdict == "not testable here"
+
+
+def test_a_run_that_cannot_turn_is_answered_for_by_the_committed_ones(monkeypatch, tmp_path):
+    own = {"selected": FALLS, "inverse": TURNS}
+    committed = {"selected": TURNS, "inverse": FALLS, **LONG}
+    monkeypatch.setattr(elsewhere, "turn", lambda: committed)
+    assert elsewhere.curve(**own, **LONG) == {**own, **LONG}
+    assert elsewhere.curve(**own, epochs=0.6, schedule="constant") == committed
+    assert elsewhere.curve(**own, epochs=10.0, schedule="decaying") == committed
+    monkeypatch.undo()
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path)  # nothing is committed
+    short = {**own, "epochs": 0.6, "schedule": "decaying"}
+    assert elsewhere.curve(**short) == short
 
 
 def stable(selected, inverse, noise_cost=(), gradient_noise=()):
