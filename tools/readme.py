@@ -66,8 +66,8 @@ def _scope(profile: Profile) -> str:
 
 def _hardware(profile: Profile) -> str:
     *_, last = tables.finished(profile).values()
-    machine = read_json(last / "provenance.json")
-    return f"{machine['cores']} cores ({machine['processor']}), no GPU"
+    machine, run = (read_json(last / f"{name}.json") for name in ("provenance", "config"))
+    return f"{machine['cores']} cores ({machine['processor']}), no GPU, {run['dtype']} arithmetic"
 
 
 def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
@@ -87,11 +87,30 @@ def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[
         f" types, shapes, sizes and depth equal: {_decisive(cause)}.",
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
+        *_types(),
         *_against_lora(found["new-text-task"]),
         *_turn(),
         _encoding(found["kappa-tracks-encoding"]),
         "Of the paper's versions 2 and 3 only the abstract could be read, not the body. Seed 0 was"
         f" a pilot: its direction was known before the rules were written.{counted}",
+    ]
+
+
+def _types() -> list[str]:
+    """How all attention matrices differ from as many parameters of the MLP."""
+    profile = maybe("type")
+    if not profile:
+        return []
+    summary = arms.summary(arms.outcomes(tables.results(profile))).set_index("outcome")
+    told = []
+    for outcome, (label, digits, unit) in _UNITS.items():
+        row = summary.loc[outcome]
+        shown = listing.interval(row["mean"], row["low"], row["high"], digits)
+        told.append(f"{label} {shown} {unit}, {row['reading']}")
+    planned = len(profiles.load("type").seeds)
+    return [
+        "**Is it the type?** All attention matrices, less as many parameters of the MLP:"
+        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds)."
     ]
 
 
@@ -182,11 +201,18 @@ def _decisive(profile: Profile) -> str:
     return f"{told} (95 %, {seeds} of {planned} seeds): **{word}**"
 
 
+# Outcome → its name, digits and unit.
+_UNITS = {
+    "wer": ("WER", 2, "points"),
+    "text": ("general-text loss", 4, "nats a token"),
+    "kl": ("KL", 4, "nats a token"),
+}
+
+
 def _outcomes(decision: Decision) -> str:
-    units = {"wer": ("WER", 2), "text": ("general-text loss", 4), "kl": ("KL", 4)}
     told = []
     for name, part in decision.parts.items():
-        label, digits = units[name]
+        label, digits, _ = _UNITS[name]
         if part.estimate is not None and part.interval is not None:
             shown = listing.interval(part.estimate, *part.interval, digits)
             told.append(f"{label} {shown} {part.unit}")
@@ -233,7 +259,7 @@ def _study_effort(profile: Profile) -> str:
 
 
 def cause(profile: Profile) -> str:
-    """The deciding pair: how well its models listen, and how its two arms differ."""
+    """A pair alike in size: how well its models listen, and how its two arms differ."""
     return f"{ends(profile, _LISTENING)}\n\n{_pairs(profile)}"
 
 
