@@ -177,10 +177,14 @@ def _turn() -> list[str]:
             shown = f"{listing.interval(decision.estimate, *decision.interval, 1)} points"
         told.append(f"`{role}` {shown}, “{claim}” **{decision.verdict}**")
     seeds, planned = len(found["selected"]["seeds"]), len(profiles.load("turn").seeds)
+    both = {role: found[role] for role in ("selected", "inverse")}
+    forgets = claims.decide("inverse-forgets-more", both)
     return [
         f"**Does the curve turn?** Over {found['epochs']:.0f} epochs at a constant rate, WER at the"
         f" end less WER at its best: {'; '.join(told)} (95 %, {seeds} of {planned} seeds;"
-        " `inverse` has the size of `selected`)."
+        " `inverse` has the size of `selected`). At the end, `selected` less `inverse`:"
+        f" {_outcomes(forgets)}, “inverse-forgets-more” **{forgets.verdict}** (their module"
+        " types differ)."
     ]
 
 
@@ -273,11 +277,12 @@ def text(profile: Profile) -> str:
 
 
 def turn(profile: Profile) -> str:
-    """Both arms' mean WER at every evaluation, with what was learned and lost by then."""
+    """Both arms' WER at every evaluation, what was learned and lost by then, and the ends' pair."""
     table, rows = tables.results(profile), []
     for step, group in table[table["step"] > 0].groupby("step"):
         rows += [[step, *row] for row in _rows(group, _TURN)]
-    return markdown(["step", "arm", "seeds", *_TURN], rows)
+    means = markdown(["step", "arm", "seeds", *_TURN], rows)
+    return f"Mean and standard deviation over seeds:\n\n{means}\n\n{_pairs(profile)}"
 
 
 # Heading → column of the results, its factor, and digits.
