@@ -71,7 +71,9 @@ def test_a_turn_is_told_at_every_evaluation(monkeypatch):
         for seed in (1, 2)
     ]
     monkeypatch.setattr(readme.tables, "results", lambda profile: pd.DataFrame(rows))
-    found = readme.turn(profiles.load("turn")).splitlines()
+    monkeypatch.setattr(readme, "_pairs", lambda profile: "the pair")
+    _, _, *found, _, pair = readme.turn(profiles.load("turn")).splitlines()
+    assert pair == "the pair"
     assert len(found) == 2 + 4
     assert found[2] == (
         "| 30 | selected | 2 | 2.50 ± 0.71 | 50.0 ± 0.0 | 3.000 ± 0.000 | 0.150 ± 0.071 |"
