@@ -67,11 +67,11 @@ def step(model: SpeechLLM, loss: Callable[[], Tensor]) -> float:
 
 def speech_llms(profile: Profile, width: int) -> dict[str, SpeechLLM]:
     """The profile's model with the arm ``selected`` unfrozen: fp32, and bf16 where it is fast."""
+    table = scan.scan(models.weights(profile.model))
+    chosen = selection.select(table, "selected", selection.count_for(table, profile.share))
     found = {}
     for dtype in dict.fromkeys(("float32", models.pick_dtype("auto", "cpu"))):
         llm, tokenizer = models.load(profile.model, dtype, "cpu")
-        table = scan.scan(llm)
-        chosen = selection.select(table, "selected", selection.count_for(table, profile.share))
         adaptor = new_adaptor(width, llm.get_input_embeddings().weight, 0)
         found[dtype] = SpeechLLM(llm, tokenizer, adaptor)
         promote(found[dtype].unfreeze(chosen.tensors))
@@ -98,8 +98,8 @@ def run(name: str, batches: int) -> dict[str, Any]:
                 partial(step, model, partial(loss, model, speech, texts))
             )
             seconds[way].append(took)
-        for way, close in CLOSE.items():
-            if abs(losses.get(way, losses["plain"]) / losses["plain"] - 1) > close:
+        for dtype in llms:
+            if abs(losses[dtype] / losses["plain"] - 1) > CLOSE[dtype]:
                 raise KappaError(f"the losses are {losses}", "mend one of them")
     middle = {way: median(values[1:]) for way, values in seconds.items()}
     return {

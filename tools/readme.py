@@ -171,7 +171,8 @@ def _turn() -> list[str]:
         return []
     told = []
     for claim, role in {"selected-falls": "selected", "inverse-rises": "inverse"}.items():
-        decision = claims.decide(claim, {k: found[k] for k in (role, "epochs", "schedule")})
+        numbers = claims.catalogue()[claim].numbers
+        decision = claims.decide(claim, {number: found[number] for number in numbers})
         shown = "too few seeds for an interval"
         if decision.estimate is not None and decision.interval is not None:
             shown = f"{listing.interval(decision.estimate, *decision.interval, 1)} points"
