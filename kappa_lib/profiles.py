@@ -130,6 +130,8 @@ class Profile:
         _require(self.task in TASKS, "task", self.task, " or ".join(TASKS))
         whole = "false with a lora_rank: LoRA leaves the tensors as they are"
         _require(not (self.lora_rank and self.spectra), "spectra", self.spectra, whole)
+        alone = (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms
+        _require(not alone, "arms", self.arms, "without adaptor_only, for no adaptor is trained")
         rates = set(self.arm_lr) <= set(self.arms) and all(x > 0 for x in self.arm_lr.values())
         _require(rates, "arm_lr", self.arm_lr, "a positive number for some of the arms")
         _require(

@@ -3,6 +3,7 @@
 All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 """
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -87,7 +88,8 @@ def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[
         f" types, shapes, sizes and depth equal: {_decisive(cause)}.",
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
-        *_types(),
+        *_told("type", TYPES),
+        *_told("long", LONG),
         *_against_lora(found["new-text-task"]),
         *_turn(),
         _encoding(found["kappa-tracks-encoding"]),
@@ -96,22 +98,50 @@ def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[
     ]
 
 
-def _types() -> list[str]:
-    """How all attention matrices differ from as many parameters of the MLP."""
-    profile = maybe("type")
+# Pairs of the profiles `type` and `long` that the README tells in words.
+TYPES = {
+    ("attention_matched_size", "mlp_matched_size"): (
+        "**Is it the type?** All attention matrices, less as many parameters of the MLP"
+    ),
+    ("value", "key"): (
+        "All value matrices, less all key matrices, which have the same shape and a higher κ"
+    ),
+    ("mlp", "mlp_matched_size"): "**Is it the size?** All MLP matrices, less a third of them",
+    ("adaptor_only", "key"): "No matrix at all, only the adaptor, less all key matrices",
+    ("lowest_input_kappa", "highest_input_kappa"): (
+        "**Is it κ on the real input?** The smallest κ of WΣ_X^½, less the largest, whose types"
+        " and sizes differ"
+    ),
+}
+LONG = {
+    ("selected", "inverse_matched_size"): (
+        "**And once it understands?** With ten times the steps, at falling rate, the smallest κ"
+        " less as many parameters of the largest"
+    )
+}
+
+
+def _told(name: str, pairs: dict[tuple[str, str], str]) -> list[str]:
+    """One paragraph on those pairs of a profile that have been run, each with its intervals."""
+    profile = maybe(name)
     if not profile:
         return []
-    summary = arms.summary(arms.outcomes(tables.results(profile))).set_index("outcome")
+    summary, planned = arms.summary(arms.outcomes(tables.results(profile))), profiles.load(name)
     told = []
-    for outcome, (label, digits, unit) in _UNITS.items():
-        row = summary.loc[outcome]
-        shown = listing.interval(row["mean"], row["low"], row["high"], digits)
-        told.append(f"{label} {shown} {unit}, {row['reading']}")
-    planned = len(profiles.load("type").seeds)
-    return [
-        "**Is it the type?** All attention matrices, less as many parameters of the MLP:"
-        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds)."
-    ]
+    for pair in arms.present(profile.arms):
+        found = summary[summary["pair"] == arms.name_of(pair)].set_index("outcome")
+        if found.empty or pair not in pairs:
+            continue
+        said = []
+        for outcome, (label, digits, unit) in _UNITS.items():
+            row = found.loc[outcome]
+            shown = f"{row['mean']:+.{digits}f}"
+            if not math.isnan(row["low"]):
+                shown = listing.interval(row["mean"], row["low"], row["high"], digits)
+            said.append(f"{label} {shown} {unit}, {row['reading']}")
+        seeds = f"95 %, {found['seeds'].iloc[0]} of {len(planned.seeds)} seeds"
+        told.append(f"{pairs[pair]}: {'; '.join(said)} ({seeds}).")
+    return [" ".join(told)] if told else []
 
 
 def _encoding(title: Claim) -> str:
@@ -264,8 +294,8 @@ def _study_effort(profile: Profile) -> str:
 
 
 def cause(profile: Profile) -> str:
-    """A pair alike in size: how well its models listen, and how its two arms differ."""
-    return f"{ends(profile, _LISTENING)}\n\n{_pairs(profile)}"
+    """How well every arm's models listen, what they lost, and how the arms of a pair differ."""
+    return f"{ends(profile, _LISTENING | _LOST)}\n\n{_pairs(profile)}"
 
 
 def text(profile: Profile) -> str:

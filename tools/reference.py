@@ -2,8 +2,8 @@
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
 ``results/reference/laptop`` and writes the README's results from the copy; with ``bench``,
-``scale`` and ``steps`` the same for what the benchmarks measured, with ``cause``, ``type``,
-``text`` and ``turn`` for those runs of that profile that are finished, be they all or not.
+``scale`` and ``steps`` the same for what the benchmarks measured, with those of
+``PROFILES`` the same for the runs that are finished, be they all or not.
 """
 
 import shutil
@@ -48,7 +48,7 @@ KEPT = (
 # arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
 TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("cause", "type", "text", "turn")
+PROFILES = ("cause", "type", "long", "text", "turn")
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
@@ -98,7 +98,7 @@ def draw(name: str) -> None:
         profile = readme.committed(name)
         table = tables.results(profile)
         folder = profile.folder / "figures"
-        if name == "turn":
+        if name in ("turn", "long"):
             curve = training.wer_over_training(table, human_trained=True)
             save(curve, folder, "wer_over_training")
             return
@@ -127,7 +127,7 @@ def blocks() -> dict[str, str]:
         "cause": readme.cause(cause),
         "study": readme.study(study),
     }
-    beside = {"type": readme.cause, "text": readme.text, "turn": readme.turn}
+    beside = {"type": readme.cause, "long": readme.cause, "text": readme.text, "turn": readme.turn}
     for name, block in beside.items():
         if profile := readme.maybe(name):
             found[name] = block(profile)

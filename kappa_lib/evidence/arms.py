@@ -44,6 +44,10 @@ PAIRS = (
     ("selected", "random_like_selected"),
     ("random_like_inverse", "inverse"),
     ("attention_matched_size", "mlp_matched_size"),
+    ("value", "key"),
+    ("mlp", "mlp_matched_size"),
+    ("lowest_input_kappa", "highest_input_kappa"),
+    ("adaptor_only", "key"),
     ("lowest_in_type", "highest_in_type"),
     ("lower_of_neighbours", "higher_of_neighbours"),
     ("selected", "all"),
@@ -227,14 +231,14 @@ def differences(arms: dict[str, Selection], kappa: pd.DataFrame) -> pd.DataFrame
         kappa: the κ table that they were made from.
 
     Returns:
-        A row a pair: ``kappa`` (geometric mean κ of the first over that of the second),
-        ``parameters`` (first over second), ``types`` (share of tensors whose module type has no
-        counterpart in the other arm: 0 the same types, 1 none in common), ``layer`` (mean layer of
-        the first less that of the second), ``tensors`` (share that both train).
+        A row a pair of arms that train tensors: ``kappa`` (geometric mean κ of the first over that
+        of the second), ``parameters`` (first over second), ``types`` (share of tensors whose module
+        type has no counterpart in the other arm: 0 the same types, 1 none in common), ``layer``
+        (mean layer of the first less that of the second), ``tensors`` (share that both train).
     """
     table = kappa.set_index("tensor")
     rows = {}
-    for pair in present(list(arms)):
+    for pair in present([name for name, chosen in arms.items() if chosen.tensors]):
         first, second = (table.loc[arms[name].tensors] for name in pair)
         a, b = (rows["type"].value_counts(normalize=True) for rows in (first, second))
         both = set(first.index) & set(second.index)

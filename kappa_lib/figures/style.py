@@ -35,7 +35,10 @@ ARM_COLOURS = {
     "attention": "#661100",
     "mlp_matched_size": "#DDAADD",
     "attention_matched_size": "#AA7744",
+    "value": "#88CCEE",
+    "key": "#117733",
     "all": COLOURS[7],
+    "adaptor_only": "#BBBBBB",
 }
 STYLE = {
     "figure.dpi": 100,

@@ -38,7 +38,7 @@ corpora:
 train_utterances: {{{corpus}: {train}}}
 test_utterances: {{{corpus}: {test}}}
 share: {share} # of the decoder's matrices that an arm trains: the paper's 100 of 224
-arms: [{arms}] # kappa_lib/spectra/selection.py lists them
+arms: [{arms}] # kappa_lib/spectra/arms.py lists them
 seed: {seed} # of the split and of random arms
 seeds: {seeds} # one training run an arm for each; three say more than one
 # The adaptor's warm start, then fine-tuning, in steps of that many utterances.

@@ -32,7 +32,10 @@ BY_SHAPE = (
     "attention",
     "mlp_matched_size",
     "attention_matched_size",
+    "value",
+    "key",
     "all",
+    "adaptor_only",
 )
 
 

@@ -3,10 +3,12 @@
 import pandas as pd
 
 from kappa_lib import distributed
+from kappa_lib.encoding import study
 from kappa_lib.evidence import tables
 from kappa_lib.files import replacing
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import scan, selection
+from kappa_lib.progress import Stages
+from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
@@ -25,8 +27,20 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     with distributed.main_process_first():
         models.weights(profile.model)
     data = features.load(profile) if profile.task == "speech" else None
-    arms = selection.select_stage(profile, scan.scan_stage(profile))
+    table = scan.scan_stage(profile)
+    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
+        table = _on_inputs(profile)
+    arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if data else TextExperiment(profile), arms
+
+
+def _on_inputs(profile: Profile) -> pd.DataFrame:
+    """Measure the κ of WΣ_X^½ of every tensor on real text; the κ table with it."""
+    path = profile.folder / kappa_table.INPUTS
+    with distributed.main_process_first():
+        if not path.is_file():
+            study.Study(study.Settings(profile.model), path.parent, Stages()).run(["tensors"])
+    return kappa_table.read(profile.folder)
 
 
 def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFrame:

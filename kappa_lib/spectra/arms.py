@@ -11,6 +11,8 @@ from kappa_lib.spectra.kappa_table import LAYER, WITH_INPUTS
 
 # Sizes are called equal where they differ by less than this.
 SIZE_TOLERANCE = 0.01
+# The arm that trains nothing of the language model.
+ADAPTOR_ONLY = "adaptor_only"
 
 Table = pd.DataFrame
 Draw = np.random.Generator
@@ -172,7 +174,13 @@ ARMS: dict[str, tuple[str, Rule]] = {
         "every attention matrix, or those of evenly spread layers to the size of the MLP ones",
         partial(_spread, module=_ATTENTION, other=_MLP),
     ),
+    "value": ("every value matrix", partial(_module, pattern=r"\.v_proj\.")),
+    "key": (
+        "every key matrix, which has the shape of the value matrix beside it",
+        partial(_module, pattern=r"\.k_proj\."),
+    ),
     "all": ("every matrix", partial(_module, pattern="")),
+    ADAPTOR_ONLY: ("none: the adaptor alone is trained", lambda table, *_: table.iloc[:0]),
 }
 # Arms with a draw of their own for each seed of a run.
 DRAWN = frozenset(arm for arm in ARMS if arm.startswith("random"))

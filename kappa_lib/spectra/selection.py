@@ -162,8 +162,9 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     Args:
         table: κ table.
         arm: one of ``arms.ARMS``.
-        count: how many tensors; ignored by ``…_of_neighbours``, ``mlp…``, ``attention…`` and
-            ``all``; ``random_`` and ``inverse_matched_size`` use it for the size of ``selected``.
+        count: how many tensors; ignored by the arms that name modules, ``…_of_neighbours`` and
+            ``adaptor_only``; ``random_`` and ``inverse_matched_size`` use it for the size of
+            ``selected``.
         seed: of a random draw.
 
     Raises:
@@ -182,7 +183,7 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
         raise InputError(f"seed {seed} can't start a draw", "give 0 or more")
     words, rule = arms.ARMS[arm]
     chosen = rule(pool, count, np.random.default_rng(seed))
-    if chosen.empty:
+    if chosen.empty and arm != arms.ADAPTOR_ONLY:
         raise InputError(f"arm {arm!r}: no tensor of this model fits", "choose another arm")
     size, origin = arms.parameters(chosen), kappa_table.digest(table)
     return Selection(arm, words, seed, sorted(chosen["tensor"]), size, origin)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
+from kappa_lib.profiles import load
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.arms import ARMS
 from kappa_lib.spectra.selection import Selection, select
@@ -203,6 +204,23 @@ def test_attention_and_mlp_at_equal_size_on_the_default_model():
     layers = {name.split(".")[2] for name in mlp.tensors}
     assert layers == {str(layer) for layer in range(1, 30, 3)}
     assert len(mlp.tensors) == 30
+
+
+def test_values_and_keys_are_alike_in_all_but_what_they_are_for():
+    shapes = {"self_attn.q_proj": (16, 16), "mlp.up_proj": (24, 16)}
+    shapes |= {f"self_attn.{kind}_proj": (4, 16) for kind in "kv"}
+    table = kappa_table.null_table(shapes, 5)
+    value, key = (select(table, arm, 1) for arm in ("value", "key"))
+    assert value.tensors == [f"model.layers.{n}.self_attn.v_proj.weight" for n in range(5)]
+    assert key.tensors == [name.replace("v_proj", "k_proj") for name in value.tensors]
+    assert value.parameters == key.parameters == 5 * 4 * 16
+
+
+def test_the_adaptor_alone_trains_no_tensor():
+    chosen = select(TABLE, "adaptor_only", 3)
+    assert (chosen.tensors, chosen.parameters) == ([], 0)
+    with pytest.raises(InputError, match="adaptor_only"):
+        load("text", arms=["adaptor_only"])
 
 
 def test_the_larger_module_is_cut_whichever_it_is():

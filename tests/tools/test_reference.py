@@ -16,7 +16,7 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(paths.REFERENCE))
     text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
-    trained = {name for name in ("text", "turn", "type") if readme.maybe(name)}
+    trained = {name for name in ("long", "text", "turn", "type") if readme.maybe(name)}
     assert set(written) == {"glance", "results", "cause", "study", "plan", "benchmark"} | trained
     for name, block in written.items():
         assert readme.block_of(text, name) == block

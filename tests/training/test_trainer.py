@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -20,7 +21,7 @@ from kappa_lib.evidence import arms as facts
 from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
-from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
@@ -117,6 +118,31 @@ def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
     experiment.restore()
     now = dict(experiment.llm.named_parameters())
     assert all(torch.equal(now[n], original[n]) for n in original)
+
+
+def test_the_adaptor_alone_learns_and_forgets_nothing(finished, tmp_path, monkeypatch):
+    profile, experiment, _, original, _ = finished
+    shutil.copytree(profile.folder, tmp_path / "tiny")
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    alone = selection.select(kappa_table.read(profile.folder), "adaptor_only", 1)
+    start, *_, end = train(experiment, alone, 0)
+    assert end["kl"] == start["kl"] == 0
+    assert end["text_loss"] == start["text_loss"]
+    assert end["heldout_loss"] < start["heldout_loss"]
+    now = dict(experiment.llm.named_parameters())
+    assert all(torch.equal(now[n], original[n]) for n in original)
+
+
+def test_arms_by_input_kappa_have_it_measured_once(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    profile = tiny.profile(model, arms=["lowest_input_kappa", "highest_input_kappa"])
+    chosen = [arms for _, arms in (stages.prepare(profile) for _ in range(2))]
+    path = profile.folder / kappa_table.INPUTS
+    measured = pd.read_csv(path).set_index("tensor")["input_kappa"]
+    low, high = (measured[chosen[0][arm].tensors] for arm in profile.arms)
+    assert low.max() < high.min()
+    assert chosen[0] == chosen[1]
+    assert len((path.parent / "rows.jsonl").read_text().splitlines()) > 0
 
 
 def test_a_shared_start_serves_every_seed(finished, monkeypatch):
