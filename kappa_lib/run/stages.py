@@ -39,7 +39,7 @@ def _on_inputs(profile: Profile) -> pd.DataFrame:
     path = profile.folder / kappa_table.INPUTS
     with distributed.main_process_first():
         if not path.is_file():
-            study.Study(study.Settings(profile.model), path.parent, Stages()).run(["tensors"])
+            study.Study(study.Settings(model=profile.model), path.parent, Stages()).run(["tensors"])
     return kappa_table.read(profile.folder)
 
 
