@@ -14,7 +14,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.evidence import arms, encoding, tables
 from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
 from kappa_lib.evidence.rules_study import can_turn
-from kappa_lib.evidence.statistics import LEVEL, NATS, Interval, bootstrap_mean
+from kappa_lib.evidence.statistics import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 
 
@@ -94,6 +94,24 @@ def turn() -> dict[str, Any]:
     """What :func:`curve` returns of the committed runs of ``turn``; empty where there are none."""
     found, setting = _committed("turn", {"selected": "selected", "inverse": "inverse_matched_size"})
     return {**found, **setting} if setting else {}
+
+
+def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
+    """What decides new-modality: the arm at hand, or the committed runs of ``long``, if longer.
+
+    A run that ended before the language model understood says nothing about whether it can.
+
+    Args:
+        selected: of the run at hand, see :func:`kappa_lib.evidence.arms.measured`.
+        utterances: that the run at hand was trained on.
+
+    Returns:
+        The same of the runs that decide.
+    """
+    longer = profiles.load("long")
+    found = _committed(longer.profile, {"selected": "selected"})[0]["selected"]
+    enough = bool(found) and len(found["seeds"]) >= ENOUGH_SEEDS
+    return found if enough and utterances < longer.steps * longer.batch else selected
 
 
 def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -182,6 +182,17 @@ def test_a_run_that_cannot_turn_is_answered_for_by_the_committed_ones(monkeypatc
     assert elsewhere.curve(**short) == short
 
 
+def test_a_short_run_is_answered_for_by_the_committed_long_ones(monkeypatch):
+    def modality(committed, utterances):
+        monkeypatch.setattr(elsewhere, "_committed", lambda *_: ({"selected": committed}, {}))
+        return elsewhere.modality(arm(wer=0.9), utterances)
+
+    assert modality(arm(wer=0.2), 640) == arm(wer=0.2)
+    assert modality(arm(wer=0.2), 4800) == arm(wer=0.9), "as long itself"
+    assert modality(arm(wer=0.2, seeds=2), 640) == arm(wer=0.9), "two seeds decide nothing"
+    assert modality({}, 640) == arm(wer=0.9), "nothing is committed"
+
+
 def stable(selected, inverse, noise_cost=(), gradient_noise=()):
     numbers = {"selected": selected, "inverse": inverse}
     told = {"noise_cost": list(noise_cost), "gradient_noise": list(gradient_noise)}
