@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import arms, report, tables
+from kappa_lib.evidence import arms, elsewhere, report, tables
 from kappa_lib.figures import training
 from kappa_lib.figures.style import save
 from kappa_lib.files import read_json, replacing, write_text
@@ -91,7 +93,7 @@ def publish(name: str) -> Path:
 
 
 def draw(name: str) -> None:
-    """The figure of a profile that no notebook of its own draws: pairs of arms, or the curve."""
+    """The figure of a profile that no notebook of its own draws, and that of all questions."""
     if name not in PROFILES:
         return
     with paths.results_under(paths.REFERENCE):
@@ -101,11 +103,14 @@ def draw(name: str) -> None:
         if name in ("turn", "long"):
             curve = training.wer_over_training(table, human_trained=True)
             save(curve, folder, "wer_over_training")
-            return
-        found = arms.outcomes(table)
-        margins = {outcome: arms.margin_of(outcome) for outcome in training.OUTCOMES}
-        pairs = training.paired(found, arms.summary(found), margins)
-        save(pairs, folder, "paired_differences")
+        else:
+            save(_paired(arms.outcomes(table)), folder, "paired_differences")
+        save(_paired(elsewhere.questions()), paths.REFERENCE / "figures", "questions")
+
+
+def _paired(found: pd.DataFrame) -> Figure:
+    margins = {outcome: arms.margin_of(outcome) for outcome in training.OUTCOMES}
+    return training.paired(found, arms.summary(found), margins)
 
 
 def write_readme() -> None:

@@ -125,6 +125,38 @@ def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[
         return found, arms.setting(profile)
 
 
+# Question → the profile whose committed runs answer it, and the pair of its arms.
+QUESTIONS = {
+    "smaller − larger κ, all else alike": ("cause", ("lower_of_neighbours", "higher_of_neighbours")),
+    "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
+    "type: values − keys": ("type", ("value", "key")),
+    "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
+    "nothing − keys (the adaptor alone)": ("type", ("adaptor_only", "key")),
+    "smallest − largest κ on real input": ("type", ("lowest_input_kappa", "highest_input_kappa")),
+    "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
+    "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
+    "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
+    "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
+}
+
+
+def questions() -> pd.DataFrame:
+    """What every committed run says: :func:`kappa_lib.evidence.arms.outcomes`, a pair a question.
+
+    Questions that no run has been made for are left out.
+    """
+    found = []
+    with paths.results_under(paths.REFERENCE):
+        for question, (name, pair) in QUESTIONS.items():
+            if not (paths.REFERENCE / name / "runs").is_dir():
+                continue
+            rows = arms.outcomes(tables.results(profiles.load(name)))
+            of = rows[rows["pair"] == arms.name_of(pair)]
+            if not of.empty:
+                found.append(of.assign(pair=f"{question} (n = {of['seed'].nunique()})"))
+    return pd.concat(found, ignore_index=True)
+
+
 def information(folders: dict[str, Path]) -> pd.DataFrame:
     """A row a study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and the word.
 

@@ -249,8 +249,9 @@ def paired(
         title = OUTCOMES.get(outcome, outcome)
         axis.set(title=title, xlim=(-widest, widest), ylim=(0.4, len(names) + 0.6))
     axes[0][0].set_yticks(list(places.values()), list(places))
-    seeds = found["seed"].nunique()
-    spread = "one seed" if seeds == 1 else f"{seeds} seeds: points; mean and 95 % interval: bars"
+    seeds = found.groupby("pair")["seed"].nunique()
+    number = f"{seeds.min()} seeds" if seeds.nunique() == 1 else "seeds"
+    spread = "one seed" if seeds.max() == 1 else f"{number}: points; mean and 95 % interval: bars"
     figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
     _caption(figure, "shaded: differences that would not matter" + (f"; {note}" if note else ""))
     return figure
