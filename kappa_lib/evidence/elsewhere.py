@@ -127,7 +127,10 @@ def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[
 
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 QUESTIONS = {
-    "smaller − larger κ, all else alike": ("cause", ("lower_of_neighbours", "higher_of_neighbours")),
+    "smaller − larger κ, all else alike": (
+        "cause",
+        ("lower_of_neighbours", "higher_of_neighbours"),
+    ),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),

@@ -37,8 +37,8 @@ ARM_COLOURS = {
     "attention_matched_size": "#AA7744",
     "value": "#88CCEE",
     "key": "#117733",
-    "all": COLOURS[7],
     "adaptor_only": "#BBBBBB",
+    "all": COLOURS[7],
 }
 STYLE = {
     "figure.dpi": 100,

@@ -2,7 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kappa_lib import paths
 from kappa_lib.evidence import elsewhere
+from kappa_lib.training.checkpoints import read_metrics
 
 
 @pytest.mark.parametrize(
@@ -95,3 +97,14 @@ def test_stability_is_within_types_and_takes_infinite_noise_for_the_most(folder)
     assert found["noise_cost"].estimate == pytest.approx(-1)
     assert found["gradient_noise"].estimate == pytest.approx(1)
     assert found["noise_cost"].level == 0.975
+
+
+def test_a_question_is_answered_by_the_runs_of_its_two_arms():
+    found = elsewhere.questions()
+    assert len(found["pair"].unique()) <= len(elsewhere.QUESTIONS)
+    rows = found[found["pair"].str.startswith("type: attention − MLP (n = 6)")]
+    kl = rows[rows["outcome"] == "kl"].set_index("seed")["difference"]
+    for seed in range(1, 7):
+        folders = (f"{kind}_matched_size-seed{seed}" for kind in ("attention", "mlp"))
+        ends = [read_metrics(paths.REFERENCE / "type" / "runs" / f)[-1]["kl"] for f in folders]
+        assert kl[seed] == pytest.approx(ends[0] - ends[1])

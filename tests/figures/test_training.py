@@ -8,7 +8,12 @@ import pytest
 from matplotlib.text import Text
 
 from kappa_lib.figures.style import ARM_COLOURS, COLOURS, arm_colours
-from kappa_lib.figures.training import LOWEST, forgetting_over_training, wer_over_training
+from kappa_lib.figures.training import (
+    LOWEST,
+    forgetting_over_training,
+    paired,
+    wer_over_training,
+)
 from kappa_lib.spectra.arms import ARMS
 
 
@@ -88,3 +93,17 @@ def test_a_name_has_its_curves_colour_and_a_curve_without_an_end_has_none():
         arm: lines[arm] for arm in ("mine", "another")
     }
     assert all(np.isfinite(text.get_position()).all() for text in axis.texts)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [((1, 1), "(one seed)"), ((2, 2), "(2 seeds: points"), ((1, 4), "(seeds: p")]
+)
+def test_pairs_with_other_numbers_of_seeds_are_not_counted_together(seeds, said):
+    rows = [
+        {"pair": pair, "seed": seed, "outcome": "kl", "difference": 0.1 * seed}
+        for pair, number in zip("ab", seeds, strict=True)
+        for seed in range(number)
+    ]
+    columns = ["pair", "outcome", "mean", "low", "high"]
+    figure = paired(pd.DataFrame(rows), pd.DataFrame(columns=columns), {"kl": 0.01})
+    assert said in figure.get_suptitle()
