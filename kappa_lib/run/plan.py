@@ -205,6 +205,7 @@ class Plan:
         """
         profile = self.profile
         table = kappa_table.null_table(self.llm.shapes, self.llm.layers)
+        table["input_kappa"] = table["kappa"]  # as on an input without directions of its own
         count = selection.count_for(table, profile.share)
         found = []
         for name in profile.arms:

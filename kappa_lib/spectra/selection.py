@@ -77,7 +77,7 @@ class Selection:
         (fused experts) in ``target_parameters``, which PEFT has since 0.17.
 
         Raises:
-            InputError: the selection holds single slices of fused experts.
+            InputError: the selection holds no tensor, or single slices of fused experts.
         """
         tensors = self._whole_tensors()
         modules = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
@@ -95,6 +95,8 @@ class Selection:
         return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
 
     def _whole_tensors(self) -> list[str]:
+        if not self.tensors:
+            raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
             if re.search(r"\[\d+\]$", name):
                 raise InputError(

@@ -380,6 +380,15 @@ def test_arms_that_shapes_decide_exist():
     assert set(plan.BY_SHAPE) <= set(ARMS)
 
 
+def test_every_profile_of_speech_is_planned():
+    speech = [name for name in profiles.names() if profiles.load(name).task == "speech"]
+    assert "type" in speech
+    for name in speech:
+        made = Plan(profiles.load(name))
+        assert [arm.name for arm in made.arms] == made.profile.arms
+        assert made.largest.parameters > 0
+
+
 def test_the_text_says_what_fits_and_what_does_not():
     made = Plan(paper())
     hundred = {arm.name: f"{arm.parameters:,}" for arm in made.arms}

@@ -61,6 +61,13 @@ def test_three_files_are_written(llama, tmp_path):
     assert read_json(paths[1]) == selection.peft_targets()
 
 
+def test_an_arm_without_tensors_is_not_for_other_tools():
+    alone = Selection("adaptor_only", "none", 0, [], 0, "")
+    for named in (alone.peft_targets, alone.unfrozen_parameters):
+        with pytest.raises(InputError, match="adaptor_only: no tensor"):
+            named()
+
+
 def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
     name = "model.layers.0.mlp.experts.gate_up_proj"
     whole = Selection("x", "", 0, [name, "model.layers.0.self_attn.q_proj.weight"], 1, "")
