@@ -135,13 +135,15 @@ run_tests() {
     scratch="$(mktemp -d)"
     KAPPA_RESULTS="$scratch" python -m pytest --nbval-lax "${aside[@]}" >"$scratch/log" 2>&1 &
     beside=$!
-    trap 'kill "$beside" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+    trap "kill $beside 2>/dev/null || true; rm -rf '$scratch'" EXIT
     echo "== theory and committed results, every output compared"
     python -m pytest --nbval "${strict[@]}" || failed="$failed strict-notebooks"
     echo "== the other notebooks, marked outputs compared"
     python -m pytest --nbval-lax "${lax[@]}" || failed="$failed lax-notebooks"
     wait "$beside" || failed="$failed notebooks-aside"
     cat "$scratch/log"
+    rm -rf "$scratch"
+    trap - EXIT
     [ -z "$failed" ] || fail "failed:$failed"
     echo "== all of it passed in $SECONDS s"
 }

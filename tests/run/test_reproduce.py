@@ -90,6 +90,38 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
     assert "== installing" in call(project).stdout
 
 
+PYTEST = """\
+import os, sys
+print("PYTEST", *sys.argv[1:], "aside" if "KAPPA_RESULTS" in os.environ else "here")
+sys.exit(os.environ.get("FAILING", "none") in " ".join(sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_every_notebook_is_tested_once_and_a_failure_aside_is_told(project, tmp_path):
+    (project / "ruff.py").touch()
+    (project / "pytest.py").write_text(PYTEST)
+    (project / "notebooks").mkdir()
+    for name in ("01_a", "03_b", "04_c", "05_d"):
+        (project / "notebooks" / f"{name}.ipynb").touch()
+    (tmp_path / "scratch").mkdir()
+    without = {key: value for key, value in os.environ.items() if key != "KAPPA_RESULTS"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", without)
+        passed = call(project, "test", TMPDIR=str(tmp_path / "scratch"))
+        failed = call(project, "test", FAILING="04_c", TMPDIR=str(tmp_path / "scratch"))
+    assert (passed.returncode, passed.stderr) == (0, "")
+    told = [line for line in passed.stdout.splitlines() if line.startswith("PYTEST --nbval")]
+    assert sorted(told) == [
+        "PYTEST --nbval notebooks/01_a.ipynb notebooks/05_d.ipynb here",
+        "PYTEST --nbval-lax notebooks/03_b.ipynb here",
+        "PYTEST --nbval-lax notebooks/04_c.ipynb aside",
+    ]
+    assert failed.returncode == 1
+    assert failed.stderr == "reproduce.sh: failed: notebooks-aside\n"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_help_is_the_header_and_needs_nothing(project):
     shown = call(project, "--help")
     assert shown.returncode == 0
