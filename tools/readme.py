@@ -15,6 +15,7 @@ from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import CORRECTED, HOLDS, SCALES, Decision
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
+from kappa_lib.spectra.arms import ADAPTOR_ONLY
 from kappa_lib.text import clock, markdown
 
 # Between such lines the README holds what a run wrote.
@@ -89,6 +90,7 @@ def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[
         "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
         f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
         *_told("type", TYPES),
+        *_adaptor_alone(),
         *_told("long", LONG),
         *_against_lora(found["new-text-task"]),
         *_turn(),
@@ -107,7 +109,6 @@ TYPES = {
         "All value matrices, less all key matrices, which have the same shape and a higher κ"
     ),
     ("mlp", "mlp_matched_size"): "**Is it the size?** All MLP matrices, less a third of them",
-    ("adaptor_only", "key"): "No matrix at all, only the adaptor, less all key matrices",
     ("lowest_input_kappa", "highest_input_kappa"): (
         "**Is it κ on the real input?** The smallest κ of WΣ_X^½, less the largest, whose types"
         " and sizes differ"
@@ -142,6 +143,21 @@ def _told(name: str, pairs: dict[tuple[str, str], str]) -> list[str]:
         seeds = f"95 %, {found['seeds'].iloc[0]} of {len(planned.seeds)} seeds"
         told.append(f"{pairs[pair]}: {'; '.join(said)} ({seeds}).")
     return [" ".join(told)] if told else []
+
+
+def _adaptor_alone() -> list[str]:
+    """What is heard and lost where nothing of the language model is trained."""
+    profile = maybe("type")
+    if not profile or ADAPTOR_ONLY not in profile.arms:
+        return []
+    table = tables.results(profile)
+    last = table[(table["arm"] == ADAPTOR_ONLY) & (table["step"] == table["step"].max())]
+    wer = 100 * last["wer_mean"]
+    return [
+        "**Must the model change?** With the adaptor alone, in as many steps, WER ends at"
+        f" {wer.mean():.0f} ± {wer.std():.0f} %, with a KL of {last['kl'].max():.4f}"
+        f" (n = {len(last)})."
+    ]
 
 
 def _encoding(title: Claim) -> str:

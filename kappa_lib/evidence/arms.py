@@ -47,7 +47,6 @@ PAIRS = (
     ("value", "key"),
     ("mlp", "mlp_matched_size"),
     ("lowest_input_kappa", "highest_input_kappa"),
-    ("adaptor_only", "key"),
     ("lowest_in_type", "highest_in_type"),
     ("lower_of_neighbours", "higher_of_neighbours"),
     ("selected", "all"),

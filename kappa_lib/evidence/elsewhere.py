@@ -134,7 +134,6 @@ QUESTIONS = {
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
-    "nothing − keys (the adaptor alone)": ("type", ("adaptor_only", "key")),
     "smallest − largest κ on real input": ("type", ("lowest_input_kappa", "highest_input_kappa")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
