@@ -3,7 +3,6 @@
 All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 """
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -136,9 +135,7 @@ def _told(name: str, pairs: dict[tuple[str, str], str]) -> list[str]:
         said = []
         for outcome, (label, digits, unit) in _UNITS.items():
             row = found.loc[outcome]
-            shown = f"{row['mean']:+.{digits}f}"
-            if not math.isnan(row["low"]):
-                shown = listing.interval(row["mean"], row["low"], row["high"], digits)
+            shown = listing.interval(row["mean"], row["low"], row["high"], digits)
             said.append(f"{label} {shown} {unit}, {row['reading']}")
         seeds = f"95 %, {found['seeds'].iloc[0]} of {len(planned.seeds)} seeds"
         told.append(f"{pairs[pair]}: {'; '.join(said)} ({seeds}).")

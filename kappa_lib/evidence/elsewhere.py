@@ -109,9 +109,10 @@ def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
         The same of the runs that decide.
     """
     longer = profiles.load("long")
+    if utterances >= longer.steps * longer.batch:
+        return selected
     found = _committed(longer.profile, {"selected": "selected"})[0]["selected"]
-    enough = bool(found) and len(found["seeds"]) >= ENOUGH_SEEDS
-    return found if enough and utterances < longer.steps * longer.batch else selected
+    return found if found and len(found["seeds"]) >= ENOUGH_SEEDS else selected
 
 
 def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -147,15 +148,17 @@ def questions() -> pd.DataFrame:
 
     Questions that no run has been made for are left out.
     """
-    found = []
+    names = dict.fromkeys(name for name, _ in QUESTIONS.values())
+    committed = [name for name in names if (paths.REFERENCE / name / "runs").is_dir()]
     with paths.results_under(paths.REFERENCE):
-        for question, (name, pair) in QUESTIONS.items():
-            if not (paths.REFERENCE / name / "runs").is_dir():
-                continue
-            rows = arms.outcomes(tables.results(profiles.load(name)))
-            of = rows[rows["pair"] == arms.name_of(pair)]
-            if not of.empty:
-                found.append(of.assign(pair=f"{question} (n = {of['seed'].nunique()})"))
+        rows = {name: arms.outcomes(tables.results(profiles.load(name))) for name in committed}
+    found = []
+    for question, (name, pair) in QUESTIONS.items():
+        if name not in rows:
+            continue
+        of = rows[name][rows[name]["pair"] == arms.name_of(pair)]
+        if not of.empty:
+            found.append(of.assign(pair=f"{question} (n = {of['seed'].nunique()})"))
     return pd.concat(found, ignore_index=True)
 
 

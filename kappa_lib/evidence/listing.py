@@ -39,8 +39,9 @@ def spread(values: Iterable[float], scale: float, digits: int) -> str:
 
 
 def interval(estimate: float, low: float, high: float, digits: int) -> str:
-    """``+0.14 [-4.01, +4.29]``."""
-    return f"{estimate:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    """``+0.14 [-4.01, +4.29]``; the estimate alone where there is no interval (NaN)."""
+    ends = "" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{estimate:+.{digits}f}{ends}"
 
 
 def _numbers(found: Decision) -> str:

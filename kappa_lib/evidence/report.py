@@ -159,9 +159,7 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
     rows = []
     for row in arms.summary(found).itertuples():
         digits = 2 if row.outcome == "wer" else 4
-        shown = f"{row.mean:+.{digits}f}"
-        if not math.isnan(row.low):
-            shown = listing.interval(row.mean, row.low, row.high, digits)
+        shown = listing.interval(row.mean, row.low, row.high, digits)
         effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
         rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
     header = ["pair", "outcome", "difference", "d_z", "reading"]
