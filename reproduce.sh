@@ -97,8 +97,11 @@ install() {
     if [ "$(sed -n 1p "$MARK" 2>/dev/null || true)" != "$key" ]; then
         echo "== installing the pinned packages into .venv (needed once; minutes)"
         rm -f "$MARK"
-        "$VENV/bin/python" -m pip --disable-pip-version-check install -r "$ROOT/requirements.lock" ||
+        "$VENV/bin/python" -m pip --disable-pip-version-check install --no-compile \
+            -r "$ROOT/requirements.lock" ||
             fail "the pinned packages could not be installed; see pip's message above and call again"
+        # Pip compiles on one core, tests too. What does not compile here is no module: templates.
+        "$VENV/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$VENV/lib" || true
         "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet \
             --no-deps --no-build-isolation -e "$ROOT"
         seconds=$((SECONDS - started))
