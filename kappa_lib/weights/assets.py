@@ -9,8 +9,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -23,7 +23,6 @@ from kappa_lib.errors import AssetError, InputError
 from kappa_lib.progress import say
 from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
 
-Progress = Callable[[str], None]
 REPORT_EVERY = 5.0  # seconds between two lines of progress
 RECORD = "origin.json"
 
@@ -133,7 +132,7 @@ class Asset:
         """Fingerprint of every file's name and hash."""
         return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
 
-    def get(self, progress: Progress = say, verify: bool = False) -> Path:
+    def get(self, verify: bool = False) -> Path:
         """The folder with every file present and checked, fetched where it is not there yet.
 
         A file is hashed when it arrives, whenever its size or time stamp has changed since, and
@@ -144,14 +143,14 @@ class Asset:
             SpaceError: the disk is too full.
         """
         if not self.folder.is_dir():
-            self._fetch(progress)
+            self._fetch()
         elif verify or not unchanged(self.folder, self.pins):
             check(self.folder, self.pins)
             record = read_record(self.folder) or {"origin": "found in the cache"}
             write_record(self.folder, self.pins, record["origin"])
         return self.folder
 
-    def _fetch(self, progress: Progress) -> None:
+    def _fetch(self) -> None:
         if os.environ.get("KAPPA_OFFLINE") == "1":
             raise AssetError(
                 f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
@@ -164,14 +163,14 @@ class Asset:
                 shutil.rmtree(abandoned, ignore_errors=True)
         failures = []
         for mirror in self.mirrors:
-            progress(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
+            say(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
             try:
-                self._fetch_from(mirror, progress)
+                self._fetch_from(mirror)
             except AssetError as error:
                 failures.append(f"{mirror.label}: {error.what}")
-                progress(f"{self.name}: failed: {failures[-1]}")
+                say(f"{self.name}: failed: {failures[-1]}")
             else:
-                progress(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
+                say(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
                 return
         raise AssetError(
             f"{self.name}: no mirror delivered it\n  " + "\n  ".join(failures),
@@ -179,11 +178,11 @@ class Asset:
             "nothing was kept of the failed attempts",
         )
 
-    def _fetch_from(self, mirror: Mirror, progress: Progress) -> None:
+    def _fetch_from(self, mirror: Mirror) -> None:
         try:
             with files.replacing(self.folder) as temporary:
                 temporary.mkdir()
-                with _reporting(self.name, temporary, progress):
+                with _reporting(self.name, temporary):
                     mirror.fetch(temporary, [pin.name for pin in self.pins])
                 check(temporary, self.pins)
                 write_record(temporary, self.pins, mirror.label)
@@ -195,7 +194,7 @@ class Asset:
 
 
 @contextmanager
-def _reporting(name: str, folder: Path, progress: Progress) -> Iterator[None]:
+def _reporting(name: str, folder: Path) -> Iterator[None]:
     """Say every few seconds how much has arrived below a folder."""
     stop = Event()
 
@@ -203,11 +202,9 @@ def _reporting(name: str, folder: Path, progress: Progress) -> Iterator[None]:
         while not stop.wait(REPORT_EVERY):
             arrived = 0
             for path in folder.rglob("*"):
-                try:
+                with suppress(FileNotFoundError):  # moved between being listed and being measured
                     arrived += path.stat().st_size if path.is_file() else 0
-                except FileNotFoundError:  # moved between being listed and being measured
-                    continue
-            progress(f"{name}: {arrived / 1e6:.0f} MB so far")
+            say(f"{name}: {arrived / 1e6:.0f} MB so far")
 
     thread = Thread(target=report, daemon=True)
     thread.start()
@@ -234,7 +231,6 @@ def _model(name: str) -> Asset:
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
 GEMMA3 = _model("gemma-3-270m-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
-GGUF = SMOLLM2.pins[0].name
 
 
 def asterisk_manifest() -> dict[str, Any]:
@@ -288,26 +284,26 @@ class Synthesiser:
 # is said at ``Asset.get``.
 
 
-def language_model(progress: Progress = say, verify: bool = False, asset: Asset = SMOLLM2) -> Path:
+def language_model(asset: Asset = SMOLLM2) -> Path:
     """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1."""
-    return asset.get(progress, verify) / asset.pins[0].name
+    return asset.get() / asset.pins[0].name
 
 
-def whisper(progress: Progress = say, verify: bool = False) -> Path:
+def whisper() -> Path:
     """Folder of the multilingual Whisper base model, fp16, CTranslate2 format."""
-    return WHISPER_BASE.get(progress, verify)
+    return WHISPER_BASE.get()
 
 
-def synthesiser(name: str, progress: Progress = say, verify: bool = False) -> Synthesiser:
+def synthesiser(name: str) -> Synthesiser:
     """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data."""
     asset = synthesiser_asset(name)
-    folder = asset.get(progress, verify)
+    folder = asset.get()
     return Synthesiser(folder / asset.pins[0].name, folder)
 
 
-def human_recordings(progress: Progress = say, verify: bool = False) -> Path:
+def human_recordings() -> Path:
     """Folder of the Asterisk prompts (G.722, 16 kHz, Allison Smith), each pinned by hash."""
-    return asterisk_asset().get(progress, verify)
+    return asterisk_asset().get()
 
 
 _CATALOGUE = {

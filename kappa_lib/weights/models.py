@@ -65,7 +65,7 @@ def weights(model: str) -> Path:
     """
     if model in GGUFS:
         asset, size = GGUFS[model]
-        return _dequantised(assets.language_model(asset=asset), size)
+        return _dequantised(assets.language_model(asset), size)
     folder = paths.expanded(model)
     if (folder / "config.json").is_file():
         return folder

@@ -102,12 +102,10 @@ def test_device(cuda, mps, driver, says, monkeypatch):
 def test_an_empty_cache_is_a_warning_and_a_wrong_file_a_fault(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
     assert {check.level for check in doctor.data()} <= {"warn", "fail"}
-    folder = assets.SMOLLM2.folder
+    folder, gguf = assets.SMOLLM2.folder, assets.SMOLLM2.pins[0].name
     folder.mkdir(parents=True)
-    (folder / assets.GGUF).write_bytes(b"not the model")
-    faults = [
-        check for check in doctor.data() if check.level == "fail" and assets.GGUF in str(check)
-    ]
+    (folder / gguf).write_bytes(b"not the model")
+    faults = [check for check in doctor.data() if check.level == "fail" and gguf in str(check)]
     assert len(faults) == 1
     assert faults[0].remedy
     assert cli.main(["doctor"]) == 1

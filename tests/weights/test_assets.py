@@ -20,17 +20,18 @@ def empty_cache(tmp_path, monkeypatch):
     ("name", "part"), [("espeak", "espeak-ng-data/de_dict"), ("pico", "lang/de-DE_ta.bin")]
 )
 def test_a_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch, name, part):
-    first = assets.synthesiser(name, lambda _: None)
+    first = assets.synthesiser(name)
     assert first.library.is_relative_to(empty_cache)
     assert (first.folder / part).is_file()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    assert assets.synthesiser(name, lambda _: None, verify=True) == first
+    assert assets.synthesiser_asset(name).get(verify=True) == first.folder
+    assert assets.synthesiser(name) == first
 
 
 @pytest.mark.slow
 def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
     try:
-        folder = assets.human_recordings(lambda _: None)
+        folder = assets.human_recordings()
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     assets.check(folder, assets.asterisk_asset().pins)
@@ -42,7 +43,7 @@ def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkey
     voices = [partial(assets.synthesiser, name) for name in ("espeak", "pico")]
     for get in (assets.language_model, assets.whisper, assets.human_recordings, *voices):
         with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
-            get(lambda _: None)
+            get()
 
 
 def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch):

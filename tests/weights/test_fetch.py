@@ -36,6 +36,14 @@ def site(monkeypatch, tmp_path):
         yield site
 
 
+@pytest.fixture
+def said(monkeypatch):
+    """What is told while an asset is fetched."""
+    lines = []
+    monkeypatch.setattr(assets, "say", lines.append)
+    return lines
+
+
 def asset(site, *names: str) -> Asset:
     mirrors = tuple(Tarball(f"{site.address}/{name}") for name in names)
     return Asset("thing", PINS, mirrors, "CC0-1.0", "this test")
@@ -46,52 +54,51 @@ def left_behind() -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def test_fetches_verifies_and_records_the_origin(site):
-    lines = []
-    folder = asset(site, "good.tar.gz").get(lines.append)
+def test_fetches_verifies_and_records_the_origin(site, said):
+    folder = asset(site, "good.tar.gz").get()
     assert {n: (folder / n).read_bytes() for n in CONTENT} == CONTENT
     assert assets.read_record(folder)["origin"] == f"release archive {site.address}/good.tar.gz"
-    assert "fetching" in lines[0]
+    assert "fetching" in said[0]
     assert left_behind() == ["thing"]
 
 
-def test_the_second_time_needs_no_network_and_says_nothing(site, monkeypatch):
+def test_the_second_time_needs_no_network_and_says_nothing(site, said, monkeypatch):
     thing = asset(site, "good.tar.gz")
-    thing.get(lambda _: None)
+    thing.get()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    asked, lines = len(site.requests), []
-    thing.get(lines.append)
-    thing.get(lines.append, verify=True)
-    assert (len(site.requests), lines) == (asked, [])
+    asked = len(site.requests)
+    said.clear()
+    thing.get()
+    thing.get(verify=True)
+    assert (len(site.requests), said) == (asked, [])
 
 
 def test_offline_without_the_files_says_so(site, monkeypatch):
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
-        asset(site, "good.tar.gz").get(lambda _: None)
+        asset(site, "good.tar.gz").get()
     assert site.requests == []
 
 
 def test_a_wrong_hash_is_refused_with_file_expected_and_found(site):
     with pytest.raises(AssetError) as error:
-        asset(site, "bad.tar.gz").get(lambda _: None)
+        asset(site, "bad.tar.gz").get()
     for part in ("sub/two.bin", PINS[1].sha256, hashlib.sha256(b"tWo").hexdigest()):
         assert part in str(error.value)
     assert left_behind() == []
 
 
-def test_the_next_mirror_is_tried_and_the_failure_is_told(site):
-    lines = []
-    folder = asset(site, "absent.tar.gz", "bad.tar.gz", "good.tar.gz").get(lines.append)
+def test_the_next_mirror_is_tried_and_the_failure_is_told(site, said):
+    folder = asset(site, "absent.tar.gz", "bad.tar.gz", "good.tar.gz").get()
     assert assets.read_record(folder)["origin"].endswith("good.tar.gz")
-    assert any("absent.tar.gz" in line and "404" in line for line in lines)
-    assert any("not the pinned file" in line for line in lines)
+    assert any("absent.tar.gz" in line and "404" in line for line in said)
+    assert any("not the pinned file" in line for line in said)
 
 
 def test_a_connection_cut_half_way_leaves_nothing(site):
     site.share = 0.5
     with pytest.raises(AssetError, match="no mirror delivered"):
-        asset(site, "good.tar.gz").get(lambda _: None)
+        asset(site, "good.tar.gz").get()
     assert left_behind() == []
 
 
@@ -105,7 +112,7 @@ def test_an_interrupt_leaves_nothing_under_the_final_name(site):
 
     thing = Asset("thing", PINS, (Interrupting(),), "CC0-1.0", "this test")
     with pytest.raises(KeyboardInterrupt):
-        thing.get(lambda _: None)
+        thing.get()
     assert left_behind() == []
 
 
@@ -113,7 +120,7 @@ def test_after_a_kill_the_next_call_cleans_up_and_succeeds(site):
     site.pause = 60.0
     code = "import sys; sys.path[:0] = sys.argv[2:]; from test_fetch import asset;"
     code += "from types import SimpleNamespace as Site;"
-    code += "asset(Site(address=sys.argv[1]), 'good.tar.gz').get(lambda _: None)"
+    code += "asset(Site(address=sys.argv[1]), 'good.tar.gz').get()"
     roots = [str(paths.ROOT), str(paths.ROOT / "tests"), str(paths.ROOT / "tests" / "weights")]
     child = subprocess.Popen([sys.executable, "-c", code, site.address, *roots])
     try:
@@ -126,31 +133,31 @@ def test_after_a_kill_the_next_call_cleans_up_and_succeeds(site):
     assert left_behind() == [f".thing.{child.pid}.partial"]
 
     site.pause = 0.0
-    asset(site, "good.tar.gz").get(lambda _: None)
+    asset(site, "good.tar.gz").get()
     assert left_behind() == ["thing"]
 
 
 def test_tampering_in_the_cache_is_refused_and_nothing_is_replaced_silently(site):
     thing = asset(site, "good.tar.gz")
-    victim = thing.get(lambda _: None) / "sub/two.bin"
+    victim = thing.get() / "sub/two.bin"
     before = os.stat(victim)
     victim.write_bytes(b"tWo")
     with pytest.raises(AssetError, match="not the pinned file"):
-        thing.get(lambda _: None)
+        thing.get()
 
     os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))  # the clever vandal
     with pytest.raises(AssetError, match="not the pinned file"):
-        thing.get(lambda _: None, verify=True)
+        thing.get(verify=True)
 
 
 def test_a_copied_cache_is_hashed_again_and_keeps_its_origin(site, monkeypatch, tmp_path):
     thing = asset(site, "good.tar.gz")
-    origin = assets.read_record(thing.get(lambda _: None))["origin"]
+    origin = assets.read_record(thing.get())["origin"]
     shutil.copytree(tmp_path / "assets", tmp_path / "elsewhere/assets", copy_function=shutil.copy)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     assert not assets.unchanged(thing.folder, PINS)
-    assert assets.read_record(thing.get(lambda _: None))["origin"] == origin
+    assert assets.read_record(thing.get())["origin"] == origin
     assert assets.unchanged(thing.folder, PINS)
 
 
@@ -158,16 +165,15 @@ def test_a_full_disk_is_refused_before_anything_is_written(site, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with pytest.raises(SpaceError, match="MB needed"):
-        asset(site, "good.tar.gz").get(lambda _: None)
+        asset(site, "good.tar.gz").get()
     assert (left_behind(), site.requests) == ([], [])
 
 
-def test_progress_is_reported_while_bytes_arrive(site, monkeypatch):
+def test_progress_is_reported_while_bytes_arrive(site, said, monkeypatch):
     monkeypatch.setattr(assets, "REPORT_EVERY", 0.05)
     site.pause = 0.5
-    lines = []
-    asset(site, "good.tar.gz").get(lines.append)
-    assert any("MB so far" in line for line in lines)
+    asset(site, "good.tar.gz").get()
+    assert any("MB so far" in line for line in said)
 
 
 def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
@@ -179,7 +185,7 @@ def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
             shutil.copytree(into, thing.folder)
 
     overtaken = Asset("thing", PINS, (Overtaken(f"{site.address}/good.tar.gz"),), "CC0-1.0", "t")
-    folder = overtaken.get(lambda _: None)
+    folder = overtaken.get()
     assets.check(folder, PINS)
     assert left_behind() == ["thing"]
 

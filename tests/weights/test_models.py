@@ -16,7 +16,7 @@ from kappa_lib.weights import assets, models
 )
 def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
     llm, tokenizer = models.load(name)
-    gguf = assets.language_model(asset=models.GGUFS[name][0])
+    gguf = assets.language_model(models.GGUFS[name][0])
     stored = {t.name: t for t in GGUFReader(gguf).tensors}
     for ours, theirs in [
         ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
