@@ -15,7 +15,6 @@ from torch import nn
 
 from kappa_lib.errors import CheckpointError
 
-KINDS = ("matrix", "convolution", "experts", "embedding", "other")
 _EMBEDDING = re.compile(r"(embed_tokens|lm_head|token_embd|wte|wpe|embed_positions|word_embedd)")
 _EXPERTS = re.compile(r"(experts?|exps)(\.|_|$)")
 
@@ -29,7 +28,8 @@ class TensorInfo:
         shape: as the module has it.
         dtype: as stored, e.g. ``BF16`` or ``Q4_1``.
         shard: name of the file that holds it, ``memory`` for a module.
-        kind: one of ``KINDS``; says how the tensor becomes matrices.
+        kind: how the tensor becomes matrices: ``matrix``, ``convolution``, ``experts``,
+            ``embedding`` or ``other``.
     """
 
     name: str
@@ -96,10 +96,10 @@ class ModuleCheckpoint(Checkpoint):
         self._parameters = dict(module.named_parameters())
         owners = dict(module.named_modules())
         for name, parameter in self._parameters.items():
-            owner = owners[name.rpartition(".")[0]]
             shape = tuple(parameter.shape)
             dtype = str(parameter.dtype).removeprefix("torch.")
-            kind = _kind_in_module(name, shape, owner)
+            table = isinstance(owners[name.rpartition(".")[0]], nn.Embedding)
+            kind = "embedding" if table else kind_of(name, shape)
             self.tensors.append(TensorInfo(name, shape, dtype, "memory", kind))
 
     def read(self, info: TensorInfo) -> torch.Tensor:
@@ -116,13 +116,3 @@ class ModuleCheckpoint(Checkpoint):
     def digest(self, info: TensorInfo) -> str:
         values = self.read(info).contiguous().reshape(-1).view(torch.uint8)
         return hashlib.sha256(values.numpy().data).hexdigest()
-
-
-def _kind_in_module(name: str, shape: tuple[int, ...], owner: nn.Module) -> str:
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    # GPT-2's Conv1D by its name: a file's κ does without the package that defines it.
-    linear = isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D"
-    if linear and len(shape) == 2:
-        return "embedding" if _EMBEDDING.search(name) else "matrix"
-    return kind_of(name, shape)

@@ -62,7 +62,7 @@ class GgufCheckpoint(Checkpoint):
                 f"{path.name}: not a complete GGUF file ({error})", "fetch it again"
             ) from error
         self._fields = reader.fields
-        self._map = getattr(reader.data, "_mmap", None)
+        self._map = reader.data._mmap
         super().__init__(str(self._field("general.name", path.stem)))
         self._architecture = str(self._field("general.architecture", ""))
         self._tensors = {}
@@ -88,13 +88,10 @@ class GgufCheckpoint(Checkpoint):
             ) from error
         # A copy of its own, since an unquantised tensor is a view into the mapped file.
         weight = torch.from_numpy(np.array(values, dtype=np.float32).reshape(info.shape))
-        self._let_go()
-        return self._unpermuted(info.name, weight)
-
-    def _let_go(self) -> None:
-        """Drop the pages of the mapped file, which would count as this process's memory."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+        # The pages of the mapped file would count as this process's memory.
+        if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
+        return self._unpermuted(info.name, weight)
 
     def _unpermuted(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         if self._architecture != "llama":

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -256,31 +256,28 @@ def _packings(stored: Mapping[str, Entry], read: Reader) -> dict[str, _Packing]:
     found: dict[str, _Packing] = {}
     for name, entry in stored.items():
         base = name.removesuffix(".weight")
-        scb, parts = f"{base}.SCB", tuple(key for key in stored if key.startswith(f"{name}."))
+        scb = f"{base}.SCB"
         states = (f"{name}.quant_state.bitsandbytes__{quant}" for quant in ("nf4", "fp4"))
         state = next((key for key in states if key in stored), None)
         scales = (f"{base}.weight_scale_inv", f"{base}.weight_scale")
         scale = next((key for key in scales if key in stored), None)
         if entry.dtype == "I8" and scb in stored:
-            found[name] = _int8(name, entry.shape, scb, stored, read)
+            parts = (scb, f"{base}.weight_format")
+            found[name] = _Packing("I8+SCB", entry.shape, parts, partial(_int8, name, scb, read))
         elif entry.dtype == "U8" and state:
+            parts = tuple(key for key in stored if key.startswith(f"{name}."))
             if packing := _four_bit(name, state, entry.shape, parts, read):
                 found[name] = packing
         elif entry.dtype.startswith("F8") and scale:
-            found[name] = _fp8(name, entry, scale, read)
+            unpack = partial(_fp8, name, scale, read)
+            found[name] = _Packing(entry.dtype, entry.shape, (scale,), unpack)
     return found
 
 
-def _int8(
-    name: str, shape: tuple[int, ...], scb: str, stored: Mapping[str, Entry], read: Reader
-) -> _Packing:
+def _int8(name: str, scb: str, read: Reader) -> torch.Tensor:
     """LLM.int8: each row was scaled by its largest magnitude, kept in SCB, to fill ±127."""
-
-    def unpack() -> torch.Tensor:
-        return read(name).float() * (read(scb).float().reshape(shape[0], 1) / 127.0)
-
-    parts = tuple(p for p in (scb, name.removesuffix("weight") + "weight_format") if p in stored)
-    return _Packing("I8+SCB", shape, parts, unpack)
+    codes = read(name).float()
+    return codes * (read(scb).float().reshape(len(codes), 1) / 127.0)
 
 
 def _four_bit(
@@ -319,26 +316,22 @@ def _four_bit(
     return _Packing(state["quant_type"].upper(), tuple(shape), parts, unpack)
 
 
-def _fp8(name: str, entry: Entry, scale_name: str, read: Reader) -> _Packing:
+def _fp8(name: str, scale_name: str, read: Reader) -> torch.Tensor:
     """FP8 times its scale, per tensor, per row or per 128×128 block.
 
     ``_inv`` in DeepSeek's name notwithstanding, both kinds of scale multiply.
     """
-
-    def unpack() -> torch.Tensor:
-        values, scale = read(name).float(), read(scale_name).float()
-        if scale.numel() == 1:
-            return values * scale.reshape(())
-        rows, cols = values.shape
-        if scale.numel() == rows:
-            return values * scale.reshape(rows, 1)
-        if scale.shape == (-(-rows // _FP8_BLOCK), -(-cols // _FP8_BLOCK)):
-            wide = scale.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)
-            return values * wide[:rows, :cols]
-        raise CheckpointError(
-            f"{scale_name}: scales {tuple(scale.shape)} fit no known layout of a weight"
-            f" {tuple(values.shape)}",
-            "scan the unquantised checkpoint",
-        )
-
-    return _Packing(entry.dtype, entry.shape, (scale_name,), unpack)
+    values, scale = read(name).float(), read(scale_name).float()
+    if scale.numel() == 1:
+        return values * scale.reshape(())
+    rows, cols = values.shape
+    if scale.numel() == rows:
+        return values * scale.reshape(rows, 1)
+    if scale.shape == (-(-rows // _FP8_BLOCK), -(-cols // _FP8_BLOCK)):
+        wide = scale.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)
+        return values * wide[:rows, :cols]
+    raise CheckpointError(
+        f"{scale_name}: scales {tuple(scale.shape)} fit no known layout of a weight"
+        f" {tuple(values.shape)}",
+        "scan the unquantised checkpoint",
+    )

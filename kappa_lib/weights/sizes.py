@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -131,11 +130,8 @@ def language_model(config: PretrainedConfig) -> LanguageModel:
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     first = "model.layers.0."
-    named = {name: p for name, p in module.named_parameters() if name.startswith(first)}
-    tables = {
-        id(part.weight): part.weight
-        for part in (module.get_input_embeddings(), module.get_output_embeddings())
-    }
+    # A tied table is one tensor, and once in the set.
+    tables = {module.get_input_embeddings().weight, module.get_output_embeddings().weight}
     return LanguageModel(
         width=config.hidden_size,
         inner=config.intermediate_size,
@@ -143,11 +139,11 @@ def language_model(config: PretrainedConfig) -> LanguageModel:
         vocabulary=config.vocab_size,
         shapes={
             name.removeprefix(first).removesuffix(".weight"): tuple(p.shape)
-            for name, p in named.items()
-            if p.ndim == 2
+            for name, p in module.named_parameters()
+            if name.startswith(first) and p.ndim == 2
         },
-        parameters=_count(module),
-        tables=sum(weight.numel() for weight in tables.values()),
+        parameters=module.num_parameters(),
+        tables=sum(weight.numel() for weight in tables),
     )
 
 
@@ -177,8 +173,4 @@ def encoder(name: str) -> Encoder:
         )
     with torch.device("meta"):
         module = WhisperEncoder(config)
-    return Encoder(config.d_model, _count(module), download)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return Encoder(config.d_model, module.num_parameters(), download)
