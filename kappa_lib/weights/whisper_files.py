@@ -8,7 +8,8 @@ name and revision of the specification, the variables (name, shape, type, bytes)
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,22 +91,55 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: damaged: {error}", "fetch it again") from error
 
 
-def encoder_state(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """State of ``WhisperEncoder``, fp32, from a Whisper model's CTranslate2 variables."""
+def _state(variables: dict[str, np.ndarray], part: str) -> dict[str, Tensor]:
+    """State of transformers' module of a part, ``encoder`` or ``decoder``, in fp32."""
+    state: dict[str, Tensor] = {}
 
     def get(name: str) -> Tensor:
-        return torch.from_numpy(variables[f"encoder/{name}"].astype(np.float32))
+        return torch.from_numpy(variables[f"{part}/{name}"].astype(np.float32))
 
-    state = {"embed_positions.weight": get("position_encodings/encodings")}
-    for convolution in ("conv1", "conv2"):
-        _pair(state, convolution, get, convolution)
-    _pair(state, "layer_norm", get, "layer_norm")
-    for layer in range(_count_layers(variables, "encoder")):
-        for ours, theirs in _LAYER.items():
-            _pair(state, f"layers.{layer}.{ours}", get, f"layer_{layer}/{theirs}")
-        fused = f"layer_{layer}/self_attention/linear_0"
-        _split(state, f"layers.{layer}.self_attn", "qkv", get, fused)
+    def keep(ours: str, theirs: str) -> None:
+        scale, shift = ("gamma", "beta") if theirs.endswith("layer_norm") else ("weight", "bias")
+        state[f"{ours}.weight"] = get(f"{theirs}/{scale}")
+        state[f"{ours}.bias"] = get(f"{theirs}/{shift}")
+
+    def split(ours: str, parts: str, fused: str) -> None:
+        """CTranslate2 stacks query, key and value; Whisper's key has no bias, its third is zero."""
+        weights, biases = (get(f"{fused}/{kind}").chunk(len(parts)) for kind in ("weight", "bias"))
+        for letter, weight, bias in zip(parts, weights, biases, strict=True):
+            state[f"{ours}.{letter}_proj.weight"] = weight.contiguous()
+            if letter != "k":
+                state[f"{ours}.{letter}_proj.bias"] = bias.contiguous()
+
+    outside, inside = ("layer_norm", "conv1", "conv2"), _LAYER
+    if part == "decoder":
+        outside, inside = ("layer_norm",), _LAYER | _CROSS
+        state["embed_tokens.weight"] = get("embeddings/weight")
+    state["embed_positions.weight"] = get("position_encodings/encodings")
+    for name in outside:
+        keep(name, name)
+    for layer in range(_count_layers(variables, part)):
+        ours, theirs = f"layers.{layer}", f"layer_{layer}"
+        for name, stored in inside.items():
+            keep(f"{ours}.{name}", f"{theirs}/{stored}")
+        split(f"{ours}.self_attn", "qkv", f"{theirs}/self_attention/linear_0")
+        if part == "decoder":
+            split(f"{ours}.encoder_attn", "kv", f"{theirs}/attention/linear_1")
     return state
+
+
+def _count_layers(variables: dict[str, np.ndarray], part: str) -> int:
+    names = (name for name in variables if name.startswith(part))
+    return sum(name.endswith("ffn/linear_0/weight") for name in names)
+
+
+@contextmanager
+def _as_whisper(source: Path, part: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError) as error:
+        what = f"{source}: its variables are not those of a Whisper {part}: {first_line(error)}"
+        raise CheckpointError(what, "convert a Whisper model") from error
 
 
 def decoder(source: Path) -> WhisperForCausalLM:
@@ -118,72 +152,21 @@ def decoder(source: Path) -> WhisperForCausalLM:
         CheckpointError: not a Whisper model, or not readable.
     """
     variables = read_variables(source / "model.bin")
-
-    def get(name: str) -> Tensor:
-        return torch.from_numpy(variables[f"decoder/{name}"].astype(np.float32))
-
-    try:
-        positions, tokens = get("position_encodings/encodings"), get("embeddings/weight")
-        state = {"embed_positions.weight": positions, "embed_tokens.weight": tokens}
-        _pair(state, "layer_norm", get, "layer_norm")
-        for layer in range(_count_layers(variables, "decoder")):
-            ours, theirs = f"layers.{layer}", f"layer_{layer}"
-            for part, name in (_LAYER | _CROSS).items():
-                _pair(state, f"{ours}.{part}", get, f"{theirs}/{name}")
-            _split(state, f"{ours}.self_attn", "qkv", get, f"{theirs}/self_attention/linear_0")
-            _split(state, f"{ours}.encoder_attn", "kv", get, f"{theirs}/attention/linear_1")
+    with _as_whisper(source, "decoder"):
+        state = _state(variables, "decoder")
+        tokens = state["embed_tokens.weight"]
         config = WhisperConfig(
             vocab_size=len(tokens),
             pad_token_id=None,
             d_model=tokens.shape[1],
             decoder_layers=_count_layers(variables, "decoder"),
             decoder_attention_heads=int(variables["decoder/num_heads"]),
-            decoder_ffn_dim=len(get("layer_0/ffn/linear_0/weight")),
-            max_target_positions=len(positions),
+            decoder_ffn_dim=len(state["layers.0.fc1.weight"]),
+            max_target_positions=len(state["embed_positions.weight"]),
         )
         model = WhisperForCausalLM(config)
         model.get_decoder().load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
-        what = f"{source}: its variables are not those of a Whisper decoder: {first_line(error)}"
-        raise CheckpointError(what, "convert a Whisper model") from error
     return model.eval().requires_grad_(False)
-
-
-def _split(
-    state: dict[str, Tensor], ours: str, parts: str, get: Callable[[str], Tensor], fused: str
-) -> None:
-    """CTranslate2 stacks query, key and value; Whisper's key has no bias, its third is zero."""
-    weights, biases = (get(f"{fused}/{kind}").chunk(len(parts)) for kind in ("weight", "bias"))
-    for part, weight, bias in zip(parts, weights, biases, strict=True):
-        state[f"{ours}.{part}_proj.weight"] = weight.contiguous()
-        if part != "k":
-            state[f"{ours}.{part}_proj.bias"] = bias.contiguous()
-
-
-def _pair(state: dict[str, Tensor], ours: str, get: Callable[[str], Tensor], theirs: str) -> None:
-    scale, shift = ("gamma", "beta") if theirs.endswith("layer_norm") else ("weight", "bias")
-    state[f"{ours}.weight"], state[f"{ours}.bias"] = (
-        get(f"{theirs}/{scale}"),
-        get(f"{theirs}/{shift}"),
-    )
-
-
-def _count_layers(variables: dict[str, np.ndarray], part: str) -> int:
-    names = (name for name in variables if name.startswith(part))
-    return sum(name.endswith("ffn/linear_0/weight") for name in names)
-
-
-def encoder_config(variables: dict[str, np.ndarray]) -> WhisperConfig:
-    """The encoder's sizes, read off the shapes of its variables."""
-    width, bands, _ = variables["encoder/conv1/weight"].shape
-    return WhisperConfig(
-        d_model=width,
-        num_mel_bins=bands,
-        encoder_layers=_count_layers(variables, "encoder"),
-        encoder_attention_heads=int(variables["encoder/num_heads"]),
-        encoder_ffn_dim=variables["encoder/layer_0/ffn/linear_0/weight"].shape[0],
-        max_source_positions=variables["encoder/position_encodings/encodings"].shape[0],
-    )
 
 
 def convert(source: Path, target: Path) -> Path:
@@ -196,16 +179,20 @@ def convert(source: Path, target: Path) -> Path:
     Raises:
         CheckpointError: not a Whisper model, or not readable.
     """
-    path = source / "model.bin"
-    variables = read_variables(path)
-    if not any(name.startswith("encoder/conv1") for name in variables):
-        raise CheckpointError(f"{path}: no Whisper encoder in it", "convert a Whisper model")
-    try:
-        encoder = WhisperEncoder(encoder_config(variables))
-        encoder.load_state_dict(encoder_state(variables))
-    except (KeyError, ValueError, RuntimeError) as error:
-        what = f"{path}: its variables are not those of a Whisper encoder: {first_line(error)}"
-        raise CheckpointError(what, "convert the model again") from error
+    variables = read_variables(source / "model.bin")
+    with _as_whisper(source, "encoder"):
+        state = _state(variables, "encoder")
+        width, bands, _ = state["conv1.weight"].shape
+        config = WhisperConfig(
+            d_model=width,
+            num_mel_bins=bands,
+            encoder_layers=_count_layers(variables, "encoder"),
+            encoder_attention_heads=int(variables["encoder/num_heads"]),
+            encoder_ffn_dim=len(state["layers.0.fc1.weight"]),
+            max_source_positions=len(state["embed_positions.weight"]),
+        )
+        encoder = WhisperEncoder(config)
+        encoder.load_state_dict(state)
     with replacing(target) as temporary:
         encoder.save_pretrained(temporary)
     return target
