@@ -46,6 +46,12 @@ def untied_llama(layers: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def read_all(source) -> dict[str, tuple[torch.Tensor, str]]:
+    """Name → values and stored dtype of every tensor of a checkpoint."""
+    checkpoint = models.open_checkpoint(source)
+    return {info.name: (checkpoint.read(info), info.dtype) for info in checkpoint.tensors}
+
+
 def llama(seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -6,7 +6,6 @@ Names are those of the torch module in every case; :mod:`kappa_lib.weights.model
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +76,6 @@ class Checkpoint(ABC):
     @abstractmethod
     def digest(self, info: TensorInfo) -> str:
         """SHA-256 of the file that holds the tensor (of its own bytes for a module)."""
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor, str]]:
-        """Every floating-point tensor as (name, values, stored dtype), one at a time."""
-        for info in self.tensors:
-            yield info.name, self.read(info), info.dtype
 
 
 class ModuleCheckpoint(Checkpoint):

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from scipy.linalg import hadamard
 
 from benchmarks import synthetic
 from kappa_lib.errors import SpaceError
-from kappa_lib.weights.models import open_checkpoint
 
 SHAPES = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (8, 32), "mlp.up_proj": (96, 32)}
 
@@ -32,7 +32,7 @@ def test_a_larger_decay_gives_a_larger_kappa(shape):
 def test_checkpoint_has_the_named_tensors_and_does_not_repeat_itself(tmp_path):
     names = list(synthetic.write_checkpoint(tmp_path, SHAPES, 2, 40))
     assert names[-1] == "model-00003-of-00003.safetensors"
-    found = {name: tensor for name, tensor, _ in open_checkpoint(tmp_path)}
+    found = {name: tensor for name, (tensor, _) in tiny.read_all(tmp_path).items()}
     assert len(found) == 2 * len(SHAPES) + 2
     assert found["lm_head.weight"].shape == (40, 32)
     first, second = (found[f"model.layers.{i}.self_attn.q_proj.weight"] for i in (0, 1))

@@ -62,7 +62,7 @@ def write_gguf(model: LlamaForCausalLM, path) -> None:
 
 
 def test_module_gives_its_parameters(llama):
-    found = {name: (tensor, dtype) for name, tensor, dtype in open_checkpoint(llama)}
+    found = tiny.read_all(llama)
     assert set(found) == {name for name, _ in llama.named_parameters()}
     tensor, dtype = found["model.layers.1.mlp.up_proj.weight"]
     assert torch.equal(tensor, llama.model.layers[1].mlp.up_proj.weight)
@@ -73,7 +73,7 @@ def test_folder_equals_module(llama, tmp_path):
     llama.save_pretrained(tmp_path, max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").is_file()
     expected = dict(llama.named_parameters())
-    found = {name: tensor for name, tensor, _ in open_checkpoint(tmp_path)}
+    found = {name: tensor for name, (tensor, _) in tiny.read_all(tmp_path).items()}
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -89,7 +89,7 @@ def test_folder_without_index_equals_folder_with_one(llama, tmp_path):
 def test_gguf_equals_module_with_rotary_rows_in_place(llama, tmp_path):
     path = tmp_path / "tiny.gguf"
     write_gguf(llama, path)
-    found = {name: tensor for name, tensor, _ in open_checkpoint(path)}
+    found = {name: tensor for name, (tensor, _) in tiny.read_all(path).items()}
     expected = {n: p for n, p in llama.named_parameters() if n in found}
     assert len(found) == len(expected) == 14
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -106,7 +106,7 @@ def test_truncated_gguf_is_refused(llama, tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf: not a complete GGUF"):
-        list(open_checkpoint(path))
+        tiny.read_all(path)
 
 
 def test_not_a_gguf_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 import struct
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 
@@ -109,7 +110,7 @@ def test_stored_dtypes_are_told_and_read(tmp_path):
         "c": torch.zeros(2, 2, dtype=torch.int64),
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    found = {n: (t, d) for n, t, d in open_checkpoint(tmp_path / "model.safetensors")}
+    found = tiny.read_all(tmp_path / "model.safetensors")
     assert {name: dtype for name, (_, dtype) in found.items()} == {"a": "BF16", "b": "F64"}
     assert torch.equal(found["b"][0], tensors["b"])
 
