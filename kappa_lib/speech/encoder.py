@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from kappa_lib import distributed, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, replacing, require_space, sha256
-from kappa_lib.weights import assets, hub
+from kappa_lib.weights import assets, models
 
 DEFAULT = "whisper-base"
 RATE = 16_000
@@ -112,8 +112,8 @@ def _whisper_encoder(source: Path | str) -> PreTrainedModel:
 
     transformers_logging.disable_progress_bar()
     folder = paths.expanded(source)
-    folder = folder if folder.is_dir() else hub.snapshot(str(source))
-    with hub.explained(source):
+    folder = folder if folder.is_dir() else models.snapshot(str(source))
+    with models.explained(source):
         encoder, found = EncoderOnly.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -147,7 +147,7 @@ def identity(encoder: str) -> str | dict[str, str]:
     if folder.is_dir():
         stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
         return {path.name: sha256(path) for path in stored}
-    revision = hub.REVISIONS.get(encoder)
+    revision = models.REVISIONS.get(encoder)
     return f"{encoder}@{revision}" if revision else encoder
 
 

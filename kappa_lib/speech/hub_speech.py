@@ -14,7 +14,7 @@ import datasets
 
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech.recorded import listing
-from kappa_lib.weights import hub
+from kappa_lib.weights import models
 
 BUFFER = 1_000  # rows that are shuffled among each other while streaming
 
@@ -61,7 +61,7 @@ class HubCorpus:
 
     def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Iterator[dict[str, Any]]:
         for split, listed in _available(corpus, self.config, splits).items():
-            with hub.explained(f"{corpus} ({self.repository})"):
+            with models.explained(f"{corpus} ({self.repository})"):
                 place: dict[str, Any] = {"revision": self.revision, "name": self.config}
                 if listed:
                     place = {"data_files": {split: listed}}

@@ -1,18 +1,31 @@
 """A model's weights, wherever they are: found, opened a tensor at a time, or loaded whole."""
 
-import contextlib
+import errno
 import io
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from torch import nn
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, CheckpointError, InputError
+from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError, first_line
 from kappa_lib.files import read_json, replacing, require_space, sha256
-from kappa_lib.weights import assets, hub
+from kappa_lib.weights import assets
 from kappa_lib.weights.assets import RECORD, Pin, read_record, write_record
 from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint
 from kappa_lib.weights.safetensors_files import ShardCheckpoint
@@ -25,6 +38,37 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
 # Models that come as a 4-bit GGUF, with what a safetensors copy takes in fp32, rounded up.
 GGUFS = {DEFAULT: (assets.SMOLLM2, 560_000_000), "gemma3-270m": (assets.GEMMA3, 1_100_000_000)}
+# Commits of the models that the profiles name; any other is taken as it is today.
+REVISIONS = {
+    "meta-llama/Llama-3.1-8B-Instruct": "0e9e39f249a16976918f6564b8830bc894c89659",
+    "meta-llama/Llama-3.2-3B-Instruct": "0cb88a4f764b7a12671c53f0838cd831a0843b95",
+    "meta-llama/Llama-3.2-1B-Instruct": "9213176726f574b556790deb65791e0c5aa438b6",
+    "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
+}
+# Weights as safetensors, configuration and tokenizer; never pickles.
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+_LOCAL = "or name a local folder that holds it"
+# First match wins: a gated repository is also a repository that was not found.
+_REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        GatedRepoError,
+        "its owner lets in only who has accepted the licence",
+        "accept it on the model's page, then `hf auth login` with that account's token, " + _LOCAL,
+    ),
+    (
+        RepositoryNotFoundError,
+        "no such repository, or a private one",
+        "check the spelling, `hf auth login` if it is private, " + _LOCAL,
+    ),
+    (RevisionNotFoundError, "no such revision", "check the revision, " + _LOCAL),
+    (OfflineModeIsEnabled, "offline mode is on", "unset HF_HUB_OFFLINE, " + _LOCAL),
+    (LocalEntryNotFoundError, "not in the cache and not reachable", "go online, " + _LOCAL),
+    (HfHubHTTPError, "the hub refused", "read the reason above and try again later, " + _LOCAL),
+    (ConnectionError, "no connection", "go online, " + _LOCAL),
+    (OSError, "cannot be loaded", "read the reason above: spelling, network, token, " + _LOCAL),
+    (ValueError, "not readable", "check its files, " + _LOCAL),
+    (RuntimeError, "cannot be loaded", "read the reason above, " + _LOCAL),
+)
 
 
 def pick_device(device: str) -> torch.device:
@@ -54,6 +98,72 @@ def pick_dtype(dtype: str, device: str) -> str:
     return "bfloat16" if fast else "float32"
 
 
+@contextmanager
+def explained(name: str | Path) -> Iterator[None]:
+    """Turn whatever loading ``name`` from the hub (or a folder) raises into one clear error.
+
+    Args:
+        name: hub id or folder, as the profile has it.
+
+    Raises:
+        AssetError: what could not be had, the hub's own reason, and the next step.
+        SpaceError: the disk filled up on the way.
+    """
+    try:
+        yield
+    except (AssetError, SpaceError):
+        raise
+    except Exception as error:
+        if not isinstance(error, (*(kind for kind, _, _ in _REMEDIES), *_datasets_errors())):
+            raise
+        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(error)):
+            raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
+        found = (
+            (why, remedy)
+            for kind, why, remedy in _REMEDIES
+            if any(isinstance(cause, kind) for cause in _causes(error))
+        )
+        why, remedy = next(found, ("not readable as a data set", "check its files, " + _LOCAL))
+        raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
+
+
+def _datasets_errors() -> tuple[type[Exception], ...]:
+    """What ``datasets``, a heavy package, raises; nothing where it was never imported."""
+    module = sys.modules.get("datasets.exceptions")
+    return (module.DatasetsError,) if module else ()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it: transformers wraps the hub's errors in an ``OSError``."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+@cache
+def snapshot(model: str) -> Path:
+    """Fetch a model at its pinned revision with the hub's client, or find it in the hub's cache.
+
+    Returns:
+        A folder of safetensors, configuration and tokenizer, named after the commit.
+
+    Raises:
+        AssetError: gated, unknown or out of reach; says what to do.
+        SpaceError: the disk filled up on the way.
+    """
+    with explained(model):
+        return Path(
+            snapshot_download(
+                model,
+                revision=REVISIONS.get(model),
+                allow_patterns=_PATTERNS,
+                # The same weights again: Meta's own format, Whisper's other precision.
+                ignore_patterns=["original/*", "*.fp32*"],
+            )
+        )
+
+
 def weights(model: str) -> Path:
     """Folder of safetensors for a profile's ``model``, fetched where it is a model hub id.
 
@@ -71,7 +181,7 @@ def weights(model: str) -> Path:
         return folder
     if folder.exists() or model.startswith((".", "/", "~")):
         raise AssetError(f"{folder}: no config.json there", "name a Hugging Face model folder")
-    return hub.snapshot(model)
+    return snapshot(model)
 
 
 def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
@@ -83,7 +193,7 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     Raises:
         InputError: the source is none of these.
         CheckpointError: nothing in it can be read; the first problem is the message.
-        AssetError: a hub id that can't be had, see :func:`hub.snapshot`.
+        AssetError: a hub id that can't be had, see :func:`snapshot`.
     """
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):
@@ -95,7 +205,7 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
 
         checkpoint = GgufCheckpoint(path)
     elif not path.exists() and _HUB_ID.match(str(source)):
-        checkpoint = ShardCheckpoint(hub.snapshot(str(source)))
+        checkpoint = ShardCheckpoint(snapshot(str(source)))
     else:
         raise InputError(
             f"{source}: not a folder, .safetensors or .gguf file, nor a model hub id like"
@@ -130,7 +240,7 @@ def _dequantised(gguf: Path, size: int) -> Path:
     require_space(folder, size)
     logging.disable_progress_bar()
     # The GGUF reader has a progress bar of its own that no setting reaches.
-    with contextlib.redirect_stderr(io.StringIO()):
+    with redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
