@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from kappa_lib.encoding.covariance import Moments
 from kappa_lib.encoding.damage import Factors
-from kappa_lib.spectra.measures import power_law_tail, volume_loss
+from kappa_lib.spectra.kappa_table import volume_loss
 from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.spectrum import condition_number
+from kappa_lib.spectra.spectrum import condition_number, power_law_tail
 
 # Columns that are held against encoding and damage, in the order in which they are shown.
 PREDICTORS = [

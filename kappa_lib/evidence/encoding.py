@@ -20,7 +20,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
 from kappa_lib.evidence.statistics import LEVEL, Interval, bootstrap_mean, holm
 from kappa_lib.files import read_json, replacing
-from kappa_lib.spectra.measures import volume_loss
+from kappa_lib.spectra.kappa_table import volume_loss
 
 # Outcome → what it is called where it is shown. The first two decide the title's claim.
 OUTCOMES = {

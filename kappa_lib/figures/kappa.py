@@ -162,7 +162,7 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     """Spearman correlations between measures, over all matrices and within module types.
 
     Args:
-        overall: :func:`kappa_lib.spectra.measures.rank_correlation`.
+        overall: :func:`kappa_lib.spectra.kappa_table.rank_correlation`.
         within: the same with ``within_type=True``.
     """
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)

@@ -16,8 +16,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import replacing, write_text
 from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
-from kappa_lib.spectra.kappa_table import composition, types
-from kappa_lib.spectra.measures import explained_by_type
+from kappa_lib.spectra.kappa_table import composition, explained_by_type, types
 from kappa_lib.spectra.selection import Selection
 
 if TYPE_CHECKING:  # matplotlib is not in the core

@@ -12,12 +12,11 @@ from torch import nn
 from kappa_lib import distributed
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
-from kappa_lib.spectra import solvers
 from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, type_of, types
 from kappa_lib.spectra.scan import Report, ScanError, to_measure, torch_dtype
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.models import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint, pick_device
 
 # What a summary says of each column: its name there, the column, how its group is put together.
 _SUMMARY = {
@@ -107,7 +106,7 @@ def compare(
     distributed.initialise()
     if out is not None:
         require_folder(Path(out))
-    device = solvers.pick_device(device)
+    device = pick_device(device).type
     rounded = None if dtype is None else torch_dtype(dtype)
     with distributed.main_process_first():
         pair = [s if isinstance(s, Checkpoint) else open_checkpoint(s) for s in (before, after)]

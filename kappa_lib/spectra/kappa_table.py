@@ -1,4 +1,4 @@
-"""The κ table: a row a matrix, its ranks, its two files, and the same under the null of shape."""
+"""The κ table: a row a matrix; its files, the same under the null of shape, its statistics."""
 
 import json
 import math
@@ -12,43 +12,51 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from scipy.stats import spearmanr
 
 import kappa_lib
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, parse, replacing
-from kappa_lib.spectra import measures, solvers, spectrum
+from kappa_lib.spectra import solvers, spectrum
 from kappa_lib.weights.checkpoint import TensorInfo
 
-COLUMNS = [
-    "tensor",
-    "type",
-    "layer",
-    "rows",
-    "cols",
-    "dtype",
-    "method",
-    "sigma_max",
-    "sigma_min",
+# Columns in their order, and what they hold; a scan adds further ones of floats.
+COLUMNS = {
+    "tensor": str,
+    "type": str,
+    "layer": int | None,
+    "rows": int,
+    "cols": int,
+    "dtype": str,
+    "method": str,
+    "sigma_max": float,
+    "sigma_min": float,
+    "kappa": float,
+    "kappa_error": float,
+    "rank_deficiency": int,
+    "log_volume": float,
+    "frobenius": float,
+    "effective_rank": float,
+    "stable_rank": float,
+    "kappa_mp": float,
+    "kappa_excess": float,
+    "rank": int,
+    "rank_in_type": int,
+}
+# Columns that :func:`rank_correlation` compares with each other.
+MEASURES = [
     "kappa",
-    "kappa_error",
-    "rank_deficiency",
+    "kappa_excess",
     "log_volume",
     "frobenius",
+    "sigma_max",
     "effective_rank",
     "stable_rank",
-    "kappa_mp",
-    "kappa_excess",
-    "rank",
-    "rank_in_type",
+    "spectrum_snr",
+    "alpha",
 ]
-# What a column holds; all others floats.
-_TEXTS = ("tensor", "type", "dtype", "method")
-_WHOLE = ("rows", "cols", "rank_deficiency", "rank", "rank_in_type")
-KINDS = dict.fromkeys(COLUMNS, float) | dict.fromkeys(_TEXTS, str) | dict.fromkeys(_WHOLE, int)
-KINDS["layer"] = int | None
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
@@ -100,10 +108,8 @@ def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torc
     Expert tensors (experts, out, in) give one a slice, named ``<tensor>[i]``; convolutions
     (out, in, ...) become (out, rest); matrices, Conv1D's among them, stay as they are.
     """
-    if info.kind == "experts":
-        yield from ((f"{info.name}[{i}]", tensor[i]) for i in range(len(tensor)))
-    else:
-        yield info.name, tensor.flatten(1) if tensor.ndim > 2 else tensor
+    parts = tensor if info.kind == "experts" else [tensor.flatten(1)]
+    return zip(matrix_names(info), parts, strict=True)
 
 
 def measure(
@@ -139,8 +145,8 @@ def measure(
         "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
         "kappa_excess": found.kappa / null,
-        "spectrum_snr": math.nan if s is None else measures.spectrum_snr(s, found.shape),
-        "alpha": math.nan if s is None else measures.tail_exponent(s),
+        "spectrum_snr": math.nan if s is None else spectrum.spectrum_snr(s, found.shape),
+        "alpha": math.nan if s is None else spectrum.power_law_tail(s)[0],
     }
 
 
@@ -169,7 +175,7 @@ def write(table: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
     parquet, csv = folder / "kappa.parquet", folder / "kappa.csv"
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     text = json.dumps(table.attrs, sort_keys=True)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _METADATA: text})
+    arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _METADATA: text})
     with replacing(parquet) as temporary:
         pq.write_table(arrow, temporary)
     with replacing(csv) as temporary:
@@ -195,6 +201,9 @@ def read(path: Path) -> pd.DataFrame:
         metadata = parse(text, "its metadata", dict[str, object])
         _check(arrow)
         table = arrow.to_pandas(ignore_metadata=True)
+        for name in ("kappa", "rows", "cols"):
+            if not table[name].between(1, 2.0**62, inclusive="left").all():
+                raise InputError(f"its column {name!r} holds impossible values")
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
@@ -211,19 +220,18 @@ def read(path: Path) -> pd.DataFrame:
 
 def _check(arrow: pa.Table) -> None:
     """Refuse columns that are missing or hold what no scan writes."""
-    kinds = {str: pa.types.is_large_string, int: pa.types.is_integer, float: pa.types.is_floating}
-    kinds |= {int | None: pa.types.is_integer}
-    for name, kind in KINDS.items():
+    kinds = {
+        str: lambda found: pa.types.is_string(found) or pa.types.is_large_string(found),
+        int: pa.types.is_integer,
+        int | None: pa.types.is_integer,
+        float: pa.types.is_floating,
+    }
+    for name, kind in COLUMNS.items():
         if arrow.column_names.count(name) != 1:
             raise InputError(f"it has no column {name!r}, or several")
         column = arrow.column(name)
-        text = kind is str and pa.types.is_string(column.type)
-        if not (text or kinds[kind](column.type)) or (column.null_count and kind != int | None):
+        if not kinds[kind](column.type) or (column.null_count and kind != int | None):
             raise InputError(f"its column {name!r} holds other values than a scan's")
-    for name, least in {"kappa": 1, "rows": 1, "cols": 1}.items():
-        column = arrow.column(name)
-        if not pc.all(pc.and_(pc.greater_equal(column, least), pc.less(column, 2.0**62))).as_py():
-            raise InputError(f"its column {name!r} holds impossible values")
 
 
 def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:
@@ -279,3 +287,51 @@ def against_median(table: pd.DataFrame) -> pd.DataFrame:
     medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]
     grouped = (table["kappa"] > medians).groupby(table["type"], sort=False)
     return grouped.agg(tensors="size", above="sum")
+
+
+def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.DataFrame:
+    """Spearman correlations between the ``MEASURES`` of a κ table, measures × measures.
+
+    Ranked ``within_type`` first they are free of what the shape decides.
+    """
+    measures = table[MEASURES].replace([np.inf, -np.inf], np.nan)
+    if within_type:
+        measures = measures.groupby(table["type"]).rank(pct=True)
+    return measures.corr(method="spearman")
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    if len(table) < 2:
+        raise InputError(f"a κ table of {len(table)} rows", "statistics need at least two tensors")
+    return table
+
+
+def explained_by_type(table: pd.DataFrame) -> float:
+    """Share of the variance of log κ that lies between module types, in [0, 1]."""
+    logs = np.log(_checked(table)["kappa"])
+    between = logs.groupby(table["type"]).transform("mean")
+    return float(((between - logs.mean()) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
+
+
+def volume_loss(table: pd.DataFrame) -> pd.Series:
+    """AM–GM gap of each tensor per singular value: what its spectrum lacks of Theorem 1, in nats.
+
+    1/2 log(C/k) - V/k with C = ‖W‖_F², V of eq. (8) and k the rank: free of scale and of size,
+    and zero only at κ = 1.
+    """
+    k = np.minimum(table["rows"], table["cols"]) - table["rank_deficiency"]
+    return 0.5 * np.log(table["frobenius"] ** 2 / k) - table["log_volume"] / k
+
+
+def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
+    """Spearman's correlation of κ with the volume lost: over all tensors, and within types.
+
+    The second is the mean over types of the correlation inside each, weighted by its tensors.
+    """
+    pairs = _checked(table).assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
+    groups = [group for _, group in pairs.groupby("type") if len(group) > 2]
+    if not groups:
+        raise InputError("no module type has three tensors", "give a table of several layers")
+    overall = float(spearmanr(pairs["kappa"], pairs["loss"]).statistic)
+    within = [float(spearmanr(group["kappa"], group["loss"]).statistic) for group in groups]
+    return overall, float(np.average(within, weights=[len(group) for group in groups]))

@@ -19,10 +19,10 @@ from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, who
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
-from kappa_lib.spectra.kappa_table import KINDS, matrices, matrix_names, measure
+from kappa_lib.spectra.kappa_table import COLUMNS, matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.models import open_checkpoint
+from kappa_lib.weights.models import open_checkpoint, pick_device
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 4
@@ -54,8 +54,7 @@ class ScanError(CheckpointError):
 
 def _is_row(row: dict[str, Any]) -> bool:
     """Whether it has every column of the κ table but the ranks; further ones hold numbers."""
-    kinds = {name: kind for name, kind in KINDS.items() if not name.startswith("rank_in")}
-    del kinds["rank"]
+    kinds = {name: kind for name, kind in COLUMNS.items() if name not in ("rank", "rank_in_type")}
     return kinds.keys() <= row.keys() and all(
         fits(value, kinds.get(name, float)) for name, value in row.items()
     )
@@ -69,12 +68,12 @@ class FinishedRows:
     """
 
     def __init__(self, folder: Path | None, process: int = 0) -> None:
-        self.path = (
-            folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl" if folder else None
-        )
-        self._rows: dict[str, dict[str, Any]] = {}
-        for path in sorted(folder.glob("kappa.rows*.jsonl")) if folder else ():
-            self._load(path)
+        self.path: Path | None = None
+        self.rows: dict[str, dict[str, Any]] = {}
+        if folder is not None:
+            self.path = folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl"
+            for path in sorted(folder.glob("kappa.rows*.jsonl")):
+                self._load(path)
 
     def _load(self, path: Path) -> None:
         # Only this process' own file: another may be appending to the others.
@@ -88,11 +87,7 @@ class FinishedRows:
                 raise InputError(
                     f"{path}: line {number} is not a finished row", "delete this file, scan again"
                 )
-            self._rows[key] = row
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The row finished under ``key``, if there is one."""
-        return self._rows.get(key)
+            self.rows[key] = row
 
     def add(self, key: str, row: dict[str, Any]) -> None:
         """Keep a finished row, on disk at once."""
@@ -196,7 +191,7 @@ class _Scanner:
         progress: Report | None,
         infos: list[TensorInfo],
     ) -> None:
-        self.failures = {str(p.what): str(p.what) for p in checkpoint.problems}
+        self.failures = {problem.what: problem.what for problem in checkpoint.problems}
         self.total = sum(len(matrix_names(info)) for info in infos)
         self._checkpoint, self._settings, self._finished = checkpoint, settings, finished
         self._progress, self._infos, self._done = progress, infos, 0
@@ -222,7 +217,7 @@ class _Scanner:
             names = matrix_names(info)
             try:
                 keys = [self._key(info, name) for name in names]
-                rows = [self._finished.get(key) for key in keys]
+                rows = [self._finished.rows.get(key) for key in keys]
                 self._rows |= {n: row for n, row in zip(names, rows, strict=True) if row}
                 self._done += sum(row is not None for row in rows)
                 tensor = None if all(rows) else self._checkpoint.read(info)
@@ -240,16 +235,14 @@ class _Scanner:
                 yield _Matrix(info, name, weight, key)
 
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
-        weight, rounded = matrix.weight, self._settings["as"]
+        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self._settings["as"]
         if rounded != "stored":
-            weight = weight.to(torch_dtype(rounded))
+            weight, dtype = weight.to(torch_dtype(rounded)), f"{dtype}→{rounded}"
         try:
             how = {key: self._settings[key] for key in ("method", "device")}
-            row = measure(weight, matrix.name, **how)
+            return matrix, measure(weight, matrix.name, **how) | {"dtype": dtype}
         except KappaError as problem:
             return matrix, problem
-        stored = matrix.info.dtype
-        return matrix, {**row, "dtype": stored if rounded == "stored" else f"{stored}→{rounded}"}
 
     def _keep(self, matrix: _Matrix, found: dict[str, Any] | KappaError) -> None:
         self._done += 1
@@ -280,7 +273,7 @@ def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
         raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
     if dtype is not None:
         torch_dtype(dtype)
-    return {"method": method, "device": solvers.pick_device(device), "as": dtype or "stored"}
+    return {"method": method, "device": pick_device(device).type, "as": dtype or "stored"}
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -317,11 +310,10 @@ def _metadata(
     checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
 ) -> dict[str, Any]:
     shards = {info.shard: info for info in chosen if info.shard != "memory"}
-    hashes = {shard: checkpoint.digest(info) for shard, info in shards.items()}
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
-        "shards": hashes,
+        "shards": {shard: checkpoint.digest(info) for shard, info in shards.items()},
         "settings": settings,
         "versions": kappa_table.versions(),
     }
@@ -336,7 +328,7 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
     outputs = [profile.folder / "kappa.parquet", profile.folder / "kappa.csv"]
     inputs = {
         "weights": models.identity(profile.model),
-        "device": solvers.pick_device(profile.device),
+        "device": pick_device(profile.device).type,
         "versions": kappa_table.versions(),
         "numerics": NUMERICS,
     }

@@ -28,7 +28,6 @@ from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
 from kappa_lib.spectra.extremes import End, Tall, gram_error
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
-from kappa_lib.weights import models
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
@@ -121,11 +120,6 @@ class Spectrum:
     def kappa(self) -> float:
         """σ₁ over the smallest non-zero singular value, eq. (1)."""
         return self.sigma_max / self.sigma_min
-
-
-def pick_device(device: str) -> str:
-    """Type of :func:`kappa_lib.weights.models.pick_device`."""
-    return models.pick_device(device).type
 
 
 def decompose(

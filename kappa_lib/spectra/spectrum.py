@@ -1,4 +1,4 @@
-"""Measures of one matrix's singular values: κ, log-volume, ranks, the null of its shape, change.
+"""Measures of one matrix's singular values: κ, volume, ranks, tail, the null of its shape, change.
 
 Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
 :func:`singular_values` returns it, and raise InputError otherwise. Functions that take
@@ -20,6 +20,17 @@ from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, ra
 # exp(-2/x - 2/x²) = 1/2, Edelman's limiting law (SIAM J. Matrix Anal. 9, 1988, Theorem 6.1).
 _LOG2 = math.log(2.0)
 EDELMAN_MEDIAN = (1.0 + math.sqrt(1.0 + 2.0 * _LOG2)) / _LOG2
+# Mean and standard deviation of the Tracy-Widom law of order 1 (Bornemann 2010).
+_TRACY_WIDOM = -1.2065335746, 1.2679883
+# Above this κ the Gram matrix' squared values no longer tell the smallest directions apart to
+# 1e-6 (their error is near κ²ε), and a full SVD takes its place.
+_GRAM_LIMIT = 1e5
+# Fewer eigenvalues than this do not make a tail.
+_SHORTEST = 20
+# Tails fitted together: few enough for their numbers to stay in the cache.
+_TAILS_AT_ONCE = 32
+# Interquartile range of a standard normal variable, as Spectrum rounds it.
+_IQR = 1.349
 
 
 def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> np.ndarray:
@@ -38,18 +49,14 @@ def rank_deficiency(s: np.ndarray, shape: tuple[int, int], rtol: float | None = 
     return int(np.count_nonzero(s <= rank_tolerance(shape, rtol) * s[0]))
 
 
-def kappa_of_spectrum(s: np.ndarray, shape: tuple[int, int], rtol: float | None = None) -> float:
-    """σ₁ over the smallest non-zero singular value, eq. (1)."""
-    rank = len(s) - rank_deficiency(s, shape, rtol)
-    return float(s[0] / s[rank - 1])
-
-
 def condition_number(
     weight: torch.Tensor | np.ndarray, *, rtol: float | None = None, method: str = "auto"
 ) -> float:
     """κ(W) = σ₁/σ_k, eq. (1), with σ_k the smallest that ``checks.rank_tolerance`` keeps."""
     matrix = as_matrix(weight)
-    return kappa_of_spectrum(singular_values(matrix, method), tuple(matrix.shape), rtol)
+    s = singular_values(matrix, method)
+    rank = len(s) - rank_deficiency(s, tuple(matrix.shape), rtol)
+    return float(s[0] / s[rank - 1])
 
 
 def log_volume(s: np.ndarray) -> float:
@@ -74,6 +81,65 @@ def stable_rank(s: np.ndarray) -> float:
     return float(np.square(s / s[0]).sum())
 
 
+def spectrum_snr(s: np.ndarray, shape: tuple[int, int]) -> float:
+    """Spectrum's signal-to-noise ratio of a weight matrix (Hartford et al., arXiv 2406.06623).
+
+    The noise level is estimated from the interquartile range of the singular values, the edge
+    (1+√β) times that parts signal from noise, and the ratio of their sums is divided by σ₁. The
+    edge lacks a factor √n that the Marchenko-Pastur law has; this is the published definition.
+
+    Infinite where nothing is left below the edge.
+    """
+    low, high = np.quantile(s, [0.25, 0.75])
+    beta = min(shape) / max(shape)
+    signal = s > (high - low) / _IQR * (1.0 + math.sqrt(beta))
+    noise = float(s[~signal].sum())
+    return math.inf if noise == 0 else float(s[signal].sum()) / noise / float(s[0])
+
+
+def power_law_tail(s: np.ndarray) -> tuple[float, float]:
+    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
+
+    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
+    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
+    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
+
+    Returns:
+        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
+        or a flat spectrum.
+    """
+    logs = 2.0 * np.log(np.sort(s[s > 0]))
+    n = len(logs)
+    if n < _SHORTEST or logs[0] == logs[-1]:
+        return math.nan, math.nan
+    sizes = n - np.arange(n - 1)
+    excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
+    # The last few starts can coincide with the maximum, which leaves no tail to fit.
+    usable = excess > 0
+    alphas = 1.0 + sizes[usable] / excess[usable]
+    starts = np.flatnonzero(usable)
+    best = int(np.argmin(_distances(logs, starts, alphas)))
+    return float(alphas[best]), float(np.exp(logs[starts[best]]))
+
+
+def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
+
+    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``.
+    """
+    found = np.empty(len(starts))
+    places = np.arange(len(logs))
+    for first in range(0, len(starts), _TAILS_AT_ONCE):
+        part = slice(first, first + _TAILS_AT_ONCE)
+        begin, lowest = starts[part, None], starts[first]
+        tails = logs[lowest:] - logs[begin]
+        seen = (places[lowest:] - begin) / (len(logs) - begin)
+        gaps = np.abs(-np.expm1((1.0 - alphas[part, None]) * np.maximum(tails, 0.0)) - seen)
+        # What lies before a tail's start is no part of it.
+        found[part] = np.where(seen >= 0, gaps, 0.0).max(axis=1)
+    return found
+
+
 def marchenko_pastur_kappa(rows: int, cols: int) -> float:
     """Typical κ of a rows × cols matrix of i.i.d. entries: what its shape alone decides.
 
@@ -96,15 +162,6 @@ def marchenko_pastur_kappa(rows: int, cols: int) -> float:
     finite_gap = (n - k + offset) / (math.sqrt(n) + math.sqrt(k - offset))
     use_edges = finite_gap <= 1.01 * gap
     return (math.sqrt(n) + math.sqrt(k)) / (gap if use_edges else finite_gap)
-
-
-# Above this κ the Gram matrix' squared values no longer tell the smallest directions apart to
-# 1e-6 (their error is near κ²ε), and a full SVD takes its place.
-_GRAM_LIMIT = 1e5
-
-
-# Mean and standard deviation of the Tracy-Widom law of order 1 (Bornemann 2010).
-_TRACY_WIDOM = -1.2065335746, 1.2679883
 
 
 def null_kappa_quantile(rows: int, cols: int, share: float) -> float:

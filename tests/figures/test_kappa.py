@@ -6,7 +6,7 @@ import pytest
 
 from kappa_lib.figures import kappa as figures
 from kappa_lib.spectra import kappa_table
-from kappa_lib.spectra.measures import MEASURES, rank_correlation
+from kappa_lib.spectra.kappa_table import MEASURES, rank_correlation
 from kappa_lib.spectra.selection import select
 from kappa_lib.weights import sizes
 

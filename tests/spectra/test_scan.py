@@ -46,7 +46,7 @@ def test_row_equals_numpy(llama):
 
 def test_columns_and_ranks(llama):
     table = scan(llama)
-    assert list(table.columns)[: len(kappa_table.COLUMNS)] == kappa_table.COLUMNS
+    assert list(table.columns)[: len(kappa_table.COLUMNS)] == list(kappa_table.COLUMNS)
     expected = table["kappa"].rank().astype(int)
     pd.testing.assert_series_equal(table["rank"], expected, check_names=False)
     assert set(table["rank_in_type"]) == {1, 2}
