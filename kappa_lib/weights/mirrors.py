@@ -100,7 +100,7 @@ class ModelHub:
     def fetch(self, into: Path, names: Collection[str]) -> None:
         from huggingface_hub import hf_hub_download
 
-        with tempfile.TemporaryDirectory(dir=into) as scratch, _quiet("huggingface_hub"):
+        with tempfile.TemporaryDirectory(dir=into) as scratch, _quiet_hub():
             for name in names:
                 try:
                     path = hf_hub_download(
@@ -191,9 +191,9 @@ class Tarball:
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's warnings (retries) off stderr; what matters comes as an exception."""
-    logger = logging.getLogger(name)
+def _quiet_hub() -> Iterator[None]:
+    """Keep the client's warnings (retries) off stderr; what matters comes as an exception."""
+    logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

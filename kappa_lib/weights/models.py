@@ -45,8 +45,6 @@ REVISIONS = {
     "meta-llama/Llama-3.2-1B-Instruct": "9213176726f574b556790deb65791e0c5aa438b6",
     "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
 }
-# Weights as safetensors, configuration and tokenizer; never pickles.
-_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
 _LOCAL = "or name a local folder that holds it"
 # First match wins: a gated repository is also a repository that was not found.
 _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
@@ -100,10 +98,7 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 @contextmanager
 def explained(name: str | Path) -> Iterator[None]:
-    """Turn whatever loading ``name`` from the hub (or a folder) raises into one clear error.
-
-    Args:
-        name: hub id or folder, as the profile has it.
+    """Turn whatever loading ``name``, a hub id or a folder, raises into one clear error.
 
     Raises:
         AssetError: what could not be had, the hub's own reason, and the next step.
@@ -114,23 +109,22 @@ def explained(name: str | Path) -> Iterator[None]:
     except (AssetError, SpaceError):
         raise
     except Exception as error:
-        if not isinstance(error, (*(kind for kind, _, _ in _REMEDIES), *_datasets_errors())):
+        remedies = list(_REMEDIES)
+        # A heavy package, which has raised nothing where it was never imported.
+        if datasets := sys.modules.get("datasets.exceptions"):
+            remedy = "check its files, " + _LOCAL
+            remedies.append((datasets.DatasetsError, "not readable as a data set", remedy))
+        if not isinstance(error, tuple(kind for kind, _, _ in remedies)):
             raise
-        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in _causes(error)):
+        causes = list(_causes(error))
+        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
             raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
-        found = (
+        why, remedy = next(
             (why, remedy)
-            for kind, why, remedy in _REMEDIES
-            if any(isinstance(cause, kind) for cause in _causes(error))
+            for kind, why, remedy in remedies
+            if any(isinstance(cause, kind) for cause in causes)
         )
-        why, remedy = next(found, ("not readable as a data set", "check its files, " + _LOCAL))
         raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
-
-
-def _datasets_errors() -> tuple[type[Exception], ...]:
-    """What ``datasets``, a heavy package, raises; nothing where it was never imported."""
-    module = sys.modules.get("datasets.exceptions")
-    return (module.DatasetsError,) if module else ()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -145,23 +139,19 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def snapshot(model: str) -> Path:
     """Fetch a model at its pinned revision with the hub's client, or find it in the hub's cache.
 
-    Returns:
-        A folder of safetensors, configuration and tokenizer, named after the commit.
-
-    Raises:
-        AssetError: gated, unknown or out of reach; says what to do.
-        SpaceError: the disk filled up on the way.
+    The folder, named after the commit, holds safetensors, configuration and tokenizer. Errors are
+    those of :func:`explained`.
     """
     with explained(model):
-        return Path(
-            snapshot_download(
-                model,
-                revision=REVISIONS.get(model),
-                allow_patterns=_PATTERNS,
-                # The same weights again: Meta's own format, Whisper's other precision.
-                ignore_patterns=["original/*", "*.fp32*"],
-            )
+        folder = snapshot_download(
+            model,
+            revision=REVISIONS.get(model),
+            # Weights as safetensors; never pickles.
+            allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"],
+            # The same weights again: Meta's own format, Whisper's other precision.
+            ignore_patterns=["original/*", "*.fp32*"],
         )
+    return Path(folder)
 
 
 def weights(model: str) -> Path:
@@ -272,12 +262,9 @@ def identity(model: str) -> dict[str, str]:
 def load(
     model: str, dtype: str = "float32", device: str = "cpu"
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """Load a causal language model with all parameters frozen, and its tokenizer.
+    """Load a profile's ``model`` with all parameters frozen, and its tokenizer.
 
-    Args:
-        model: a profile's ``model``.
-        dtype: ``float32``, ``bfloat16``, or ``auto``, see :func:`pick_dtype`.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    ``dtype`` and ``device`` may be ``auto``, see :func:`pick_dtype` and :func:`pick_device`.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -285,9 +272,7 @@ def load(
     source = weights(model)
     logging.disable_progress_bar()
     kind = getattr(torch, pick_dtype(dtype, device))
-    llm = AutoModelForCausalLM.from_pretrained(source, dtype=kind)
-    llm.requires_grad_(False)
-    llm.eval()
+    llm = AutoModelForCausalLM.from_pretrained(source, dtype=kind).requires_grad_(False).eval()
     return llm.to(pick_device(device)), tokenizer(model)
 
 

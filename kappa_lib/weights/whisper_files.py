@@ -143,10 +143,7 @@ def _as_whisper(source: Path, part: str) -> Iterator[None]:
 
 
 def decoder(source: Path) -> WhisperForCausalLM:
-    """The decoder of a CTranslate2 folder, fp32 and frozen; it reads what the encoder gives.
-
-    Args:
-        source: folder with ``model.bin``.
+    """The decoder of a folder with ``model.bin``, fp32, frozen; it reads what the encoder gives.
 
     Raises:
         CheckpointError: not a Whisper model, or not readable.
@@ -170,11 +167,9 @@ def decoder(source: Path) -> WhisperForCausalLM:
 
 
 def convert(source: Path, target: Path) -> Path:
-    """Write the encoder of a CTranslate2 folder as ``config.json`` and ``model.safetensors``.
+    """Write the encoder of a folder with ``model.bin`` as a Hugging Face folder, ``target``.
 
-    Args:
-        source: folder with ``model.bin``.
-        target: folder to make; a profile can name it as its ``encoder``.
+    A profile can name that as its ``encoder``.
 
     Raises:
         CheckpointError: not a Whisper model, or not readable.
