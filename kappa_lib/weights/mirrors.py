@@ -148,16 +148,15 @@ class DebianArchive:
     def _download(self, scratch: Path) -> Path:
         # The system's package lists may be empty and refreshing them needs root, so where they
         # do not know the package, lists of our own are read into the scratch folder.
-        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", self.package]
-        own = [f"Dir::State={scratch}/state", f"Dir::Cache={scratch}/cache"]
-        own = [word for option in own for word in ("-o", option)]
+        apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
+        own = [*apt, "-o", f"Dir::State={scratch}/state", "-o", f"Dir::Cache={scratch}/cache"]
         for part in ("state/lists/partial", "cache/archives/partial"):
             (scratch / part).mkdir(parents=True)
         try:
-            _run(download, scratch)
+            _run([*apt, "download", self.package], scratch)
         except AssetError:
-            _run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", *own, "update"], scratch)
-            _run([*download[:-2], *own, *download[-2:]], scratch)
+            _run([*own, "update"], scratch)
+            _run([*own, "download", self.package], scratch)
         return next(scratch.glob("*.deb"))
 
 

@@ -46,7 +46,7 @@ def said(monkeypatch):
 
 def asset(site, *names: str) -> Asset:
     mirrors = tuple(Tarball(f"{site.address}/{name}") for name in names)
-    return Asset("thing", PINS, mirrors, "CC0-1.0", "this test")
+    return Asset("thing", PINS, mirrors)
 
 
 def left_behind() -> list[str]:
@@ -110,7 +110,7 @@ def test_an_interrupt_leaves_nothing_under_the_final_name(site):
             (into / "one.bin").write_bytes(b"half")
             raise KeyboardInterrupt
 
-    thing = Asset("thing", PINS, (Interrupting(),), "CC0-1.0", "this test")
+    thing = Asset("thing", PINS, (Interrupting(),))
     with pytest.raises(KeyboardInterrupt):
         thing.get()
     assert left_behind() == []
@@ -184,7 +184,7 @@ def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
             super().fetch(into, names)
             shutil.copytree(into, thing.folder)
 
-    overtaken = Asset("thing", PINS, (Overtaken(f"{site.address}/good.tar.gz"),), "CC0-1.0", "t")
+    overtaken = Asset("thing", PINS, (Overtaken(f"{site.address}/good.tar.gz"),))
     folder = overtaken.get()
     assets.check(folder, PINS)
     assert left_behind() == ["thing"]
