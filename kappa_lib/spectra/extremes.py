@@ -48,9 +48,9 @@ class Tall:
     """
 
     def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
-        self._matrix = matrix
-        self._is_tall = matrix.shape[0] >= matrix.shape[1]
-        self.rows, self.k = matrix.shape if self._is_tall else matrix.shape[::-1]
+        self._matrix, self.shape = matrix, tuple(matrix.shape)
+        self._is_tall = self.shape[0] >= self.shape[1]
+        self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
         self.device = device
         # A matrix of a single block is widened once.
         self._kept: torch.Tensor | None = None

@@ -180,28 +180,27 @@ class _Matrix:
     key: str
 
 
+@dataclass
 class _Scanner:
     """One process' part of a scan: the rows of its matrices, and why some are missing."""
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        settings: dict[str, str],
-        finished: FinishedRows,
-        progress: Report | None,
-        infos: list[TensorInfo],
-    ) -> None:
-        self.failures = {problem.what: problem.what for problem in checkpoint.problems}
-        self.total = sum(len(matrix_names(info)) for info in infos)
-        self._checkpoint, self._settings, self._finished = checkpoint, settings, finished
-        self._progress, self._infos, self._done = progress, infos, 0
+    checkpoint: Checkpoint
+    settings: dict[str, str]
+    finished: FinishedRows
+    progress: Report | None
+    infos: list[TensorInfo]
+
+    def __post_init__(self) -> None:
+        self.failures = {problem.what: problem.what for problem in self.checkpoint.problems}
+        self.total = sum(len(matrix_names(info)) for info in self.infos)
+        self._done = 0
         self._rows: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         """Measure everything: small matrices side by side, then large ones one by one."""
-        on_cpu = self._settings["device"] == "cpu"
-        small = [i for i in self._infos if on_cpu and _singular_values(i) <= solvers.SIDE_BY_SIDE]
-        large = [info for info in self._infos if info not in small]
+        on_cpu = self.settings["device"] == "cpu"
+        small = [i for i in self.infos if on_cpu and _singular_values(i) <= solvers.SIDE_BY_SIDE]
+        large = [info for info in self.infos if info not in small]
         for found in solvers.side_by_side(self._measured, self._open(small)):
             self._keep(*found)
         for found in map(self._measured, self._open(large)):
@@ -217,10 +216,10 @@ class _Scanner:
             names = matrix_names(info)
             try:
                 keys = [self._key(info, name) for name in names]
-                rows = [self._finished.rows.get(key) for key in keys]
+                rows = [self.finished.rows.get(key) for key in keys]
                 self._rows |= {n: row for n, row in zip(names, rows, strict=True) if row}
                 self._done += sum(row is not None for row in rows)
-                tensor = None if all(rows) else self._checkpoint.read(info)
+                tensor = None if all(rows) else self.checkpoint.read(info)
             except KappaError as problem:
                 self.failures[info.name] = problem.what
                 self._done += len(names)
@@ -230,16 +229,16 @@ class _Scanner:
             for (name, weight), key in zip(matrices(info, tensor), keys, strict=True):
                 if name in self._rows:
                     continue
-                if self._progress:
-                    self._progress(self._done, self.total, name)
+                if self.progress:
+                    self.progress(self._done, self.total, name)
                 yield _Matrix(info, name, weight, key)
 
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
-        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self._settings["as"]
+        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self.settings["as"]
         if rounded != "stored":
             weight, dtype = weight.to(torch_dtype(rounded)), f"{dtype}→{rounded}"
         try:
-            how = {key: self._settings[key] for key in ("method", "device")}
+            how = {key: self.settings[key] for key in ("method", "device")}
             return matrix, measure(weight, matrix.name, **how) | {"dtype": dtype}
         except KappaError as problem:
             return matrix, problem
@@ -250,15 +249,15 @@ class _Scanner:
             self.failures[matrix.name] = found.what
             return
         self._rows[matrix.name] = found
-        self._finished.add(matrix.key, found)
+        self.finished.add(matrix.key, found)
 
     def _key(self, info: TensorInfo, name: str) -> str:
         """What a finished row is found by again; empty where none is kept."""
-        if self._finished.path is None:
+        if self.finished.path is None:
             return ""
-        source = self._checkpoint
+        source = self.checkpoint
         origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
-        return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
+        return fingerprint([*origin, self.settings, kappa_table.versions(), NUMERICS])
 
 
 def _singular_values(info: TensorInfo) -> int:

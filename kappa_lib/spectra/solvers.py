@@ -155,9 +155,9 @@ def decompose(
         tall = Tall(matrix, device)
         product = tall.gram()
     if method == "gram":
-        return _scaled(_by_gram(tall, product, matrix.shape, math.inf), unit)
+        return _scaled(_by_gram(tall, product, math.inf), unit)
     ends_only = method == "extremes" and tall.k >= ENDS_FROM
-    found = (_ends if ends_only else _by_gram)(tall, product, matrix.shape, tolerance)
+    found = (_ends if ends_only else _by_gram)(tall, product, tolerance)
     if found is None or found.kappa_error > tolerance:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
@@ -184,16 +184,14 @@ def _scaled(found: Spectrum, unit: float) -> Spectrum:
     )
 
 
-def _by_gram(
-    tall: Tall, product: torch.Tensor, shape: tuple[int, int], tolerance: float
-) -> Spectrum:
+def _by_gram(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum:
     """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
     trace = float(product.trace())
     eigenvalues = _eigenvalues(product)[::-1]
     values = np.sqrt(np.clip(eigenvalues, 0.0, None))
     errors = gram_error(tall.rows, tall.k, trace) / np.maximum(values, np.sqrt(trace) * EPS)
     label = "gram (dgemm, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
-    found = _assemble(values, errors, shape, label)
+    found = _assemble(values, errors, tall.shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
     factored = extremes.factor(product.cpu(), tall, values**2)
@@ -201,7 +199,7 @@ def _by_gram(
         return found
     end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
     values[-1], errors[-1] = end.value, end.error * end.value
-    return _assemble(values, errors, shape, f"{label}, refined")
+    return _assemble(values, errors, tall.shape, f"{label}, refined")
 
 
 def _eigenvalues(product: torch.Tensor) -> np.ndarray:
@@ -215,9 +213,7 @@ def _eigenvalues(product: torch.Tensor) -> np.ndarray:
     return torch.linalg.eigvalsh(product).cpu().numpy()
 
 
-def _ends(
-    tall: Tall, product: torch.Tensor, shape: tuple[int, int], tolerance: float
-) -> Spectrum | None:
+def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
     trace = float(product.trace())
     factored = extremes.factor(product.cpu(), tall)
@@ -228,11 +224,11 @@ def _ends(
     if _combined(top, bottom) > tolerance:
         bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
         label += ", refined"
-    floor = rank_tolerance(shape) * top.value * (1 + top.error)
+    floor = rank_tolerance(tall.shape) * top.value * (1 + top.error)
     if not bottom.value * (1 - bottom.error) > floor:
         return None
     return Spectrum(
-        shape=tuple(shape),
+        shape=tall.shape,
         method=label,
         sigma_max=top.value,
         sigma_min=bottom.value,
@@ -270,7 +266,7 @@ def _assemble(
     undecided = bool(np.any(np.abs(values - threshold) <= errors))
     ends = [End(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
     return Spectrum(
-        shape=tuple(shape),
+        shape=shape,
         method=method,
         sigma_max=ends[0].value,
         sigma_min=ends[1].value,
