@@ -44,8 +44,9 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
-def from_system(error: OSError) -> KappaError:
-    """What the operating system refuses (a path, a permission, room on the disk) as one of ours."""
+def from_system(error: KappaError | OSError) -> KappaError:
+    """What the operating system refuses (a path, a permission, room on the disk) as one of ours,
+    which stay as they are."""
     if isinstance(error, KappaError):
         return error
     reason = error.strerror or str(error) or type(error).__name__

@@ -6,7 +6,7 @@ import declared
 import pytest
 
 from kappa_lib import paths
-from kappa_lib.run.arguments import parser
+from kappa_lib.run.cli import parser
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 TREE = README.partition("## File tree")[2].split("```")[1].strip("\n").splitlines()

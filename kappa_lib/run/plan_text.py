@@ -1,5 +1,6 @@
 """A plan as text, and the rate of arithmetic that turns it into hours."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def known_rate(profile: Profile, tflops: float | None) -> Rate | None:
         InputError: a rate that is not positive.
     """
     if tflops is not None:
-        if tflops <= 0:
+        if not 0 < tflops < math.inf:
             raise InputError(f"{tflops} TFLOP/s is no rate", "give a positive number")
         return Rate(tflops * 1e12, "given")
     others = [profiles.load(name) for name in profiles.names() if name != profile.profile]
@@ -76,7 +77,7 @@ def device_memory(profile: Profile, gib: float | None) -> tuple[float, str] | No
         InputError: a size that is not positive.
     """
     if gib is not None:
-        if gib <= 0:
+        if not 0 < gib < math.inf:
             raise InputError(f"{gib} GiB is no memory", "give a positive number")
         return gib * GIB, f"{gib:g} GiB"
     if profile.device != "cpu" and torch.cuda.is_available():
@@ -209,8 +210,8 @@ def main_text(
     Raises:
         InputError: unknown profile, a model of unknown sizes, or a number that is not positive.
     """
-    if processes < 1:
-        raise InputError(f"{processes} processes can't work", "give a positive number")
+    if not 0 < processes < 1_000_000:
+        raise InputError(f"{processes} processes can't work", "give a number from 1 to 999999")
     profile = profiles.load(profile_name, **overrides)
     device = device_memory(profile, memory_gib)
     return text(Plan(profile, processes), device, known_rate(profile, tflops))

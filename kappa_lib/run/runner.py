@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
 
                 report.write(profile)
     except (KappaError, OSError) as error:
-        console.say(f"\n{from_system(error) if isinstance(error, OSError) else error}")
+        console.say(f"\n{from_system(error)}")
         return 1
     except KeyboardInterrupt:
         console.say("\ninterrupted; the same command goes on from the last finished stage")
