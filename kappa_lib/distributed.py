@@ -70,8 +70,8 @@ def barrier() -> None:
 
 def shut_down() -> None:
     """Wait for all processes, then take the connections between them down."""
+    barrier()
     if state := initialise():
-        state.wait_for_everyone()
         state.destroy_process_group()
 
 

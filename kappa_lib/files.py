@@ -35,14 +35,18 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def existing(folder: Path) -> Path:
+    """A folder that is there already: this one, or the nearest above it."""
+    return next(place for place in [folder, *folder.absolute().parents] if place.exists())
+
+
 def require_space(folder: Path, needed: int) -> None:
     """Refuse before writing when the disk that holds ``folder`` has fewer than ``needed`` bytes.
 
     Raises:
         SpaceError: naming the folder, the bytes needed and the bytes free.
     """
-    existing = next(p for p in [folder, *folder.parents] if p.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < needed:
         raise SpaceError(
             f"{folder}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free",
@@ -59,12 +63,12 @@ def require_folder(folder: Path) -> None:
     if "\0" in str(folder):
         raise InputError(f"{str(folder)!r}: not a path", "choose another folder for the output")
     try:
-        existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+        there = existing(folder)
     except OSError as error:
         raise from_system(error) from error
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        why = "not writable" if existing.is_dir() else "not a folder"
-        raise InputError(f"{folder}: {existing} is {why}", "choose another folder for the output")
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "not writable" if there.is_dir() else "not a folder"
+        raise InputError(f"{folder}: {there} is {why}", "choose another folder for the output")
 
 
 @contextmanager
@@ -114,15 +118,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, kind: Any = object) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        kind: what it has to hold, see :func:`fits`.
-
-    Raises:
-        InputError: not JSON, or something else in it.
-    """
+    """Read a JSON file that has to hold a ``kind``, see :func:`parse`."""
     return parse(path.read_bytes(), str(path), kind)
 
 
@@ -145,7 +141,7 @@ def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = 
     """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
 
     Raises:
-        InputError: cannot be read, or is not of ``kind``; names ``source``.
+        InputError: cannot be read, or does not fit ``kind`` (see :func:`fits`); names ``source``.
     """
     language = "JSON" if loads is json.loads else "YAML"
     try:
@@ -155,8 +151,7 @@ def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = 
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not {language}: {reason}", f"mend the {language}") from error
     if not fits(value, kind):
-        name = str(kind) if get_args(kind) else kind.__name__
-        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {name}")
+        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {kind}")
     return value
 
 

@@ -14,10 +14,14 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fits, parse, shown
 
 DTYPES = ("auto", "float32", "bfloat16")
-OPTIMISERS = ("adamw", "adafactor")
-SCHEDULES = ("decaying", "constant")
-WAYS = ("ddp", "fsdp2")
-TASKS = ("speech", "vowels")
+_CHOICES = {
+    "dtype": DTYPES,
+    "device": ("auto", "cpu", "cuda"),
+    "optimiser": ("adamw", "adafactor"),
+    "schedule": ("decaying", "constant"),
+    "parallel": ("ddp", "fsdp2"),
+    "task": ("speech", "vowels"),
+}
 # Of profiles and arms, which name files.
 _NAME = re.compile(r"\w[\w.-]{0,99}")
 # The corpora that need no folder of one's own, and their languages.
@@ -25,7 +29,6 @@ CORPORA = {
     **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
     **{"librispeech": "en", "mls_german": "de"},
 }
-_OWN_KEYS = {"folder", "language", "text"}
 
 
 @dataclass(frozen=True)
@@ -108,45 +111,41 @@ class Profile:
     tune_utterances: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _require(_NAME.fullmatch(self.profile), "profile", self.profile, "a plain name")
-        for arm in self.arms:
-            _require(_NAME.fullmatch(arm), "arms", arm, "a list of plain names")
+        def require(condition: Any, key: str, wanted: str) -> None:
+            _require(condition, key, getattr(self, key), wanted)
+
+        for item in fields(self):
+            kind = str(item.type) if get_args(item.type) else item.type.__name__
+            require(fits(getattr(self, item.name), item.type), item.name, f"of type {kind}")
+        require(_NAME.fullmatch(self.profile), "profile", "a plain name")
+        for name, choices in _CHOICES.items():
+            require(getattr(self, name) in choices, name, " or ".join(choices))
         for name in ("warm_batch", "steps", "batch", "eval_every", "max_new_tokens", "text_tokens"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive whole number")
+            require(getattr(self, name) > 0, name, "a positive whole number")
         for name in ("seed", "warm_steps", "lora_rank", "stop_loss"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(min(self.seeds, default=0) >= 0, "seeds", self.seeds, "0 or more, each")
-        _require(0 <= self.warm_dropout < 1, "warm_dropout", self.warm_dropout, "in [0, 1)")
+            require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("warm_lr", "lr"):
-            value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "a positive number")
-        _require(0 < self.share <= 0.5, "share", self.share, "in (0, 0.5], so that arms can differ")
-        _require(self.dtype in DTYPES, "dtype", self.dtype, ", ".join(DTYPES))
-        _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
-        _require(self.schedule in SCHEDULES, "schedule", self.schedule, " or ".join(SCHEDULES))
-        _require(self.optimiser in OPTIMISERS, "optimiser", self.optimiser, " or ".join(OPTIMISERS))
-        _require(self.parallel in WAYS, "parallel", self.parallel, " or ".join(WAYS))
-        _require(self.task in TASKS, "task", self.task, " or ".join(TASKS))
-        whole = "false with a lora_rank: LoRA leaves the tensors as they are"
-        _require(not (self.lora_rank and self.spectra), "spectra", self.spectra, whole)
-        alone = (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms
-        _require(not alone, "arms", self.arms, "without adaptor_only, for no adaptor is trained")
+            require(0 < getattr(self, name) < math.inf, name, "a positive number")
+        require(self.seeds, "seeds", "at least one seed")
+        require(min(self.seeds) >= 0, "seeds", "0 or more, each")
+        require(0 <= self.warm_dropout < 1, "warm_dropout", "in [0, 1)")
+        require(0 < self.share <= 0.5, "share", "in (0, 0.5], so that arms can differ")
+        require(self.arms, "arms", "at least one selection")
+        require(all(map(_NAME.fullmatch, self.arms)), "arms", "a list of plain names")
         rates = set(self.arm_lr) <= set(self.arms) and all(x > 0 for x in self.arm_lr.values())
-        _require(rates, "arm_lr", self.arm_lr, "a positive number for some of the arms")
-        _require(
-            self.optimiser == "adamw" or self.parallel == "ddp",
-            "optimiser",
-            self.optimiser,
-            "adamw with parallel: fsdp2, which shards AdamW's states anyway",
-        )
-        _require(self.arms, "arms", self.arms, "at least one selection")
-        _require(self.seeds, "seeds", self.seeds, "at least one seed")
+        require(rates, "arm_lr", "a positive number for some of the arms")
+        whole = "false with a lora_rank: LoRA leaves the tensors as they are"
+        require(not (self.lora_rank and self.spectra), "spectra", whole)
+        alone = (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms
+        require(not alone, "arms", "without adaptor_only, for no adaptor is trained")
+        states = "adamw with parallel: fsdp2, which shards AdamW's states anyway"
+        require(self.optimiser == "adamw" or self.parallel == "ddp", "optimiser", states)
         _check_corpora(self.corpora)
+        known = [*CORPORA, *self.corpora]
         for name in ("train_utterances", "test_utterances", "tune_utterances"):
-            value, known = getattr(self, name), [*CORPORA, *self.corpora]
-            fits = set(value) <= set(known) and all(n >= 0 for n in value.values())
-            _require(fits, name, value, f"counts for some of {', '.join(known)}")
+            counts = getattr(self, name)
+            possible = set(counts) <= set(known) and all(n >= 0 for n in counts.values())
+            require(possible, name, f"counts for some of {', '.join(known)}")
 
     @property
     def folder(self) -> Path:
@@ -188,13 +187,6 @@ def _require(condition: Any, key: str, value: Any, wanted: str) -> None:
         raise InputError(f"profile key {key!r} is {shown(value)}", f"it has to be {wanted}")
 
 
-def _check_types(profile: Profile) -> None:
-    for item in fields(profile):
-        value = getattr(profile, item.name)
-        kind = str(item.type) if get_args(item.type) else item.type.__name__
-        _require(fits(value, item.type), item.name, value, f"of type {kind}")
-
-
 def parse_setting(text: str) -> tuple[str, Any]:
     """Key and value of a ``--set KEY=VALUE``, the value written as in a profile's YAML.
 
@@ -210,25 +202,24 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
     for name, settings in corpora.items():
         key = f"corpora: {name}"
-        fits = re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) and name not in CORPORA
+        fits = re.fullmatch(r"[A-Za-z0-9_-]+", name) and name not in CORPORA
         _require(fits, key, name, f"letters, digits, - and _, and none of {', '.join(CORPORA)}")
         wanted = "a folder, a language (en, de, ...) and text, the transcripts' column"
-        fits = isinstance(settings, dict) and set(settings) == _OWN_KEYS
-        _require(fits and all(isinstance(v, str) for v in settings.values()), key, settings, wanted)
+        _require(set(settings) == {"folder", "language", "text"}, key, settings, wanted)
         fits = re.fullmatch("[a-z]{2,3}", settings["language"])
         _require(fits, f"{key}: language", settings["language"], "a code, for instance en or de")
 
 
-def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The values with the folders of own corpora absolute, where they were relative to ``folder``.
 
     Notebooks work in their own folder, where a relative path leads elsewhere.
     """
     corpora = values.get("corpora")
     if not isinstance(corpora, dict):
-        return dict(values)
+        return values
     anchored = {
-        name: {**own, "folder": str(folder / Path(own["folder"]).expanduser())}
+        name: {**own, "folder": str(folder / paths.expanded(own["folder"]))}
         if isinstance(own, dict) and isinstance(own.get("folder"), str)
         else own
         for name, own in corpora.items()
@@ -236,19 +227,22 @@ def _anchored(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {**values, "corpora": anchored}
 
 
+def _files() -> dict[str, Path]:
+    """Name → file of the profiles that need no path: the package's and ``notebooks/profiles``'.
+
+    A file in the clone's ``notebooks/profiles`` hides one of the same name in the package.
+    """
+    folders = (paths.DATA / "profiles", paths.OWN_PROFILES)
+    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+
+
 def names() -> list[str]:
-    """Names of the profiles that need no path: the package's and ``notebooks/profiles``'."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
-
-
-def _folders() -> tuple[Path, Path]:
-    return paths.OWN_PROFILES, paths.DATA / "profiles"
+    """Names of the profiles that need no path."""
+    return sorted(_files())
 
 
 def find(name: str) -> Path:
     """The YAML file of a profile, given its name or, ending in ``.yaml``, its path.
-
-    A file in the clone's ``notebooks/profiles`` hides one of the same name in the package.
 
     Raises:
         InputError: there is none.
@@ -258,9 +252,8 @@ def find(name: str) -> Path:
         if path.is_file():
             return path.resolve()
         raise InputError(f"there is no profile file {path}", "check the path")
-    for folder in _folders() if _NAME.fullmatch(name) else ():
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
+    if path := _files().get(name):
+        return path
     raise InputError(
         f"there is no profile {name!r}",
         f"use one of {', '.join(names())}, or the path of a YAML file",
@@ -281,21 +274,16 @@ def load(name: str, **overrides: Any) -> Profile:
         raise InputError(
             f"{path}: its key profile is {shown(values['profile'])}", f"write profile: {path.stem}"
         )
-    return _build(_anchored(values, path.parent), path.name, _anchored(overrides, Path.cwd()))
-
-
-def _build(values: Mapping[str, Any], source: str, overrides: Mapping[str, Any]) -> Profile:
     known = {item.name for item in fields(Profile)}
-    unknown = sorted((set(values) | set(overrides)) - known)
-    if unknown:
+    if unknown := sorted((set(values) | set(overrides)) - known):
         raise InputError(
-            f"{source}: unknown profile key {', '.join(map(repr, unknown))}",
+            f"{path.name}: unknown profile key {', '.join(map(repr, unknown))}",
             f"the keys are {', '.join(sorted(known))}",
         )
-    missing = sorted(known - {"corpora", *_ADDED} - set(values))
-    if missing:
-        raise InputError(f"{source}: missing profile key {', '.join(missing)}", "add it")
-    return replace(Profile(**values), **overrides)
+    if missing := sorted(known - {"corpora", *_ADDED} - set(values)):
+        raise InputError(f"{path.name}: missing profile key {', '.join(missing)}", "add it")
+    filed = Profile(**_anchored(values, path.parent))
+    return replace(filed, **_anchored(overrides, Path.cwd()))
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Profile:

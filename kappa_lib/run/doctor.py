@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
+from kappa_lib.files import existing
 from kappa_lib.weights import assets, models
 
 GB = 1e9
@@ -135,9 +136,8 @@ def disk() -> Iterator[Check]:
         ("cache", paths.cache(), "KAPPA_HOME"),
         ("results", results, "KAPPA_RESULTS"),
     ):
-        existing = next(place for place in [folder, *folder.parents] if place.exists())
         remedy = f"free some space, or point {variable} at a larger disk"
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(existing(folder)).free
         yield _amount(f"disk free for {name} ({folder})", free, DISK_ENOUGH, DISK_LEAST, remedy)
 
 
