@@ -243,8 +243,8 @@ def init_profile(options: argparse.Namespace) -> int:
     """``kappa init-profile``: a folder of recordings → a commented profile to start from."""
     from kappa_lib.run import init_profile as writer
 
-    made = writer.text(options.speech, options.language, options.text, options.model, options.out)
-    writer.write(options.out, made)
+    given = options.speech, options.language, options.text, options.model
+    writer.write(options.out, *given)
     print(f"{options.out}: read it, then `bash reproduce.sh --profile {options.out}`")
     return 0
 
