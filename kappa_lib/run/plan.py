@@ -24,19 +24,10 @@ RESERVE = 2 * 2**30  # bytes: CUDA context, workspaces and fragmentation
 AS_IT_IS, NOT_HERE = "as it is", "not in this code"
 # Fixed by the shapes: types and their quotas decide, whichever tensors of a type are taken.
 BY_SHAPE = (
-    "lowest_in_type",
-    "highest_in_type",
-    "lower_of_neighbours",
-    "higher_of_neighbours",
-    "mlp",
-    "attention",
-    "mlp_matched_size",
-    "attention_matched_size",
-    "value",
-    "key",
-    "all",
+    "lowest_in_type", "highest_in_type", "lower_of_neighbours", "higher_of_neighbours", "mlp",
+    "attention", "mlp_matched_size", "attention_matched_size", "value", "key", "all",
     "adaptor_only",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,8 +38,8 @@ class Recipe:
         name: in words.
         optimiser: the profile's key.
         extra: bytes a trained parameter takes beside its place among the frozen ones.
-        gradient, states, temporaries: bytes a trained parameter of its gradient, the optimiser's
-            states and an update's temporaries.
+        states, temporaries: bytes a trained parameter of the optimiser's states and an update's
+            temporaries; its gradient takes 4.
         checkpointing: whether only the layers' inputs are kept for the backward pass.
         shards: devices over which weights, gradients and states are spread.
         offload: whether the optimiser's states live in the host's memory.
@@ -57,7 +48,6 @@ class Recipe:
     name: str
     optimiser: str
     extra: float
-    gradient: float
     states: float
     temporaries: float = 0.0
     checkpointing: bool = False
@@ -80,22 +70,15 @@ class Recipe:
         return " ".join(filter(None, words)) or AS_IT_IS
 
 
-_ADAMW = {
-    # An update that is not fused has temporaries as large as the gradients.
-    "float32": Recipe("fp32, AdamW", "adamw", 0, 4, 8, 4),
-    # fp32 for what trains: 2 bytes more for the weight.
-    "bfloat16": Recipe(
-        "fp32 for what trains, AdamW, layers recomputed", "adamw", 2, 4, 8, checkpointing=True
-    ),
-}
-
-
 def recipes(profile: Profile, processes: int = 1) -> tuple[Recipe, ...]:
     """What ``kappa train --processes N`` does for a profile, then other ways to hold its arms."""
-    adamw = _ADAMW[profile.dtype]
-    if adamw.checkpointing and profile.device == "cpu":
-        name = adamw.name.removesuffix(", layers recomputed")
-        adamw = replace(adamw, name=name, checkpointing=False)
+    if profile.dtype == "float32":
+        # An update that is not fused has temporaries as large as the gradients.
+        adamw = Recipe("fp32, AdamW", "adamw", extra=0, states=8, temporaries=4)
+    else:  # fp32 for what trains: 2 bytes more for the weight
+        recomputed = profile.device != "cpu"
+        name = "fp32 for what trains, AdamW" + ", layers recomputed" * recomputed
+        adamw = Recipe(name, "adamw", extra=2, states=8, checkpointing=recomputed)
     # Row and column averages are thousandths of a byte a parameter; tensors update in turn.
     name = adamw.name.replace("AdamW", "Adafactor")
     adafactor = replace(adamw, name=name, optimiser="adafactor", states=0.01, temporaries=0.0)
@@ -242,7 +225,7 @@ class Plan:
         processes = recipe.shards if sharded else self.processes
         kept = 0.0 if recipe.offload else recipe.states * trained + 8 * self.adaptor
         weights = size * llm.parameters + recipe.extra * trained + 4 * self.adaptor
-        gradients = (recipe.gradient * trained + 4 * self.adaptor) / recipe.shards
+        gradients = 4 * (trained + self.adaptor) / recipe.shards
         batch = -(-self.profile.batch // processes)
         training = activations(llm, size, load, batch, recipe.checkpointing)
         longest = load.longest + self.profile.max_new_tokens
