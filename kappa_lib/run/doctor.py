@@ -187,11 +187,7 @@ def data(verify: bool = False) -> Iterator[Check]:
 
 
 def examine(verify: bool = False) -> Iterator[Check]:
-    """Every finding about this machine, in the order of the steps of a run.
-
-    Args:
-        verify: hash every cached file.
-    """
+    """Every finding about this machine, in the order of the steps of a run; see :func:`data`."""
     for check in (python, packages, kernel, disk, memory, device):
         yield from check()
     yield from data(verify)

@@ -38,8 +38,14 @@ def launch(arguments: Sequence[str], processes: int, device: str = "auto") -> No
         ProcessError: a process failed or was killed: which, how, and what to do.
         KeyboardInterrupt: interrupted or asked to end.
     """
+    if processes < 1:
+        raise InputError(f"{processes} processes can't work", "give a positive number")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    _check(processes, on_cpu)
+    if not on_cpu and processes > (found := torch.cuda.device_count()):
+        raise InputError(
+            f"{processes} processes need a GPU each, and {found} are visible",
+            "start fewer, or more machines with `accelerate launch`",
+        )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     changes = {"OMP_NUM_THREADS": str(max(1, (cores or 1) // processes))} | os.environ
     if on_cpu:
@@ -67,16 +73,6 @@ def _unchanged_afterwards() -> Iterator[None]:
         os.environ.update(environment)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _check(processes: int, on_cpu: bool) -> None:
-    if processes < 1:
-        raise InputError(f"{processes} processes can't work", "give a positive number")
-    if not on_cpu and processes > (found := torch.cuda.device_count()):
-        raise InputError(
-            f"{processes} processes need a GPU each, and {found} are visible",
-            "start fewer, or more machines with `accelerate launch`",
-        )
 
 
 def _explained(error: ChildFailedError, processes: int) -> ProcessError:

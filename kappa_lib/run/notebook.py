@@ -57,10 +57,13 @@ class Record:
 
     def current(self, name: str, key: str) -> bool:
         """Whether ``name`` was executed with ``key`` and its files are as it left them."""
-        note = self.notes[name]
-        if note.get("key") != self._chained(name, key) or self.interrupted(name):
+        if self.notes[name].get("key") != self._chained(name, key) or self.interrupted(name):
             return False
-        return all(self._hash(path) == digest for path, digest in self._answers_for(name).items())
+        # A file answers to the last notebook that has written it.
+        later = self.order[self.order.index(name) + 1 :]
+        others = set().union(*map(self._files, later))
+        own = {path: h for path, h in self._files(name).items() if path not in others}
+        return all(self._hash(path) == digest for path, digest in own.items())
 
     def interrupted(self, name: str) -> bool:
         """Whether an earlier call began ``name`` and did not finish it."""
@@ -81,7 +84,7 @@ class Record:
             key: fingerprint of what decided the execution, data apart.
             executed: the copy, under another name until now.
         """
-        kept = {p: h for p, h in self.notes[name].get("files", {}).items() if self._hash(p)}
+        kept = {p: h for p, h in self._files(name).items() if self._hash(p)}
         written = kept | {path: self._hash(path) for path in self._since(self.mark(name))}
         note = {"key": self._chained(name, key), "files": written}
         notebook = nbformat.read(executed, as_version=4)
@@ -95,20 +98,15 @@ class Record:
         path = self.executed(name)
         return dict(files.read_json(path)["metadata"].get("kappa", {})) if path.is_file() else {}
 
+    def _files(self, name: str) -> dict[str, str]:
+        """Path → hash of the files that a notebook wrote."""
+        return self.notes[name].get("files", {})
+
     def _chained(self, name: str, key: str) -> str:
         """The key with the data that all notebooks before ``name`` have left."""
-        before = self.order[: self.order.index(name)]
-        data = [
-            {p: h for p, h in self.notes[other].get("files", {}).items() if not p.endswith(_DRAWN)}
-            for other in before
-        ]
+        before = map(self._files, self.order[: self.order.index(name)])
+        data = [{p: h for p, h in left.items() if not p.endswith(_DRAWN)} for left in before]
         return files.fingerprint([key, data])
-
-    def _answers_for(self, name: str) -> dict[str, str]:
-        """The files that ``name`` wrote and no notebook after it has written since."""
-        later = self.order[self.order.index(name) + 1 :]
-        others = set().union(*(self.notes[other].get("files", {}) for other in later))
-        return {p: h for p, h in self.notes[name]["files"].items() if p not in others}
 
     def _hash(self, path: str) -> str | None:
         file = self.folder / path
@@ -118,9 +116,8 @@ class Record:
         began, found = mark.stat().st_mtime_ns, []
         for path in sorted(self.folder.rglob("*")):
             relative = path.relative_to(self.folder)
-            if relative.parts[0] in _NOT_TRACKED or ".partial" in path.name or not path.is_file():
-                continue
-            if path.stat().st_mtime_ns >= began:
+            tracked = relative.parts[0] not in _NOT_TRACKED and ".partial" not in path.name
+            if tracked and path.is_file() and path.stat().st_mtime_ns >= began:
                 found.append(str(relative))
         return found
 
@@ -211,17 +208,16 @@ def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
-        raise NotebookError(_cell_message(notebook, error, partial), _CELL_REMEDY) from error
+        remedy = "after a change, the same command goes on from the last finished stage"
+        raise NotebookError(_cell_message(notebook, error, partial), remedy) from error
     except DeadKernelError as error:
-        raise NotebookError(_dead_message(notebook, partial), _DEAD_REMEDY) from error
+        remedy = (
+            "most often the system ended it for want of memory: close other programs or take a"
+            " smaller profile, then call the same command again; it goes on from the last finished"
+            " stage"
+        )
+        raise NotebookError(_dead_message(notebook, partial), remedy) from error
     return partial
-
-
-_CELL_REMEDY = "after a change, the same command goes on from the last finished stage"
-_DEAD_REMEDY = (
-    "most often the system ended it for want of memory: close other programs or take a smaller "
-    "profile, then call the same command again; it goes on from the last finished stage"
-)
 
 
 def _cell_message(notebook: Path, error: PapermillExecutionError, partial: Path) -> str:
@@ -264,17 +260,16 @@ class _Engine(NBClientEngine):
 
 def _places(cells: list[NotebookNode]) -> dict[int, str]:
     """Index of each code cell → how a person finds it: number, of how many, under which heading."""
+    number = sum(cell.cell_type == "code" for cell in cells)
     heading, places = "", {}
     for index, cell in enumerate(cells):
         if cell.cell_type == "code":
-            places[index] = heading
+            where = f", {heading}" if heading else ""
+            places[index] = f"cell {len(places) + 1}/{number}{where}"
         titles = re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE)
         if cell.cell_type == "markdown" and titles:
             heading = titles[-1]
-    return {
-        index: f"cell {number}/{len(places)}" + (f", {heading}" if heading else "")
-        for number, (index, heading) in enumerate(places.items(), start=1)
-    }
+    return places
 
 
 papermill_engines.register(_ENGINE, _Engine)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TextIO
@@ -171,11 +172,6 @@ class Run:
             for path in self.notebooks
         )
 
-    def everything(self) -> None:
-        """All notebooks in order."""
-        for index, source in enumerate(self.notebooks, start=1):
-            self.notebook(source, f"[{index}/{len(self.notebooks)}]")
-
 
 class Timings:
     """``timings.json``: seconds of the installation, and of each notebook and its stages.
@@ -285,14 +281,13 @@ def main(arguments: list[str] | None = None) -> int:
             )
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
-        if (
-            options.processes != 1
-            and Run(profile, notebooks, console, options.force, options.profile).stale()
-        ):
+        begun = partial(Run, profile, notebooks, console, options.force, options.profile)
+        if options.processes != 1 and begun().stale():
             _train_together(options, profile, console)
         with files.alone(profile.folder):
-            execution = Run(profile, notebooks, console, options.force, options.profile)
-            execution.everything()
+            execution = begun()
+            for index, source in enumerate(notebooks, start=1):
+                execution.notebook(source, f"[{index}/{len(notebooks)}]")
             # A report on a part of the notebooks would have to do the others' work.
             if not options.only:
                 from kappa_lib.evidence import report  # heavy
