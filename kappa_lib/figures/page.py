@@ -124,18 +124,19 @@ def _drawn(
 
 def _picture(path: Path, figure: "Figure", words: str) -> dict[str, str]:
     """Save a figure as PNG; data URLs of it on light and on dark ground, and its words."""
-    links = {}
-    for ground in ("light", "dark"):
-        if ground == "dark":
-            _darken(figure)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=DPI)
-        data = stream.getvalue()
-        links[ground] = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        if ground == "light":
-            with replacing(path) as temporary:
-                temporary.write_bytes(data)
-    return {**links, "alt": words}
+    pictures = {"light": _png(figure)}
+    with replacing(path) as temporary:
+        temporary.write_bytes(pictures["light"])
+    _darken(figure)
+    pictures["dark"] = _png(figure)
+    encoded = {ground: base64.b64encode(data).decode() for ground, data in pictures.items()}
+    return {g: f"data:image/png;base64,{text}" for g, text in encoded.items()} | {"alt": words}
+
+
+def _png(figure: "Figure") -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
 
 
 def _darken(figure: "Figure") -> None:

@@ -22,11 +22,8 @@ def covariance_ellipses(kappas: Sequence[float], samples: Sequence[Array]) -> Fi
         angle = np.degrees(np.arctan2(directions[1, -1], directions[0, -1]))
         width, height = 4 * np.sqrt(variances[::-1])
         axis.plot(*points.T, ".", color=COLOURS[5], ms=2, alpha=0.4, rasterized=True)
-        axis.add_patch(
-            Ellipse(
-                (0, 0), width, height, angle=angle, fill=False, color=COLOURS[1], lw=2, zorder=3
-            )
-        )
+        outline = {"fill": False, "color": COLOURS[1], "lw": 2, "zorder": 3}
+        axis.add_patch(Ellipse((0, 0), width, height, angle=angle, **outline))
         axis.set(title=f"κ = {kappa:g}", xlabel="$y_1$", aspect="equal", xlim=(-4, 4), ylim=(-4, 4))
     axes[0][0].set_ylabel("$y_2$")
     return figure
@@ -54,12 +51,8 @@ def simplex(paths: Sequence[Array], energy: float) -> Figure:
         axis.plot(x, y, "-", color=COLOURS[1], lw=1.5)
         axis.plot(x[0], y[0], "o", color=COLOURS[1], ms=4)
     axis.plot(*_corners(np.full((1, 3), energy / 3)), "*", color="black", ms=11)
-    for text, x, y, lift in [
-        ("$t_1$", 0, 0, -5),
-        ("$t_2$", 1, 0, -5),
-        ("$t_3$", 0.5, 0.75**0.5, 5),
-    ]:
-        side = "top" if lift < 0 else "bottom"
+    for text, x, y in [("$t_1$", 0, 0), ("$t_2$", 1, 0), ("$t_3$", 0.5, 0.75**0.5)]:
+        side, lift = ("bottom", 5) if y else ("top", -5)
         offset = {"xytext": (0, lift), "textcoords": "offset points"}
         axis.annotate(f"all in {text}", (x, y), ha="center", va=side, **offset)
     axis.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.0), aspect="equal")

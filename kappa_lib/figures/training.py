@@ -96,14 +96,19 @@ def _caption(figure: Figure, note: str) -> None:
         figure.supxlabel(note, fontsize=8, color=COLOURS[1])
 
 
-def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Axes in one or two columns, that half a page's width still shows legibly."""
+def _grid(panels: int, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
+    """Axes over training in one or two columns, that half a page's width still shows legibly."""
     rows = -(-panels // columns)
     size = (1.2 + 3.2 * columns, height * rows + 0.5)
     figure, axes = new_figure(rows, columns, figsize=size, squeeze=False)
     for spare in axes.flat[panels:]:
         spare.remove()
-    return figure, list(axes.flat[:panels])
+    for axis in axes[:, 0]:
+        axis.set_ylabel(label)
+    used = list(axes.flat[:panels])
+    for axis in used[-columns:]:
+        axis.set_xlabel("training utterances")
+    return figure, used
 
 
 def wer_over_training(
@@ -127,7 +132,7 @@ def wer_over_training(
     if human_trained:
         titles["wer_en_human"] = titles["wer_en_human"].splitlines()[0]
     columns = [c for c in titles if c in found]
-    figure, axes = _grid(len(columns), 2, 2.6)
+    figure, axes = _grid(len(columns), 2, 2.6, "word error rate (%)")
     if intervals is not None:
         covered = len(intervals.drop_duplicates(["arm", "step"]))
         complete = covered == len(table.drop_duplicates(["arm", "step"]))
@@ -135,10 +140,6 @@ def wer_over_training(
     for axis, column in zip(axes, columns, strict=True):
         _curves(axis, table, column, 100, log=True, intervals=intervals)
         axis.set_title(titles[column], fontsize=10)
-    for axis in axes[-2:]:
-        axis.set_xlabel("training utterances")
-    for axis in axes[::2]:
-        axis.set_ylabel("word error rate (%)")
     over = "utterances" if table["seed"].nunique() == 1 else "utterances and seeds"
     whiskers = "" if intervals is None else f"; whiskers: 95 % over {over}"
     _finish(figure, table, "Word error rate over training", note, whiskers)
@@ -148,12 +149,10 @@ def wer_over_training(
 def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
     """General-text loss, KL from the base model and held-out loss against utterances seen."""
     columns = ("text_loss", "kl", "heldout_loss")
-    figure, axes = _grid(len(columns), 1, 2.0)
+    figure, axes = _grid(len(columns), 1, 2.0, "nats a token")
     for axis, column in zip(axes, columns, strict=True):
         _curves(axis, table, column, log=column == "heldout_loss")
         axis.set_title(TITLES[column], fontsize=10)
-        axis.set_ylabel("nats a token")
-    axes[-1].set_xlabel("training utterances")
     _finish(figure, table, "What the language model forgot and learned", note)
     return figure
 
@@ -169,15 +168,12 @@ def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
     losses = [f"text_{kind}" for kind in kinds]
     start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
     table = table.assign(**(table[losses] - start))
-    figure, axes = _grid(2 * len(kinds), 2, 2.1)
+    figure, axes = _grid(2 * len(kinds), 2, 2.1, "nats a token")
     for kind, left, right in zip(kinds, axes[::2], axes[1::2], strict=True):
         _curves(left, table, f"text_{kind}")
         _curves(right, table, f"kl_{kind}")
         left.set_title(f"{TEXTS[kind]}: rise of the loss", fontsize=10)
         right.set_title(f"{TEXTS[kind]}: KL from base", fontsize=10)
-        left.set_ylabel("nats a token")
-    for axis in axes[-2:]:
-        axis.set_xlabel("training utterances")
     _finish(figure, table, "What was forgotten of each text", note)
     return figure
 
