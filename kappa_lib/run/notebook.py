@@ -23,7 +23,6 @@ from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-import kappa_lib
 from kappa_lib import files, paths
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
@@ -157,8 +156,7 @@ def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -
 
 def execution_key(notebook: Path, profile: Profile) -> str:
     """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
-    package = Path(kappa_lib.__file__).parent
-    code = [p for p in sorted(package.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
+    code = [p for p in sorted(paths.PACKAGE.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
     code = [p for p in code if p.parent.name != "profiles"]  # the profile's values stand below
     cells = nbformat.read(notebook, as_version=4).cells
     return files.fingerprint(
@@ -166,7 +164,7 @@ def execution_key(notebook: Path, profile: Profile) -> str:
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
             "recordings": _recordings(profile),
-            "code": [[str(p.relative_to(package)), files.sha256(p)] for p in code],
+            "code": [[str(p.relative_to(paths.PACKAGE)), files.sha256(p)] for p in code],
             "pins": files.sha256(paths.LOCK),
             "python": platform.python_version(),
         }

@@ -198,14 +198,7 @@ def main_text(
     processes: int = 1,
     **overrides: Any,
 ) -> str:
-    """What ``kappa plan`` prints.
-
-    Args:
-        profile_name: a profile's name or path.
-        memory_gib: of the device to fit; a CUDA device found here otherwise.
-        tflops: sustained rate of one device; what finished runs measured here otherwise.
-        processes: a device each.
-        overrides: other values for the profile's keys.
+    """What ``kappa plan`` prints, see :func:`device_memory` and :func:`known_rate`.
 
     Raises:
         InputError: unknown profile, a model of unknown sizes, or a number that is not positive.

@@ -136,8 +136,8 @@ class Run:
         self.folder = profile.folder
         self.record = Record(self.folder, [path.stem for path in sources(notebooks[0].parent)])
         # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
-        path = profiles.find(source or profile.profile)
-        self.source = str(path) if source.endswith((".yaml", ".yml")) else profile.profile
+        by_path = source.endswith((".yaml", ".yml"))
+        self.source = str(profiles.find(source)) if by_path else profile.profile
         as_filed = profiles.load(self.source).values()
         self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
         self.timings = Timings(self.folder / "timings.json", console)
@@ -253,20 +253,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line of the runner; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kappa_lib.run.runner", description=__doc__)
     parser.add_argument("--profile", default="laptop", help="default: %(default)s")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NN", help="this notebook only"
-    )
+    several = {"action": "append", "default": []}
+    parser.add_argument("--only", metavar="NN", help="this notebook only", **several)
     parser.add_argument("--force", action="store_true", help="execute what is unchanged, too")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="another profile value"
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        metavar="N",
-        help="train in N processes, see kappa train",
-    )
+    parser.add_argument("--set", metavar="KEY=VALUE", help="another profile value", **several)
+    together = "train in N processes, see kappa train"
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help=together)
     options = parser.parse_args(arguments)
     # The kernels inherit it: a warning of the debugger would be the first line of every log.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
