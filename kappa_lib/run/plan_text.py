@@ -37,8 +37,8 @@ class Rate:
 def measured_rate(profile: Profile) -> Rate | None:
     """The mean rate of a profile's finished runs, from their ``provenance.json``.
 
-    A run's seconds a step over the arithmetic of a step (``Plan.work``), for one of
-    its processes; None where nothing has run.
+    The arithmetic of a step (``Plan.work``) over a run's seconds a step, for one of its
+    processes; None where nothing has run.
     """
     found, device = [], ""
     for path in sorted((profile.folder / "runs").glob("*/provenance.json")):
