@@ -151,7 +151,8 @@ def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = 
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not {language}: {reason}", f"mend the {language}") from error
     if not fits(value, kind):
-        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {kind}")
+        name = str(kind) if get_args(kind) else kind.__name__
+        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {name}")
     return value
 
 
