@@ -13,6 +13,9 @@ import torch
 from kappa_lib import __version__, paths
 
 PACKAGES = ("torch", "transformers", "numpy", "datasets", "jiwer", "ctranslate2")
+# Families of vector and matrix instructions: processors of one name differ in them, and so do the
+# digits of what they compute.
+INSTRUCTIONS = ("avx", "amx", "sve")
 
 
 def _git(*arguments: str) -> str | None:
@@ -38,6 +41,11 @@ def _processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
+def _instructions() -> list[str]:
+    found = torch.cpu.get_capabilities()
+    return sorted(name for name, has in found.items() if has and name.startswith(INSTRUCTIONS))
+
+
 def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Commit (and whether the tree was clean), versions, machine, threads, device and time."""
     changes = _git("status", "--porcelain")
@@ -50,6 +58,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if gpu else "cpu",

@@ -15,7 +15,7 @@ from kappa_lib.files import read_json
 from kappa_lib.text import markdown
 from kappa_lib.training.checkpoints import read_metrics
 
-MACHINE = ("processor", "threads", "device")
+MACHINE = ("processor", "instructions", "threads", "device")
 COLUMNS = ("run", "agrees", "WER, points", "general-text loss", "KL", "machines")
 
 
@@ -48,7 +48,8 @@ def _compared(mine: Path, theirs: Path) -> list[str]:
     wer = max(abs(a["wer"][c] - b["wer"][c]) for a, b in pairs for c in b["wer"])
     text, kl = (max(abs(a[k] - b[k]) for a, b in pairs) for k in ("text_loss", "kl"))
     machines = [read_json(folder / "provenance.json") for folder in (mine, theirs)]
-    apart = [key for key in MACHINE if machines[0][key] != machines[1][key]]
+    known = [key for key in MACHINE if all(key in machine for machine in machines)]
+    apart = [key for key in known if machines[0][key] != machines[1][key]]
     told = f"other {', '.join(apart)}" if apart else "alike by name"
     return ["no", f"{100 * wer:.2f}", f"{text:.4f}", f"{kl:.4f}", told]
 

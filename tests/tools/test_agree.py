@@ -44,6 +44,21 @@ def test_the_largest_difference_of_any_evaluation_is_told(mine):
     assert change(mine, edit) == [[RUN, "no", "12.50", "0.2500", "0.0000", "other threads"]]
 
 
+def test_instructions_count_where_both_runs_noted_them(mine):
+    path = mine / "runs" / RUN / "provenance.json"
+    write_json(path, read_json(path) | {"instructions": ["avx", "avx2"]})
+
+    def edit(rows):
+        rows[0]["kl"] += 0.5
+
+    assert change(mine, edit)[0][-1] == "alike by name"
+    theirs = mine / "theirs"
+    shutil.copytree(THEIRS / "runs" / RUN, theirs / "runs" / RUN)
+    path = theirs / "runs" / RUN / "provenance.json"
+    write_json(path, read_json(path) | {"instructions": ["avx"]})
+    assert agree.compare(mine, theirs)[0][-1] == "other instructions"
+
+
 def test_other_settings_are_not_compared(mine):
     path = mine / "runs" / RUN / "config.json"
     write_json(path, read_json(path) | {"lr": 1.0})
