@@ -61,7 +61,7 @@ class Profile:
             after each run.
         corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
             file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
-            ``kappa_lib.speech.own_speech``. None in the profiles of this package.
+            ``kappa_lib.speech.sources``. None in the profiles of this package.
         optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
         schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
         warm_dropout: share of the encoder's features that a step of the warm start does not see.

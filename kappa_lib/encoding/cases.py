@@ -15,7 +15,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.speech import audio, corpora, encoder, features
 from kappa_lib.text import about, carried
-from kappa_lib.training import texts
+from kappa_lib.training.evaluation import KINDS
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import assets, models, whisper_files
 
@@ -102,7 +102,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Cases:
     begin, width, last = tokenizer("")["input_ids"], sizes.length + 1, sizes.surgery_length + 1
     head, tail = sizes.input_windows * sizes.input_length, sizes.surgery_windows * last
     parts: list[tuple[Tensor, ...]] = []
-    for kind in texts.KINDS:
+    for kind in KINDS:
         ids = torch.tensor(tokenizer(carried(kind), add_special_tokens=False)["input_ids"])
         if len(ids) < head + sizes.blocks * width + tail:
             raise InputError(f"the text {kind} has {len(ids)} tokens", "ask for fewer windows")
@@ -111,7 +111,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Cases:
         parts.append((read, ids[len(ids) - tail :].reshape(-1, last), middle))
 
     def batches(windows: list[Tensor], given: int | None = -1) -> list[Batch]:
-        labels = [k for k, part in zip(texts.KINDS, windows, strict=True) for _ in part]
+        labels = [k for k, part in zip(KINDS, windows, strict=True) for _ in part]
         every = torch.cat(windows)
         inputs = torch.cat([torch.tensor(begin).long().expand(len(every), -1), every], dim=1)
         return [
@@ -178,6 +178,6 @@ def describe(model: str, speech: str | None) -> dict[str, dict[str, str]]:
         pin = assets.WHISPER_BASE.pins[0]
         weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
         return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
-    read = {kind: about()[kind]["sha256"] for kind in texts.KINDS}
+    read = {kind: about()[kind]["sha256"] for kind in KINDS}
     read = {"speech": f"test split of the profile {speech}"} if speech else read
     return {"model": models.identity(model), "texts": read}

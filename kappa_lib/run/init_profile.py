@@ -11,7 +11,7 @@ from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.profiles import CORPORA, Profile
 from kappa_lib.speech.corpora import sentence_key
-from kappa_lib.speech.own_speech import OwnSpeech
+from kappa_lib.speech.sources import OwnSpeech
 
 START = "laptop"  # the profile whose other values it takes
 TESTED = 0.1  # share of the sentences that are kept for testing, where the folder has no test part
@@ -24,7 +24,7 @@ def write(target: Path, folder: Path, language: str, column: str, model: str) ->
 
     Args:
         target: its file, which gives the profile its name.
-        folder: of the recordings, see :class:`kappa_lib.speech.own_speech.OwnSpeech`.
+        folder: of the recordings, see :class:`kappa_lib.speech.sources.OwnSpeech`.
         language: ``en``, ``de``, ….
         column: of the transcripts.
         model: ``smollm2-135m``, a folder or a model hub id.

@@ -175,7 +175,7 @@ def _recordings(profile: Profile) -> list[Any]:
     """The files of one's own corpora: sizes and times."""
     if not profile.corpora:
         return []
-    from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+    from kappa_lib.speech.sources import OwnSpeech  # heavy, and most profiles have none
 
     return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
 

@@ -14,9 +14,8 @@ from kappa_lib.errors import InputError
 from kappa_lib.profiles import Profile
 from kappa_lib.run.workload import FRAMES, activations, forward, workload
 from kappa_lib.spectra import kappa_table, selection
-from kappa_lib.training.evaluation import EVAL_BATCH
+from kappa_lib.training.evaluation import EVAL_BATCH, KINDS, WINDOW
 from kappa_lib.training.model import Adaptor
-from kappa_lib.training.texts import KINDS, WINDOW
 from kappa_lib.weights import models, sizes
 
 FLAC_BYTES = 18_500  # a second of read speech: LibriSpeech's train-clean-100 is 6.6 GB

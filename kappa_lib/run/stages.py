@@ -12,9 +12,8 @@ from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.spectral_change import record_spectral_change
 from kappa_lib.training.text_task import TextExperiment
-from kappa_lib.training.trainer import train
+from kappa_lib.training.trainer import record_spectral_change, train
 from kappa_lib.weights import models
 
 

@@ -46,7 +46,7 @@ def workload(profile: Profile) -> Workload:
     """What the profile's corpora mean for the language model."""
     lengths = dict(SECONDS)
     for name, own in profile.corpora.items():
-        from kappa_lib.speech.own_speech import OwnSpeech  # heavy, and most profiles have none
+        from kappa_lib.speech.sources import OwnSpeech  # heavy, and most profiles have none
 
         lengths[name] = OwnSpeech(**own).seconds()
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from hashlib import sha256
 
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from torch import Tensor
 
 from kappa_lib import distributed
@@ -13,8 +13,7 @@ from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages, say
 from kappa_lib.speech import audio, corpora, encoder, recorded
-from kappa_lib.speech.hub_speech import SOURCES
-from kappa_lib.speech.own_speech import OwnSpeech
+from kappa_lib.speech.sources import SOURCES, OwnSpeech
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.weights import models
 
@@ -56,6 +55,24 @@ class SpeechData:
         """Fingerprint of every utterance's id and text, training and test, and of ``own``."""
         tests = [[t.corpus, t.ids, t.texts] for t in self.tests]
         return fingerprint([self.ids, self.texts, tests, *filter(None, [self.own])])
+
+    def add(
+        self,
+        corpus: str,
+        language: str,
+        part: str,
+        ids: list[str],
+        texts: list[str],
+        features: list[Tensor],
+    ) -> None:
+        """Take the rows of a corpus: ``train`` to those of the others, ``test`` as a set."""
+        if part == "train":
+            self.ids.extend(ids)
+            self.texts.extend(texts)
+            self.features.extend(features)
+        elif ids:
+            self.tests.append(TestSet(corpus, language, ids, texts, features))
+        self.used.setdefault(corpus, {})[part] = len(ids)
 
     def first(self, counts: dict[str, int]) -> list[int]:
         """Indices of the first training items of each corpus, as many as asked for; all for {}.
@@ -110,14 +127,30 @@ def load(profile: Profile) -> SpeechData:
                 make_encoder,
                 partial(progress, f"encoding {corpus}"),
             )
-            _append(data, corpus, profile.language(corpus), part, items, encoded)
+            language = profile.language(corpus)
+            rows = list(zip(items["id"], items["text"], encoded, strict=True))
+            if part == "test":
+                rows = [row for row in rows if normalise(row[1], language)]
+            if emptied := len(items) - len(rows):
+                reasons = data.left_out.setdefault(corpus, {}).setdefault(part, {})
+                reasons["nothing left by the normaliser"] = emptied
+            if rows:
+                data.add(corpus, language, part, *map(list, zip(*rows, strict=True)))
     if not data.features or not data.tests:
         raise InputError(
             f"profile {profile.profile}: nothing to {'test' if data.features else 'train'} on",
             "raise the counts under train_utterances and test_utterances, or see what is missing",
         )
     if distributed.is_main_process():
-        write_json(profile.folder / "split.json", {"sha256": data.key, **_split(data)})
+        split = {
+            "sha256": data.key,
+            "missing": data.missing,
+            "left_out": data.left_out,
+            "used": data.used,
+            "train": dict(zip(data.ids, data.texts, strict=True)),
+            "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
+        }
+        write_json(profile.folder / "split.json", split)
     return data
 
 
@@ -125,47 +158,11 @@ def _build(data: SpeechData, profile: Profile, corpus: str, counts: tuple[int, i
     """The rows of a corpus; what is missing or was left out is noted in ``data``."""
     own = {name: OwnSpeech(**settings) for name, settings in profile.corpora.items()}
     if source := (SOURCES | own).get(corpus):
-        built = recorded.build(corpus, source, *counts, profile.seed)
-        data.left_out[corpus] = recorded.left_out(corpus, source, *counts, profile.seed)
-        return built
+        parts, data.left_out[corpus] = recorded.build(corpus, source, *counts, profile.seed)
+        return parts
     try:
         return corpora.build(corpus, *counts, profile.seed)
     except AssetError as error:
         data.missing[corpus] = str(error)
         say(f"WITHOUT {corpus}: the run goes on without these recordings. {error}")
         return DatasetDict()
-
-
-def _append(
-    data: SpeechData,
-    corpus: str,
-    language: str,
-    part: str,
-    items: Dataset,
-    features: list[Tensor],
-) -> None:
-    if part == "train":
-        data.ids.extend(items["id"])
-        data.texts.extend(items["text"])
-        data.features.extend(features)
-        data.used.setdefault(corpus, {})[part] = len(features)
-        return
-    keep = [i for i, text in enumerate(items["text"]) if normalise(text, language)]
-    if emptied := len(items) - len(keep):
-        reasons = data.left_out.setdefault(corpus, {}).setdefault(part, {})
-        reasons["nothing left by the normaliser"] = emptied
-    if not keep:
-        return
-    columns = ([column[i] for i in keep] for column in (items["id"], items["text"], features))
-    data.tests.append(TestSet(corpus, language, *columns))
-    data.used.setdefault(corpus, {})[part] = len(keep)
-
-
-def _split(data: SpeechData) -> dict:
-    return {
-        "missing": data.missing,
-        "left_out": data.left_out,
-        "used": data.used,
-        "train": dict(zip(data.ids, data.texts, strict=True)),
-        "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
-    }

@@ -1,8 +1,7 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
-A source is a corpus on the hub (:mod:`kappa_lib.speech.hub_speech`) or a folder of one's own
-(:mod:`kappa_lib.speech.own_speech`). Audio stays encoded until soundfile decodes it; what is kept
-is a typed row with 16-bit FLAC at 16 kHz, as of every other corpus here.
+Audio stays encoded until soundfile decodes it; what is kept is a typed row with 16-bit FLAC at
+16 kHz, as of every other corpus here.
 """
 
 from collections import Counter
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,31 +19,13 @@ from kappa_lib import files, paths
 from kappa_lib.errors import InputError
 from kappa_lib.progress import say
 from kappa_lib.speech import audio, encoder
+from kappa_lib.speech.sources import Source
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
 EXAMPLES = 10  # unusable rows that are named
 _FORMAT = 1  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
-
-
-class Source(Protocol):
-    """Where recordings come from; ``text`` is their transcripts' column, ``language`` theirs."""
-
-    text: str
-    language: str
-    lower_case: bool
-
-    def place(self, corpus: str) -> str:
-        """What a person calls it."""
-
-    def origin(self, corpus: str) -> Any:
-        """JSON-serialisable: what decides its rows."""
-
-    def items(
-        self, corpus: str, counts: dict[str, int], seed: int
-    ) -> dict[str, Iterator[dict[str, Any]]]:
-        """Undecoded rows of ``test`` and ``train``, shuffled; ``test`` has to be read first."""
 
 
 @dataclass
@@ -100,7 +81,7 @@ def build(
     test: int,
     seed: int,
     tell: Callable[[str], None] = say,
-) -> datasets.DatasetDict:
+) -> tuple[datasets.DatasetDict, dict[str, dict[str, int]]]:
     """Rows of a source, read once and kept; a second call reads what the first one kept.
 
     Rows are taken in an order that ``seed`` shuffles, so that few rows already have many speakers.
@@ -117,7 +98,8 @@ def build(
         tell: told what is read, what was left out, and what there is less of than asked for.
 
     Returns:
-        ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
+        ``train`` and ``test``, each with ``audio.FEATURES``, an empty part absent; and part →
+        reason → rows that were left out.
 
     Raises:
         InputError: negative count, missing folder or column, or no usable row.
@@ -125,31 +107,13 @@ def build(
     """
     if min(train, test, seed) < 0:
         raise InputError(f"corpus {corpus}: negative count or seed: {(train, test, seed)}")
-    folder = _target(corpus, source, train, test, seed)
+    key = files.fingerprint([_FORMAT, source.origin(corpus), train, test, seed])[:32]
+    folder = paths.cache() / "speech" / f"{corpus}-{key}"
     if not folder.is_dir():
         files.require_space(folder, (train + test) * _BYTES)
         tell(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
         _make(Reader(corpus, source), {"test": test, "train": train}, seed, folder, tell)
-    return audio.load_parts(folder)
-
-
-def left_out(
-    corpus: str, source: Source, train: int, test: int, seed: int
-) -> dict[str, dict[str, int]]:
-    """Part → reason → rows that :func:`build` left out for this request."""
-    return files.read_json(_target(corpus, source, train, test, seed) / "left_out.json")
-
-
-def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
-    """Relative path, bytes and time of change of every file below a folder."""
-    found = [(path, path.stat()) for path in sorted(folder.rglob(pattern)) if path.is_file()]
-    return [[str(p.relative_to(folder)), s.st_size, s.st_mtime_ns] for p, s in found]
-
-
-def _target(corpus: str, source: Source, train: int, test: int, seed: int) -> Path:
-    """Folder of a request's rows; what decides them is in its name."""
-    key = files.fingerprint([_FORMAT, source.origin(corpus), train, test, seed])[:32]
-    return paths.cache() / "speech" / f"{corpus}-{key}"
+    return audio.load_parts(folder), files.read_json(folder / "left_out.json")
 
 
 def _make(

@@ -10,14 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint
 from kappa_lib.speech.features import TestSet
 from kappa_lib.speech.transcripts import word_error_rate
-from kappa_lib.training import texts
+from kappa_lib.text import about, carried
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.precision import autocast
 
 EVAL_BATCH = 48
 HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
+# The general texts on which forgetting is measured, each an excerpt of about 24,000 characters;
+# ``data/texts/texts.json`` names source, licence and SHA-256, ``tools/texts.py`` how they were cut.
+KINDS = ("english", "german", "technical")
+WINDOW = 256  # predictions a window of them
 DIGITS = 6  # of the values that are kept for every window, in nats
 
 
@@ -64,6 +69,39 @@ def heldout_loss(model: SpeechLLM, tests: Sequence[TestSet]) -> tuple[float, dic
         found[test.corpus] = loss.item()
         total, count = total + loss.item() * tokens, count + tokens
     return total / count, found
+
+
+def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor]:
+    """The beginning of each general text as token ids, in windows that are read on their own.
+
+    Args:
+        tokenizer: the language model's.
+        tokens: predictions for each kind, rounded up to whole windows of 256.
+
+    Returns:
+        Kind → (windows, 257) token ids; the last id of a window is predicted only.
+
+    Raises:
+        InputError: a text has fewer tokens.
+    """
+    count = -(-tokens // WINDOW)
+    found = {}
+    for kind in KINDS:
+        ids = tokenizer(carried(kind), add_special_tokens=False)["input_ids"]
+        if len(ids) < count * (WINDOW + 1):
+            most = len(ids) // (WINDOW + 1) * WINDOW
+            raise InputError(
+                f"text_tokens={tokens} asks for more {kind} text than there is",
+                f"at most {most} with this tokenizer",
+            )
+        found[kind] = torch.tensor(ids[: count * (WINDOW + 1)]).reshape(count, WINDOW + 1)
+    return found
+
+
+def texts_identity(windows: dict[str, Tensor]) -> str:
+    """Hash of what :func:`text_windows` gave: the texts' hashes and their token ids."""
+    hashes = {kind: about()[kind]["sha256"] for kind in KINDS}
+    return fingerprint([hashes, {kind: ids.tolist() for kind, ids in windows.items()}])
 
 
 @dataclass(frozen=True)
@@ -118,7 +156,7 @@ class Forgetting:
     def __init__(
         self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> None:
-        self.windows = texts.windows(tokenizer, tokens)
+        self.windows = text_windows(tokenizer, tokens)
         self._all = [(kind, w) for kind, windows in self.windows.items() for w in windows]
         self._head = _checksum(llm)
         self._base: dict[int, Tensor] = {}

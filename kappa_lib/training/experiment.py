@@ -1,6 +1,7 @@
 """What a profile's runs share: model, data, evaluation, and the adaptor each seed starts from."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
@@ -16,8 +18,8 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech.features import SpeechData
-from kappa_lib.training import lora, parallel, texts
-from kappa_lib.training.evaluation import Forgetting, evaluate
+from kappa_lib.training import parallel
+from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
 from kappa_lib.training.warm_start import new_adaptor, warm_start
@@ -26,6 +28,9 @@ from kappa_lib.weights import models
 VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
 EVAL_KEYS = ("max_new_tokens", "text_tokens")
+# LoRA's α over its rank, the factor on BA. The same for every arm: where α alone is the same, an
+# arm of a higher rank is scaled down, and learns less for no reason of its own.
+LORA_SCALE = 2.0
 
 
 class Experiment:
@@ -80,7 +85,7 @@ class Experiment:
         """Make trainable what the profile says of a selection: its tensors, or LoRA beside them."""
         names = selection.tensors if selection else []
         if selection and self.profile.lora_rank:
-            names = lora.insert(self.llm, selection, seed)
+            names = insert_lora(self.llm, selection, seed)
             self._taken_apart = True
         chosen = model.unfreeze(names)
         if selection and parallel.is_sharded(self.accelerator):
@@ -124,17 +129,12 @@ class Experiment:
         """
         profile, path = self.profile, self._warm_path(seed)
         seed = profile.seed if profile.shared_start else seed
-        stage = Stage(
-            f"warm-seed{seed}",
-            profile.folder,
-            {
-                **self.describe(*WARM_KEYS, *EVAL_KEYS),
-                "seed": seed,
-                **profile.added("warm_dropout"),
-            },
-            [path, path.with_suffix(".json")],
-        )
-        if not distributed.broadcast(stage.done()):
+        inputs = {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed}
+        inputs |= profile.added("warm_dropout")
+        outputs = [path, path.with_suffix(".json")]
+        stage = Stage(f"warm-seed{seed}", profile.folder, inputs, outputs)
+
+        def make() -> dict[str, Any]:
             self.restore()
             # Small work that nothing is gained from sharing; the evaluation after it is not small.
             losses = self._train_adaptor(seed, path) if distributed.is_main_process() else []
@@ -142,11 +142,19 @@ class Experiment:
             with Progress(f"evaluating the start, seed {seed}", 1) as progress:
                 found = self.evaluate(self.speech_llm(seed))
                 progress.update()
+            return {**found, "ctc_loss": losses}
+
+        return self.kept(stage, make)
+
+    def kept(self, stage: Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What ``make`` returns, from a stage's last output where the stage is done already."""
+        if not distributed.broadcast(stage.done()):
+            found = make()
             if distributed.is_main_process():
-                write_json(path.with_suffix(".json"), {**found, "ctc_loss": losses})
+                write_json(stage.outputs[-1], found)
                 stage.finish()
             distributed.barrier()
-        return read_json(path.with_suffix(".json"))
+        return read_json(stage.outputs[-1])
 
     def _warm_path(self, seed: int) -> Path:
         start = self.profile.seed if self.profile.shared_start else seed
@@ -178,6 +186,32 @@ class Experiment:
             **self.profile.values(*keys),
             "weights": models.identity(self.profile.model),
             "split": self.data.key,
-            "general_text": texts.identity(self.forgetting.windows),
+            "general_text": texts_identity(self.forgetting.windows),
             "version": VERSION,
         }
+
+
+def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[str]:
+    """Put LoRA's pair of matrices (Hu et al. 2022, arXiv 2106.09685) beside each selected one.
+
+    The model is changed in place, by PEFT. B is zero, so that the model begins as it was; A is
+    drawn from ``seed``.
+
+    Args:
+        llm: without such matrices.
+        selection: of :func:`kappa_lib.spectra.selection.as_lora`; its size gives the rank.
+        seed: of the draw.
+
+    Returns:
+        Names of the new parameters.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and seldom needed
+
+    known = dict(llm.named_parameters())
+    selection.check(set(known))
+    rank = selection.parameters // sum(sum(known[name].shape) for name in selection.tensors)
+    config = LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, **selection.peft_targets())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, llm)
+    return [name for name, _ in llm.named_parameters() if name not in known and "lora_" in name]

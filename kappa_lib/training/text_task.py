@@ -15,12 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, read_json, write_json
+from kappa_lib.files import Stage, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import corpora
-from kappa_lib.speech.corpora import Utterance
-from kappa_lib.speech.features import SpeechData, TestSet
+from kappa_lib.speech.features import SpeechData
 from kappa_lib.training.experiment import EVAL_KEYS, Experiment
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.weights import models
@@ -46,25 +45,16 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         drawn = corpora.split(corpus, *counts, profile.seed)
-        data.ids.extend(u.id for u in drawn.train)
-        data.texts.extend(u.text for u in drawn.train)
-        data.features.extend(_questions(tokenizer, drawn.train))
-        if drawn.test:
-            ids, texts = [u.id for u in drawn.test], [u.text for u in drawn.test]
-            questions = _questions(tokenizer, drawn.test)
-            data.tests.append(TestSet(corpus, profile.language(corpus), ids, texts, questions))
-        data.used[corpus] = {"train": len(drawn.train), "test": len(drawn.test)}
+        for part, rows in (("train", drawn.train), ("test", drawn.test)):
+            ids, texts = [row.id for row in rows], [row.text for row in rows]
+            left = [tokenizer(without_vowels(text), add_special_tokens=False) for text in texts]
+            questions = [torch.tensor(found["input_ids"], dtype=torch.long) for found in left]
+            data.add(corpus, profile.language(corpus), part, ids, texts, questions)
     if not data.ids or not data.tests:
         raise InputError("nothing to train or to test on", "raise the counts of sentences")
     if distributed.is_main_process():
         write_json(profile.folder / "split.json", {"sha256": data.key, "used": data.used})
     return data
-
-
-def _questions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Utterance]) -> list[Tensor]:
-    texts = [without_vowels(row.text) for row in rows]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return [torch.tensor(ids, dtype=torch.long) for ids in found]
 
 
 class Written(nn.Module):
@@ -99,10 +89,4 @@ class TextExperiment(Experiment):
         path = self.profile.folder / "start.json"
         inputs = self.describe("model", "dtype", "task", *EVAL_KEYS)
         stage = Stage("start", self.profile.folder, inputs, [path])
-        if not distributed.broadcast(stage.done()):
-            found = self.evaluate(self.speech_llm(seed))
-            if distributed.is_main_process():
-                write_json(path, found)
-                stage.finish()
-            distributed.barrier()
-        return read_json(path)
+        return self.kept(stage, lambda: self.evaluate(self.speech_llm(seed)))

@@ -6,7 +6,7 @@ from kappa_lib.encoding import cases
 from kappa_lib.encoding.stability import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.text import carried
-from kappa_lib.training import texts
+from kappa_lib.training.evaluation import KINDS
 
 SMALL = cases.Sizes(2, 16, 3, 8, 2, 10)
 
@@ -19,14 +19,14 @@ def test_text_windows_lie_where_they_should_and_predict_the_next_token():
     found = cases.of_texts(tokenizer(), SMALL)
     ids = whole("german")
     (read,), (surgery,) = found.inputs, found.surgery
-    labels = [kind for kind in texts.KINDS for _ in range(2)]
+    labels = [kind for kind in KINDS for _ in range(2)]
     assert read.labels == surgery.labels == labels
     assert read.inputs["input_ids"][2:4].flatten().tolist() == ids[:32]
     assert surgery.inputs["input_ids"][3].tolist() == ids[-11:-1]
     assert surgery.targets[3].tolist() == ids[-10:]
     assert len(found.blocks) == 3
     ((block,), *_) = found.blocks[1:]
-    assert block.labels == list(texts.KINDS)
+    assert block.labels == list(KINDS)
     assert block.inputs["input_ids"][1].tolist() == ids[32 + 9 : 32 + 17]
     assert block.targets[1].tolist() == ids[32 + 10 : 32 + 18]
 
@@ -54,7 +54,7 @@ def test_windows_begin_with_the_token_that_a_tokenizer_begins_texts_with():
 def test_no_token_is_read_twice():
     with pytest.raises(InputError, match="ask for fewer windows"):
         cases.of_texts(tokenizer(), cases.Sizes(input_windows=1000))
-    count = min(len(whole(kind)) for kind in texts.KINDS)
+    count = min(len(whole(kind)) for kind in KINDS)
     fits = cases.Sizes(1, 16, (count - 32) // 9, 8, 1, 15)
     assert len(cases.of_texts(tokenizer(), fits).blocks) == fits.blocks
     with pytest.raises(InputError, match="ask for fewer windows"):

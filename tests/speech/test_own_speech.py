@@ -12,7 +12,7 @@ import soundfile
 from kappa_lib.errors import InputError
 from kappa_lib.speech import audio, recorded
 from kappa_lib.speech.corpora import sentence_key
-from kappa_lib.speech.own_speech import OwnSpeech
+from kappa_lib.speech.sources import OwnSpeech
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 datasets.disable_progress_bars()
@@ -28,7 +28,7 @@ ALL = 100  # more than any folder here has
 
 def build(folder, test, seed=0, train=ALL, tell=lambda _: None, text="text"):
     source = OwnSpeech(str(folder), "en", text)
-    return recorded.build(folder.name, source, train, test, seed, tell)
+    return recorded.build(folder.name, source, train, test, seed, tell)[0]
 
 
 def sound_folder(folder, texts, rate: int = 22_050, channels: int = 2):
@@ -83,7 +83,7 @@ def test_bad_rows_are_left_out_counted_and_named(tmp_path):
     assert kept == set(WORDS) - {"zero", "three", "four", "five"}
     assert lines[-1] == "speech mine: 7 rows left out"
     assert any("mine-000003: silent" in line and "(3.wav)" in line for line in lines)
-    found = recorded.left_out("mine", OwnSpeech(str(folder), "en", "text"), ALL, 1, 1)
+    _, found = recorded.build("mine", OwnSpeech(str(folder), "en", "text"), ALL, 1, 1)
     assert Counter(found["train"]) + Counter(found["test"]) == {
         "empty transcript": 1,
         "silent": 1,

@@ -8,11 +8,11 @@ import pytest
 
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import audio, recorded
-from kappa_lib.speech.hub_speech import SOURCES
+from kappa_lib.speech.sources import SOURCES
 
 
 def build(corpus, train, test, seed, tell=lambda _: None):
-    return recorded.build(corpus, SOURCES[corpus], train, test, seed, tell)
+    return recorded.build(corpus, SOURCES[corpus], train, test, seed, tell)[0]
 
 
 @pytest.fixture
@@ -75,10 +75,8 @@ def test_unusable_rows_are_left_out_counted_and_reported(corpora):
         "silent": 1,
         "not readable": 1,
     }
-    assert recorded.left_out("librispeech", SOURCES["librispeech"], 10, 2, 0) == {
-        "train": expected,
-        "test": {},
-    }
+    _, left_out = recorded.build("librispeech", SOURCES["librispeech"], 10, 2, 0)
+    assert left_out == {"train": expected, "test": {}}
     for reason, count in expected.items():
         assert f"speech librispeech: {count} train rows left out: {reason}" in lines
     assert "speech librispeech: 10 train rows asked for, 3 usable" in lines

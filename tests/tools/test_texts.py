@@ -5,7 +5,7 @@ import pytest
 
 from kappa_lib.errors import AssetError
 from kappa_lib.text import carried
-from kappa_lib.training import texts as kept
+from kappa_lib.training.evaluation import KINDS
 from tools import sentences, texts
 
 
@@ -13,7 +13,7 @@ from tools import sentences, texts
 @pytest.mark.parametrize(
     ("tool", "expected"),
     [
-        (texts, {kind: carried(kind) for kind in kept.KINDS}),
+        (texts, {kind: carried(kind) for kind in KINDS}),
         (sentences, {name: carried(name).splitlines() for name in ("en_open", "de_open")}),
     ],
     ids=["texts", "sentences"],

@@ -10,8 +10,7 @@ from torch.nn import functional
 from kappa_lib.errors import InputError
 from kappa_lib.speech.features import TestSet
 from kappa_lib.speech.transcripts import normalise, word_error_rate
-from kappa_lib.training import texts
-from kappa_lib.training.evaluation import Forgetting, batches, evaluate
+from kappa_lib.training.evaluation import WINDOW, Forgetting, batches, evaluate, text_windows
 from kappa_lib.training.model import Adaptor, SpeechLLM
 
 
@@ -65,22 +64,22 @@ def perturbed(seed=1):
 def test_text_loss_equals_a_sum_written_out_by_hand():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
     measured = Forgetting(llm, tokenizer, tokens=300).measure(llm)
-    for kind, windows in texts.windows(tokenizer, 300).items():
+    for kind, windows in text_windows(tokenizer, 300).items():
         total = 0.0
         for window in windows:
             with torch.no_grad():
                 logits = llm(window[None]).logits[0].double()
-            for place in range(texts.WINDOW):  # position i predicts token i + 1
+            for place in range(WINDOW):  # position i predicts token i + 1
                 row = logits[place]
                 total += row.logsumexp(0).item() - row[window[place + 1]].item()
-        assert measured[kind].tokens == 2 * texts.WINDOW
-        assert measured[kind].loss == pytest.approx(total / (2 * texts.WINDOW), abs=1e-5)
+        assert measured[kind].tokens == 2 * WINDOW
+        assert measured[kind].loss == pytest.approx(total / (2 * WINDOW), abs=1e-5)
         assert measured[kind].kl == 0
 
 
 def test_kl_equals_a_sum_over_the_vocabulary():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
-    forgetting = Forgetting(llm, tokenizer, tokens=texts.WINDOW)
+    forgetting = Forgetting(llm, tokenizer, tokens=WINDOW)
     other = perturbed()
     measured = forgetting.measure(other)
     assert list(measured) == ["english", "german", "technical"]
@@ -95,7 +94,7 @@ def test_kl_equals_a_sum_over_the_vocabulary():
 
 def test_the_base_model_s_log_probabilities_are_had_again_bit_for_bit():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
-    forgetting = Forgetting(llm, tokenizer, tokens=texts.WINDOW)
+    forgetting = Forgetting(llm, tokenizer, tokens=WINDOW)
     window = forgetting.windows["german"][0]
     before = functional.log_softmax(llm(window[None, :-1]).logits[0], -1)
     other = perturbed()

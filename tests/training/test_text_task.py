@@ -11,7 +11,7 @@ from kappa_lib.evidence import tables
 from kappa_lib.run import stages
 from kappa_lib.spectra import scan
 from kappa_lib.spectra.selection import as_lora, select
-from kappa_lib.training import lora
+from kappa_lib.training.experiment import insert_lora
 from kappa_lib.training.text_task import TextExperiment, load, without_vowels
 from kappa_lib.training.trainer import SMOOTHED
 
@@ -83,13 +83,13 @@ def test_inserted_matrices_change_nothing_until_they_are_trained():
     before = llama(input_ids=ids).logits
     table = scan.scan(llama)
     chosen = as_lora(table, select(table, "selected", 4), 8)
-    names = lora.insert(llama, chosen, seed=3)
+    names = insert_lora(llama, chosen, seed=3)
     parameters = dict(llama.named_parameters())
     assert len(names) == 8
     assert sum(parameters[name].numel() for name in names) == chosen.parameters
     assert torch.equal(llama(input_ids=ids).logits, before)
     other = tiny.llama()
-    again = lora.insert(other, chosen, seed=3)
+    again = insert_lora(other, chosen, seed=3)
     assert all(torch.equal(dict(other.named_parameters())[n], parameters[n]) for n in again)
 
 

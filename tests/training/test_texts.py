@@ -8,12 +8,12 @@ from kappa_lib import text
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import sha256
 from kappa_lib.text import about, carried
-from kappa_lib.training import texts
+from kappa_lib.training import evaluation
 
 ENOUGH = 4_000  # tokens of each kind, for an estimate to be worth something
 
 
-@pytest.mark.parametrize("kind", texts.KINDS)
+@pytest.mark.parametrize("kind", evaluation.KINDS)
 def test_a_text_has_its_pinned_bytes_enough_tokens_and_ends_with_a_sentence(kind):
     found = carried(kind)
     assert sha256(text.TEXTS / f"{kind}.txt") == about()[kind]["sha256"]
@@ -24,7 +24,7 @@ def test_a_text_has_its_pinned_bytes_enough_tokens_and_ends_with_a_sentence(kind
 
 def test_the_texts_and_their_manifest_are_all_there_is():
     spoken = {"de_open", "en_open"}  # the sentences of those corpora
-    assert set(about()) == set(texts.KINDS) | spoken
+    assert set(about()) == set(evaluation.KINDS) | spoken
     assert {p.name for p in text.TEXTS.iterdir()} == {
         "texts.json",
         *(f"{name}.txt" for name in about()),
@@ -55,25 +55,27 @@ def test_a_changed_text_is_refused(tmp_path, monkeypatch):
 
 def test_windows_are_the_beginning_of_each_text_and_do_not_overlap():
     tokenizer = tiny.tokenizer()
-    windows = texts.windows(tokenizer, 300)
-    assert list(windows) == list(texts.KINDS)
+    windows = evaluation.text_windows(tokenizer, 300)
+    assert list(windows) == list(evaluation.KINDS)
     for kind, found in windows.items():
-        assert found.shape == (2, texts.WINDOW + 1)
+        assert found.shape == (2, evaluation.WINDOW + 1)
         assert carried(kind).startswith(tokenizer.decode(found.flatten()[:-5]))
 
 
 def test_a_study_s_4096_predictions_of_each_kind_are_there():
-    for found in texts.windows(tiny.tokenizer(), 4096).values():
+    for found in evaluation.text_windows(tiny.tokenizer(), 4096).values():
         assert found[:, 1:].numel() == 4096
 
 
 def test_asking_for_more_text_than_there_is():
     with pytest.raises(InputError, match="text_tokens"):
-        texts.windows(tiny.tokenizer(), 10**8)
+        evaluation.text_windows(tiny.tokenizer(), 10**8)
 
 
 def test_the_identity_says_how_much_text_is_used():
     tokenizer = tiny.tokenizer()
-    few, more = texts.windows(tokenizer, 256), texts.windows(tokenizer, 257)
-    assert texts.identity(few) == texts.identity(texts.windows(tokenizer, 1))
-    assert texts.identity(few) != texts.identity(more)
+    few, more = evaluation.text_windows(tokenizer, 256), evaluation.text_windows(tokenizer, 257)
+    assert evaluation.texts_identity(few) == evaluation.texts_identity(
+        evaluation.text_windows(tokenizer, 1)
+    )
+    assert evaluation.texts_identity(few) != evaluation.texts_identity(more)

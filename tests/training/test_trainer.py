@@ -25,8 +25,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.spectral_change import changes, spectral_changes
-from kappa_lib.training.trainer import train
+from kappa_lib.training.trainer import changes, spectral_changes, train
 from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow

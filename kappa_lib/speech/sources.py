@@ -1,9 +1,16 @@
-"""A user's own recordings: any folder that ``datasets`` can read, split by sentence."""
+"""Where recordings come from: the paper's two corpora, or a folder of a user's own.
+
+Every source has the column of its transcripts (``text``), their ``language``, and whether they
+are read in lower case. ``place`` is what a person calls it; ``origin``, JSON-serialisable, what
+decides its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of
+``test`` have to be read first.
+"""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +23,12 @@ import soundfile
 from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
-from kappa_lib.errors import InputError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.encoder import MAX_SECONDS
-from kappa_lib.speech.recorded import listing
+from kappa_lib.weights import models
 
+BUFFER = 1_000  # rows that are shuffled among each other while streaming
 # Transcripts stay as written: neither "null" nor "NA" is a missing value.
 _TABLES = {
     "metadata.csv": partial(
@@ -34,9 +42,124 @@ _UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, D
 _MEASURED = 200  # recordings whose length stands for all
 
 
+def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
+    """Relative path, bytes and time of change of every file below a folder."""
+    found = [(path, path.stat()) for path in sorted(folder.rglob(pattern)) if path.is_file()]
+    return [[str(p.relative_to(folder)), s.st_size, s.st_mtime_ns] for p, s in found]
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """A corpus streamed from the hub, or from Parquet files in the same layout.
+
+    Those are looked for in ``$KAPPA_CORPORA/<corpus>`` where that is set.
+
+    Attributes:
+        repository, revision: of the hub's copy.
+        config: its configuration, also the folder of its files.
+        train: splits that are trained on, one after the other.
+        test: split that is tested on.
+        text: column of the transcript.
+        language: of all rows.
+    """
+
+    repository: str
+    revision: str
+    config: str
+    train: tuple[str, ...]
+    test: str
+    text: str
+    language: str
+
+    # Neither corpus has punctuation; LibriSpeech's capitals alone would be a foreign script.
+    lower_case = True
+
+    def place(self, corpus: str) -> str:
+        """The local folder, or the hub's id and revision."""
+        return str(_local_folder(corpus) or f"{self.repository}@{self.revision[:7]}")
+
+    def origin(self, corpus: str) -> Any:
+        """What is pinned, and the local files where there are such."""
+        local, pinned = _local_folder(corpus), asdict(self)
+        return [pinned, listing(local, "*.parquet")] if local else pinned
+
+    def items(
+        self, corpus: str, counts: dict[str, int], seed: int
+    ) -> dict[str, Iterator[dict[str, Any]]]:
+        """The rows of a part, split after split, each shuffled."""
+        splits = {"test": (self.test,), "train": self.train}
+        return {part: self._stream(corpus, names, seed) for part, names in splits.items()}
+
+    def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Iterator[dict[str, Any]]:
+        for split, place in self._places(corpus, splits).items():
+            with models.explained(f"{corpus} ({self.repository})"):
+                rows = datasets.load_dataset(split=split, streaming=True, **place)
+                rows = rows.cast_column("audio", datasets.Audio(decode=False))
+                yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
+
+    def _places(self, corpus: str, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """Split → what ``load_dataset`` takes; of a local folder, the splits that it has.
+
+        There a split is a folder of that name, or files with the name and a dash in front.
+        """
+        local = _local_folder(corpus)
+        if local is None:
+            pinned = {"path": self.repository, "name": self.config, "revision": self.revision}
+            return dict.fromkeys(splits, pinned)
+        root = local / self.config if (local / self.config).is_dir() else local
+        every = sorted(root.rglob("*.parquet"))
+        found = {}
+        for split in splits:
+            listed = [p for p in every if p.parent.name == split or p.name.startswith(f"{split}-")]
+            if listed:
+                found[split] = {"path": "parquet", "data_files": {split: [*map(str, listed)]}}
+        if not found:
+            raise AssetError(
+                f"{local}: no Parquet file of split {' or '.join(splits)}",
+                f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
+                f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
+            )
+        return found
+
+
+SOURCES = {
+    "librispeech": HubCorpus(
+        "openslr/librispeech_asr",
+        "71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
+        "all",
+        ("train.clean.100", "train.clean.360"),
+        "test.clean",
+        "text",
+        "en",
+    ),
+    "mls_german": HubCorpus(
+        "facebook/multilingual_librispeech",
+        "2e83e61823b4c47dcbcb1980bb88601274127609",
+        "german",
+        ("train",),
+        "test",
+        "transcript",
+        "de",
+    ),
+}
+
+
+def _local_folder(corpus: str) -> Path | None:
+    root = os.environ.get("KAPPA_CORPORA")
+    if not root:
+        return None
+    folder = Path(root).expanduser() / corpus
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder",
+            "put the corpus' Parquet files there, or unset KAPPA_CORPORA to stream from the hub",
+        )
+    return folder
+
+
 @dataclass(frozen=True)
 class OwnSpeech:
-    """A folder of recordings, a :class:`kappa_lib.speech.recorded.Source`.
+    """A folder of recordings, split by sentence.
 
     The folder may hold sound files beside a ``metadata.csv``, ``.jsonl`` or ``.parquet``
     (with ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one
@@ -65,13 +188,12 @@ class OwnSpeech:
 
     def origin(self, corpus: str) -> Any:
         """Every file of the folder, and how it is read."""
-        self._check_folder()
         return [listing(self._path), self.language, self.text]
 
     def items(
         self, corpus: str, counts: dict[str, int], seed: int
     ) -> dict[str, Iterator[dict[str, Any]]]:
-        """Undecoded rows of ``test`` and ``train`` in an order that ``seed`` shuffles.
+        """Rows in an order that ``seed`` shuffles.
 
         Training rows leave out every sentence that was handed out for testing before.
 
@@ -89,43 +211,45 @@ class OwnSpeech:
         order = np.random.default_rng(seed).permutation(len(rows)).tolist()
         tested = {keys[index] for index in given}
 
+        def item(index: int) -> dict[str, Any]:
+            return {**rows[index], "id": f"{index:06d}"}
+
         def test() -> Iterator[dict[str, Any]]:
             for index in order:
                 fits = index in given if given else keys[index] and keys[index] not in tested
                 if fits:
                     tested.add(keys[index])
-                    yield _item(rows, index)
+                    yield item(index)
 
         def train() -> Iterator[dict[str, Any]]:
             for index in order:
                 if index not in given and keys[index] not in tested:
-                    yield _item(rows, index)
+                    yield item(index)
 
         return {"test": test(), "train": train()}
 
-    def rows(self) -> tuple[datasets.Dataset, frozenset[int]]:
+    def rows(self) -> tuple[datasets.Dataset, set[int]]:
         """All rows, undecoded, and the positions of those in a part called ``test``.
 
         Raises:
             InputError: not a folder, not readable as a dataset, or a column is missing.
         """
-        self._check_folder()
-        with _readable(self._path):
-            parts = _parts(self._path)
+        folder = self._path
+        with _readable(folder):
+            parts = _parts(folder)
             for name, part in parts.items():
                 if missing := {"audio", self.text} - set(part.column_names):
                     raise InputError(
-                        f"{self._path}: part {name} has no column {', '.join(sorted(missing))}",
+                        f"{folder}: part {name} has no column {', '.join(sorted(missing))}",
                         f"name the transcripts' column; it has {', '.join(part.column_names)}",
                     )
             typed = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
             rows = datasets.concatenate_datasets(
                 [part.cast(datasets.Features(part.features | typed)) for part in parts.values()]
             )
-        offsets = np.cumsum([0, *(len(part) for part in parts.values())])
-        where = {name: range(*offsets[i : i + 2]) for i, name in enumerate(parts)}
-        given = where["test"] if "test" in parts and len(parts) > 1 else ()
-        return rows, frozenset(given)
+        names = [name for name, part in parts.items() for _ in range(len(part))]
+        given = {i for i, name in enumerate(names) if name == "test"} if len(parts) > 1 else set()
+        return rows, given
 
     def seconds(self) -> tuple[float, float]:
         """Mean and greatest length in seconds, of some of those that are not too long."""
@@ -144,11 +268,13 @@ class OwnSpeech:
 
     @property
     def _path(self) -> Path:
-        return Path(self.folder).expanduser()
+        path = Path(self.folder).expanduser()
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder", "give the folder of the recordings")
+        return path
 
-    def _check_folder(self) -> None:
-        if not self._path.is_dir():
-            raise InputError(f"{self._path}: no such folder", "give the folder of the recordings")
+
+Source = HubCorpus | OwnSpeech
 
 
 @contextmanager
@@ -169,10 +295,6 @@ def _readable(folder: Path) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _item(rows: datasets.Dataset, index: int) -> dict[str, Any]:
-    return {**rows[index], "id": f"{index:06d}"}
-
-
 def _parts(folder: Path) -> dict[str, datasets.Dataset]:
     if (folder / "dataset_dict.json").is_file():
         return datasets.load_from_disk(str(folder))
@@ -180,9 +302,8 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
         return {"train": datasets.load_from_disk(str(folder))}
     patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
     found = [table for pattern in patterns for table in sorted(folder.glob(pattern))]
-    parts = {table.parent.name: _sound_files(table) for table in found}
-    if parts:
-        return parts
+    if found:
+        return {table.parent.name: _sound_files(table) for table in found}
     if any(folder.rglob("*.parquet")):
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
