@@ -15,6 +15,7 @@ from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
+FLOOR, MARGIN = 0.01, 800  # of the peak; samples
 
 PARTS = ("train", "test")
 _BATCH = 64  # rows in memory at a time
@@ -42,18 +43,12 @@ class UnusableRow(InputError):
         self.reason = reason
 
 
-def trim(speech: np.ndarray, floor: float = 0.01, margin: int = 800) -> np.ndarray:
-    """Cut both ends where the amplitude stays below ``floor`` of the peak.
-
-    Args:
-        speech: ``(n,)``.
-        floor: share of the peak that counts as silence.
-        margin: samples of silence to leave on each side.
-    """
-    loud = np.flatnonzero(np.abs(speech) > floor * np.abs(speech).max(initial=0.0))
+def trim(speech: np.ndarray) -> np.ndarray:
+    """``(n,)`` samples but for both ends below ``FLOOR`` of the peak, of which ``MARGIN`` stay."""
+    loud = np.flatnonzero(np.abs(speech) > FLOOR * np.abs(speech).max(initial=0.0))
     if not loud.size:
         return speech
-    return speech[max(loud[0] - margin, 0) : loud[-1] + margin + 1]
+    return speech[max(loud[0] - MARGIN, 0) : loud[-1] + MARGIN + 1]
 
 
 def encode(speech: np.ndarray) -> bytes:
@@ -116,14 +111,11 @@ def check(item: dict[str, Any], samples: np.ndarray) -> None:
 
 
 def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
-    """A row with :data:`FEATURES` of float32 ``(n,)`` at 16 kHz, checked.
+    """A row with :data:`FEATURES`, as :func:`check` allows it.
 
     Args:
-        samples: within ±1.
+        samples: float32 ``(n,)`` within ±1 at 16 kHz.
         about: ``id``, ``text``, ``language``, ``corpus``, ``split`` and ``speaker``.
-
-    Raises:
-        UnusableRow: as :func:`check`.
     """
     check(about, samples)
     flac = {"bytes": encode(samples), "path": None}

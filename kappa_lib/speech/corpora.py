@@ -31,6 +31,7 @@ CORPORA = ("de", "en", "en_human", "de_open", "en_open")
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
 # Keeps the draws of the corpora apart.
 _SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
+_BYTES = 100_000  # FLAC of an utterance of 3 s is below this
 _FORMAT = 2  # raise when the same split would give other audio
 LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
@@ -72,13 +73,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Split:
-    """Which sentences are trained on and which are tested.
-
-    Args:
-        corpus: one of ``CORPORA``.
-        seed: of the draw.
-        train, test: utterances; no sentence of one is in the other.
-    """
+    """What is trained on and what is tested; no sentence of one is in the other."""
 
     corpus: str
     seed: int
@@ -157,30 +152,22 @@ def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
         raise InputError(f"corpus {corpus}: {test} test prompts asked for, {len(tested)} fit")
     chosen = dict(list(tested.items())[:test])
     rest = [prompt for prompt in shuffled if sentence_key(prompt.text) not in chosen]
-    return Split(
-        corpus,
-        seed,
-        tuple(_recorded(corpus, prompt) for prompt in rest[:train]),
-        tuple(_recorded(corpus, prompt) for prompt in chosen.values()),
-    )
 
+    def utterances(part: Iterable[Prompt]) -> tuple[Utterance, ...]:
+        return tuple(
+            Utterance(f"{corpus}-{p.file.removesuffix('.g722')}", p.text, SPEAKER, file=p.file)
+            for p in part
+        )
 
-def _recorded(corpus: str, prompt: Prompt) -> Utterance:
-    identity = f"{corpus}-{prompt.file.removesuffix('.g722')}"
-    return Utterance(identity, prompt.text, SPEAKER, file=prompt.file)
+    return Split(corpus, seed, utterances(rest[:train]), utterances(chosen.values()))
 
 
 def build(
     corpus: str, train: int, test: int, seed: int, tell: Callable[[str], None] = say
 ) -> datasets.DatasetDict:
-    """The rows of a corpus with their audio, from the cache where they were made before.
+    """The rows of a :func:`split` with their audio, from the cache where they were made before.
 
-    Args:
-        corpus: one of ``CORPORA``.
-        train: number of utterances to train on.
-        test: number of utterances to test on.
-        seed: of the split.
-        tell: told what is being made.
+    ``tell`` is told what is being made.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
@@ -191,10 +178,19 @@ def build(
             whether to go on without.
     """
     drawn = split(corpus, train, test, seed)
-    folder = paths.cache() / "speech" / _fingerprint(drawn)
+    engine = "pico" if corpus.endswith("_open") else "espeak"
+    human = corpus == "en_human"
+    asset = assets.asterisk_asset() if human else assets.synthesiser_asset(engine)
+    key = files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
+    folder = paths.cache() / "speech" / key
     if not folder.is_dir():
         tell(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
-        _make(drawn, folder)
+        files.require_space(folder, (len(drawn.train) + len(drawn.test)) * _BYTES)
+        with files.replacing(folder) as temporary:
+            temporary.mkdir()
+            for part in audio.PARTS:
+                audio.write_part(temporary, part, _rows(drawn, part))
+            drawn.save(temporary / "split.json")
     parts = audio.load_parts(folder)
     for part in audio.PARTS:
         if (found := len(parts.get(part, ()))) != (expected := len(getattr(drawn, part))):
@@ -205,27 +201,16 @@ def build(
     return parts
 
 
-def _fingerprint(drawn: Split) -> str:
-    if drawn.corpus == "en_human":
-        asset = assets.asterisk_asset()
-    else:
-        asset = assets.synthesiser_asset("pico" if drawn.corpus.endswith("_open") else "espeak")
-    return files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
-
-
-def _make(drawn: Split, folder: Path) -> None:
-    count = len(drawn.train) + len(drawn.test)
-    files.require_space(folder, count * 100_000)  # FLAC of 3 s is below this
-    with files.replacing(folder) as temporary:
-        temporary.mkdir()
-        for part in audio.PARTS:
-            audio.write_part(temporary, part, _rows(drawn, part))
-        drawn.save(temporary / "split.json")
-
-
 def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
     utterances = getattr(drawn, part)
-    for utterance, speech in zip(utterances, _speak(utterances), strict=True):
+    if not utterances:
+        return
+    if drawn.corpus == "en_human":
+        folder = assets.human_recordings()
+        spoken = (audio.trim(decode_g722(folder / u.file)) for u in utterances)
+    else:
+        spoken = synthesis.synthesise([(u.text, u.voice) for u in utterances])
+    for utterance, speech in zip(utterances, spoken, strict=True):
         yield audio.row(
             speech,
             id=utterance.id,
@@ -237,30 +222,17 @@ def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
         )
 
 
-def _speak(utterances: Iterable[Utterance]) -> Iterator[np.ndarray]:
-    """The samples of each utterance, synthesised or decoded."""
-    synthetic = [(u.text, u.voice) for u in utterances if u.voice]
-    if synthetic:
-        yield from synthesis.synthesise(synthetic)
-    recorded = [u.file for u in utterances if u.file]
-    if recorded:
-        folder = assets.human_recordings()
-        for name in recorded:
-            yield audio.trim(decode_g722(folder / name))
-
-
 @cache
 def prompts() -> tuple[Prompt, ...]:
     """Every recording that is speech, has a transcript and is at most ``LONGEST`` long.
 
     Known from the manifest alone; nothing is fetched.
     """
-    entries = assets.asterisk_manifest()["files"].items()
-    all_of_them = (
+    every = (
         Prompt(name, clean(entry["text"]), entry["size"] / _BYTES_PER_SECOND)
-        for name, entry in entries
+        for name, entry in assets.asterisk_manifest()["files"].items()
     )
-    return tuple(p for p in all_of_them if p.text and p.seconds <= LONGEST)
+    return tuple(p for p in every if p.text and p.seconds <= LONGEST)
 
 
 def clean(transcript: str) -> str:

@@ -13,10 +13,10 @@ from transformers.utils import logging as transformers_logging
 from kappa_lib import distributed, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, replacing, require_space, sha256
+from kappa_lib.speech.audio import RATE
 from kappa_lib.weights import assets, models
 
 DEFAULT = "whisper-base"
-RATE = 16_000
 MAX_SECONDS = 30.0
 HOP = 160
 # CTranslate2 takes windows shorter than 30 s when their number of mel frames is a multiple of 8.
@@ -47,8 +47,7 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
             f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s",
             "cut it into shorter utterances",
         )
-    block = HOP * FRAME_MULTIPLE
-    padded = np.pad(audio, (0, -audio.size % block))
+    padded = np.pad(audio, (0, -audio.size % (HOP * FRAME_MULTIPLE)))
     extractor = WhisperFeatureExtractor(feature_size=bands)
     features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")
     return features["input_features"][0]
@@ -60,13 +59,12 @@ class CTranslate2Encoder:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         import ctranslate2  # heavy, and the other back end does without
 
-        kind = "float16" if device == "cuda" else "float32"
         self._ct2 = ctranslate2
         self._model = ctranslate2.models.Whisper(
             str(folder),
             device=device,
             device_index=torch.cuda.current_device() if device == "cuda" else 0,
-            compute_type=kind,
+            compute_type="float16" if device == "cuda" else "float32",
             intra_threads=torch.get_num_threads(),
         )
         self.bands = self._model.n_mels

@@ -35,10 +35,13 @@ class TestSet:
 class SpeechData:
     """Encoded utterances of all corpora.
 
-    ``features`` hold one (frames, width) float16 tensor an utterance; ``missing`` names corpora
-    that could not be had and why; ``left_out`` holds corpus → part → reason → unusable rows;
-    ``used`` corpus → part → rows; ``own`` the fingerprint of a user's recordings, which may change
-    under the same ids and texts.
+    Attributes:
+        ids, texts, features: of the training items, one (frames, width) float16 tensor each.
+        tests: one for each corpus.
+        missing: corpora that could not be had → why.
+        left_out: corpus → part → reason → unusable rows.
+        used: corpus → part → rows.
+        own: fingerprints of a user's recordings, which may change under the same ids and texts.
     """
 
     ids: list[str]
@@ -132,8 +135,8 @@ def load(profile: Profile) -> SpeechData:
             if part == "test":
                 rows = [row for row in rows if normalise(row[1], language)]
             if emptied := len(items) - len(rows):
-                reasons = data.left_out.setdefault(corpus, {}).setdefault(part, {})
-                reasons["nothing left by the normaliser"] = emptied
+                left_out = data.left_out.setdefault(corpus, {}).setdefault(part, {})
+                left_out["nothing left by the normaliser"] = emptied
             if rows:
                 data.add(corpus, language, part, *map(list, zip(*rows, strict=True)))
     if not data.features or not data.tests:

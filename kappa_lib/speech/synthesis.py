@@ -73,11 +73,7 @@ class Voice:
     @property
     def engine(self) -> str:
         """``espeak`` or ``pico``."""
-        return _engine(self.name)
-
-
-def _engine(speaker: str) -> str:
-    return "pico" if speaker in chain(*PICO_SPEAKERS.values()) else "espeak"
+        return "pico" if self.name in chain(*PICO_SPEAKERS.values()) else "espeak"
 
 
 def sentence(language: str, index: int) -> str:
@@ -96,16 +92,13 @@ def sentence(language: str, index: int) -> str:
 
 def voice(speaker: str, variation: int) -> Voice:
     """A speaker at one of its rates and pitches; any ``variation`` ≥ 0 gives one."""
-    rates, pitches = (range(low, high + 1, 5) for low, high in RANGES[_engine(speaker)])
-    return Voice(
-        speaker,
-        rates[variation % len(rates)],
-        pitches[variation // len(rates) % len(pitches)],
-    )
+    rates, pitches = (range(low, high + 1, 5) for low, high in RANGES[Voice(speaker).engine])
+    rate, pitch = variation % len(rates), variation // len(rates) % len(pitches)
+    return Voice(speaker, rates[rate], pitches[pitch])
 
 
 def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
-    """Speak texts one after the other, all by the engine of the first voice.
+    """Speak one or more texts one after the other, all by the engine of the first voice.
 
     Returns:
         for each text float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
@@ -115,17 +108,17 @@ def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
         InputError: unknown language, or a text with nothing to say.
     """
     utterances = list(utterances)
-    name = utterances[0][1].engine if utterances else "espeak"
+    name = utterances[0][1].engine
     engine = assets.synthesiser(name)
     command = [sys.executable, "-m", "kappa_lib.speech.speaking_worker", name]
     command += [str(engine.library), str(engine.folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as worker:
         for text, voice in utterances:
-            if name == "espeak":
-                _check_variant(engine, voice)
+            _check_variant(engine, voice)
             samples, rate = _ask(worker, text, voice)
-            yield _at_16_khz(samples, rate)
+            speech = trim(samples.astype(np.float32) / 32768)
+            yield np.clip(soxr.resample(speech, rate, RATE), -1.0, 1.0)
 
 
 def _check_variant(engine: assets.Synthesiser, voice: Voice) -> None:
@@ -166,8 +159,3 @@ def _dead(worker: subprocess.Popen) -> AssetError:
         f"the speech synthesiser cannot run: {words[-1]}",
         "it needs the C++ runtime of the system (libstdc++ on Linux)",
     )
-
-
-def _at_16_khz(samples: np.ndarray, rate: int) -> np.ndarray:
-    speech = trim(samples.astype(np.float32) / 32768)
-    return np.clip(soxr.resample(speech, rate, RATE), -1.0, 1.0)

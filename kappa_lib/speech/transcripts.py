@@ -10,15 +10,12 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from kappa_lib.errors import InputError
 
-NORMALISERS = {"en": "Whisper English"}  # of languages that have one of their own
-BASIC = "Whisper basic"
-
 
 @cache
 def _normaliser(language: str) -> Callable[[str], str]:
     if not re.fullmatch("[a-z]{2,3}", language):
         raise InputError(f"language {language!r}", "give its code, for instance en or de")
-    return EnglishTextNormalizer() if language in NORMALISERS else BasicTextNormalizer()
+    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
 
 
 def normalise(text: str, language: str) -> str:
@@ -30,7 +27,7 @@ def normalise(text: str, language: str) -> str:
 
 def normaliser(language: str) -> str:
     """Name of a language's normaliser."""
-    return NORMALISERS.get(language, BASIC)
+    return "Whisper English" if language == "en" else "Whisper basic"
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], language: str) -> float:

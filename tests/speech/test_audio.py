@@ -62,7 +62,7 @@ def test_unusable_rows_are_refused_by_name(item, complaint):
 
 def test_trim_cuts_silence_and_leaves_a_margin():
     silence = np.zeros(4000, np.float32)
-    trimmed = audio.trim(np.concatenate([silence, TONE, silence]), margin=800)
+    trimmed = audio.trim(np.concatenate([silence, TONE, silence]))
     assert trimmed.size == pytest.approx(TONE.size + 1600, abs=2)
     assert audio.trim(silence).size == silence.size
 
