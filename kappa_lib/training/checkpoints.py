@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
@@ -161,28 +161,21 @@ def _restore(
     named: dict[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    kinds: dict[str, list[str]] = {}
-    for key in set(stored.keys()) - {"random"}:
-        kind, _, name = key.partition("/")
-        kinds.setdefault(name, []).append(kind)
+    keys = set(stored.keys())
+    kinds = {key.partition("/")[0] for key in keys} - {"random", "weight"}
     states: dict[int, dict[str, Any]] = {}
-    known = optimiser.state_dict()
     numbers = {id(p): i for i, p in enumerate(optimiser.param_groups[0]["params"])}
     for name, parameter in named.items():
         parameter.copy_(distributed_like(stored.get_tensor(f"weight/{name}"), parameter))
-        states[numbers[id(parameter)]] = {
-            kind: _state(stored.get_tensor(f"{kind}/{name}"), parameter, kind in plain)
-            for kind in kinds[name]
-            if kind != "weight"
-        }
+        state = states[numbers[id(parameter)]] = {}
+        for kind in kinds:
+            if f"{kind}/{name}" in keys:
+                value = stored.get_tensor(f"{kind}/{name}")
+                if value.shape == parameter.shape:
+                    value = distributed_like(value, parameter)
+                state[kind] = value.item() if kind in plain else value
     # The optimiser knows which of its states belong on the device.
-    optimiser.load_state_dict({**known, "state": states})
-
-
-def _state(value: Tensor, parameter: nn.Parameter, plain: bool) -> Any:
-    if plain:
-        return value.item()
-    return distributed_like(value, parameter) if value.shape == parameter.shape else value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
 
 
 def run_folder(profile: Profile, arm: str, seed: int) -> Path:

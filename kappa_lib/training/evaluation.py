@@ -234,7 +234,6 @@ def evaluate(
         The measured fields of a ``metrics.jsonl`` line, and the transcripts behind them.
     """
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
-    languages = {t.corpus: t.language for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
     heldout, heldout_of = heldout_loss(model, tests)
     text = forgetting.measure(model.llm)
@@ -243,12 +242,10 @@ def evaluate(
         "heldout_loss": heldout,
         "heldout": heldout_of,
         "wer": {
-            corpus: word_error_rate(
-                [r["reference"] for r in of_corpus],
-                [r["hypothesis"] for r in of_corpus],
-                languages[corpus],
+            t.corpus: word_error_rate(
+                t.texts, [row["hypothesis"] for row in rows[t.corpus]], t.language
             )
-            for corpus, of_corpus in rows.items()
+            for t in tests
         },
         "text_loss": text_loss,
         "kl": kl,

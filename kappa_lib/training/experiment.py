@@ -162,19 +162,19 @@ class Experiment:
 
     def _train_adaptor(self, seed: int, path: Path) -> list[float]:
         profile, adaptor = self.profile, self.adaptor(seed)
-        tokenized = [self.tokenizer(t, add_special_tokens=False) for t in self.data.texts]
+        targets = self.tokenizer(self.data.texts, add_special_tokens=False)["input_ids"]
         with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
             losses = warm_start(
                 adaptor,
                 self.llm.get_input_embeddings().weight.detach(),
                 self.data.features,
-                [tokens["input_ids"] for tokens in tokenized],
+                targets,
                 steps=profile.warm_steps,
                 batch=profile.warm_batch,
                 lr=profile.warm_lr,
                 dropout=profile.warm_dropout,
                 seed=seed,
-                progress=lambda _, loss: progress.update(note=f"CTC loss {loss:.2f}"),
+                progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
             )
         with replacing(path) as temporary:
             save_file(adaptor.state_dict(), temporary)

@@ -1,7 +1,8 @@
 """The speech LLM of the paper's section 4.1: frozen encoder → adaptor → language model."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -112,16 +113,14 @@ class SpeechLLM(nn.Module):
     def embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
 
-    def unfreeze(self, names: Iterable[str]) -> list[nn.Parameter]:
+    def unfreeze(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Make the named tensors of the language model trainable, and no others of it.
 
         Raises:
             InputError: a name that the model does not have.
         """
         known = dict(self.llm.named_parameters())
-        names = list(names)
-        unknown = [name for name in names if name not in known]
-        if unknown:
+        if unknown := [name for name in names if name not in known]:
             raise InputError(
                 f"the selection names {unknown[0]!r} ({len(unknown)} unknown in all), "
                 f"which {type(self.llm).__name__} does not have",
@@ -154,12 +153,10 @@ class SpeechLLM(nn.Module):
         rows = [
             torch.cat([p, self.embeddings(y[:-1])]) for p, y in zip(prompts, labels, strict=True)
         ]
-        inputs = pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(r) for r in rows], device=inputs.device)
-        mask = torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None]
+        inputs, mask = _padded(rows, "right")
         with autocast(self.llm):
             hidden = self.llm.get_decoder()(
-                inputs_embeds=inputs, attention_mask=mask.long(), use_cache=False
+                inputs_embeds=inputs, attention_mask=mask, use_cache=False
             ).last_hidden_state
             # The last prompt position predicts the first label, and so on.
             spans = [
@@ -178,15 +175,10 @@ class SpeechLLM(nn.Module):
             (text, capped) an utterance; capped when the length limit was reached before the
             end of the turn.
         """
-        prompts = self.prompts(features)
-        longest = max(len(p) for p in prompts)
-        rows = [nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts]
-        lengths = torch.tensor([len(p) for p in prompts], device=rows[0].device)
-        places = torch.arange(longest, device=rows[0].device)
-        mask = (places >= longest - lengths[:, None]).long()
+        inputs, mask = _padded(self.prompts(features), "left")
         with autocast(self.llm):
             output = self.llm.generate(
-                inputs_embeds=torch.stack(rows),
+                inputs_embeds=inputs,
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
@@ -211,6 +203,13 @@ class SpeechLLM(nn.Module):
         ]
 
 
+def _padded(rows: Sequence[Tensor], side: str) -> tuple[Tensor, Tensor]:
+    """(length, width) each → (batch, longest, width), and the (batch, longest) attention mask."""
+    ones = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+    padded = partial(pad_sequence, batch_first=True, padding_side=side)
+    return padded(rows), padded(ones)
+
+
 def chat_prompt(
     tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION
 ) -> tuple[list[int], list[int]]:
@@ -232,7 +231,5 @@ def chat_prompt(
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that closes an assistant's turn in the tokenizer's chat template."""
     vocabulary = tokenizer.get_vocab()
-    for token in ("<|im_end|>", "<|eot_id|>"):
-        if token in vocabulary:
-            return vocabulary[token]
-    return tokenizer.eos_token_id
+    ends = (vocabulary[token] for token in ("<|im_end|>", "<|eot_id|>") if token in vocabulary)
+    return next(ends, tokenizer.eos_token_id)

@@ -32,7 +32,16 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
     """
     distributed.initialise()
     shards = way == "fsdp2" and distributed.world_size() > 1
-    plugin = _sharding() if shards else None
+    plugin = None
+    if shards:
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            reshard_after_forward=True,
+            auto_wrap_policy="transformer_based_wrap",  # the layers that the model names
+            cpu_ram_efficient_loading=False,
+            cpu_offload=False,
+            activation_checkpointing=False,
+        )
     found = Accelerator(
         mixed_precision="no",
         cpu=device.type != "cuda",
@@ -51,17 +60,6 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
 def is_sharded(found: Accelerator) -> bool:
     """Whether the accelerator spreads the model over the processes."""
     return found.distributed_type == DistributedType.FSDP
-
-
-def _sharding() -> FullyShardedDataParallelPlugin:
-    return FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        reshard_after_forward=True,
-        auto_wrap_policy="transformer_based_wrap",  # the layers that the model names
-        cpu_ram_efficient_loading=False,
-        cpu_offload=False,
-        activation_checkpointing=False,
-    )
 
 
 @contextmanager

@@ -44,7 +44,6 @@ def promote(parameters: Iterable[nn.Parameter]) -> None:
         parameter.data = parameter.data.float()
 
 
-@torch.no_grad()
 def put_back(parameter: nn.Parameter, value: Tensor) -> None:
     """Give a parameter its earlier values and type again."""
     parameter.data = value.to(parameter.device)

@@ -61,7 +61,7 @@ def warm_start(
     lr: float,
     dropout: float = 0.0,
     seed: int,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """Train the adaptor in place and return the CTC loss of every step, in nats an utterance.
 
@@ -75,7 +75,7 @@ def warm_start(
         lr: peak AdamW learning rate.
         dropout: share of the encoder's features that a step does not see.
         seed: of the head's initialisation, the order of utterances and what is dropped.
-        progress: called with (steps done, loss).
+        progress: called with the loss of a step, after each.
 
     Raises:
         InputError: every transcript is longer than the adaptor's output for its audio.
@@ -115,7 +115,7 @@ def warm_start(
         optimiser.step()
         losses.append(loss.item())
         if progress:
-            progress(step + 1, losses[-1])
+            progress(losses[-1])
     return losses
 
 
