@@ -19,10 +19,11 @@ from kappa_lib.weights import models
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """One corpus' test split, encoded."""
+class Utterances:
+    """A part of one corpus, encoded: a (frames, width) float16 tensor an utterance.
 
-    __test__ = False  # not a pytest class
+    The text task has (tokens,) ids in place of the frames.
+    """
 
     corpus: str
     language: str
@@ -36,7 +37,7 @@ class SpeechData:
     """Encoded utterances of all corpora.
 
     Attributes:
-        ids, texts, features: of the training items, one (frames, width) float16 tensor each.
+        ids, texts, features: of the training items.
         tests: one for each corpus.
         missing: corpora that could not be had → why.
         left_out: corpus → part → reason → unusable rows.
@@ -47,7 +48,7 @@ class SpeechData:
     ids: list[str]
     texts: list[str]
     features: list[Tensor]
-    tests: list[TestSet]
+    tests: list[Utterances]
     missing: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     used: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -59,23 +60,15 @@ class SpeechData:
         tests = [[t.corpus, t.ids, t.texts] for t in self.tests]
         return fingerprint([self.ids, self.texts, tests, *filter(None, [self.own])])
 
-    def add(
-        self,
-        corpus: str,
-        language: str,
-        part: str,
-        ids: list[str],
-        texts: list[str],
-        features: list[Tensor],
-    ) -> None:
-        """Take the rows of a corpus: ``train`` to those of the others, ``test`` as a set."""
+    def add(self, part: str, found: Utterances) -> None:
+        """Take a part of a corpus: ``train`` to the training items, ``test`` as a test set."""
         if part == "train":
-            self.ids.extend(ids)
-            self.texts.extend(texts)
-            self.features.extend(features)
-        elif ids:
-            self.tests.append(TestSet(corpus, language, ids, texts, features))
-        self.used.setdefault(corpus, {})[part] = len(ids)
+            self.ids.extend(found.ids)
+            self.texts.extend(found.texts)
+            self.features.extend(found.features)
+        elif found.ids:
+            self.tests.append(found)
+        self.used.setdefault(found.corpus, {})[part] = len(found.ids)
 
     def first(self, counts: dict[str, int]) -> list[int]:
         """Indices of the first training items of each corpus, as many as asked for; all for {}.
@@ -138,7 +131,8 @@ def load(profile: Profile) -> SpeechData:
                 left_out = data.left_out.setdefault(corpus, {}).setdefault(part, {})
                 left_out["nothing left by the normaliser"] = emptied
             if rows:
-                data.add(corpus, language, part, *map(list, zip(*rows, strict=True)))
+                columns = map(list, zip(*rows, strict=True))
+                data.add(part, Utterances(corpus, language, *columns))
     if not data.features or not data.tests:
         raise InputError(
             f"profile {profile.profile}: nothing to {'test' if data.features else 'train'} on",

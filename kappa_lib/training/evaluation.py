@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
-from kappa_lib.speech.features import TestSet
+from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.text import about, carried
 from kappa_lib.training.model import SpeechLLM
@@ -33,7 +33,7 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def transcribe_all(model: SpeechLLM, test: TestSet, max_new_tokens: int) -> list[dict]:
+def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> list[dict]:
     """Transcribe a whole test set; several processes share its batches.
 
     Returns:
@@ -56,7 +56,7 @@ def transcribe_all(model: SpeechLLM, test: TestSet, max_new_tokens: int) -> list
 
 
 @torch.inference_mode()
-def heldout_loss(model: SpeechLLM, tests: Sequence[TestSet]) -> tuple[float, dict[str, float]]:
+def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> tuple[float, dict[str, float]]:
     """Cross-entropy of the first 16 transcripts of every test set, in nats a token.
 
     Returns:
@@ -157,11 +157,11 @@ class Forgetting:
         self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> None:
         self.windows = text_windows(tokenizer, tokens)
-        self._all = [(kind, w) for kind, windows in self.windows.items() for w in windows]
+        self._all = torch.cat(list(self.windows.values()))
         self._head = _checksum(llm)
         self._base: dict[int, Tensor] = {}
         for number in distributed.shard(len(self._all)):
-            window = self._all[number][1]
+            window = self._all[number]
             hidden, now = _read(llm, window)
             if not torch.equal(_log_probabilities(llm, hidden), now):
                 raise InputError(
@@ -184,7 +184,7 @@ class Forgetting:
             )
         found = {}
         for number, hidden in self._base.items():
-            window = self._all[number][1]
+            window = self._all[number]
             base = _log_probabilities(llm, hidden.to(llm.device))
             now = _read(llm, window)[1]
             loss = functional.nll_loss(now, window[1:].to(now.device)).item()
@@ -226,7 +226,7 @@ def _checksum(llm: PreTrainedModel) -> float:
 
 
 def evaluate(
-    model: SpeechLLM, tests: Sequence[TestSet], forgetting: Forgetting, max_new_tokens: int
+    model: SpeechLLM, tests: Sequence[Utterances], forgetting: Forgetting, max_new_tokens: int
 ) -> tuple[dict, list[dict]]:
     """Everything that is measured at one evaluation.
 

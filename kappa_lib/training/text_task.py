@@ -19,7 +19,7 @@ from kappa_lib.files import Stage, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import corpora
-from kappa_lib.speech.features import SpeechData
+from kappa_lib.speech.features import SpeechData, Utterances
 from kappa_lib.training.experiment import EVAL_KEYS, Experiment
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.weights import models
@@ -49,7 +49,7 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
             ids, texts = [row.id for row in rows], [row.text for row in rows]
             left = [tokenizer(without_vowels(text), add_special_tokens=False) for text in texts]
             questions = [torch.tensor(found["input_ids"], dtype=torch.long) for found in left]
-            data.add(corpus, profile.language(corpus), part, ids, texts, questions)
+            data.add(part, Utterances(corpus, profile.language(corpus), ids, texts, questions))
     if not data.ids or not data.tests:
         raise InputError("nothing to train or to test on", "raise the counts of sentences")
     if distributed.is_main_process():

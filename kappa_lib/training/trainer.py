@@ -76,7 +76,13 @@ def train(
     forward, wrapped = accelerator.prepare(model, optimiser)
     optimiser = wrapped.optimizer
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    first = _resume(state, start, named, optimiser)
+    resumed = state.resume(named, optimiser)
+    distributed.barrier()
+    if resumed is None:
+        state.start()
+        state.record(0, 0, 0.0, None, start)
+    distributed.barrier()
+    first = resumed or 0
     items = data.first(profile.tune_utterances)
     lengths = [len(data.features[i]) for i in items]
     plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
@@ -132,26 +138,6 @@ def _smoothed(losses: list[float]) -> float:
 def _has_learned(losses: list[float], level: float) -> bool:
     """Whether the last steps' mean loss has come down to ``level``; never, to a level of 0."""
     return level > 0 and len(losses) >= SMOOTHED and _smoothed(losses) <= level
-
-
-def _resume(
-    state: RunState,
-    start: dict[str, Any],
-    named: dict[str, nn.Parameter],
-    optimiser: Optimizer,
-) -> int:
-    """Load the last checkpoint, or begin the run's files with the evaluation of its start.
-
-    Returns:
-        The number of steps done.
-    """
-    step = state.resume(named, optimiser)
-    distributed.barrier()
-    if step is None:
-        state.start()
-        state.record(0, 0, 0.0, None, start)
-    distributed.barrier()
-    return step or 0
 
 
 def _finish(

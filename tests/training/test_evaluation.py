@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from kappa_lib.errors import InputError
-from kappa_lib.speech.features import TestSet
+from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import normalise, word_error_rate
 from kappa_lib.training.evaluation import WINDOW, Forgetting, batches, evaluate, text_windows
 from kappa_lib.training.model import Adaptor, SpeechLLM
@@ -129,7 +129,7 @@ def test_an_evaluation_keeps_every_kind_of_text_and_every_corpus():
     torch.manual_seed(0)
     model = SpeechLLM(llm, tokenizer, Adaptor(8, 64, scale=0.1))
     tests = [
-        TestSet(c, c, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
+        Utterances(c, c, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
         for c in ("de", "en")
     ]
     forgetting = Forgetting(llm, tokenizer, tokens=300)
