@@ -15,7 +15,7 @@ from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
-FLOOR, MARGIN = 0.01, 800  # of the peak; samples
+FLOOR, MARGIN = 0.01, 800  # share of the peak that counts as silence; samples of it that stay
 
 PARTS = ("train", "test")
 _BATCH = 64  # rows in memory at a time
@@ -44,7 +44,7 @@ class UnusableRow(InputError):
 
 
 def trim(speech: np.ndarray) -> np.ndarray:
-    """``(n,)`` samples but for both ends below ``FLOOR`` of the peak, of which ``MARGIN`` stay."""
+    """Samples ``(n,)`` without the silence at both ends, but for ``MARGIN`` of it."""
     loud = np.flatnonzero(np.abs(speech) > FLOOR * np.abs(speech).max(initial=0.0))
     if not loud.size:
         return speech

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,12 +228,8 @@ def _checksum(llm: PreTrainedModel) -> float:
 
 def evaluate(
     model: SpeechLLM, tests: Sequence[Utterances], forgetting: Forgetting, max_new_tokens: int
-) -> tuple[dict, list[dict]]:
-    """Everything that is measured at one evaluation.
-
-    Returns:
-        The measured fields of a ``metrics.jsonl`` line, and the transcripts behind them.
-    """
+) -> dict[str, Any]:
+    """The ``metrics`` of one evaluation, for ``metrics.jsonl``, and the ``transcripts`` behind."""
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
     heldout, heldout_of = heldout_loss(model, tests)
@@ -262,4 +259,4 @@ def evaluate(
         "capped": sum(r["capped"] for r in flat) / len(flat),
         "empty": sum(not r["hypothesis"] for r in flat) / len(flat),
     }
-    return metrics, flat
+    return {"metrics": metrics, "transcripts": flat}

@@ -114,12 +114,9 @@ class Experiment:
         self.original = {}
 
     def evaluate(self, model: SpeechLLM) -> dict[str, Any]:
-        """What ``metrics.jsonl`` records of the model, and the ``transcripts`` behind it."""
+        """:func:`kappa_lib.training.evaluation.evaluate` of a model that may be sharded."""
         with parallel.unsharded(model):
-            metrics, rows = evaluate(
-                model, self.data.tests, self.forgetting, self.profile.max_new_tokens
-            )
-        return {"metrics": metrics, "transcripts": rows}
+            return evaluate(model, self.data.tests, self.forgetting, self.profile.max_new_tokens)
 
     def warm_start(self, seed: int) -> dict[str, Any]:
         """Make the adaptor from which every arm of a seed starts, unless there is one already.

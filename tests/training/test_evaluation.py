@@ -133,7 +133,7 @@ def test_an_evaluation_keeps_every_kind_of_text_and_every_corpus():
         for c in ("de", "en")
     ]
     forgetting = Forgetting(llm, tokenizer, tokens=300)
-    metrics, rows = evaluate(model, tests, forgetting, max_new_tokens=2)
+    metrics, rows = evaluate(model, tests, forgetting, max_new_tokens=2).values()
     assert json.loads(json.dumps(metrics)) == metrics
     text = metrics["text"]
     assert metrics["text_loss"] == pytest.approx(sum(t["loss"] for t in text.values()) / 3)
