@@ -21,7 +21,7 @@ import numpy as np
 
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.progress import say
+from kappa_lib.progress import say, track
 from kappa_lib.speech import audio, synthesis
 from kappa_lib.speech.synthesis import Voice
 from kappa_lib.text import carried
@@ -210,7 +210,8 @@ def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
         spoken = (audio.trim(decode_g722(folder / u.file)) for u in utterances)
     else:
         spoken = synthesis.synthesise([(u.text, u.voice) for u in utterances])
-    for utterance, speech in zip(utterances, spoken, strict=True):
+    told = track(utterances, f"making speech {drawn.corpus}")
+    for utterance, speech in zip(told, spoken, strict=True):
         yield audio.row(
             speech,
             id=utterance.id,

@@ -148,7 +148,7 @@ def _local_folder(corpus: str) -> Path | None:
     root = os.environ.get("KAPPA_CORPORA")
     if not root:
         return None
-    folder = Path(root).expanduser() / corpus
+    folder = paths.expanded(root) / corpus
     if not folder.is_dir():
         raise InputError(
             f"{folder}: no such folder",
@@ -268,7 +268,7 @@ class OwnSpeech:
 
     @property
     def _path(self) -> Path:
-        path = Path(self.folder).expanduser()
+        path = paths.expanded(self.folder)
         if not path.is_dir():
             raise InputError(f"{path}: no such folder", "give the folder of the recordings")
         return path
@@ -284,6 +284,8 @@ def _readable(folder: Path) -> Iterator[None]:
     datasets.disable_progress_bars()  # they would write to stderr
     try:
         yield
+    except InputError:
+        raise
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

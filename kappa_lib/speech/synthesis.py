@@ -9,13 +9,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import soxr
 
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, KappaError
 from kappa_lib.paths import ROOT
 from kappa_lib.speech.audio import RATE, trim
 from kappa_lib.speech.speaking_worker import HEADER, UNKNOWN_VOICE
@@ -106,6 +107,7 @@ def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
     Raises:
         AssetError: the library cannot be fetched, loaded or run.
         InputError: unknown language, or a text with nothing to say.
+        KappaError: it was killed.
     """
     utterances = list(utterances)
     name = utterances[0][1].engine
@@ -153,7 +155,16 @@ def _ask(worker: subprocess.Popen, text: str, voice: Voice) -> tuple[np.ndarray,
     return samples, rate
 
 
-def _dead(worker: subprocess.Popen) -> AssetError:
+def _dead(worker: subprocess.Popen) -> KappaError:
+    """Why the worker answers no more. One that was killed can run: that is no missing asset, which
+    a run would go on without."""
+    with suppress(BrokenPipeError):  # of what it never read
+        worker.stdin.close()
+    if (status := worker.wait()) < 0:
+        return KappaError(
+            f"the speech synthesiser was killed by signal {-status}",
+            "call again; if it was the system that did it, free some memory first",
+        )
     words = worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no message"]
     return AssetError(
         f"the speech synthesiser cannot run: {words[-1]}",

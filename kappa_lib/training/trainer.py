@@ -82,7 +82,8 @@ def train(
         state.start()
         state.record(0, 0, 0.0, None, start)
     distributed.barrier()
-    first = resumed or 0
+    has_stopped = _has_stopped(state.metrics(), profile.stop_loss)
+    first = profile.steps if has_stopped else resumed or 0
     items = data.first(profile.tune_utterances)
     lengths = [len(data.features[i]) for i in items]
     plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
@@ -138,6 +139,16 @@ def _smoothed(losses: list[float]) -> float:
 def _has_learned(losses: list[float], level: float) -> bool:
     """Whether the last steps' mean loss has come down to ``level``; never, to a level of 0."""
     return level > 0 and len(losses) >= SMOOTHED and _smoothed(losses) <= level
+
+
+def _has_stopped(rows: list[dict[str, Any]], level: float) -> bool:
+    """Whether a run's last evaluation was where it stopped: it was killed before its end."""
+    return (
+        level > 0
+        and len(rows) > 1
+        and rows[-1]["step"] - rows[-2]["step"] >= SMOOTHED
+        and rows[-1]["train_loss"] <= level
+    )
 
 
 def _finish(

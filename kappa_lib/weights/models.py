@@ -23,7 +23,14 @@ from huggingface_hub.errors import (
 from torch import nn
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError, first_line
+from kappa_lib.errors import (
+    AssetError,
+    CheckpointError,
+    InputError,
+    KappaError,
+    SpaceError,
+    first_line,
+)
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets
 from kappa_lib.weights.assets import RECORD, Pin, read_record, write_record
@@ -106,7 +113,7 @@ def explained(name: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (AssetError, SpaceError):
+    except KappaError:
         raise
     except Exception as error:
         remedies = list(_REMEDIES)

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -194,11 +195,16 @@ def test_unusable_folders_are_refused_by_name(tmp_path):
     for path, request, complaint in (
         (tmp_path / "absent", {}, "absent: no such folder"),
         (tmp_path / "empty", {}, "not readable as a dataset"),
-        (folder, {"text": "sentence"}, "no column sentence"),
+        (
+            folder,
+            {"text": "sentence"},
+            r"has no column sentence\n.*it has file_name, text",
+        ),
+        ("~nobody-here", {}, "~nobody-here: no such folder"),
         (folder, {"test": 10}, "10 different ones"),
     ):
         with pytest.raises(InputError, match=complaint):
-            build(path, **{"test": 1, **request})
+            build(Path(path), **{"test": 1, **request})
 
 
 def test_a_corpus_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, KappaError
 from kappa_lib.speech import synthesis
 from kappa_lib.speech.audio import RATE
 from kappa_lib.speech.synthesis import Voice
@@ -89,6 +89,20 @@ def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch
     monkeypatch.setattr(assets, "synthesiser", lambda _: broken_one)
     with pytest.raises(AssetError, match="synthesiser cannot run"):
         list(synthesis.synthesise(UTTERANCES))
+
+
+def test_a_killed_worker_is_no_missing_asset(monkeypatch):
+    workers, start = [], synthesis.subprocess.Popen
+    monkeypatch.setattr(
+        synthesis.subprocess, "Popen", lambda *a, **k: workers.append(start(*a, **k)) or workers[0]
+    )
+    speech = synthesis.synthesise(UTTERANCES)
+    next(speech)
+    workers[0].kill()
+    workers[0].wait()
+    with pytest.raises(KappaError, match="killed by signal 9") as found:
+        next(speech)
+    assert not isinstance(found.value, AssetError)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

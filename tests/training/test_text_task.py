@@ -13,7 +13,7 @@ from kappa_lib.spectra import scan
 from kappa_lib.spectra.selection import as_lora, select
 from kappa_lib.training.experiment import insert_lora
 from kappa_lib.training.text_task import TextExperiment, load, without_vowels
-from kappa_lib.training.trainer import SMOOTHED
+from kappa_lib.training.trainer import SMOOTHED, train
 
 SETTING = {
     "task": "vowels",
@@ -125,6 +125,21 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     ends = tables.results(stopped).query("step > 0")
     assert (ends["step"] < SMOOTHED + 15).all()
     assert (ends["train_loss"] <= level).all()
+
+
+@pytest.mark.slow
+def test_a_run_killed_where_it_stopped_learns_no_further(profile):
+    pace = {"lr": 0.01, "steps": SMOOTHED + 5, "eval_every": 100, "stop_loss": 100.0}
+    experiment, arms = stages.prepare(profile(arms=["selected"], seeds=[0], **pace))
+
+    def kill(done):
+        if done == SMOOTHED:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, arms["selected"], 0, kill)
+    rows = train(experiment, arms["selected"], 0)
+    assert [row["step"] for row in rows] == [0, SMOOTHED]
 
 
 @pytest.mark.slow
