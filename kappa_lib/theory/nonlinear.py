@@ -27,19 +27,12 @@ LEAK = 0.1
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function with what Remark 2 needs to know of it.
+    """An element-wise function with what Remark 2 needs to know of it."""
 
-    Attributes:
-        function: φ, array to array of the same shape.
-        log_slope: log|φ'| likewise; -inf where the slope vanishes.
-        invertible: whether φ is strictly monotone.
-        breaks: points where log|φ'| is not smooth (for GELU and SiLU the zero of φ'), for the
-            quadrature.
-    """
-
-    function: Callable[[Array], Array]
-    log_slope: Callable[[Array], Array]
-    invertible: bool
+    function: Callable[[Array], Array]  # φ, array to array of the same shape
+    log_slope: Callable[[Array], Array]  # log|φ'| likewise; -inf where the slope vanishes
+    invertible: bool  # whether φ is strictly monotone
+    # Where log|φ'| is not smooth (for GELU and SiLU the zero of φ'), for the quadrature.
     breaks: tuple[float, ...] = ()
 
 
@@ -58,10 +51,13 @@ def _log_slope_gelu(y: Array) -> Array:
     return np.where(y < 0, below, np.log(ndtr(right) + right * norm.pdf(right)))
 
 
+def _log_sigmoid(y: Array) -> Array:
+    return -np.logaddexp(0.0, -np.asarray(y, dtype=np.float64))
+
+
 def _log_slope_silu(y: Array) -> Array:
-    log_sigmoid = -np.logaddexp(0.0, -np.asarray(y, dtype=np.float64))
     with np.errstate(divide="ignore"):
-        return log_sigmoid + np.log(np.abs(1 + y * np.exp(-np.logaddexp(0.0, y))))
+        return _log_sigmoid(y) + np.log(np.abs(1 + y * np.exp(_log_sigmoid(-y))))
 
 
 def _relu(leak: float) -> Activation:
@@ -75,20 +71,16 @@ def _relu(leak: float) -> Activation:
     )
 
 
-def _sigmoid(y: Array) -> Array:
-    return np.exp(-np.logaddexp(0.0, -np.asarray(y)))
-
-
 ACTIVATIONS = {
     "identity": Activation(lambda y: y, np.zeros_like, True),
     "tanh": Activation(np.tanh, _log_slope_tanh, True),
-    "softplus": Activation(
-        lambda y: np.logaddexp(0.0, y), lambda y: -np.logaddexp(0.0, -np.asarray(y)), True
-    ),
+    "softplus": Activation(lambda y: np.logaddexp(0.0, y), _log_sigmoid, True),
     "leaky ReLU": _relu(LEAK),
     "ReLU": _relu(0.0),
     "GELU": Activation(lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
-    "SiLU": Activation(lambda y: y * _sigmoid(y), _log_slope_silu, False, (-1.2784645428,)),
+    "SiLU": Activation(
+        lambda y: y * np.exp(_log_sigmoid(y)), _log_slope_silu, False, (-1.2784645428,)
+    ),
 }
 
 

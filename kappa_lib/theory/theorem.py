@@ -1,9 +1,9 @@
-"""Theorem 1, eqs. (8)-(12), and the bands that κ and the norm leave open, all in nats.
+"""Theorem 1, eqs. (8)-(12), the bands that κ and the norm leave open, matrices made to a spectrum.
 
-``energy`` is the paper's C = ‖W‖_F² = Σσᵢ² > 0, ``k`` the number of non-zero singular values and
-``kappa`` their ratio σ₁/σ_k. In tᵢ = σᵢ² the quantities of the bands are sums of a concave
-function, so for a fixed t_k = a the largest value has all other tᵢ equal, and the smallest sits
-at a corner: every tᵢ is a or κ²a.
+All in nats. ``energy`` is the paper's C = ‖W‖_F² = Σσᵢ² > 0, ``k`` the number of non-zero
+singular values and ``kappa`` their ratio σ₁/σ_k. In tᵢ = σᵢ² the quantities of the bands are sums
+of a concave function, so for a fixed t_k = a the largest value has all other tᵢ equal, and the
+smallest sits at a corner: every tᵢ is a or κ²a.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import softmax
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.checks import checked_rank, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import checked_matrix, checked_rank, nonzero_spectrum, positive_number
 from kappa_lib.theory.entropy import LOG_2PI_E, mutual_information
 
 Spectrum = NDArray[np.float64]
@@ -23,8 +23,11 @@ Spectrum = NDArray[np.float64]
 
 def with_energy(s: ArrayLike, energy: float) -> Spectrum:
     """Scale a spectrum onto the constraint of eq. (9), Σσᵢ² = C; (k,), descending."""
-    positive = nonzero_spectrum(s)
-    return positive * math.sqrt(positive_number(energy, "energy") / float(positive @ positive))
+    return _scaled(nonzero_spectrum(s), positive_number(energy, "energy"))
+
+
+def _scaled(shape: Spectrum, energy: float) -> Spectrum:
+    return shape * math.sqrt(energy / float(shape @ shape))
 
 
 def lagrangian(s: ArrayLike, multiplier: float, energy: float) -> float:
@@ -117,13 +120,18 @@ def _checked_case(kappa: float, energy: float, k: int) -> tuple[float, float, in
     return float(kappa), positive_number(energy, "energy"), size
 
 
+def log_spaced_spectrum(kappa: float, k: int, energy: float) -> Spectrum:
+    """k singular values, evenly spaced in log, with σ₁/σ_k = κ and Σσᵢ² = C; descending."""
+    kappa, energy, k = _checked_case(kappa, energy, k)
+    return _scaled(np.logspace(0.0, -math.log10(kappa), k), energy)
+
+
 def corner_spectrum(kappa: float, energy: float, k: int, high: int) -> Spectrum:
     """Spectrum with ``high`` values at σ₁ and the other k - high at σ₁/κ, (k,)."""
     kappa, energy, k = _checked_case(kappa, energy, k)
     if k > 1 and not 1 <= high < k:
         raise InputError(f"{high} of {k} values at the top", "leave one at either end")
-    shape = np.where(np.arange(k) < high, 1.0, 1 / kappa)
-    return shape * math.sqrt(energy / float(shape @ shape))
+    return _scaled(np.where(np.arange(k) < high, 1.0, 1 / kappa), energy)
 
 
 def _levelled_spectrum(kappa: float, energy: float, k: int, smallest: float) -> Spectrum:
@@ -206,8 +214,7 @@ def random_spectrum(kappa: float, energy: float, k: int, rng: np.random.Generato
 def _from_heights(inner: Spectrum, kappa: float, energy: float, k: int) -> Spectrum:
     """Heights in [0, 1] between log σ_k (0) and log σ₁ (1) to a spectrum of energy C."""
     heights = np.concatenate([[1.0], np.sort(inner)[::-1], [0.0]])[:k]
-    shape = kappa ** (heights - 1)
-    return shape * math.sqrt(energy / float(shape @ shape))
+    return _scaled(kappa ** (heights - 1), energy)
 
 
 def free_maximum(
@@ -258,3 +265,37 @@ def search_band(
         ]
         ends.append(sign * min(float(run.fun) for run in runs))
     return ends[0], ends[1]
+
+
+def random_orthogonal(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Orthogonal matrix (size, size), uniform over the orthogonal group (Mezzadri 2007)."""
+    if size < 1:
+        raise InputError(f"size {size} of an orthogonal matrix", "give at least 1")
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    # Without the signs, Q depends on the convention of the LAPACK at hand.
+    return q * np.sign(np.diag(r))
+
+
+def matrix_with_spectrum(
+    s: ArrayLike, rows: int, cols: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """W = U diag(s) Vᵀ, (rows, cols), with random orthogonal U and V; values not given are zero."""
+    values = np.asarray(s, dtype=np.float64)
+    nonzero_spectrum(values)
+    if values.size > min(rows, cols):
+        what = f"{values.size} singular values for a {rows}×{cols} matrix"
+        raise InputError(what, "give at most min(m, n)")
+    left = random_orthogonal(rows, rng)[:, : values.size]
+    return (left * values) @ random_orthogonal(cols, rng)[:, : values.size].T
+
+
+def smallest_value_interval(weight: ArrayLike, stored: ArrayLike) -> tuple[float, float]:
+    """Where the smallest singular value of W (m, n) as ``stored`` can be, by Weyl's inequality.
+
+    |σ_k(W + E) - σ_k(W)| <= ‖E‖₂ with E the rounding error, so the interval, cut at zero, has
+    half-width ‖E‖₂.
+    """
+    exact, rounded = checked_matrix(weight), checked_matrix(stored, "stored weight")
+    smallest = float(np.linalg.svd(exact, compute_uv=False)[-1])
+    error = float(np.linalg.norm(rounded - exact, 2))
+    return max(0.0, smallest - error), smallest + error

@@ -9,8 +9,7 @@ from scipy.linalg import svdvals
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import spectrum
 from kappa_lib.theory.checks import EPS
-from kappa_lib.theory.matrices import log_spaced_spectrum, matrix_with_spectrum
-from kappa_lib.theory.theorem import am_gm_gap
+from kappa_lib.theory.theorem import am_gm_gap, log_spaced_spectrum, matrix_with_spectrum
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True)
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 200))

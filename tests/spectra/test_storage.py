@@ -7,7 +7,7 @@ import torch
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import storage
-from kappa_lib.theory import matrices
+from kappa_lib.theory import theorem
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
 
@@ -54,10 +54,10 @@ def test_q4_1_has_sixteen_levels_a_run_and_errs_by_half_a_step():
 
 def test_weyl_interval_holds_the_stored_value():
     rng = np.random.default_rng(0)
-    weight = matrices.matrix_with_spectrum(np.geomspace(1, 1e-2, 32), 32, 32, rng)
+    weight = theorem.matrix_with_spectrum(np.geomspace(1, 1e-2, 32), 32, 32, rng)
     for form in ("bf16", "4-bit (Q4_1)"):
         read = storage.stored(weight, form).double().numpy()
-        low, high = matrices.smallest_value_interval(weight, read)
+        low, high = theorem.smallest_value_interval(weight, read)
         assert low <= np.linalg.svd(read, compute_uv=False)[-1] <= high
         assert low < 1e-2 < high
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory import entropy
-from kappa_lib.theory.matrices import random_orthogonal
+from kappa_lib.theory.theorem import random_orthogonal
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1)
