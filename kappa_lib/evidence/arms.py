@@ -15,8 +15,16 @@ import pandas as pd
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import tables
-from kappa_lib.evidence.statistics import ENOUGH_SEEDS, NATS, POINTS, decide_difference
-from kappa_lib.evidence.verdicts import FAILS, HOLDS, SAME, UNDECIDED
+from kappa_lib.evidence.verdicts import (
+    ENOUGH_SEEDS,
+    FAILS,
+    HOLDS,
+    NATS,
+    POINTS,
+    SAME,
+    UNDECIDED,
+    decide_difference,
+)
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table

@@ -18,15 +18,16 @@ import yaml
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.statistics import LEVEL, holm
 from kappa_lib.evidence.verdicts import (
     FAILS,
     HOLDS,
+    LEVEL,
     NOT_MEASURED,
     RULES,
     SCALES,
     UNDECIDED,
     Decision,
+    holm,
     notes,
     numbers_of,
 )

@@ -14,16 +14,15 @@ from kappa_lib import paths, profiles
 from kappa_lib.evidence import arms, encoding, tables
 from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
 from kappa_lib.evidence.rules_study import can_turn
-from kappa_lib.evidence.statistics import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
+from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 
 
 def tracks(found: Sequence[float]) -> str:
     """A model's word on the title's first sense: does κ track the information of the output?
 
-    Args:
-        found: ρ of κ with the information deficit within types: estimate and the ends of its
-            95 % interval over layers.
+    ``found`` is ρ of κ with the information deficit within types: estimate and the ends of its
+    95 % interval over layers.
     """
     if found[1] > RELEVANT:
         return "yes"
@@ -33,9 +32,8 @@ def tracks(found: Sequence[float]) -> str:
 def worth(found: Sequence[float]) -> str:
     """What a type's smallest singular values are worth to the model, in a word.
 
-    Args:
-        found: cost of taking σ_k away, less that of as much off a random direction, in nats a
-            token: estimate and the ends of its 95 % interval over windows.
+    ``found`` is the cost of taking σ_k away, less that of as much off a random direction, in nats
+    a token: estimate and the ends of its 95 % interval over windows.
     """
     if found[1] > NATS:
         return "something"
@@ -59,11 +57,9 @@ def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval
 
 
 def text_task() -> dict[str, dict[str, Any]]:
-    """What decides new-text-task: both arms of the committed runs of the profile ``text``.
+    """What decides new-text-task: ``kappatune`` and ``lora`` of the committed runs of ``text``.
 
-    Returns:
-        ``kappatune`` and ``lora``, see :func:`kappa_lib.evidence.arms.measured`; empty where
-        nothing is committed.
+    Both as of :func:`kappa_lib.evidence.arms.measured`; empty where nothing is committed.
     """
     found, _ = _committed("text", {"kappatune": "selected", "lora": "all"})
     return found
@@ -75,16 +71,9 @@ def curve(
     """What decides the claims on the shape of the curves: the run at hand where it can turn.
 
     One that is too short is answered for by the committed runs of the profile ``turn``, whose arm
-    of the largest κ has the size of ``selected``.
-
-    Args:
-        selected: of the run at hand, see :func:`kappa_lib.evidence.arms.measured`.
-        inverse: likewise.
-        epochs: of the run at hand, see :func:`kappa_lib.evidence.arms.setting`.
-        schedule: likewise.
-
-    Returns:
-        The same four of the runs that decide.
+    of the largest κ has the size of ``selected``. Arms are those of
+    :func:`kappa_lib.evidence.arms.measured`, epochs and schedule of its ``setting``; returned are
+    the same four of the runs that decide.
     """
     own = {"selected": selected, "inverse": inverse, "epochs": epochs, "schedule": schedule}
     return own if can_turn(epochs, schedule) else turn() or own
@@ -100,13 +89,8 @@ def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
     """What decides new-modality: the arm at hand, or the committed runs of ``long``, if longer.
 
     A run that ended before the language model understood says nothing about whether it can.
-
-    Args:
-        selected: of the run at hand, see :func:`kappa_lib.evidence.arms.measured`.
-        utterances: that the run at hand was trained on.
-
-    Returns:
-        The same of the runs that decide.
+    ``selected`` is of :func:`kappa_lib.evidence.arms.measured`, of a run on that many utterances;
+    returned is the same of the runs that decide.
     """
     longer = profiles.load("long")
     if utterances >= longer.steps * longer.batch:
@@ -128,10 +112,7 @@ def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[
 
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 QUESTIONS = {
-    "smaller − larger κ, all else alike": (
-        "cause",
-        ("lower_of_neighbours", "higher_of_neighbours"),
-    ),
+    "smaller − larger κ, all else alike": ("cause", arms.ALIKE_ARMS[0]),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -165,8 +146,7 @@ def questions() -> pd.DataFrame:
 def information(folders: dict[str, Path]) -> pd.DataFrame:
     """A row a study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and the word.
 
-    Args:
-        folders: what was studied → where.
+    ``folders`` says where each of the studies lies.
     """
     rows = {}
     for name, folder in folders.items():
@@ -188,7 +168,7 @@ def information(folders: dict[str, Path]) -> pd.DataFrame:
 
 def smallest(folder: Path) -> pd.DataFrame:
     """A row a type of one study: shape, median κ, what its σ_k are worth, and the word."""
-    table, surgery = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "surgery"))
+    table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
     costs = surgery.pivot_table(index=["scope", "window"], columns="change", values="loss")
     less = costs["surgery"] - costs["surgery_elsewhere"]
     rows = {}

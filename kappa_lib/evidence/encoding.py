@@ -18,7 +18,7 @@ from scipy import stats
 from kappa_lib.encoding.predictors import PREDICTORS
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
-from kappa_lib.evidence.statistics import LEVEL, Interval, bootstrap_mean, holm
+from kappa_lib.evidence.verdicts import LEVEL, Interval, bootstrap_mean, holm
 from kappa_lib.files import read_json, replacing
 from kappa_lib.spectra.kappa_table import volume_loss
 

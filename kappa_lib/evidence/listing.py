@@ -48,10 +48,8 @@ def _numbers(found: Decision) -> str:
     """Estimate, interval, repetitions, effect and p."""
     told = []
     if found.estimate is not None:
-        digits = 2 if found.unit.startswith("points") else 4
-        text = f"{found.estimate:+.{digits}f}"
-        if found.interval is not None:
-            text = interval(found.estimate, *found.interval, digits)
+        low, high = found.interval or (math.nan, math.nan)
+        text = interval(found.estimate, low, high, 2 if found.unit.startswith("points") else 4)
         told.append(f"{text} {found.unit}".strip())
     if found.n is not None and found.interval is not None:
         told.append(f"n = {found.n}")

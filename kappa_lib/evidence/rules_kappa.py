@@ -10,12 +10,14 @@ from a look at one text, were the costs of taking σ_k away type by type.
 
 from collections.abc import Sequence
 
-from kappa_lib.evidence.statistics import share_interval
+from scipy.stats import binomtest
+
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
     FAILS,
     HOLDS,
+    LEVEL,
     NOT_TESTABLE,
     UNDECIDED,
     Decision,
@@ -53,6 +55,8 @@ def kappa_reflects_training(
 ) -> Decision:
     """Tensors above the median κ of untrained ones of their shape: half, if nothing was learned.
 
+    Each type's share has the 95 % interval of Clopper and Pearson (1934).
+
     Args:
         above: how many, a module type each.
         tensors: of how many.
@@ -60,7 +64,8 @@ def kappa_reflects_training(
     """
     if sum(tensors) < 2:
         return Decision(NOT_TESTABLE, note="fewer than two tensors")
-    ends = [share_interval(k, n) for k, n in zip(above, tensors, strict=True)]
+    tests = [binomtest(k, n) for k, n in zip(above, tensors, strict=True)]
+    ends = [(float(low), float(high)) for low, high in (t.proportion_ci(LEVEL) for t in tests)]
     shares = [k / n for k, n in zip(above, tensors, strict=True)]
     nearest = min(range(len(shares)), key=lambda i: abs(shares[i] - 0.5))
     traces = [low > 0.5 or high < 0.5 for low, high in ends]

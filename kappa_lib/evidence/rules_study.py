@@ -17,24 +17,22 @@ from typing import Any
 import numpy as np
 
 from kappa_lib.evidence.arms import reversed_sizes, same_seeds, unlike
-from kappa_lib.evidence.statistics import (
-    ENOUGH_SEEDS,
-    NATS,
-    POINTS,
-    decide_difference,
-    spread_ratio,
-)
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
+    ENOUGH_SEEDS,
     FAILS,
     HOLDS,
+    NATS,
     NOT_TESTABLE,
+    POINTS,
     SAME,
     UNDECIDED,
     Decision,
+    decide_difference,
     decides,
     notes,
+    spread_ratio,
     together,
 )
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.statistics import bootstrap_mean, bootstrap_ratio
+from kappa_lib.evidence.verdicts import bootstrap_mean, bootstrap_ratio
 from kappa_lib.files import read_json, replacing
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import selection
@@ -153,13 +153,13 @@ def _seeds(profile: Profile, arm: str) -> list[int]:
 
 
 def wer_intervals(
-    profile: Profile, arm: str, seed: int | None = None, step: int | None = None
+    profile: Profile, arm: str, step: int | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """Word error rates of an evaluation, the last by default, with 95 % bootstrap intervals.
 
     An utterance is drawn with all its errors and words, and the rate is the drawn errors over
-    the drawn words. Without a ``seed``: of the mean over the finished seeds, which are then drawn
-    too. The draws are seeded by the profile.
+    the drawn words, averaged over the finished seeds, which are drawn too. The draws are seeded
+    by the profile.
 
     Returns:
         Corpus → rate, low, high, as fractions.
@@ -168,8 +168,8 @@ def wer_intervals(
         InputError: there is no such run or step.
     """
     errors, words = defaultdict(list), defaultdict(list)
-    for number in _seeds(profile, arm) if seed is None else [seed]:
-        for corpus, rows in transcripts(profile, arm, number, step).groupby("corpus", sort=False):
+    for seed in _seeds(profile, arm):
+        for corpus, rows in transcripts(profile, arm, seed, step).groupby("corpus", sort=False):
             language = profile.language(corpus)
             found = [word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()]
             errors[corpus].append([wrong for wrong, _ in found])
@@ -201,10 +201,10 @@ def wer_bands(profile: Profile, arms: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "step", "column", "low", "high"])
 
 
-def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.DataFrame:
+def text_intervals(profile: Profile, arm: str) -> pd.DataFrame:
     """What an arm forgot of each kind of text, with 95 % bootstrap intervals over windows.
 
-    Without a ``seed``: of the mean over the finished seeds, which are then drawn too.
+    Of the mean over the finished seeds, which are drawn too.
 
     Returns:
         A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
@@ -213,8 +213,7 @@ def text_intervals(profile: Profile, arm: str, seed: int | None = None) -> pd.Da
     Raises:
         InputError: no such run, or one from before there were kinds of text.
     """
-    seeds = _seeds(profile, arm) if seed is None else [seed]
-    runs = [read_metrics(run_folder(profile, arm, number)) for number in seeds]
+    runs = [read_metrics(run_folder(profile, arm, seed)) for seed in _seeds(profile, arm)]
     if not all(run and "text" in run[-1] for run in runs):
         raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
     rows = {}

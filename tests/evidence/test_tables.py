@@ -63,14 +63,14 @@ def test_the_interval_of_two_utterances_is_that_of_their_four_draws():
     # One utterance of 1 word with 1 error, one of 3 words with none. Drawn with replacement the
     # rate is 1 (both the first), 1/4 (one each, twice as likely) or 0 (both the second).
     write_run([row("eins", "zwei"), row("eins zwei drei", "eins zwei drei")])
-    found = tables.wer_intervals(profile(), "selected", 0)
+    found = tables.wer_intervals(profile(), "selected")
     assert found == {"de": (0.25, 0.0, 1.0)}
 
 
 def test_every_corpus_has_its_interval_and_its_normaliser():
     rows = [row("three colours", "3 colors", "en"), row("drei", "vier", "de")]
     write_run(rows)
-    found = tables.wer_intervals(profile(), "selected", 0)
+    found = tables.wer_intervals(profile(), "selected")
     assert found == {"en": (0, 0, 0), "de": (1, 1, 1)}
 
 
@@ -78,7 +78,7 @@ def test_the_same_profile_draws_the_same_interval():
     rng = np.random.default_rng(1)
     rows = [row("a b c d", " ".join(rng.choice(list("abcd"), 4))) for _ in range(40)]
     write_run(rows)
-    first, second = (tables.wer_intervals(profile(), "selected", 0) for _ in range(2))
+    first, second = (tables.wer_intervals(profile(), "selected") for _ in range(2))
     assert first == second
     rate, low, high = first["de"]
     assert rate == word_error_rate(
@@ -87,14 +87,14 @@ def test_the_same_profile_draws_the_same_interval():
     assert low < rate < high
 
 
-def test_seeds_are_drawn_too_when_none_is_named():
+def test_seeds_are_drawn_too():
     for seed, answer in ((0, "eins zwei"), (1, "drei vier")):
         write_run([row("eins zwei", answer)] * 5, seed=seed)
     both = profile(0, 1, 2)  # the third has not been run
     assert tables.wer_intervals(both, "selected") == {"de": (0.5, 0.0, 1.0)}
     with pytest.raises(InputError, match="inverse: no finished run"):
         tables.wer_intervals(both, "inverse")
-    assert tables.wer_intervals(both, "selected", 1) == {"de": (1.0, 1.0, 1.0)}
+    assert tables.wer_intervals(profile(1), "selected") == {"de": (1.0, 1.0, 1.0)}
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more():
             heard = ["x" if bad else word for bad, word in zip(failed, spoken, strict=True)]
             rows.append(row(" ".join(spoken), " ".join(heard)))
         write_run(rows)
-        _, low, high = tables.wer_intervals(profile(), "selected", 0)["de"]
+        _, low, high = tables.wer_intervals(profile(), "selected")["de"]
         covered += low <= 1 / 3 <= high
     # Three standard deviations of 95 % over 150 trials are 5.3 points; a percentile bootstrap of
     # 48 utterances is known to fall a little short.
@@ -124,7 +124,7 @@ def texts(loss, kl):
 
 def test_what_was_forgotten_of_each_text():
     write_run(metrics=[texts([2.0, 4.0], [0, 0]), texts([2.5, 5.5], [0.1, 0.3])])
-    found = tables.text_intervals(profile(), "selected", 0)
+    found = tables.text_intervals(profile(), "selected")
     assert list(found.index) == ["english", "german"]
     english = found.loc["english"]
     assert english["rise"] == pytest.approx(1.0)
@@ -136,9 +136,12 @@ def test_what_was_forgotten_of_each_text():
 def test_runs_from_before_there_were_kinds_of_text_say_so():
     write_run(metrics=[{"text_loss": 2.8}])
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(), "selected", 0)
+        tables.text_intervals(profile(), "selected")
+    write_run()
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(), "inverse", 0)
+        tables.text_intervals(profile(), "selected")
+    with pytest.raises(InputError, match="inverse: no finished run"):
+        tables.text_intervals(profile(), "inverse")
 
 
 def test_a_normaliser_that_empties_a_hypothesis_leaves_deletions():

@@ -3,14 +3,17 @@ import pytest
 from scipy import stats
 
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.statistics import (
+from kappa_lib.evidence.verdicts import (
+    FAILS,
+    HOLDS,
+    NOT_TESTABLE,
+    SAME,
+    UNDECIDED,
     bootstrap_mean,
     bootstrap_ratio,
     decide_difference,
     holm,
-    paired,
 )
-from kappa_lib.evidence.verdicts import FAILS, HOLDS, NOT_TESTABLE, SAME, UNDECIDED
 
 # Standard deviation of paired differences in the committed study, in points of word error rate.
 SPREAD = 1.03
@@ -26,11 +29,11 @@ def verdicts(seeds, effect, trials=2000, margin=1.0):
     return {name: found.count(name) / trials for name in (HOLDS, FAILS, SAME, UNDECIDED)}
 
 
-def test_paired_is_scipys_paired_t_test():
+def test_a_difference_has_scipys_paired_t_test():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 8))
-    found, test = paired(a, b), stats.ttest_rel(a, b)
-    assert found.mean == pytest.approx((a - b).mean())
+    found, test = decide_difference(a, b, 1.0), stats.ttest_rel(a, b)
+    assert found.estimate == pytest.approx((a - b).mean())
     assert found.p == pytest.approx(test.pvalue)
     assert found.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
     half = stats.t.ppf(0.95, 7) * (a - b).std(ddof=1) / np.sqrt(8)
@@ -42,7 +45,8 @@ def test_equivalence_is_two_one_sided_tests():
     rng = np.random.default_rng(1)
     for _ in range(50):
         a, b = rng.normal(0.0, 0.5, (2, 6))
-        found, margin = paired(a, b), 0.6
+        margin = 0.6
+        found = decide_difference(a, b, margin)
         below = stats.ttest_1samp(a - b, margin, alternative="less").pvalue < 0.05
         above = stats.ttest_1samp(a - b, -margin, alternative="greater").pvalue < 0.05
         assert (-margin < found.narrow[0] and found.narrow[1] < margin) == (below and above)
