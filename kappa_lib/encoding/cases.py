@@ -55,8 +55,11 @@ class Cases:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How many windows are read of every text or corpus, and their tokens; or utterances."""
+class Settings:
+    """What a study measures, and on how many windows (or utterances) of every text or corpus.
+
+    The defaults are those of the committed results.
+    """
 
     input_windows: int = 11
     input_length: int = 256
@@ -66,32 +69,37 @@ class Sizes:
     length: int = 48  # short, since 1,890 changes are measured on each
     surgery_windows: int = 6
     surgery_length: int = 128
+    model: str = models.DEFAULT  # a profile's, or ``whisper-base`` for Whisper's decoder
+    # A profile, whose first warm-started adaptor makes prompts of its test speech; None: texts.
+    speech: str | None = None
+    draws: int = 2  # of relative noise on every tensor
+    layers: tuple[int, ...] | None = None
+    types: tuple[str, ...] | None = None
+    seed: int = 0
 
 
-def load(model: str, sizes: Sizes, speech: str | None) -> tuple[PreTrainedModel, Cases]:
+def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
     """A model and the windows it is measured on.
 
-    Args:
-        model: a profile's ``model``, or ``whisper-base`` for Whisper's decoder.
-        sizes: how much.
-        speech: a profile, whose first warm-started adaptor makes prompts of its test speech;
-            None reads texts.
+    Raises:
+        InputError: a profile of another model, or too little text or speech.
     """
-    if model == WHISPER:
+    if settings.model == WHISPER:
         llm = whisper_files.decoder(assets.whisper())
-        return llm, _of_utterances(_recordings(sizes), sizes)
-    if speech is None:
-        llm, tokenizer = models.load(model)
-        return llm, of_texts(tokenizer, sizes)
-    profile = profiles.load(speech)
-    if profile.model != model:
-        raise InputError(f"the profile {speech} has the model {profile.model}", "name that one")
+        return llm, _of_utterances(_recordings(settings), settings)
+    if settings.speech is None:
+        llm, tokenizer = models.load(settings.model)
+        return llm, of_texts(tokenizer, settings)
+    profile = profiles.load(settings.speech)
+    if profile.model != settings.model:
+        what = f"the profile {settings.speech} has the model {profile.model}"
+        raise InputError(what, "name that one")
     experiment = Experiment(profile, features.load(profile))
     experiment.warm_start(profile.seeds[0])
-    return experiment.llm, _of_utterances(_prompts(experiment), sizes)
+    return experiment.llm, _of_utterances(_prompts(experiment), settings)
 
 
-def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Cases:
+def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     """Cases from the pinned texts: moments from the beginnings, surgery from the ends.
 
     Every window starts with the token that the tokenizer begins texts with, if it has one.
@@ -124,7 +132,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Sizes) -> Cases:
     return Cases(batches(read, None), batches(surgery), blocks)
 
 
-def _of_utterances(utterances: Iterator[Batch], sizes: Sizes) -> Cases:
+def _of_utterances(utterances: Iterator[Batch], sizes: Settings) -> Cases:
     """Cases from utterances, the same number of each corpus in every part."""
     by_corpus: dict[str, list[Batch]] = {}
     for batch in utterances:
@@ -150,7 +158,7 @@ def _prompts(experiment: Experiment) -> Iterator[Batch]:
             yield Batch({"inputs_embeds": given[None]}, answer[None], [test.corpus])
 
 
-def _recordings(sizes: Sizes) -> Iterator[Batch]:
+def _recordings(sizes: Settings) -> Iterator[Batch]:
     """Recorded prompts for Whisper's decoder, encoded in the 30 s windows of its training."""
     count = sizes.input_windows + sizes.surgery_windows + sizes.blocks
     rows = corpora.build(HUMAN, 0, count, 0)["test"]
@@ -172,12 +180,13 @@ def _recordings(sizes: Sizes) -> Iterator[Batch]:
         yield Batch(inputs, torch.tensor([answer]), [HUMAN])
 
 
-def describe(model: str, speech: str | None) -> dict[str, dict[str, str]]:
+def describe(settings: Settings) -> dict[str, dict[str, str]]:
     """What pins the weights and what was read, for a study's facts."""
-    if model == WHISPER:
+    if settings.model == WHISPER:
         pin = assets.WHISPER_BASE.pins[0]
         weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
         return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
     read = {kind: about()[kind]["sha256"] for kind in KINDS}
-    read = {"speech": f"test split of the profile {speech}"} if speech else read
-    return {"model": models.identity(model), "texts": read}
+    if settings.speech:
+        read = {"speech": f"test split of the profile {settings.speech}"}
+    return {"model": models.identity(settings.model), "texts": read}

@@ -1,7 +1,7 @@
 """Passes through some of a decoder's layers; moments of what each ``nn.Linear`` is given."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -117,16 +117,12 @@ def _pass(
 ) -> tuple[dict[str, Tensor], Any]:
     """One layer alone: the input of each ``nn.Linear`` by its path, and what the layer gave."""
     layer, seen, out = decoder.layers[number], {}, []
-    linears = [(path, part) for path, part in layer.named_modules() if isinstance(part, nn.Linear)]
-    hooks = [
-        part.register_forward_pre_hook(lambda _, x, path=path: seen.__setitem__(path, x[0]))
-        for path, part in linears
-    ]
-    hooks.append(layer.register_forward_hook(lambda _, __, found: out.append(found)))
-    try:
-        with only(decoder.layers, number, start, number):
-            decoder(**given, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, only(decoder.layers, number, start, number):
+        for path, part in layer.named_modules():
+            if isinstance(part, nn.Linear):
+                hooks.enter_context(
+                    part.register_forward_pre_hook(lambda _, x, at=path: seen.update({at: x[0]}))
+                )
+        hooks.enter_context(layer.register_forward_hook(lambda _, __, found: out.append(found)))
+        decoder(**given, use_cache=False)
     return seen, out[0]

@@ -1,6 +1,7 @@
 """What a tensor's spectrum, heads, inputs and gradient say before anything is changed."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import Moments
-from kappa_lib.encoding.damage import Factors
+from kappa_lib.encoding.damage import Factors, log_probabilities, loss_of
+from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import volume_loss
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.spectrum import condition_number, power_law_tail
@@ -98,3 +101,56 @@ def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
         "dominant_share": float(values[-1] / values.sum()),
         "bottom_output": float(outputs[-1] / outputs.sum()),
     }
+
+
+def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> pd.DataFrame:
+    """How large a tensor's gradient is, and how much it differs between windows.
+
+    With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
+    the number of windows at which a batch's noise is as large as what it measures (McCandlish et
+    al. 2018, eq. 2.9; both parts estimated without bias, A.1).
+
+    Args:
+        llm: the model, frozen, also afterwards.
+        names: of the tensors.
+        batches: at least two windows.
+
+    Returns:
+        A row a tensor: ``gradient`` ‖G‖‖W‖, the loss' change for a relative change along it;
+        ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal is left.
+
+    Raises:
+        InputError: fewer than two windows.
+    """
+    count = sum(len(batch.targets) for batch in batches)
+    if count < 2:
+        raise InputError(f"{count} window to compare gradients of", "give two or more")
+    parameters = dict(llm.named_parameters())
+    chosen = [parameters[name] for name in names]
+    sums = [torch.zeros(p.shape, dtype=torch.float64) for p in chosen]
+    squares = [0.0] * len(chosen)
+    try:
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        for batch in batches:
+            losses = loss_of(log_probabilities(llm, batch), batch.targets)
+            for number, loss in enumerate(losses):
+                found = torch.autograd.grad(loss, chosen, retain_graph=number + 1 < len(losses))
+                for i, gradient in enumerate(found):
+                    sums[i] += gradient
+                    squares[i] += float(gradient.double().square().sum())
+    finally:
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    rows = {}
+    for name, weight, total, square in zip(names, chosen, sums, squares, strict=True):
+        of_mean = float((total / count).square().sum())
+        noise = (square - count * of_mean) / (count - 1)
+        signal = of_mean - noise / count
+        rows[name] = {
+            "gradient": math.sqrt(of_mean) * float(weight.detach().double().norm()),
+            "signal": signal,
+            "noise": noise,
+            "noise_scale": noise / signal if signal > 0 else math.inf,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tensor")

@@ -9,7 +9,7 @@ command goes on. It leaves a table a part, ``tensors.csv`` and ``stability.csv``
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,20 @@ from torch import Tensor
 
 from kappa_lib import provenance
 from kappa_lib.encoding import cases, damage, information, predictors
-from kappa_lib.encoding.cases import Batch
+from kappa_lib.encoding.cases import Batch, Settings
 from kappa_lib.encoding.covariance import Moments, input_moments
-from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference
-from kappa_lib.encoding.stability import gradients, noise_cost
+from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference, noise_cost
+from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import Stages
 from kappa_lib.spectra.scan import scan
-from kappa_lib.weights import models
 
 # Raise when a change here or in the measures alters any number.
 NUMERICS = 2
 FLOATS = "%.6g"
 # The controls of single surgeries are measured last.
 DAMAGE_PARTS = (tuple(name for name in CHANGES if name not in SURGERIES[1:]), SURGERIES[1:])
-
-
-@dataclass(frozen=True)
-class Settings(cases.Sizes):
-    """What is measured; the defaults are those of the committed results."""
-
-    model: str = models.DEFAULT
-    speech: str | None = None  # see :func:`kappa_lib.encoding.cases.load`
-    draws: int = 2  # of relative noise on every tensor
-    layers: tuple[int, ...] | None = None
-    types: tuple[str, ...] | None = None
-    seed: int = 0
 
 
 class Rows:
@@ -82,7 +69,7 @@ class Study:
         self, settings: Settings, out: Path, progress: Callable[[str, int, int], None] | None = None
     ) -> None:
         self.settings, self.out, self.say = settings, out, progress or (lambda *_: None)
-        self.llm, self.cases = cases.load(settings.model, settings, settings.speech)
+        self.llm, self.cases = cases.load(settings)
         self.weights = dict(self.llm.named_parameters())
         self.table = predictors.table_of(self.llm)
         layers, types, rows = settings.layers, settings.types, self.table
@@ -116,14 +103,13 @@ class Study:
 
     def run(self, parts: Sequence[str] = ()) -> None:
         """Measure and write the named parts, all by default; each table as soon as it is whole."""
-        settings = self.settings
         for name in parts or PARTS:
             for table in PARTS[name](self):
                 with replacing(self.out / f"{name}.csv") as temporary:
                     table.to_csv(temporary, index=False, float_format=FLOATS)
         facts = {
-            "settings": asdict(settings),
-            **cases.describe(settings.model, settings.speech),
+            "settings": asdict(self.settings),
+            **cases.describe(self.settings),
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)

@@ -3,12 +3,12 @@ import torch
 from tiny import tokenizer
 
 from kappa_lib.encoding import cases
-from kappa_lib.encoding.stability import gradients
+from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.text import carried
 from kappa_lib.training.evaluation import KINDS
 
-SMALL = cases.Sizes(2, 16, 3, 8, 2, 10)
+SMALL = cases.Settings(2, 16, 3, 8, 2, 10)
 
 
 def whole(kind):
@@ -53,17 +53,17 @@ def test_windows_begin_with_the_token_that_a_tokenizer_begins_texts_with():
 
 def test_no_token_is_read_twice():
     with pytest.raises(InputError, match="ask for fewer windows"):
-        cases.of_texts(tokenizer(), cases.Sizes(input_windows=1000))
+        cases.of_texts(tokenizer(), cases.Settings(input_windows=1000))
     count = min(len(whole(kind)) for kind in KINDS)
-    fits = cases.Sizes(1, 16, (count - 32) // 9, 8, 1, 15)
+    fits = cases.Settings(1, 16, (count - 32) // 9, 8, 1, 15)
     assert len(cases.of_texts(tokenizer(), fits).blocks) == fits.blocks
     with pytest.raises(InputError, match="ask for fewer windows"):
-        cases.of_texts(tokenizer(), cases.Sizes(1, 16, fits.blocks + 1, 8, 1, 15))
+        cases.of_texts(tokenizer(), cases.Settings(1, 16, fits.blocks + 1, 8, 1, 15))
 
 
 def test_whispers_decoder_writes_what_is_said():
-    sizes = cases.Sizes(input_windows=2, blocks=0, surgery_windows=1)
-    llm, found = cases.load(cases.WHISPER, sizes, None)
+    settings = cases.Settings(input_windows=2, blocks=0, surgery_windows=1, model=cases.WHISPER)
+    llm, found = cases.load(settings)
     assert (len(found.inputs), len(found.surgery)) == (2, 1)
     right = total = 0
     for batch in found.inputs + found.surgery:
@@ -89,8 +89,8 @@ def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkey
     model, load = str(save_model(tmp_path / "model")), profiles.load
     tiny_profile = load("smoke", profile="tiny", model=model, **TINY)
     monkeypatch.setattr(profiles, "load", lambda name: tiny_profile)
-    sizes = cases.Sizes(input_windows=1, blocks=1, surgery_windows=0)
-    llm, found = cases.load(model, sizes, "smoke")
+    sizes = {"input_windows": 1, "blocks": 1, "surgery_windows": 0}
+    llm, found = cases.load(cases.Settings(**sizes, model=model, speech="smoke"))
     data = features.load(tiny_profile)
     speech = Experiment(tiny_profile, data).speech_llm(0)
     for batch, test in zip(found.inputs, data.tests, strict=True):
@@ -107,4 +107,4 @@ def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkey
 
 def test_a_profile_of_another_model_is_refused():
     with pytest.raises(InputError, match="smollm2-135m"):
-        cases.load("gemma3-270m", cases.Sizes(), "smoke")
+        cases.load(cases.Settings(model="gemma3-270m", speech="smoke"))

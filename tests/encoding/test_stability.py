@@ -6,8 +6,8 @@ from tiny import llama
 from torch.nn import functional
 
 from kappa_lib.encoding.cases import Batch
-from kappa_lib.encoding.damage import Reference
-from kappa_lib.encoding.stability import gradients, noise_cost
+from kappa_lib.encoding.damage import Reference, noise_cost
+from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 
 NAMES = [
