@@ -81,8 +81,7 @@ class Settings:
 def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
     """A model and the windows it is measured on.
 
-    Raises:
-        InputError: a profile of another model, or too little text or speech.
+    InputError for a profile of another model, or where there is too little text or speech.
     """
     if settings.model == WHISPER:
         llm = whisper_files.decoder(assets.whisper())
@@ -103,9 +102,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     """Cases from the pinned texts: moments from the beginnings, surgery from the ends.
 
     Every window starts with the token that the tokenizer begins texts with, if it has one.
-
-    Raises:
-        InputError: a text that is too short.
+    InputError where a text is too short.
     """
     begin, width, last = tokenizer("")["input_ids"], sizes.length + 1, sizes.surgery_length + 1
     head, tail = sizes.input_windows * sizes.input_length, sizes.surgery_windows * last

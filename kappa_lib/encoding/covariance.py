@@ -79,13 +79,9 @@ def input_moments(
     """Moments of the inputs of every ``nn.Linear``, one decoder layer after the other.
 
     At any time the hidden states between two layers are in memory, and what one batch makes of
-    them inside one layer.
-
-    Args:
-        llm: the model.
-        inputs: of the decoder's calls, see :class:`kappa_lib.encoding.cases.Batch`.
-        layers: which to report; the walk ends after the last of them.
-        sample: about how many input vectors to keep, spread evenly over the positions.
+    them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.cases.Batch`; the walk
+    ends after the last of ``layers``; about ``sample`` input vectors are kept, spread evenly over
+    the positions.
 
     Yields:
         Number of the layer; path in it → moments. Paths with the same input share one object.

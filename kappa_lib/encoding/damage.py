@@ -95,11 +95,7 @@ def truncated(share: float) -> Change:
 
 
 def surgery(w: Factors, generator: torch.Generator, kappa: float) -> Tensor:
-    """σ_k alone shrunk to σ₁/``kappa``: a rank-one change; all else stays.
-
-    Raises:
-        InputError: a κ below the present one.
-    """
+    """σ_k alone shrunk to σ₁/``kappa``, a rank-one change; InputError below the present κ."""
     if kappa < w.kappa:
         raise InputError(f"κ = {kappa:.4g} is below {w.kappa:.4g}", "surgery only raises κ")
     sigma = w.sigma.clone()

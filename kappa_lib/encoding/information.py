@@ -113,12 +113,8 @@ def diffusion_spectral_entropy(
     A Gaussian kernel exp(-‖x-y‖²/(2b²)) is freed of the density (Coifman & Lafon 2006, exponent
     one) and row-normalised to a diffusion matrix P; with αᵢ = |λᵢ|^t/Σ|λ|^t of its eigenvalues
     the entropy is -Σ αᵢ log αᵢ. It is 0 for one cluster and log c for c far clusters of points
-    that coincide, whatever the bandwidth.
-
-    Args:
-        samples: (N, d).
-        bandwidth: b; by default the fitted one, which frees the measure of scale.
-        power: diffusion time t.
+    that coincide, whatever the bandwidth. ``samples`` are (N, d), the ``bandwidth`` b is by default
+    the fitted one, which frees the measure of scale, and the ``power`` t is the diffusion time.
     """
     distances = pdist(np.asarray(samples, dtype=np.float64))
     b = positive_number(bandwidth or fitted_bandwidth(distances), "bandwidth")
@@ -141,15 +137,9 @@ def principal_samples(
     Without the noise a token that occurs twice would give the same point twice (an atom) wherever
     the input knows nothing of its context.
 
-    Args:
-        weight: W, (m, n).
-        inputs: (samples, n) input vectors.
-        seed: of the noise.
-        components: c, at most min(m, n).
-        noise: its variance over the mean power of the c components.
-
-    Returns:
-        (samples, c), with total power c before the noise is added.
+    From W (m, n) and (samples, n) inputs; returns (samples, c) with c the ``components``, at most
+    min(m, n), and total power c before noise is added. ``noise`` is its variance over the
+    components' mean power.
     """
     outputs = inputs.double() @ weight.double().T
     outputs = outputs - outputs.mean(0)

@@ -57,10 +57,7 @@ def trace_log_gap(s: NDArray[np.float64]) -> float:
     With the eigenvalues λ = s² scaled to mean one, Σ log λ over the largest ones is first positive
     and falls to zero as more are taken in. The condition asks that the tail which the fitted power
     law starts is the one over which the sum vanishes; the gap is log λ of the first start less
-    that of the second.
-
-    Args:
-        s: spectrum (k,), descending, positive.
+    that of the second. The spectrum s (k,) is descending and positive.
     """
     eigenvalues = np.square(s) / np.square(s).mean()
     sums = np.cumsum(np.log(eigenvalues))
@@ -108,19 +105,12 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
 
     With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
     the number of windows at which a batch's noise is as large as what it measures (McCandlish et
-    al. 2018, eq. 2.9; both parts estimated without bias, A.1).
-
-    Args:
-        llm: the model, frozen, also afterwards.
-        names: of the tensors.
-        batches: at least two windows.
+    al. 2018, eq. 2.9; both parts estimated without bias, A.1). The model is frozen, also
+    afterwards; fewer than two windows raise InputError.
 
     Returns:
         A row a tensor: ``gradient`` ‖G‖‖W‖, the loss' change for a relative change along it;
         ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal is left.
-
-    Raises:
-        InputError: fewer than two windows.
     """
     count = sum(len(batch.targets) for batch in batches)
     if count < 2:

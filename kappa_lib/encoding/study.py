@@ -40,11 +40,9 @@ class Rows:
     """Finished rows by key, appended to a file as they come, so that a killed run goes on."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._found = path, {}
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        for line in whole_lines(path, mend=True):
-            key, rows = json.loads(line)
-            self._found[key] = rows
+        self._found = dict(json.loads(line) for line in whole_lines(path, mend=True))
 
     def get(self, key: str, compute: Callable[[], list[dict]]) -> list[dict]:
         """The rows kept under ``key``, computed and appended where there are none."""
@@ -143,19 +141,18 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
 
 
 def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]:
-    roots: dict[int, Tensor] = {}
     found, config = [], study.llm.config
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # Tensors with the same input share one object of moments, and its root.
+    root = cache(lambda given: information.root_of_covariance(given.covariance))
     for row in study.chosen[study.chosen["layer"] == number].itertuples():
         weight = study.weights[row.tensor]
         given = moments[row.tensor.partition(f"layers.{number}.")[2].removesuffix(".weight")]
-        if id(given) not in roots:
-            roots[id(given)] = information.root_of_covariance(given.covariance)
         factors = Factors.of(weight)
         found.append(
             {
                 "tensor": row.tensor,
-                **information.of_tensor(weight, factors.sigma, roots[id(given)], given, row.Index),
+                **information.of_tensor(weight, factors.sigma, root(given), given, row.Index),
                 "trace_log_gap": predictors.trace_log_gap(factors.sigma.numpy()),
                 "head_kappa": predictors.head_kappa(weight, row.type, heads),
                 **predictors.input_predictors(factors, given),

@@ -173,8 +173,7 @@ def alike_arms(arms: Sequence[str]) -> tuple[str, str]:
 def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
     """Values of both arms for their common decisive seeds, and the note on the pilot.
 
-    Raises:
-        InputError: an arm has not one value a seed.
+    InputError where an arm has not one value a seed.
     """
     if any(len(arm[key]) != len(arm["seeds"]) for arm in (first, second)):
         raise InputError(f"{key!r} has not one value a seed", "measure every seed")

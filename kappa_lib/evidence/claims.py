@@ -128,13 +128,8 @@ def _read(entry: dict[str, Any], source: str) -> Claim:
 def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
     """Apply the rule of a claim to measured numbers.
 
-    Args:
-        claim_id: an id of the catalogue.
-        numbers: name → number, string, or nested lists and dictionaries of them, exactly those
-            the rule reads.
-
-    Raises:
-        InputError: unknown id, numbers missing or unknown, or NaN among them.
+    ``numbers`` are numbers, strings, or nested lists and dictionaries of them, by name, exactly
+    those that the rule reads; InputError for others, NaN among them, or an unknown id.
     """
     if claim_id not in RULES:
         raise InputError(f"there is no claim {claim_id!r}", f"use one of {', '.join(RULES)}")
@@ -155,13 +150,8 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
 def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
     """Decide a claim from what this cell measured, write the decision and print the verdict.
 
-    Args:
-        claim_id: an id of the catalogue.
-        profile: whose results folder gets ``claims/<id>.json``.
-        numbers: the measured numbers that the rule reads; numpy values are converted.
-
-    Raises:
-        InputError: see :func:`decide`.
+    The results folder of ``profile`` gets ``claims/<id>.json``. Numbers and errors are those of
+    :func:`decide`; numpy values are converted.
     """
     plain = _each(lambda x: x.item() if isinstance(x, np.generic) else x, numbers)
     decision = decide(claim_id, plain)
@@ -184,9 +174,7 @@ def load(folder: Path, file: Path = FILE) -> list[Claim]:
     The rule is applied anew to the recorded numbers, so an edited record shows as an error, and a
     record of another wording or rule counts as not measured. Holm's correction over the primary
     comparisons comes last: a difference that is decided only without it becomes *undecided*.
-
-    Raises:
-        InputError: a recorded verdict that does not follow from its numbers.
+    InputError where a recorded verdict does not follow from its numbers.
     """
     claims = {c.id: _with_decision(c, folder) for c in catalogue(file).values()}
     tested = {c.id: c.decision.p for c in claims.values() if c.primary and c.decision}

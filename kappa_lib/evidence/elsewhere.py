@@ -43,13 +43,9 @@ def worth(found: Sequence[float]) -> str:
 def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval]:
     """What decides low-kappa-is-stable: ρ of κ with two measures of instability, within types.
 
-    Args:
-        tensors: of :func:`kappa_lib.evidence.encoding.read`.
-        stable: a row a tensor, of the study's ``stability.csv``.
-
-    Returns:
-        ``noise_cost``: with the KL that relative noise costs; ``gradient_noise``: with the noise
-        scale of the gradient. Both at 97.5 %, so that they cover together with 95 %.
+    ``noise_cost`` is with the KL that relative noise costs, ``gradient_noise`` with the noise scale
+    of the gradient, both at 97.5 %, so that they cover together with 95 %. The tables, a row a
+    tensor, are of :func:`kappa_lib.evidence.encoding.read` and the study's ``stability.csv``.
     """
     table = tensors[["tensor", "type", "layer", "kappa"]].merge(stable, on="tensor")
     columns = {"noise_cost": "kl", "gradient_noise": "noise_scale"}

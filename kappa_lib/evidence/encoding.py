@@ -52,11 +52,7 @@ class Results:
 
 
 def read(folder: Path) -> Results:
-    """The results of a study.
-
-    Raises:
-        InputError: a table is missing, or not every tensor was damaged.
-    """
+    """The results of a study; InputError where a table is missing or lacks a tensor's damage."""
     names = ("tensors", "damage", "surgery", "associations")
     missing = [name for name in names if not (folder / f"{name}.csv").is_file()]
     if missing:
@@ -221,12 +217,10 @@ def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:
     return bootstrap_mean([values.groupby(table["layer"]).mean()], level=PAIR_LEVEL)
 
 
-def surgery_cost(
-    surgery: pd.DataFrame, scope: str, change: str = "surgery", measure: str = "loss"
-) -> Interval:
+def surgery_cost(surgery: pd.DataFrame, scope: str, change: str = "surgery") -> Interval:
     """Mean cost of surgery on a type or on everything, interval over windows of text."""
     rows = surgery[(surgery["scope"] == scope) & (surgery["change"] == change)]
-    return bootstrap_mean([rows[measure]], level=PAIR_LEVEL)
+    return bootstrap_mean([rows["loss"]], level=PAIR_LEVEL)
 
 
 def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:

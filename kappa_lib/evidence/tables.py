@@ -30,13 +30,8 @@ def shown(namespace: Mapping[str, Any]) -> Profile:
 
     ``reference/laptop`` is the committed run of that profile, with the arms and seeds that it has.
     It is copied to ``results/shown``, where all that follows reads and writes: nothing committed
-    changes, nor anything of a run of one's own.
-
-    Args:
-        namespace: the notebook's ``globals()``.
-
-    Raises:
-        InputError: nothing is committed under that name.
+    changes, nor anything of a run of one's own. ``namespace`` is the notebook's ``globals()``;
+    InputError where nothing is committed under the name.
     """
     committed, _, name = namespace["profile"].rpartition("/")
     if committed != "reference":
@@ -116,8 +111,7 @@ def test_sets(table: pd.DataFrame) -> list[str]:
 def parameters(profile: Profile) -> pd.DataFrame:
     """The arms side by side: tensors, parameters, and how many of each module type.
 
-    Raises:
-        InputError: the selections have not been made yet.
+    InputError where the selections have not been made yet.
     """
     rows = []
     for arm in profile.arms:
@@ -133,8 +127,7 @@ def parameters(profile: Profile) -> pd.DataFrame:
 def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:
     """Reference and hypothesis of every test utterance at an evaluation, the last by default.
 
-    Raises:
-        InputError: there is no such run or step.
+    InputError where there is no such run or step.
     """
     folder = run_folder(profile, arm, seed) / "transcripts"
     found = sorted(folder.glob("step*.json"))
@@ -159,13 +152,10 @@ def wer_intervals(
 
     An utterance is drawn with all its errors and words, and the rate is the drawn errors over
     the drawn words, averaged over the finished seeds, which are drawn too. The draws are seeded
-    by the profile.
+    by the profile. InputError where there is no such run or step.
 
     Returns:
         Corpus → rate, low, high, as fractions.
-
-    Raises:
-        InputError: there is no such run or step.
     """
     errors, words = defaultdict(list), defaultdict(list)
     for seed in _seeds(profile, arm):

@@ -92,10 +92,8 @@ def decide_difference(
     difference lies wholly on the claimed side, *fails* when it lies wholly on the other, *no
     relevant difference* when the 90 % interval lies inside ±``margin`` (in the values' ``unit``;
     two one-sided tests, Schuirmann 1987), else *undecided*; *not testable here* with fewer than
-    three seeds. Both hold a value a seed, in the same order.
-
-    Raises:
-        InputError: lengths that differ, NaN or infinity.
+    three seeds. Both hold a value a seed, in the same order; InputError where their lengths differ
+    or one is not finite.
     """
     if claimed not in ("lower", "higher"):
         raise InputError(f"a difference cannot be claimed {claimed!r}", "use lower or higher")
@@ -175,10 +173,8 @@ def bootstrap_ratio(
     Seeds and utterances are both resampled, the utterances the same way in every seed, since all
     seeds are tested on the same ones (Owen 2007, "The pigeonhole bootstrap"). For a word error
     rate give errors and reference words of each utterance; for the difference of two arms give
-    the differences of their errors. A row a seed, a column an utterance or window.
-
-    Raises:
-        InputError: shapes that differ, are empty or ragged.
+    the differences of their errors. A row a seed, a column an utterance or window; InputError
+    where shapes differ, are empty or ragged.
     """
     try:
         top, bottom = np.array(numerators, float), np.array(denominators, float)

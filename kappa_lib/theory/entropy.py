@@ -25,8 +25,7 @@ LOG_2PI_E = math.log(2 * math.pi * math.e)
 def gaussian_entropy(covariance: ArrayLike) -> float:
     """Eq. (3): h(Y) = 1/2 log((2πe)^m det Σ) of Y ~ N(μ, Σ), Σ (m, m).
 
-    Raises:
-        InputError: Σ is not square, not symmetric or not positive definite.
+    InputError where Σ is not square, not symmetric or not positive definite.
     """
     sigma = checked_matrix(covariance, "covariance")
     if sigma.shape[0] != sigma.shape[1] or not np.allclose(sigma, sigma.T, rtol=1e-8, atol=0):
@@ -84,8 +83,7 @@ def mutual_information(s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0)
 def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:
     """Eq. (2) as an average: h(X) = -E log p(X), with its standard error.
 
-    Args:
-        log_density: log p at samples drawn from p itself, (N,), finite, N >= 2; else InputError.
+    ``log_density`` is log p at samples drawn from p itself, (N,), finite, N >= 2; else InputError.
     """
     values = np.asarray(log_density, dtype=np.float64)
     if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
@@ -99,8 +97,7 @@ def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:
 def quadrature_entropy(density: Callable[[float], float], low: float, high: float) -> float:
     """Eq. (2) as an integral: -∫ p log p over [low, high], for a scalar X.
 
-    Raises:
-        InputError: p does not integrate to one within 1e-6.
+    InputError where p does not integrate to one within 1e-6.
     """
     mass = quad(density, low, high, limit=200)[0]
     if abs(mass - 1) > 1e-6:

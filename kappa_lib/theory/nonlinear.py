@@ -118,10 +118,8 @@ def entropy_after(name: str, covariance: ArrayLike, mean: ArrayLike | None = Non
     """h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)| for Y ~ N(mean, Σ), (m,) and (m, m), and an invertible φ.
 
     Correlations between outputs only enter through h(Y): the Jacobian of an element-wise map is
-    diagonal, so its log-determinant is a sum over outputs.
-
-    Raises:
-        InputError: φ is not invertible (ReLU maps half the space onto an atom).
+    diagonal, so its log-determinant is a sum over outputs. InputError where φ is not invertible
+    (ReLU maps half the space onto an atom).
     """
     if not activation(name).invertible:
         raise InputError(
@@ -156,10 +154,8 @@ def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float =
     """I(Y; φ(Y) + N) of a scalar Y, N ~ N(0, σ_n²) added after the nonlinearity.
 
     Finite for every φ. If φ is contractive it is at most I(Y; Y + N): Gaussian noise turns
-    "closer together" into "less entropy" (Aishwarya and Li, arXiv 2409.03664).
-
-    Raises:
-        InputError: σ_n < 0.02 std, for which the grid is too coarse.
+    "closer together" into "less entropy" (Aishwarya and Li, arXiv 2409.03664). InputError at
+    σ_n < 0.02 std, for which the grid is too coarse.
     """
     scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
     if noise < 0.02 * scale:

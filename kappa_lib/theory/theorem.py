@@ -85,17 +85,12 @@ def ascend_log_volume(
     Knows nothing of eq. (12): the gradient of 1/2 Σ log tᵢ loses its mean, which keeps Σtᵢ, and
     a step is cut so that no tᵢ shrinks by more than a tenth.
 
-    Args:
-        start: positive singular values, (k,), any order; rescaled to the energy first.
-        energy: C.
-        steps: number of steps.
-        rate: step length in units of (C/k)², the inverse curvature at the maximum (over 2).
+    ``start`` holds positive singular values, (k,), in any order, which are rescaled to the energy
+    first; at a zero the gradient is infinite (InputError). ``rate`` is the step length in units of
+    (C/k)², the inverse curvature at the maximum (over 2).
 
     Returns:
         The spectra on the way, (steps + 1, k), each in the order of ``start``.
-
-    Raises:
-        InputError: a zero in ``start``: the gradient is infinite there.
     """
     s = np.asarray(start, dtype=np.float64)
     if nonzero_spectrum(s, rtol=0.0).size < s.size:
@@ -153,13 +148,11 @@ def log_volume_band(kappa: float, energy: float, k: int) -> tuple[float, float]:
     """Smallest and largest V = Σ log σᵢ, eq. (8), for a given κ, C and k.
 
     The upper end is (k/2) log(C/k) - log((κ + 1/κ)/2): Theorem 1's maximum less an amount that
-    does not depend on k. The lower end is the smallest over the k - 1 corners.
-
-    Raises:
-        InputError: κ < 1 or not finite, C <= 0, k < 1, or κ > 1 with a single singular value.
+    does not depend on k. The lower end is the smallest over the k - 1 corners. InputError at
+    κ < 1 or not finite, C <= 0, k < 1, or κ > 1 with a single singular value.
     """
     kappa, energy, k = _checked_case(kappa, energy, k)
-    top = k / 2 * math.log(energy / k)
+    top = largest_log_volume(energy, k)
     if k == 1:
         return top, top
     high = np.arange(1, k)
