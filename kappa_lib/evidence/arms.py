@@ -8,6 +8,7 @@ path's end is annealed and its middle is not; runs that are to be matched keep t
 import math
 from collections.abc import Sequence
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,6 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     runs = [run for _, run in rows.groupby("seed")]
     seeds = [int(run["seed"].iloc[0]) for run in runs]
     corpora = [c for c in rows if c.startswith("wer_") and rows[c].notna().all()]
-    folders = [f for (name, _), f in tables.finished(profile).items() if name == arm]
     changes = [disruption(profile, arm, seed) for seed in seeds]
     return {
         "seeds": seeds,
@@ -96,7 +96,7 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
             if c != "wer_mean"
         },
         **trained(profile, arm),
-        "draws": len({read_json(folder / "config.json")["tensors"] for folder in folders}),
+        "draws": len({_config(run_folder(profile, arm, seed))["tensors"] for seed in seeds}),
         "disruption": [] if None in changes else changes,
     }
 
@@ -120,12 +120,13 @@ def setting(profile: Profile) -> dict[str, Any]:
     ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
     """
     items = sum((profile.tune_utterances or profile.train_utterances).values())
-    configs = [read_json(f / "config.json") for f in tables.finished(profile).values()]
-    constant = bool(configs) and all(c.get("schedule") == "constant" for c in configs)
-    return {
-        "epochs": profile.steps * profile.batch / items,
-        "schedule": "constant" if constant else "decaying",
-    }
+    found = {_config(run).get("schedule") for run in tables.finished(profile).values()}
+    schedule = "constant" if found == {"constant"} else "decaying"
+    return {"epochs": profile.steps * profile.batch / items, "schedule": schedule}
+
+
+def _config(run: Path) -> dict[str, Any]:
+    return read_json(run / "config.json")
 
 
 def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
@@ -230,11 +231,7 @@ def name_of(pair: tuple[str, str]) -> str:
 
 
 def differences(arms: dict[str, Selection], kappa: pd.DataFrame) -> pd.DataFrame:
-    """How far apart the two selections of each pair are.
-
-    Args:
-        arms: selections by name.
-        kappa: the κ table that they were made from.
+    """How far apart the two selections of each pair are, which were made from the table ``kappa``.
 
     Returns:
         A row a pair of arms that train tensors: ``kappa`` (geometric mean κ of the first over that
@@ -293,10 +290,8 @@ def at_equal_learning(
     """Cost of the first run less that of the second, at the same held-out loss.
 
     The level is the best that both reached; between two evaluations a run's path is taken as
-    straight in held-out loss and cost.
-
-    ``first`` and ``second`` are evaluations of a run, in order; ``learned`` the column of the
-    held-out loss of one corpus, ``cost`` that of what it cost, ``text_loss`` or ``kl``.
+    straight in held-out loss and cost. A run's rows are its evaluations, in order; ``learned`` is
+    the column of the held-out loss of one corpus, ``cost`` is ``text_loss`` or ``kl``.
 
     Returns:
         Nats a token; NaN where a run never came below the loss that it began with.

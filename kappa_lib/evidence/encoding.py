@@ -88,17 +88,11 @@ def spearman_interval(
 ) -> Interval:
     """Spearman's ρ with a bootstrap interval over clusters and a permutation p.
 
-    Args:
-        x: values, one a tensor (or head).
-        y: of the same.
-        clusters: what is resampled whole, as the layer of each.
-        strata: ranks are taken within each of these (module types), so that differences between
-            them do not count; all together if None.
-        control: a quantity whose ranks are partialled out of both, as the layer.
-        level: coverage of the percentile interval.
-        resamples: that it comes from.
-        permutations: p is at least 1/(permutations + 1), which Holm's correction multiplies.
-        seed: of both kinds of draws.
+    x and y hold a value a tensor (or head). Ranks are taken within ``strata`` (module types), so
+    that differences between them do not count, or all together; those of ``control`` (the layer)
+    are partialled out of both. ``clusters`` (the layer of each value) are resampled whole, for a
+    percentile interval that covers ``level``. p is at least 1/(permutations + 1), which Holm's
+    correction multiplies. ``seed`` is of both kinds of draws.
 
     Returns:
         ρ, its interval, the two-sided permutation p, and the number of clusters as ``n``. Under
@@ -113,7 +107,8 @@ def spearman_interval(
     other = None if control is None else np.asarray(control, float)
     if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
         raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
-    estimate = float(_correlations(*_ranks(groups, x, y, other)))
+    ranks = first, second, third = _ranks(groups, x, y, other)
+    estimate = float(_correlations(*ranks))
     if np.isnan(estimate):
         raise InputError("values to correlate have no spread", "leave them out")
     rng = np.random.default_rng(seed)
@@ -126,7 +121,6 @@ def spearman_interval(
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(drawn, [tail, 100 - tail])
     # Within a stratum a permutation of values is one of their ranks, which are taken once.
-    first, second, third = _ranks(groups, x, y, other)
     shuffled = _correlations(first, second[_shuffles(clusters, groups, permutations, rng)], third)
     extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
     p = (extreme + 1) / (permutations + 1)

@@ -127,7 +127,7 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
     ``disruption`` of an arm is the mean over its trained tensors of |change of log κ|, a seed
     each. Without a decided difference in it there is nothing for forgetting to follow.
     """
-    if not low or not high or not low.get("disruption") or not high.get("disruption"):
+    if not low.get("disruption") or not high.get("disruption"):
         return Decision(NOT_TESTABLE, note="no spectra from before and after training")
     first, second, note = same_seeds(low, high, "disruption")
     disrupted = decide_difference(first, second, 0.0, unit="|Δ log κ|")
@@ -139,8 +139,7 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
         verdict = HOLDS if forgotten.verdict == disrupted.verdict else FAILS
     else:
         verdict = forgotten.verdict
-    p = forgotten.p
-    decision = Decision(verdict, n=disrupted.n, note=note, p=p, parts=parts)
+    decision = Decision(verdict, n=disrupted.n, note=note, p=forgotten.p, parts=parts)
     return unless_confounded(decision, unlike(low, high, ("parameters", "types", "layers")))
 
 
