@@ -79,22 +79,21 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
     if rows.empty:
         return {}
-    runs = [run for _, run in rows.groupby("seed")]
-    seeds = [int(run["seed"].iloc[0]) for run in runs]
-    corpora = [c for c in rows if c.startswith("wer_") and rows[c].notna().all()]
+    runs = rows.groupby("seed")
+    first, last = runs.head(1), runs.tail(1)
+    seeds = last["seed"].tolist()
+    corpora = [
+        c for c in rows if c.startswith("wer_") and c != "wer_mean" and rows[c].notna().all()
+    ]
     changes = [disruption(profile, arm, seed) for seed in seeds]
     return {
         "seeds": seeds,
-        "wer": [run["wer_mean"].tolist() for run in runs],
+        "wer": [run["wer_mean"].tolist() for _, run in runs],
         "halves": [half_curves(profile, arm, seed) for seed in seeds],
-        "text": [float(run["text_loss"].iloc[-1] - run["text_loss"].iloc[0]) for run in runs],
-        "kl": [float(run["kl"].iloc[-1]) for run in runs],
-        "train_loss": [float(run["train_loss"].iloc[-1]) for run in runs],
-        "corpora": {
-            c.removeprefix("wer_"): [float(run[c].iloc[-1]) for run in runs]
-            for c in corpora
-            if c != "wer_mean"
-        },
+        "text": (last["text_loss"].to_numpy() - first["text_loss"].to_numpy()).tolist(),
+        "kl": last["kl"].tolist(),
+        "train_loss": last["train_loss"].tolist(),
+        "corpora": {c.removeprefix("wer_"): last[c].tolist() for c in corpora},
         **trained(profile, arm),
         "draws": len({_config(run_folder(profile, arm, seed))["tensors"] for seed in seeds}),
         "disruption": [] if None in changes else changes,
@@ -106,11 +105,10 @@ def trained(profile: Profile, arm: str) -> dict[str, Any]:
     chosen = of_run(profile, arm)
     kinds = [type_of(name) for name in chosen.tensors]
     layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
-    shares = pd.Series(kinds).value_counts(normalize=True).sort_index()
     return {
         "parameters": chosen.parameters,
-        "types": {kind: float(share) for kind, share in shares.items()},
-        "layers": {kind: float(mean) for kind, mean in layers.groupby(kinds).mean().items()},
+        "types": pd.Series(kinds).value_counts(normalize=True).sort_index().to_dict(),
+        "layers": layers.groupby(kinds).mean().to_dict(),
     }
 
 

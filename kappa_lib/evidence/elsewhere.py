@@ -57,8 +57,8 @@ def text_task() -> dict[str, dict[str, Any]]:
 
     Both as of :func:`kappa_lib.evidence.arms.measured`; empty where nothing is committed.
     """
-    found, _ = _committed("text", {"kappatune": "selected", "lora": "all"})
-    return found
+    found = _committed("text", kappatune="selected", lora="all")
+    return {role: found.get(role, {}) for role in ("kappatune", "lora")}
 
 
 def curve(
@@ -77,8 +77,7 @@ def curve(
 
 def turn() -> dict[str, Any]:
     """What :func:`curve` returns of the committed runs of ``turn``; empty where there are none."""
-    found, setting = _committed("turn", {"selected": "selected", "inverse": "inverse_matched_size"})
-    return {**found, **setting} if setting else {}
+    return _committed("turn", selected="selected", inverse="inverse_matched_size")
 
 
 def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
@@ -91,19 +90,19 @@ def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
     longer = profiles.load("long")
     if utterances >= longer.steps * longer.batch:
         return selected
-    found = _committed(longer.profile, {"selected": "selected"})[0]["selected"]
+    found = _committed("long", selected="selected").get("selected")
     return found if found and len(found["seeds"]) >= ENOUGH_SEEDS else selected
 
 
-def _committed(name: str, wanted: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Some arms of a profile's committed runs, and their setting; empty where there are none."""
+def _committed(name: str, **wanted: str) -> dict[str, Any]:
+    """Arms of a profile's committed runs by role, and their setting; empty where none are."""
     if not (paths.REFERENCE / name / "runs").is_dir():
-        return {role: {} for role in wanted}, {}
+        return {}
     with paths.results_under(paths.REFERENCE):
         profile = tables.of_runs(profiles.load(name))
         table = tables.results(profile)
         found = {role: arms.measured(profile, table, arm) for role, arm in wanted.items()}
-        return found, arms.setting(profile)
+        return found | arms.setting(profile)
 
 
 # Question → the profile whose committed runs answer it, and the pair of its arms.

@@ -125,7 +125,7 @@ def tally(claims: Sequence[Claim]) -> str:
     for verdict in (*VERDICTS, NOT_MEASURED):
         found = [counts(of)[verdict] for of in columns.values()]
         if any(found):
-            rows.append([verdict, *(str(n) if n else "" for n in found)])
+            rows.append([verdict, *(n or "" for n in found)])
     rows.append(["**all**", *(f"**{len(of)}**" for of in columns.values())])
     return markdown(["verdict", *columns], rows)
 

@@ -91,7 +91,7 @@ def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]
         numbers = [
             listing.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
         ]
-        rows.append([arm, str(step), str(group["utterances"].iloc[0]), *numbers])
+        rows.append([arm, step, group["utterances"].iloc[0], *numbers])
     return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
 
 
@@ -196,8 +196,7 @@ def arms_table(profile: Profile) -> str:
     table = tables.parameters(profile)
     kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
     rows = (
-        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}"]
-        + [str(row[kind]) for kind in kinds]
+        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}", *row[kinds]]
         for arm, row in table.iterrows()
     )
     return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)
