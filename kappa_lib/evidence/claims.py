@@ -54,7 +54,7 @@ class Claim:
     kind: str  # one of KINDS
     scale: str  # one of SCALES, how far a verdict reaches
     rule: str  # how the verdict follows from the numbers, in words
-    numbers: tuple[str, ...]  # names of the measured numbers
+    numbers: list[str]  # names of the measured numbers
     cell: str  # ``notebook.ipynb#cell-id`` that decides it
     evidence: str  # what the verdict rests on
     overturned_by: str
@@ -71,7 +71,7 @@ class Claim:
     @property
     def fingerprint(self) -> str:
         """Changes with the claim's wording or rule, so that an old record is not shown for it."""
-        return fingerprint([self.statement, self.rule, list(self.numbers), self.cell])
+        return fingerprint([self.statement, self.rule, self.numbers, self.cell])
 
 
 KEYS = tuple(f.name for f in fields(Claim) if f.name not in ("primary", "decision", "measured"))
@@ -122,7 +122,7 @@ def _read(entry: dict[str, Any], source: str) -> Claim:
             f"{source}: the numbers of {name!r} are not those that its rule reads",
             f"list {numbers_of(RULES[name])}",
         )
-    return Claim(**{**entry, "numbers": tuple(entry["numbers"])})
+    return Claim(**entry)
 
 
 def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
@@ -177,8 +177,8 @@ def load(folder: Path, file: Path = FILE) -> list[Claim]:
     InputError where a recorded verdict does not follow from its numbers.
     """
     claims = {c.id: _with_decision(c, folder) for c in catalogue(file).values()}
-    tested = {c.id: c.decision.p for c in claims.values() if c.primary and c.decision}
-    for name, p in holm({name: p for name, p in tested.items() if p}).items():
+    primary = [c for c in claims.values() if c.primary and c.decision and c.decision.p]
+    for name, p in holm({c.id: c.decision.p for c in primary}).items():
         decision = claims[name].decision
         note = notes(decision.note, f"p = {p:.2g} by Holm")
         chance = decision.verdict in (HOLDS, FAILS) and p >= 1 - LEVEL

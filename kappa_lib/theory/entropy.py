@@ -63,21 +63,14 @@ def linear_entropy(s: ArrayLike, sigma_x: float = 1.0, rtol: float | None = None
     return positive.size / 2 * (LOG_2PI_E + log_variance) + log_det_gram(s, rtol) / 2
 
 
-def information_by_direction(
-    s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0
-) -> NDArray[np.float64]:
-    """1/2 log(1 + σ_x² σᵢ² / σ_n²): what each direction carries through noise, (r,), as ``s``."""
-    nonzero_spectrum(s)
-    gain = positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")
-    return 0.5 * np.log1p((gain * np.asarray(s, dtype=np.float64)) ** 2)
-
-
 def mutual_information(s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0) -> float:
     """I(X; WX + N) = 1/2 Σ log(1 + σ_x² σᵢ² / σ_n²) with N ~ N(0, σ_n² I).
 
     What eq. (7) becomes when the output is observed through noise; without noise it is infinite.
     """
-    return float(information_by_direction(s, sigma_x, sigma_n).sum())
+    nonzero_spectrum(s)
+    gain = positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")
+    return float((0.5 * np.log1p((gain * np.asarray(s, dtype=np.float64)) ** 2)).sum())
 
 
 def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:
