@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.checks import checked_matrix, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import as_spectrum, checked_matrix, nonzero_spectrum, positive_number
 
 LOG_2PI_E = math.log(2 * math.pi * math.e)
 
@@ -68,9 +68,9 @@ def mutual_information(s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0)
 
     What eq. (7) becomes when the output is observed through noise; without noise it is infinite.
     """
-    nonzero_spectrum(s)
+    values = as_spectrum(s)
     gain = positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")
-    return float((0.5 * np.log1p((gain * np.asarray(s, dtype=np.float64)) ** 2)).sum())
+    return float((0.5 * np.log1p((gain * values) ** 2)).sum())
 
 
 def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:

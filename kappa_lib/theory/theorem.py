@@ -15,7 +15,13 @@ from scipy.optimize import brentq, minimize
 from scipy.special import softmax
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.checks import checked_matrix, checked_rank, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import (
+    as_spectrum,
+    checked_matrix,
+    checked_rank,
+    nonzero_spectrum,
+    positive_number,
+)
 from kappa_lib.theory.entropy import LOG_2PI_E, mutual_information
 
 Spectrum = NDArray[np.float64]
@@ -92,8 +98,8 @@ def ascend_log_volume(
     Returns:
         The spectra on the way, (steps + 1, k), each in the order of ``start``.
     """
-    s = np.asarray(start, dtype=np.float64)
-    if nonzero_spectrum(s, rtol=0.0).size < s.size:
+    s = as_spectrum(start)
+    if s.min() == 0:
         raise InputError("the start has a zero singular value", "start from positive values")
     t = s**2 * (positive_number(energy, "energy") / float(s @ s))
     step = positive_number(rate, "rate") * (energy / t.size) ** 2
@@ -273,8 +279,7 @@ def matrix_with_spectrum(
     s: ArrayLike, rows: int, cols: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """W = U diag(s) Vᵀ, (rows, cols), with random orthogonal U and V; values not given are zero."""
-    values = np.asarray(s, dtype=np.float64)
-    nonzero_spectrum(values)
+    values = as_spectrum(s)
     if values.size > min(rows, cols):
         what = f"{values.size} singular values for a {rows}×{cols} matrix"
         raise InputError(what, "give at most min(m, n)")
