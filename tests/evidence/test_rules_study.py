@@ -184,7 +184,7 @@ def test_a_run_that_cannot_turn_is_answered_for_by_the_committed_ones(monkeypatc
 
 def test_a_short_run_is_answered_for_by_the_committed_long_ones(monkeypatch):
     def modality(committed, utterances):
-        monkeypatch.setattr(elsewhere, "_committed", lambda *_: ({"selected": committed}, {}))
+        monkeypatch.setattr(elsewhere, "_committed", lambda *_, **__: {"selected": committed})
         return elsewhere.modality(arm(wer=0.9), utterances)
 
     assert modality(arm(wer=0.2), 640) == arm(wer=0.2)
