@@ -308,7 +308,20 @@ def _study_effort(profile: Profile) -> str:
 
 def cause(profile: Profile) -> str:
     """How well every arm's models listen, what they lost, and how the arms of a pair differ."""
-    return f"{ends(profile, _LISTENING | _LOST)}\n\n{_pairs(profile)}"
+    parts = [ends(profile, _LISTENING | _LOST), *_arithmetic(profile), _pairs(profile)]
+    return "\n\n".join(parts)
+
+
+def _arithmetic(profile: Profile) -> list[str]:
+    """Which arms ran in which type of number, where they did not all run in one."""
+    kinds: dict[str, list[str]] = {}
+    for (arm, _), folder in tables.finished(profile).items():
+        names = kinds.setdefault(read_json(folder / "config.json")["dtype"], [])
+        names += [] if arm in names else [arm]
+    if len(kinds) == 1:
+        return []
+    said = (f"{dtype}: {', '.join(names)}" for dtype, names in kinds.items())
+    return [f"Arithmetic was that of the processor at hand. {'; '.join(said)}."]
 
 
 def text(profile: Profile) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib.errors import InputError
 from kappa_lib.training.precision import autocast
@@ -169,27 +169,35 @@ class SpeechLLM(nn.Module):
 
     @torch.inference_mode()
     def transcribe(self, features: Sequence[Tensor], max_new_tokens: int) -> list[tuple[str, bool]]:
-        """Greedy transcripts of a batch, left-padded.
+        """Greedy transcripts of a batch, left-padded; an utterance leaves it where its turn ends.
 
         Returns:
             (text, capped) an utterance; capped when the length limit was reached before the
             end of the turn.
         """
         inputs, mask = _padded(self.prompts(features), "left")
-        with autocast(self.llm):
-            output = self.llm.generate(
-                inputs_embeds=inputs,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=self.end,
-                pad_token_id=self.end,
-                # Each process has utterances of its own; transformers would have them keep step.
-                synced_gpus=False,
-            )
-        ended = (output == self.end).any(dim=1).tolist()
-        texts = self.tokenizer.batch_decode(output, skip_special_tokens=True)
-        return [(text.strip(), not end) for text, end in zip(texts, ended, strict=True)]
+        given, cache = {"inputs_embeds": inputs}, DynamicCache(config=self.llm.config)
+        answers: list[list[int]] = [[] for _ in features]
+        going = answers
+        for _ in range(max_new_tokens):
+            places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            given["position_ids"] = places[:, cache.get_seq_length() :]
+            with autocast(self.llm):
+                found = self.llm(
+                    **given, attention_mask=mask, past_key_values=cache, logits_to_keep=1
+                )
+            tokens = found.logits[:, -1].argmax(dim=-1)
+            for answer, token in zip(going, tokens.tolist(), strict=True):
+                answer.append(token)
+            left = (tokens != self.end).nonzero().flatten()
+            if not len(left):
+                break
+            if len(left) < len(going):
+                cache.batch_select_indices(left)
+                tokens, mask, going = tokens[left], mask[left], [going[i] for i in left.tolist()]
+            given, mask = {"input_ids": tokens[:, None]}, nn.functional.pad(mask, (0, 1), value=1)
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [(t.strip(), a[-1] != self.end) for t, a in zip(texts, answers, strict=True)]
 
     def prompts(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Instruction and adapted audio, (positions, width) an utterance; the answer follows."""

@@ -70,10 +70,44 @@ def test_loss_equals_the_full_model_one_utterance_at_a_time(model):
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
 
-def test_batched_transcripts_equal_single_ones(model):
+@pytest.fixture(scope="module")
+def talkative():
+    """A model that writes something else for every utterance and at every place."""
+    llm = tiny.llama()
+    for parameter in llm.parameters():
+        if parameter.ndim == 2:
+            parameter.mul_(5)
+    adaptor = new_adaptor(32, llm.get_input_embeddings().weight, seed=0)
+    return SpeechLLM(llm, tiny.tokenizer(), adaptor).eval()
+
+
+def test_batched_transcripts_equal_single_ones(talkative):
     speech = features(9, 30, 17)
-    together = model.transcribe(speech, max_new_tokens=5)
-    assert together == [model.transcribe([one], max_new_tokens=5)[0] for one in speech]
+    together = talkative.transcribe(speech, max_new_tokens=5)
+    assert together == [talkative.transcribe([one], max_new_tokens=5)[0] for one in speech]
+    assert len(set(together)) == 3
+
+
+@pytest.mark.parametrize("ended", range(5))
+def test_transcripts_are_those_of_generate(talkative, monkeypatch, ended):
+    """An utterance that leaves the batch at its end changes nothing for those that stay."""
+    speech = features(9, 30, 17, 41, 22)
+    prompts = talkative.prompts(speech)
+    longest = max(map(len, prompts))
+    rows = [functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts]
+    mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+    given = {"inputs_embeds": torch.stack(rows), "attention_mask": torch.tensor(mask)}
+    greedy = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 2}
+    end = talkative.llm.generate(**given, **greedy, eos_token_id=[])[ended, ended].item()
+    expected = talkative.llm.generate(**given, **greedy, eos_token_id=end).tolist()
+    monkeypatch.setattr(talkative, "end", end)
+    found = talkative.transcribe(speech, max_new_tokens=12)
+    whole = [row[: row.index(end) + 1] if end in row else row for row in expected]
+    assert 0 < sum(end in row for row in expected) < 5
+    decode = talkative.tokenizer.decode
+    assert found == [
+        (decode(row, skip_special_tokens=True).strip(), end not in row) for row in whole
+    ]
 
 
 def test_targets_end_with_the_end_of_the_turn(model):
