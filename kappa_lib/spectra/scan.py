@@ -199,8 +199,10 @@ class _Scanner:
     def run(self) -> None:
         """Measure everything: small matrices side by side, then large ones one by one."""
         on_cpu = self.settings["device"] == "cpu"
-        small = [i for i in self.infos if on_cpu and _singular_values(i) <= solvers.SIDE_BY_SIDE]
-        large = [info for info in self.infos if info not in small]
+        small, large = [], []
+        for info in self.infos:
+            is_small = on_cpu and _singular_values(info) <= solvers.SIDE_BY_SIDE
+            (small if is_small else large).append(info)
         for found in solvers.side_by_side(self._measured, self._open(small)):
             self._keep(*found)
         for found in map(self._measured, self._open(large)):
@@ -222,7 +224,7 @@ class _Scanner:
                 tensor = None if all(rows) else self.checkpoint.read(info)
             except KappaError as problem:
                 self.failures[info.name] = problem.what
-                self._done += len(names)
+                self._done += sum(name not in self._rows for name in names)
                 continue
             if tensor is None:
                 continue
