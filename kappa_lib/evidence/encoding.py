@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from kappa_lib.encoding.predictors import PREDICTORS
 from kappa_lib.errors import InputError
@@ -131,14 +130,11 @@ def _ranks(
     groups: np.ndarray, x: np.ndarray, y: np.ndarray, control: np.ndarray | None
 ) -> list[np.ndarray]:
     """Ranks of each within groups, centred and each group on the same scale; zeros without one."""
-    columns = [x, y, np.zeros(len(x)) if control is None else control]
-    ranks = [np.zeros(len(x)) for _ in columns]
-    for group in np.unique(groups):
-        inside = groups == group
-        for row, values in zip(ranks, columns, strict=True):
-            ranked = stats.rankdata(values[inside])
-            row[inside] = (ranked - ranked.mean()) / len(ranked)
-    return ranks
+    columns = {"x": x, "y": y} if control is None else {"x": x, "y": y, "control": control}
+    sizes = np.bincount(groups)[groups]
+    ranks = np.ascontiguousarray(pd.DataFrame(columns).groupby(groups).rank().to_numpy().T)
+    ranks = list((ranks - (sizes + 1) / 2) / sizes)
+    return ranks if control is not None else [*ranks, np.zeros(len(x))]
 
 
 def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> np.ndarray:
