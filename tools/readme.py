@@ -314,10 +314,9 @@ def cause(profile: Profile) -> str:
 
 def _arithmetic(profile: Profile) -> list[str]:
     """Which arms ran in which type of number, where they did not all run in one."""
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, dict[str, None]] = {}  # a dictionary's keys keep the order of arms
     for (arm, _), folder in tables.finished(profile).items():
-        names = kinds.setdefault(read_json(folder / "config.json")["dtype"], [])
-        names += [] if arm in names else [arm]
+        kinds.setdefault(read_json(folder / "config.json")["dtype"], {})[arm] = None
     if len(kinds) == 1:
         return []
     said = (f"{dtype}: {', '.join(names)}" for dtype, names in kinds.items())
