@@ -101,7 +101,8 @@ install() {
             -r "$ROOT/requirements.lock" ||
             fail "the pinned packages could not be installed; see pip's message above and call again"
         # Pip compiles on one core, tests too. What does not compile here is no module: templates.
-        "$VENV/bin/python" -m compileall -qq -j 0 -x '/tests?/' "$VENV/lib" || true
+        "$VENV/bin/python" -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' \
+            "$VENV/lib" || true
         "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet \
             --no-deps --no-build-isolation -e "$ROOT"
         seconds=$((SECONDS - started))
