@@ -18,23 +18,6 @@ from kappa_lib.spectra.kappa_table import volume_loss
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.spectrum import condition_number, power_law_tail
 
-# Columns that are held against encoding and damage, in the order in which they are shown.
-PREDICTORS = [
-    "kappa",
-    "kappa_excess",
-    "input_kappa",
-    "head_kappa",
-    "effective_rank_share",
-    "stable_rank",
-    "alpha",
-    "trace_log_gap",
-    "volume_loss",
-    "frobenius",
-    "gradient",
-    "bottom_power",
-    "layer",
-]
-
 
 def table_of(llm: PreTrainedModel) -> pd.DataFrame:
     """κ table of a model's decoder layers, with the predictors that its columns give.

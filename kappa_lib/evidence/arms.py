@@ -209,8 +209,7 @@ def unlike(
 
 def reversed_sizes(selected: int, inverse: int) -> str:
     """The sentence on how many parameters the two arms train, here and at the paper's shapes."""
-    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
-    table = kappa_table.null_table(llm.shapes, llm.layers)
+    table = kappa_table.null_table(*sizes.llama_layer("meta-llama/Llama-3.1-8B-Instruct"))
     paper = [select(table, arm, 100).parameters / 1e9 for arm in ("selected", "inverse")]
     return (
         f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kappa_lib.encoding.predictors import PREDICTORS
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
 from kappa_lib.evidence.verdicts import LEVEL, Interval, bootstrap_mean, holm
@@ -35,6 +34,22 @@ OUTCOMES = {
     "knn_entropy": "nearest-neighbour entropy",
     "diffusion_entropy": "diffusion spectral entropy",
 }
+# What is held against them, in the order in which it is shown.
+PREDICTORS = [
+    "kappa",
+    "kappa_excess",
+    "input_kappa",
+    "head_kappa",
+    "effective_rank_share",
+    "stable_rank",
+    "alpha",
+    "trace_log_gap",
+    "volume_loss",
+    "frobenius",
+    "gradient",
+    "bottom_power",
+    "layer",
+]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, replacing, require_space, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.training.parallel import distributed_like, full_tensor
 
 
 class RunState:
@@ -102,6 +101,8 @@ class RunState:
         Raises:
             SpaceError: the disk cannot hold it; the previous checkpoint stays.
         """
+        from kappa_lib.training.parallel import full_tensor  # heavy; who reads results does without
+
         tensors, plain = {}, set()
         for name, parameter in named.items():
             tensors[f"weight/{name}"] = full_tensor(parameter)
@@ -146,6 +147,8 @@ class RunState:
 
     def finish(self, named: dict[str, nn.Parameter]) -> None:
         """Keep the trained tensors as ``model.safetensors``; the resume file goes."""
+        from kappa_lib.training.parallel import full_tensor  # heavy
+
         tensors = {name: full_tensor(p) for name, p in named.items()}
         if not distributed.is_main_process():
             return
@@ -161,6 +164,8 @@ def _restore(
     named: dict[str, nn.Parameter],
     optimiser: torch.optim.Optimizer,
 ) -> None:
+    from kappa_lib.training.parallel import distributed_like  # heavy
+
     keys = set(stored.keys())
     kinds = {key.partition("/")[0] for key in keys} - {"random", "weight"}
     states: dict[int, dict[str, Any]] = {}

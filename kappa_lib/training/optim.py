@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import nn
-from transformers.optimization import Adafactor
 
 from kappa_lib.errors import InputError
 
@@ -34,6 +33,8 @@ def make(
         device: on which the parameters are, or will be once they are sharded.
     """
     if name == "adafactor":
+        from transformers.optimization import Adafactor  # heavy, and seldom asked for
+
         return Adafactor(
             parameters,
             lr=lr,

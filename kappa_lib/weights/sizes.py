@@ -6,21 +6,17 @@ meta device, where no weight takes memory.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    LlamaConfig,
-    PretrainedConfig,
-    WhisperConfig,
-)
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.weights import models
+
+if TYPE_CHECKING:
+    # Transformers is heavy, and a Llama's shapes are had without: imported where it is needed.
+    from transformers import PretrainedConfig
 
 
 def _llama_3(
@@ -109,12 +105,14 @@ class Encoder:
     download: int
 
 
-def llama_config(model: str) -> PretrainedConfig:
+def llama_config(model: str) -> "PretrainedConfig":
     """The configuration of a profile's ``model``: known here, or a local folder's own.
 
     Raises:
         InputError: neither; nothing is downloaded to find out.
     """
+    from transformers import AutoConfig, LlamaConfig
+
     if model in CONFIGS:
         return LlamaConfig(**CONFIGS[model])
     if (paths.expanded(model) / "config.json").is_file():
@@ -125,8 +123,22 @@ def llama_config(model: str) -> PretrainedConfig:
     )
 
 
-def language_model(config: PretrainedConfig) -> LanguageModel:
+def llama_layer(model: str) -> tuple[dict[str, tuple[int, int]], int]:
+    """:class:`LanguageModel`'s ``shapes`` and ``layers`` of one of ``CONFIGS``, from it alone."""
+    config = CONFIGS[model]
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    keys = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    ends = {"q": (width, width), "k": (keys, width), "v": (keys, width), "o": (width, width)}
+    shapes = {f"self_attn.{name}_proj": shape for name, shape in ends.items()}
+    ends = {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}
+    shapes |= {f"mlp.{name}_proj": shape for name, shape in ends.items()}
+    return shapes, config["num_hidden_layers"]
+
+
+def language_model(config: "PretrainedConfig") -> LanguageModel:
     """Count a language model's parameters, and find the matrices of its first layer."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     first = "model.layers.0."
@@ -153,6 +165,9 @@ def encoder(name: str) -> Encoder:
     Raises:
         InputError: neither.
     """
+    from transformers import AutoConfig, WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
     folder = paths.expanded(name)
     if name in ENCODERS:
         (width, layers, bands, inner), download = ENCODERS[name]

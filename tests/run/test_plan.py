@@ -66,6 +66,10 @@ def test_counts_follow_from_the_published_configuration(model):
     assert found.matrices == matrices
     assert found.tables == tables
     assert found.parameters == matrices + tables + (2 * layers + 1) * width
+    # The same without transformers' modules, in the same order.
+    shapes, number = sizes.llama_layer(model)
+    assert list(shapes.items()) == list(found.shapes.items())
+    assert number == found.layers
 
 
 @pytest.mark.parametrize("model", [m for m in sizes.CONFIGS if "Llama-3" in m])

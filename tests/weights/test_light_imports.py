@@ -1,4 +1,4 @@
-"""κ of a file needs none of the packages that training, speech and notebooks need."""
+"""κ of a file, and what runs have left, need none of the packages that training and speech need."""
 
 import subprocess
 import sys
@@ -23,4 +23,12 @@ def test_a_scan_of_a_file_imports_no_heavy_package(tmp_path):
     save_file({"layers.0.mlp.up_proj.weight": torch.eye(3)}, tmp_path / "a.safetensors")
     command = [sys.executable, "-c", CODE, str(tmp_path / "a.safetensors"), *HEAVY]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_results_are_read_and_judged_without_what_trains():
+    """Else a notebook that only shows results would take twice as long to begin."""
+    code = "import sys, kappa_lib.evidence.report, kappa_lib.evidence.elsewhere\n"
+    code += "print(*sorted({'accelerate', 'datasets', 'peft', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
