@@ -140,25 +140,33 @@ def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
     assert [r["id"] for r in transcripts[0]] == [r["id"] for r in transcripts[1]]
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
-def test_the_gradient_of_a_batch_is_that_of_one_process(root, tmp_path, way):
-    """Before clipping and before AdamW, both of which would hide its size."""
+def gradients(root: Path, folder: Path, way: str, *launcher: str) -> dict[str, torch.Tensor]:
+    """What ``two_gradients.py`` finds, started as ``launcher`` starts it."""
+    out = folder / "gradients.safetensors"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment["PYTHONPATH"] = str(paths.ROOT)
     script = str(paths.ROOT / "tests" / "two_gradients.py")
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    found = []
-    for name, launcher in (("one", []), ("two", several)):
-        out = tmp_path / f"{name}.safetensors"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        environment["PYTHONPATH"] = str(paths.ROOT)
-        arguments = [str(root), str(tmp_path / name), way, str(out)]
-        command = [sys.executable, *launcher, script, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found.append(load_file(out))
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
+    command = [sys.executable, *launcher, script, str(root), str(folder / "run"), way, str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(out)
+
+
+@pytest.fixture(scope="module")
+def gradients_of_one(root, tmp_path_factory):
+    """One process neither averages nor shards, whatever it is told."""
+    return gradients(root, tmp_path_factory.mktemp("gradients"), "ddp")
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_the_gradient_of_a_batch_is_that_of_one_process(root, gradients_of_one, tmp_path, way):
+    """Before clipping and before AdamW, both of which would hide its size."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    found = gradients(root, tmp_path, way, *several)
+    assert found.keys() == gradients_of_one.keys()
+    for name, gradient in gradients_of_one.items():
         assert gradient.norm() > 0
-        assert (found[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_every_arm_of_every_seed_is_sharded(root, tmp_path):
@@ -191,13 +199,22 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+LONGER = {"steps": 40, "eval_every": 10}
+
+
+@pytest.fixture(scope="module")
+def longer_by_one(root, tmp_path_factory):
+    return read_metrics(train(root, tmp_path_factory.mktemp("longer"), 1, **LONGER))
+
+
 @pytest.mark.parametrize(("way", "then"), [("ddp", 1), ("fsdp2", 2)])
-def test_a_killed_process_ends_the_job_and_any_number_goes_on(root, tmp_path, way, then):
-    longer = {"steps": 40, "eval_every": 10, "parallel": way}
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
+def test_a_killed_process_ends_the_job_and_any_number_goes_on(
+    root, longer_by_one, tmp_path, way, then
+):
+    longer = LONGER | {"parallel": way}
     command = ["train", "--profile", "paper", *settings(root, **longer), "--processes", "2"]
-    process = start(root, broken, *command)
-    folder = broken / "paper" / "runs" / "selected-seed0"
+    process = start(root, tmp_path, *command)
+    folder = tmp_path / "paper" / "runs" / "selected-seed0"
     wait_for(folder / "resume.safetensors", process)
     worker(process, rank=1).send_signal(signal.SIGKILL)
     _, problems = process.communicate(timeout=120)
@@ -207,11 +224,10 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(root, tmp_path, wa
     assert "Traceback" not in problems.split("kappa: ")[-1]
     assert not (folder / "model.safetensors").exists()
 
-    found = train(root, broken, then, **longer)
-    assert [row["step"] for row in read_metrics(found)] == [0, 10, 20, 30, 40]
-    expected = train(root, whole, 1, **longer)
+    found = read_metrics(train(root, tmp_path, then, **longer))
+    assert [row["step"] for row in found] == [0, 10, 20, 30, 40]
     # Without the optimiser's states, or with another order of utterances, it would be far off.
-    for a, b in zip(read_metrics(found), read_metrics(expected), strict=True):
+    for a, b in zip(found, longer_by_one, strict=True):
         assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=1e-3), a["step"]
 
 
@@ -246,6 +262,7 @@ def test_a_scan_that_fails_says_so_once_and_keeps_what_both_measured(root, tmp_p
     assert len(kappa_table.read(tmp_path / "out")) == 27
 
 
+@pytest.mark.slow(ahead=True)
 def test_the_papers_profile_runs_through_every_notebook(root, tmp_path, monkeypatch, capsys):
     """``bash reproduce.sh --profile paper --processes 2`` on miniature files, after the set-up."""
     for name, value in places(root, tmp_path).items():
