@@ -188,15 +188,27 @@ class Forgetting:
             window = self._all[number]
             base = _log_probabilities(llm, hidden.to(llm.device))
             now = _read(llm, window)[1]
-            loss = functional.nll_loss(now, window[1:].to(now.device)).item()
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
-            found[number] = (loss, divergence.item())
+            found[number] = (_loss(now, window), divergence.item())
         values = iter(distributed.all_gather(found))
         measured = {}
         for kind, windows in self.windows.items():
             losses, kls = zip(*(next(values) for _ in windows), strict=True)
             measured[kind] = TextLoss(list(losses), list(kls), windows[:, 1:].numel())
         return measured
+
+    def loss(self, llm: PreTrainedModel) -> float:
+        """The pooled cross-entropy of :meth:`measure` alone, without the base model's part."""
+        found = {}
+        for number in self._base:
+            window = self._all[number]
+            found[number] = _loss(_read(llm, window)[1], window)
+        losses = distributed.all_gather(found)
+        return sum(losses) / len(losses)
+
+
+def _loss(predicted: Tensor, window: Tensor) -> float:
+    return functional.nll_loss(predicted, window[1:].to(predicted.device)).item()
 
 
 @torch.inference_mode()

@@ -10,7 +10,14 @@ from torch.nn import functional
 from kappa_lib.errors import InputError
 from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import normalise, word_error_rate
-from kappa_lib.training.evaluation import WINDOW, Forgetting, batches, evaluate, text_windows
+from kappa_lib.training.evaluation import (
+    WINDOW,
+    Forgetting,
+    batches,
+    evaluate,
+    pooled,
+    text_windows,
+)
 from kappa_lib.training.model import Adaptor, SpeechLLM
 
 
@@ -90,6 +97,7 @@ def test_kl_equals_a_sum_over_the_vocabulary():
         expected = (p * (p / q).log()).sum(-1).mean().item()
         assert found.kl == pytest.approx(expected, rel=1e-3)
         assert found.kl > 0
+    assert forgetting.loss(other) == pytest.approx(pooled(measured)[0], rel=1e-12)
 
 
 def test_the_base_model_s_log_probabilities_are_had_again_bit_for_bit():
