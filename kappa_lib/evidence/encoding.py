@@ -118,47 +118,58 @@ def spearman_interval(
     """
     x, y, clusters = np.asarray(x, float), np.asarray(y, float), np.asarray(clusters)
     groups = np.zeros(len(x), int) if strata is None else np.unique(strata, return_inverse=True)[1]
-    other = None if control is None else np.asarray(control, float)
     if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
         raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
-    ranks = first, second, third = _ranks(groups, x, y, other)
-    estimate = float(_correlations(*ranks))
+    values = [x, y] if control is None else [x, y, np.asarray(control, float)]
+    first, second, *third = (_ranks(v, groups, np.ones((1, len(x)))) for v in values)
+    estimate = float(_correlations(first, second, *third)[0])
     if np.isnan(estimate):
         raise InputError("values to correlate have no spread", "leave them out")
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(clusters == c) for c in np.unique(clusters)]
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        picked = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
-        part = None if other is None else other[picked]
-        drawn[i] = _correlations(*_ranks(groups[picked], x[picked], y[picked], part))
+    # A resample is how often it holds each cluster, and so each value.
+    found, own = np.unique(clusters, return_inverse=True)
+    picked = rng.integers(len(found), size=(resamples, len(found)))
+    times = (picked[:, :, None] == np.arange(len(found))).sum(axis=1)[:, own]
+    drawn = _correlations(*(_ranks(v, groups, times) * np.sqrt(times) for v in values))
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(drawn, [tail, 100 - tail])
     # Within a stratum a permutation of values is one of their ranks, which are taken once.
-    shuffled = _correlations(first, second[_shuffles(clusters, groups, permutations, rng)], third)
+    shuffled = second[0, _shuffles(clusters, groups, permutations, rng)]
+    shuffled = _correlations(first, shuffled, *third)
     extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
     p = (extreme + 1) / (permutations + 1)
-    return Interval(estimate, float(low), float(high), level, len(members), p)
+    return Interval(estimate, float(low), float(high), level, len(found), p)
 
 
-def _ranks(
-    groups: np.ndarray, x: np.ndarray, y: np.ndarray, control: np.ndarray | None
-) -> list[np.ndarray]:
-    """Ranks of each within groups, centred and each group on the same scale; zeros without one."""
-    columns = {"x": x, "y": y} if control is None else {"x": x, "y": y, "control": control}
-    sizes = np.bincount(groups)[groups]
-    ranks = np.ascontiguousarray(pd.DataFrame(columns).groupby(groups).rank().to_numpy().T)
-    ranks = list((ranks - (sizes + 1) / 2) / sizes)
-    return ranks if control is not None else [*ranks, np.zeros(len(x))]
+def _ranks(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Ranks (resamples, n) of values (n,) within groups, centred and each group on the same scale.
+
+    A resample holds each value so many ``times`` (resamples, n); equal values share their mean
+    rank.
+    """
+    ranks = np.empty(times.shape)
+    for group in np.unique(groups):
+        inside = np.flatnonzero(groups == group)
+        _, place, copies = np.unique(values[inside], return_inverse=True, return_counts=True)
+        order = inside[np.argsort(place, kind="stable")]
+        equal = np.add.reduceat(times[:, order], np.cumsum(copies) - copies, axis=1)
+        total = equal.sum(axis=1, keepdims=True)
+        rank = np.cumsum(equal, axis=1) - equal + (equal + 1) / 2
+        ranks[:, inside] = ((rank - (total + 1) / 2) / np.maximum(total, 1))[:, place]
+    return ranks
 
 
-def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of x (n,) with each row of y (..., n), without the control's part."""
-    if control.any():
-        along = control / np.sqrt(control @ control)
-        x, y = x - (x @ along) * along, y - (y @ along)[..., None] * along
-    size = np.sqrt((x @ x) * (y * y).sum(-1))
-    return np.where(size > 1e-12, y @ x / np.where(size > 1e-12, size, 1.0), np.nan)
+def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray | None = None) -> np.ndarray:
+    """Pearson's correlation along the last axis, without the control's part; NaN without spread."""
+
+    def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.einsum("...i,...i->...", a, b)
+
+    if control is not None:
+        size = np.maximum(inner(control, control), 1e-12)
+        x, y = (v - (inner(v, control) / size)[..., None] * control for v in (x, y))
+    size = np.sqrt(inner(x, x) * inner(y, y))
+    return np.where(size > 1e-12, inner(x, y) / np.where(size > 1e-12, size, 1.0), np.nan)
 
 
 def _shuffles(

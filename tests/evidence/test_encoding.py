@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
@@ -192,6 +192,30 @@ def test_strata_and_control_take_out_what_they_name():
     assert abs(partial.estimate) < 0.35
     with pytest.raises(InputError, match="no spread"):
         spearman_interval([1.0] * 5, range(5), range(5))
+
+
+def test_the_interval_is_that_of_resamples_written_out_one_by_one():
+    """Layers put together anew, ranks within types and with ties, by scipy and numpy alone."""
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 5, 40).astype(float), rng.standard_normal(40).round(1)
+    layers, kinds = rng.integers(0, 9, 40), rng.choice(["q", "v", "up"], 40)
+    draws, resamples = np.random.default_rng(0), []
+    for _ in range(300):
+        picked = [np.flatnonzero(layers == k) for k in draws.integers(9, size=9)]
+        picked, columns = np.concatenate(picked), []
+        for values in (x, y, layers):
+            column = np.empty(len(picked))
+            for kind in np.unique(kinds[picked]):
+                here = kinds[picked] == kind
+                ranks = rankdata(values[picked][here])
+                column[here] = (ranks - ranks.mean()) / len(ranks)
+            columns.append(column)
+        first, second, third = columns
+        slopes = [np.linalg.lstsq(third[:, None], c, rcond=None)[0] for c in (first, second)]
+        rest = [c - third * b for c, b in zip((first, second), slopes, strict=True)]
+        resamples.append(rest[0] @ rest[1] / np.linalg.norm(rest[0]) / np.linalg.norm(rest[1]))
+    found = spearman_interval(x, y, layers, kinds, control=layers, resamples=300)
+    assert [found.low, found.high] == pytest.approx(np.percentile(resamples, [2.5, 97.5]))
 
 
 @pytest.mark.slow
