@@ -10,6 +10,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,16 @@ def catalogue(file: Path = FILE) -> dict[str, Claim]:
         InputError: a missing or unknown key (a verdict, for instance), a repeated id, a claim
             without a rule or a deciding cell, or numbers that are not those its rule reads.
     """
+    return dict(_catalogue(file.read_bytes(), file.name))
+
+
+@cache  # a notebook asks a dozen times, and YAML is slow to read
+def _catalogue(text: bytes, source: str) -> dict[str, Claim]:
     claims: dict[str, Claim] = {}
-    for entry in parse(file.read_bytes(), file.name, list[dict[str, object]], yaml.safe_load):
-        claim = _read(entry, file.name)
+    for entry in parse(text, source, list[dict[str, object]], yaml.safe_load):
+        claim = _read(entry, source)
         if claim.id in claims:
-            raise InputError(f"{file.name}: claim {claim.id!r} appears twice", "rename one")
+            raise InputError(f"{source}: claim {claim.id!r} appears twice", "rename one")
         claims[claim.id] = claim
     return claims
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import jiwer
 from whisper_normalizer.basic import BasicTextNormalizer
@@ -18,6 +18,7 @@ def _normaliser(language: str) -> Callable[[str], str]:
     return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
 
 
+@lru_cache(maxsize=100_000)  # references come again at every evaluation
 def normalise(text: str, language: str) -> str:
     """Text as WER compares it; :func:`normaliser` names the language's normaliser."""
     words = _normaliser(language)(text).strip()
