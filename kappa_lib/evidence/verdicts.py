@@ -184,11 +184,11 @@ def bootstrap_ratio(
         raise InputError(f"{top.shape} over {bottom.shape} to resample", "give seeds × utterances")
     rng = np.random.default_rng(seed)
     seeds, units = top.shape
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        rows, columns = rng.integers(seeds, size=seeds), rng.integers(units, size=units)
-        picked = np.ix_(rows, columns)
-        drawn[i] = (top[picked].sum(1) / bottom[picked].sum(1)).mean()
+    drawn = rng.integers([seeds] * seeds + [units] * units, size=(resamples, seeds + units))
+    rows, columns = drawn[:, :seeds], drawn[:, seeds:] + units * np.arange(resamples)[:, None]
+    times = np.bincount(columns.ravel(), minlength=resamples * units).reshape(resamples, units)
+    ratios = (times @ top.T) / (times @ bottom.T)  # (resamples, seeds)
+    drawn = np.take_along_axis(ratios, rows, axis=1).mean(axis=1)
     tail = 50 * (1 - level)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     estimate = float((top.sum(1) / bottom.sum(1)).mean())
