@@ -11,7 +11,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import CORRECTED, HOLDS, SCALES, Decision
+from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES, Decision
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
@@ -19,17 +19,17 @@ from kappa_lib.text import clock, markdown
 
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
-CAUSE = "kappa-is-the-cause"
-LORA = {
-    "on every matrix": "all",
-    "on as many drawn at random": "random",
-    "on as many of the same types": "random_like_selected",
-}
 COMPARED = (
     "selected-beats-inverse",
     "inverse-forgets-more",
     "mitigates-forgetting",
     "kappa-is-the-cause",
+)
+
+
+FIXED = (
+    "Rules and seeds of `cause`, `type`, `long`, `turn` and `text` were committed before their"
+    " runs; the rules of `study`, from which the paper's arms come, were in part written after."
 )
 
 
@@ -43,8 +43,8 @@ def maybe(name: str) -> Profile | None:
     return committed(name) if (paths.REFERENCE / name / "runs").is_dir() else None
 
 
-def glance(laptop: Profile, study: Profile, cause: Profile) -> str:
-    """Scope, hardware, time, outcome, verdicts by scale, and the sentence that matters."""
+def glance(laptop: Profile, study: Profile) -> str:
+    """Scope, hardware, time, verdicts by scale, and every question with its answer."""
     found = claims.load(study.folder)
     rows = [
         ("scope", _scope(study)),
@@ -55,7 +55,7 @@ def glance(laptop: Profile, study: Profile, cause: Profile) -> str:
         ("our own caveats", _counted(found, CAVEAT)),
     ]
     by_id = {claim.id: claim for claim in found}
-    return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, cause, by_id)])
+    return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, by_id)])
 
 
 def _scope(profile: Profile) -> str:
@@ -76,70 +76,57 @@ def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
     return f"{number}: {listing.sentence(found, kind, scale)}"
 
 
-def _sentences(study: Profile, cause: Profile, found: dict[str, Claim]) -> list[str]:
-    """What became of the two questions that matter, each with its intervals."""
-    forgets = found["inverse-forgets-more"]
+def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
+    """Every question in a row, and what does not fit into one."""
     table = tables.results(study)
     sizes = [arms.trained(study, arm)["parameters"] for arm in ("selected", "inverse")]
     _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
-        "**Is it κ?** Of each two neighbouring layers the tensor of lower κ less that of higher κ,"
-        f" types, shapes, sizes and depth equal: {_decisive(cause)}.",
-        "**Does training the tensors of highest κ forget more?** `selected` less `inverse`:"
-        f" {_answer(forgets)}, for the two differ in more than κ. {arms.reversed_sizes(*sizes)}.",
-        *_told("type", TYPES),
+        questions_table(),
+        "In the first row types, shapes, sizes and depth are equal, and κ is what is left. Of the"
+        f" paper's arms {arms.reversed_sizes(*sizes)}.",
         *_adaptor_alone(),
-        *_told("long", LONG),
         *_against_lora(found["new-text-task"]),
         *_turn(),
         _encoding(found["kappa-tracks-encoding"]),
-        "Of the paper's versions 2 and 3 only the abstract could be read, not the body. Seed 0 was"
-        f" a pilot: its direction was known before the rules were written.{counted}",
+        f"{FIXED} Seed 0 was a pilot, seen before the rules, and is left out.{counted} Of the"
+        " paper's versions 2 and 3 only the abstract could be read, not the body.",
     ]
 
 
-# Pairs of the profiles `type` and `long` that the README tells in words.
-TYPES = {
-    ("attention_matched_size", "mlp_matched_size"): (
-        "**Is it the type?** All attention matrices, less as many parameters of the MLP"
-    ),
-    ("value", "key"): (
-        "All value matrices, less all key matrices, which have the same shape and a higher κ"
-    ),
-    ("mlp", "mlp_matched_size"): "**Is it the size?** All MLP matrices, less a third of them",
-    ("lowest_input_kappa", "highest_input_kappa"): (
-        "**Is it κ on the real input?** The smallest κ of WΣ_X^½, less the largest, whose types"
-        " and sizes differ"
-    ),
-}
-LONG = {
-    ("selected", "inverse_matched_size"): (
-        "**And once it understands?** With ten times the steps, at falling rate, the smallest κ"
-        " less as many parameters of the largest"
-    )
-}
-
-
-def _told(name: str, pairs: dict[tuple[str, str], str]) -> list[str]:
-    """One paragraph on those pairs of a profile that have been run, each with its intervals."""
-    profile = maybe(name)
-    if not profile:
-        return []
-    summary, planned = arms.summary(arms.outcomes(tables.results(profile))), profiles.load(name)
-    told = []
-    for pair in arms.present(profile.arms):
-        found = summary[summary["pair"] == arms.name_of(pair)].set_index("outcome")
-        if found.empty or pair not in pairs:
-            continue
-        said = []
-        for outcome, (label, digits, unit) in _UNITS.items():
+def questions_table() -> str:
+    """The committed runs' answer to each question: how its two arms differ, and what that says."""
+    summary = arms.summary(elsewhere.questions())
+    rows = []
+    for pair, group in summary.groupby("pair", sort=False):
+        found = group.set_index("outcome")
+        cells = []
+        for outcome, (_, digits, _) in _UNITS.items():
             row = found.loc[outcome]
             shown = listing.interval(row["mean"], row["low"], row["high"], digits)
-            said.append(f"{label} {shown} {unit}, {row['reading']}")
-        seeds = f"95 %, {found['seeds'].iloc[0]} of {len(planned.seeds)} seeds"
-        told.append(f"{pairs[pair]}: {'; '.join(said)} ({seeds}).")
-    return [" ".join(told)] if told else []
+            cells.append(f"**{shown}**" if row["reading"] in _FIRST else shown)
+        rows.append([pair, *cells, _reading(found["reading"])])
+    heads = [f"{label}, {unit}" for label, _, unit in _UNITS.values()]
+    return markdown(["first − second", *heads, "so the first"], rows)
+
+
+# Reading → what it says of the first arm: of its hearing, of its memory.
+_FIRST = {
+    "first lower": ("understands more", "forgets less"),
+    "second lower": ("understands less", "forgets more"),
+}
+
+
+def _reading(readings: pd.Series) -> str:
+    """What the three outcomes together say of the first arm; of forgetting two speak."""
+    told = [_FIRST[readings["wer"]][0]] if readings["wer"] in _FIRST else []
+    lost = {_UNITS[name][0]: readings[name] for name in ("text", "kl") if readings[name] in _FIRST}
+    if len(lost) == 2 and len(set(lost.values())) == 1:
+        told.append(_FIRST[readings["kl"]][1])
+    else:
+        told += [f"{_FIRST[reading][1]} by {label} alone" for label, reading in lost.items()]
+    return ", ".join(told) or "undecided"
 
 
 def _adaptor_alone() -> list[str]:
@@ -178,32 +165,23 @@ def _encoding(title: Claim) -> str:
         "**Does κ track what a tensor encodes?** Within module types, Spearman's ρ of κ with the"
         f" information that the output lacks {information}, with what the model loses without the"
         f" tensor's directions {knowledge} ({title.decision.level:.1%}, {title.decision.n} layers):"
-        f" **{title.verdict}**. Shrinking the smallest singular value alone costs"
-        f" {encoding.text(values)} nats a token in all value projections, whose κ is the smallest,"
-        f" and {encoding.text(queries)} in all query projections, whose κ is the largest."
+        f" **{title.verdict}**. Setting the smallest singular value of every value matrix nearly"
+        f" to zero costs {encoding.text(values)} nats a token, of every query matrix, where it is"
+        f" nearly zero already, {encoding.text(queries)}."
         f" The first ρ elsewhere (95 %): {also}."
     )
 
 
 def _against_lora(claim: Claim) -> list[str]:
-    """The text task's sentence: LoRA where κ is smallest, everywhere, and where chance puts it."""
-    profile = maybe("text")
-    if not profile:
+    """What the text task says of the later versions' claim, by itself and among the others."""
+    found = elsewhere.text_task()
+    if not found["kappatune"]:
         return []
-    table, planned = tables.results(profile), len(profiles.load("text").seeds)
-    found = {arm: arms.measured(profile, table, arm) for arm in profile.arms}
-    told = []
-    for name, arm in LORA.items():
-        if arm not in found:
-            continue
-        pair = {"kappatune": found["selected"], "lora": found[arm]}
-        decision = claims.decide("new-text-task", pair)
-        told.append(f"{name}, {_outcomes(decision)} (n = {decision.n}): **{decision.verdict}**")
+    alone = claims.decide("new-text-task", found).verdict
     return [
-        "**Does KappaTune forget less than LoRA at equal training loss?** On a task of text alone,"
-        " LoRA on the fifth of the matrices with the smallest κ, less LoRA of as many parameters"
-        f" {'; '.join(told)} (95 %, {len(profile.seeds)} of {planned} seeds). With Holm's"
-        f" correction over all primary claims the first of these is **{claim.verdict}**."
+        "**Does KappaTune forget less than LoRA?** At equal size and training loss, on a task of"
+        f" text alone, that claim is **{claim.verdict}** with Holm's correction over all primary"
+        f" claims (by itself: {alone}); the rows on LoRA have the numbers."
     ]
 
 
@@ -230,23 +208,6 @@ def _turn() -> list[str]:
         f" {_outcomes(forgets)}, “inverse-forgets-more” **{forgets.verdict}** (their module"
         " types differ)."
     ]
-
-
-def _answer(claim: Claim) -> str:
-    """Every outcome with its interval, and the verdict."""
-    assert claim.decision is not None
-    return f"{_outcomes(claim.decision)} (95 %, {claim.decision.n} seeds): **{claim.verdict}**"
-
-
-def _decisive(profile: Profile) -> str:
-    """What the runs of ``cause`` say; the rule decides once, when all seeds have been run."""
-    table, planned = tables.results(profile), len(profiles.load(profile.profile).seeds)
-    pair = (arms.measured(profile, table, arm) for arm in profile.arms)
-    decision = claims.decide(CAUSE, dict(zip(("low", "high"), pair, strict=True)))
-    seeds = len(profile.seeds)
-    word = decision.verdict if seeds == planned else f"so far; decided at {planned} seeds"
-    told = _outcomes(decision) or "too few seeds for an interval"
-    return f"{told} (95 %, {seeds} of {planned} seeds): **{word}**"
 
 
 # Outcome → its name, digits and unit.
@@ -298,18 +259,27 @@ def _effort(profile: Profile) -> str:
 
 
 def _study_effort(profile: Profile) -> str:
-    runs = [read_json(f / "provenance.json") for f in tables.finished(profile).values()]
-    seconds = sum(run["seconds_per_step"] for run in runs) / len(runs)
-    return (
-        f"The study: {len(runs)} runs of {profile.steps} steps, {seconds:.1f} s a step,"
-        " evaluations apart."
-    )
+    return f"The study: {len(tables.finished(profile))} runs of {profile.steps} steps."
 
 
 def cause(profile: Profile) -> str:
     """How well every arm's models listen, what they lost, and how the arms of a pair differ."""
     parts = [ends(profile, _LISTENING | _LOST), *_arithmetic(profile), _pairs(profile)]
     return "\n\n".join(parts)
+
+
+def by_text(profile: Profile) -> str:
+    """What the only pair of a profile lost of each kind of text."""
+    found = arms.summary(arms.outcomes_by_text(tables.results(profile))).set_index("outcome")
+    kinds, rows = sorted(o.removeprefix("kl ") for o in found.index if o.startswith("kl ")), []
+    for kind in kinds:
+        cells = [found.loc[f"{name} {kind}"] for name in ("text", "kl")]
+        shown = [listing.interval(c["mean"], c["low"], c["high"], 3) for c in cells]
+        rows.append([kind, *(f"{x}, {c['reading']}" for x, c in zip(shown, cells, strict=True))])
+    told = ["By kind of general text:", markdown(["text", "loss, nats a token", "KL"], rows)]
+    if set(_FIRST) <= set(found["reading"]):
+        told.append("The mean over the three hides that they disagree.")
+    return "\n\n".join(told)
 
 
 def _arithmetic(profile: Profile) -> list[str]:
@@ -389,16 +359,19 @@ def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
     found = [c for c in by_id.values() if c.kind == CLAIM]
     primary = [c for c in found if c.primary]
     held = sum(c.verdict in (HOLDS, CORRECTED) for c in primary)
+    failed = sum(c.verdict == FAILS for c in primary)
     groups = {g: [c for c in found if c.group == g] for g in claims.GROUPS}
     return {
-        "mark": "[Re]" if 2 * held > len(primary) else "[¬Re]",
+        "mark": "[Re] " if 2 * held > len(primary) else "[¬Re] " * (2 * failed > len(primary)),
         "primary": len(primary),
         "held": held,
+        "fixed": FIXED,
         "scope": _scope(all_arms),
         "counts": "\n".join(f"- Claims, {s}: {_counted(found, CLAIM, s)}." for s in SCALES),
         "claimed": {g: [c for c in of if c.primary] or of[:3] for g, of in groups.items()},
         "study": _study_effort(all_arms),
-        "found": _sentences(all_arms, pair, by_id),
+        "advice": elsewhere.advice(),
+        "found": _sentences(all_arms, by_id),
         "cause": cause(pair),
         "table": markdown(
             ["the paper says", "verdict", "scale"],

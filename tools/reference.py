@@ -127,9 +127,10 @@ def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
     laptop, study, cause = map(readme.committed, ("laptop", "study", "cause"))
     found = {
-        "glance": readme.glance(laptop, study, cause),
+        "advice": elsewhere.advice(),
+        "glance": readme.glance(laptop, study),
         "results": readme.headline(laptop),
-        "cause": readme.cause(cause),
+        "cause": f"{readme.cause(cause)}\n\n{readme.by_text(cause)}",
         "study": readme.study(study),
     }
     beside = {"type": readme.cause, "long": readme.cause, "text": readme.text, "turn": readme.turn}

@@ -6,7 +6,7 @@ path's end is annealed and its middle is not; runs that are to be matched keep t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ PAIRS = (
     ("selected", "all"),
     ("selected", "random"),
 )
+COLUMNS = ["pair", "seed", "outcome", "difference"]
 READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 
 
@@ -208,12 +209,13 @@ def unlike(
 
 
 def reversed_sizes(selected: int, inverse: int) -> str:
-    """The sentence on how many parameters the two arms train, here and at the paper's shapes."""
+    """The sentence on how many parameters the two arms train, here and by the paper's shapes."""
     table = kappa_table.null_table(*sizes.llama_layer("meta-llama/Llama-3.1-8B-Instruct"))
     paper = [select(table, arm, 100).parameters / 1e9 for arm in ("selected", "inverse")]
     return (
-        f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; with"
-        f" Llama-3-8B's shapes it is {paper[0]:.2f} against {paper[1]:.2f} billion"
+        f"`selected` trains {selected / inverse:.2f} × the parameters of `inverse` here; shapes"
+        f" alone, as in a model with random weights, would give Llama-3-8B {paper[0]:.2f} and"
+        f" {paper[1]:.2f} billion, and what its trained weights give is not measured here"
     )
 
 
@@ -264,21 +266,42 @@ def outcomes(results: pd.DataFrame) -> pd.DataFrame:
     """
     corpora = [c for c in tables.LANGUAGES if f"heldout_{c}" in results]
     rows = []
+    for pair, seed, first, second in _paths(results):
+        a, b = first.iloc[-1], second.iloc[-1]
+        found = {
+            "wer": 100 * (a["wer_mean"] - b["wer_mean"]),
+            "text": a["text_loss"] - b["text_loss"],
+            "kl": a["kl"] - b["kl"],
+        }
+        for name, corpus in product(("text_loss", "kl"), corpora):
+            label = f"{name.removesuffix('_loss')} at equal {corpus}"
+            found[label] = at_equal_learning(first, second, f"heldout_{corpus}", name)
+        rows += [(pair, seed, *item) for item in found.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def outcomes_by_text(results: pd.DataFrame) -> pd.DataFrame:
+    """As :func:`outcomes`, of each kind of general text by itself: ``text <kind>``, ``kl <kind>``.
+
+    A mean over kinds hides where an arm gains on one and loses on another. Empty where a run kept
+    no kinds apart.
+    """
+    kept = [c for c in results if c.startswith(("text_", "kl_")) and c != "text_loss"]
+    rows = [
+        (pair, seed, column.replace("_", " "), first[column].iloc[-1] - second[column].iloc[-1])
+        for pair, seed, first, second in _paths(results)
+        for column in sorted(kept, reverse=True)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _paths(results: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
+    """Name of each pair, each seed that both arms have, and their evaluations in order."""
     for pair in present(results["arm"].unique().tolist()):
         paths = [results[results["arm"] == name] for name in pair]
         for seed in sorted(set(paths[0]["seed"]) & set(paths[1]["seed"])):
             first, second = (p[p["seed"] == seed].sort_values("step") for p in paths)
-            a, b = first.iloc[-1], second.iloc[-1]
-            found = {
-                "wer": 100 * (a["wer_mean"] - b["wer_mean"]),
-                "text": a["text_loss"] - b["text_loss"],
-                "kl": a["kl"] - b["kl"],
-            }
-            for name, corpus in product(("text_loss", "kl"), corpora):
-                label = f"{name.removesuffix('_loss')} at equal {corpus}"
-                found[label] = at_equal_learning(first, second, f"heldout_{corpus}", name)
-            rows += [(name_of(pair), seed, *item) for item in found.items()]
-    return pd.DataFrame(rows, columns=["pair", "seed", "outcome", "difference"])
+            yield name_of(pair), seed, first, second
 
 
 def at_equal_learning(

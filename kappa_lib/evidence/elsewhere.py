@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from kappa_lib import paths, profiles
-from kappa_lib.evidence import arms, encoding, tables
+from kappa_lib.evidence import arms, encoding, listing, tables
 from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
 from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
+from kappa_lib.spectra.selection import of_run
 
 
 def tracks(found: Sequence[float]) -> str:
@@ -59,6 +60,17 @@ def text_task() -> dict[str, dict[str, Any]]:
     """
     found = _committed("text", kappatune="selected", lora="all")
     return {role: found.get(role, {}) for role in ("kappatune", "lora")}
+
+
+def cause(low: dict[str, Any], high: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What decides whether it is κ: the arms at hand, or the committed runs of ``cause``, if more.
+
+    Those are of neighbouring layers, alike in all that is held equal; rule and seeds were fixed
+    before them. Arms are of :func:`kappa_lib.evidence.arms.measured`, ``low`` and ``high`` κ.
+    """
+    found = _committed("cause", **dict(zip(("low", "high"), arms.ALIKE_ARMS[0], strict=True)))
+    more = found and len(found["low"]["seeds"]) > len(low.get("seeds", ()))
+    return {"low": found["low"], "high": found["high"]} if more else {"low": low, "high": high}
 
 
 def curve(
@@ -112,9 +124,11 @@ QUESTIONS = {
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
     "smallest − largest κ on real input": ("type", ("lowest_input_kappa", "highest_input_kappa")),
+    "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
+    "LoRA: smallest κ − at random": ("text", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
 }
 
@@ -136,6 +150,50 @@ def questions() -> pd.DataFrame:
         if not of.empty:
             found.append(of.assign(pair=f"{question} (n = {of['seed'].nunique()})"))
     return pd.concat(found, ignore_index=True)
+
+
+# Questions that try the rule as one would apply it, or leave nothing but κ → what is compared.
+APPLIED = {
+    "smallest − largest κ, 600 steps": "as many parameters of the largest κ, after 600 steps",
+    "smallest − largest κ, ten epochs": "as many parameters of the largest κ, after ten epochs",
+    "LoRA: smallest κ − everywhere": "on LoRA: the same size everywhere, at equal training loss",
+    "LoRA: smallest κ − at random": "on LoRA: the same size on matrices drawn at random",
+    "LoRA: smallest κ − same types": "on LoRA: the same size on random matrices of the same types",
+    "smaller − larger κ, all else alike": "their neighbours of larger κ, all else alike",
+}
+FORGETS = {"first lower": "less", "second lower": "more"}
+
+
+def advice() -> str:
+    """Whether to choose by smallest κ: what the committed runs say, as Markdown."""
+    summary = arms.summary(questions())
+    kls = summary[summary["outcome"] == "kl"]
+    kls = kls.set_index(kls["pair"].str.partition(" (n =")[0])
+    told, words = [], []
+    for question, compared in APPLIED.items():
+        if question in kls.index:
+            row = kls.loc[question]
+            words.append(FORGETS.get(row["reading"], row["reading"]))
+            shown = listing.interval(row["mean"], row["low"], row["high"], 2)
+            told.append(f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**")
+    answer = "Not on this evidence" if "less" not in words else "The runs disagree"
+    return (
+        f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of 135"
+        " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
+        " nats a token, less\n\n" + "\n".join(told) + "\n\nThe last row's arms differ in κ by a"
+        f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"
+        " effect. Of the others all but those “of the same types” differ in module types, too, so"
+        " they say what the rule does, not that κ does it."
+    )
+
+
+def contrast() -> float:
+    """κ of the lower arm over that of the higher, of the deciding pair: geometric means."""
+    with paths.results_under(paths.REFERENCE):
+        profile = tables.of_runs(profiles.load("cause"))
+        chosen = {arm: of_run(profile, arm) for arm in profile.arms}
+        found = arms.differences(chosen, pd.read_csv(profile.folder / "kappa.csv"))
+    return float(found["kappa"].iloc[0])
 
 
 def information(folders: dict[str, Path]) -> pd.DataFrame:

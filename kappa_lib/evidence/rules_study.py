@@ -265,14 +265,19 @@ def inverse_rises(inverse: Arm, epochs: float, schedule: str) -> Decision:
 
 @decides("inverse-good-early")
 def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str) -> Decision:
-    """At its best, before the end, inverse has come nine tenths of the way to the lowest WER."""
+    """At its best, before the end, inverse has come nine tenths of the way to the lowest WER.
+
+    How good that is, the note says.
+    """
     untestable = _cannot_turn(epochs, schedule, selected, inverse)
     if untestable:
         return untestable
     first, best, _, at_the_end = _after_best(inverse)
     lowest = min(*best, *_after_best(selected)[1])
     way = [(a - b) / (a - lowest) for a, b in zip(first, best, strict=True)]
-    found = decide_difference(way, [0.9] * len(way), 0.0, "higher", "of the way, beyond 0.9")
+    unit = "of the fall from the start to the lowest WER, beyond 0.9"
+    found = decide_difference(way, [0.9] * len(way), 0.0, "higher", unit)
+    found = replace(found, note=f"from a WER of {np.mean(first):.0f} % to {np.mean(best):.0f} %")
     return replace(found, verdict=UNDECIDED) if at_the_end else found
 
 

@@ -93,7 +93,7 @@ def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers
 
 def _caption(figure: Figure, note: str) -> None:
     if note:
-        figure.supxlabel(note, fontsize=8, color=COLOURS[1])
+        figure.supxlabel(note, fontsize=8, color="#555555")
 
 
 def _grid(panels: int, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
@@ -247,7 +247,7 @@ def paired(
     axes[0][0].set_yticks(list(places.values()), list(places))
     seeds = found.groupby("pair")["seed"].nunique()
     number = f"{seeds.min()} seeds" if seeds.nunique() == 1 else "seeds"
-    spread = "one seed" if seeds.max() == 1 else f"{number}: points; mean and 95 % interval: bars"
+    spread = "one seed" if seeds.max() == 1 else f"{number}: dots; mean and 95 % interval: bars"
     figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
     _caption(figure, "shaded: differences that would not matter" + (f"; {note}" if note else ""))
     return figure
