@@ -108,3 +108,26 @@ def test_a_question_is_answered_by_the_runs_of_its_two_arms():
         folders = (f"{kind}_matched_size-seed{seed}" for kind in ("attention", "mlp"))
         ends = [read_metrics(paths.REFERENCE / "type" / "runs" / f)[-1]["kl"] for f in folders]
         assert kl[seed] == pytest.approx(ends[0] - ends[1])
+
+
+def test_whether_it_is_kappa_is_decided_by_the_runs_with_more_seeds():
+    committed = elsewhere.cause({}, {})
+    assert [len(committed[arm]["seeds"]) for arm in ("low", "high")] == [10, 10]
+    assert elsewhere.cause({"seeds": [0, 1, 2]}, {"seeds": [0, 1, 2]}) == committed
+    own = {"low": {"seeds": [*range(10)]}, "high": {"seeds": [*range(10)]}}
+    assert elsewhere.cause(**own) == own
+
+
+def test_the_advice_follows_the_intervals(monkeypatch):
+    told = elsewhere.advice()
+    assert "Not on this evidence" in told
+    folders = [paths.REFERENCE / "long" / "runs" / f"selected-seed{n}" for n in (1, 2, 3)]
+    others = [f.with_name(f.name.replace("selected", "inverse_matched_size")) for f in folders]
+    first, second = ([read_metrics(f)[-1]["kl"] for f in of] for of in (folders, others))
+    assert f"after 600 steps: {np.mean(first) - np.mean(second):+.2f} [" in told
+    rows = elsewhere.questions()
+    less = rows.assign(difference=-rows["difference"])
+    monkeypatch.setattr(elsewhere, "questions", lambda: less)
+    turned = elsewhere.advice()
+    assert "The runs disagree" in turned
+    assert "**more**" not in turned

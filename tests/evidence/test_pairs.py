@@ -36,6 +36,22 @@ def test_equal_learning_is_where_both_paths_pass_the_worse_learners_end():
     assert pairs.at_equal_learning(first, second, "heldout_de", "kl") == pytest.approx(0.05)
 
 
+def test_kinds_of_text_are_told_apart_where_their_mean_shows_nothing():
+    rows = [
+        run(arm, seed, [5.0, 1.0], [10.0, 10.0], 0.1).assign(
+            text_english=[1.0, 1.0 + gain], text_german=[2.0, 2.0 - gain], kl_english=gain
+        )
+        for arm, gain in (("selected", 0.25), ("inverse", 0.0))
+        for seed in (1, 2, 3)
+    ]
+    found = pairs.outcomes_by_text(pd.concat(rows))
+    means = found.groupby("outcome")["difference"].mean().to_dict()
+    assert means == {"text english": 0.25, "text german": -0.25, "kl english": 0.25}
+    readings = pairs.summary(found).set_index("outcome")["reading"]
+    assert readings["text english"] == "second lower"
+    assert pairs.outcomes_by_text(run("selected", 1, [5.0], [10.0], 0.1)).empty
+
+
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(-2, 2), st.floats(-2, 2), st.integers(2, 6))
 def test_on_straight_paths_it_is_the_difference_of_slopes(a, b, slope, other, count):
     """Cost = start + slope · (learned so far): the difference is that of slopes times the way."""

@@ -262,4 +262,4 @@ def test_sizes_are_the_other_way_round_at_the_papers_shapes():
     found = decide("parameters-similar", numbers)
     assert found.verdict == "fails"
     assert "1.81 ×" in found.note
-    assert "2.38 against 3.19 billion" in found.note
+    assert "2.38 and 3.19 billion" in found.note

@@ -96,7 +96,7 @@ def test_a_name_has_its_curves_colour_and_a_curve_without_an_end_has_none():
 
 
 @pytest.mark.parametrize(
-    ("seeds", "said"), [((1, 1), "(one seed)"), ((2, 2), "(2 seeds: points"), ((1, 4), "(seeds: p")]
+    ("seeds", "said"), [((1, 1), "(one seed)"), ((2, 2), "(2 seeds: dots"), ((1, 4), "(seeds: d")]
 )
 def test_pairs_with_other_numbers_of_seeds_are_not_counted_together(seeds, said):
     rows = [
