@@ -11,7 +11,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES, Decision
+from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
@@ -84,8 +84,10 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
         questions_table(),
-        "In the first row types, shapes, sizes and depth are equal, and κ is what is left. Of the"
-        f" paper's arms {arms.reversed_sizes(*sizes)}.",
+        "In the first row types, shapes, sizes and depth are equal, and κ is what is left. For a"
+        " verdict all its outcomes have to agree: that it is κ is"
+        f" **{found['kappa-is-the-cause'].verdict}**. The three texts [part ways](#is-it-κ)."
+        f" Of the paper's arms {arms.reversed_sizes(*sizes)}.",
         *_adaptor_alone(),
         *_against_lora(found["new-text-task"]),
         *_turn(),
@@ -138,7 +140,7 @@ def _adaptor_alone() -> list[str]:
     last = table[(table["arm"] == ADAPTOR_ONLY) & (table["step"] == table["step"].max())]
     wer = 100 * last["wer_mean"]
     return [
-        "**Must the model change?** With the adaptor alone, in as many steps, WER ends at"
+        f"**Must the model change?** With the adaptor alone, {profile.steps} steps end at a WER of"
         f" {wer.mean():.0f} ± {wer.std():.0f} %, with a KL of {last['kl'].max():.4f}"
         f" (n = {len(last)})."
     ]
@@ -199,14 +201,10 @@ def _turn() -> list[str]:
             shown = f"{listing.interval(decision.estimate, *decision.interval, 1)} points"
         told.append(f"`{role}` {shown}, “{claim}” **{decision.verdict}**")
     seeds, planned = len(found["selected"]["seeds"]), len(profiles.load("turn").seeds)
-    both = {role: found[role] for role in ("selected", "inverse")}
-    forgets = claims.decide("inverse-forgets-more", both)
     return [
         f"**Does the curve turn?** Over {found['epochs']:.0f} epochs at a constant rate, WER at the"
         f" end less WER at its best: {'; '.join(told)} (95 %, {seeds} of {planned} seeds;"
-        " `inverse` has the size of `selected`). At the end, `selected` less `inverse`:"
-        f" {_outcomes(forgets)}, “inverse-forgets-more” **{forgets.verdict}** (their module"
-        " types differ)."
+        " `inverse` has the size of `selected`)."
     ]
 
 
@@ -216,16 +214,6 @@ _UNITS = {
     "text": ("general-text loss", 4, "nats a token"),
     "kl": ("KL", 4, "nats a token"),
 }
-
-
-def _outcomes(decision: Decision) -> str:
-    told = []
-    for name, part in decision.parts.items():
-        label, digits, _ = _UNITS[name]
-        if part.estimate is not None and part.interval is not None:
-            shown = listing.interval(part.estimate, *part.interval, digits)
-            told.append(f"{label} {shown} {part.unit}")
-    return ", ".join(told)
 
 
 def headline(profile: Profile) -> str:
