@@ -93,12 +93,16 @@ def publish(name: str) -> Path:
 
 
 def draw(name: str) -> None:
-    """The figure of a profile that no notebook of its own draws, and that of all questions."""
+    """What no notebook draws: of a profile its table and figure, and the figure of all questions.
+
+    A profile that was trained a part at a time left the table of the last part.
+    """
     if name not in PROFILES:
         return
     with paths.results_under(paths.REFERENCE):
         profile = readme.committed(name)
         table = tables.results(profile)
+        table.to_csv(profile.folder / "metrics.csv", index=False)
         folder = profile.folder / "figures"
         if name in ("turn", "long"):
             curve = training.wer_over_training(table, human_trained=True)
