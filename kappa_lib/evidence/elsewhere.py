@@ -174,7 +174,7 @@ def advice() -> str:
         if question in kls.index:
             row = kls.loc[question]
             words.append(FORGETS.get(row["reading"], row["reading"]))
-            shown = listing.interval(row["mean"], row["low"], row["high"], 2)
+            shown = listing.interval(row["mean"], row["low"], row["high"], 3)
             told.append(f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**")
     answer = "Not on this evidence" if "less" not in words else "The runs disagree"
     return (

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kappa_lib.errors import InputError
+from kappa_lib.evidence import listing
 from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
 from kappa_lib.evidence.verdicts import LEVEL, Interval, bootstrap_mean, holm
 from kappa_lib.files import read_json, replacing
@@ -222,9 +223,7 @@ def triple(found: Interval) -> list[float]:
 
 def text(found: Interval, digits: int = 2) -> str:
     """An estimate with its interval, for instance ``+0.41 [+0.20, +0.58]``."""
-    # Adding zero turns what rounds to -0 into 0.
-    estimate, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in triple(found))
-    return f"{estimate} [{low}, {high}]"
+    return listing.interval(*triple(found), digits)
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:

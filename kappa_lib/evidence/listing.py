@@ -40,8 +40,9 @@ def spread(values: Iterable[float], scale: float, digits: int) -> str:
 
 def interval(estimate: float, low: float, high: float, digits: int) -> str:
     """``+0.14 [-4.01, +4.29]``; the estimate alone where there is no interval (NaN)."""
-    ends = "" if math.isnan(low) else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
-    return f"{estimate:+.{digits}f}{ends}"
+    # Adding zero turns what rounds to -0 into 0.
+    shown = [f"{round(x, digits) + 0.0:+.{digits}f}" for x in (estimate, low, high)]
+    return shown[0] if math.isnan(low) else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def _numbers(found: Decision) -> str:

@@ -124,7 +124,7 @@ def test_the_advice_follows_the_intervals(monkeypatch):
     folders = [paths.REFERENCE / "long" / "runs" / f"selected-seed{n}" for n in (1, 2, 3)]
     others = [f.with_name(f.name.replace("selected", "inverse_matched_size")) for f in folders]
     first, second = ([read_metrics(f)[-1]["kl"] for f in of] for of in (folders, others))
-    assert f"after 600 steps: {np.mean(first) - np.mean(second):+.2f} [" in told
+    assert f"after 600 steps: {np.mean(first) - np.mean(second):+.3f} [" in told
     rows = elsewhere.questions()
     less = rows.assign(difference=-rows["difference"])
     monkeypatch.setattr(elsewhere, "questions", lambda: less)
