@@ -10,6 +10,16 @@ from numpy.typing import NDArray
 from kappa_lib.figures.style import COLOURS, new_figure
 
 Array = NDArray[np.float64]
+# Each activation's colour in every figure; marker and its size, so that curves which coincide
+# are all seen.
+ACTIVATIONS = {
+    "tanh": (COLOURS[0], "o", 3),
+    "softplus": (COLOURS[1], "o", 3),
+    "leaky ReLU": (COLOURS[2], "s", 8),
+    "GELU": (COLOURS[3], "o", 3),
+    "SiLU": (COLOURS[4], "o", 3),
+    "ReLU": (COLOURS[5], "x", 5),
+}
 
 
 def covariance_ellipses(kappas: Sequence[float], samples: Sequence[Array]) -> Figure:
@@ -118,7 +128,8 @@ def activations(
         estimates: name → h(φ(Y)) - h(Y) by nearest neighbours at every second mean.
     """
     figure, (left, right) = new_figure(1, 2, figsize=(9.5, 3.6))
-    for colour, name in zip(COLOURS, slopes, strict=False):
+    for name in slopes:
+        colour = ACTIVATIONS[name][0]
         left.plot(inputs, slopes[name], color=colour, label=name)
         if name in changes:
             right.plot(means, changes[name], color=colour)
@@ -142,9 +153,11 @@ def information_changes(panels: Mapping[str, tuple[Array, Mapping[str, Array]]])
     size = (4.6 * len(panels), 3.3)
     figure, axes = new_figure(1, len(panels), figsize=size, sharex=True, squeeze=False)
     for axis, (title, (noises, changes)) in zip(axes[0], panels.items(), strict=True):
-        for colour, (name, change) in zip(COLOURS, changes.items(), strict=False):
-            axis.semilogx(noises, change, "o-", color=colour, ms=3, label=name)
-        axis.axhline(0, color="black", lw=1, ls="--")
+        axis.axhline(0, color="black", lw=0.8, ls="--", zorder=1)
+        for name, change in changes.items():
+            colour, marker, size = ACTIVATIONS[name]
+            own = {"color": colour, "marker": marker, "ms": size, "markerfacecolor": "none"}
+            axis.semilogx(noises, change, label=name, **own)
         axis.set(title=title, xlabel="noise standard deviation σₙ")
     axes[0][0].set_ylabel("information gained by φ (nats)")
     axes[0][0].legend(fontsize=8)

@@ -77,10 +77,23 @@ def test_activations_put_the_estimates_at_every_second_mean():
 
 def test_information_has_a_panel_for_each_input():
     noises = np.array([0.1, 1.0])
-    panels = {name: (noises, {"ReLU": np.array([-0.2, -0.1])}) for name in ("a", "b")}
+    changes = {"GELU": np.array([-0.2, -0.1]), "ReLU": np.zeros(2)}
+    panels = {name: (noises, changes) for name in ("a", "b")}
     figure = theory.information_changes(panels)
     assert [axis.get_title() for axis in figure.axes] == ["a", "b"]
     assert labelled(figure)
+
+
+def test_an_activation_has_one_colour_in_both_figures():
+    x = np.linspace(0.1, 1, 3)
+    names = ["tanh", "ReLU", "GELU", "SiLU"]
+    first = theory.activations(x, {name: x for name in names}, x, {}, {})
+    second = theory.information_changes({"a": (x, {name: x for name in reversed(names)})})
+    found = [
+        {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+        for figure in (first, second)
+    ]
+    assert [found[0][name] for name in names] == [found[1][name] for name in names]
 
 
 def test_null_marks_every_shape():
