@@ -11,6 +11,23 @@ from kappa_lib.spectra.kappa_table import types
 
 # Loss changes below this many nats a token are drawn on a linear scale.
 LINEAR = 0.01
+SCALE = f"(symmetric log: linear within ±{LINEAR})"
+# Predictor → what it is called where it is shown.
+WORDS = {
+    "kappa": "κ",
+    "kappa_excess": "κ over its null",
+    "input_kappa": "κ, input-weighted",
+    "head_kappa": "κ of single heads",
+    "effective_rank_share": "effective rank over k",
+    "stable_rank": "stable rank",
+    "alpha": "tail exponent α",
+    "trace_log_gap": "trace-log gap (SETOL)",
+    "volume_loss": "volume lost (AM-GM gap)",
+    "frobenius": "Frobenius norm",
+    "gradient": "gradient",
+    "bottom_power": "input power along v_k",
+    "layer": "layer",
+}
 
 
 def within_types(
@@ -43,20 +60,24 @@ def within_types(
                 axis.set_yscale("log")
             axis.tick_params(labelsize=7, which="both")
         row[0].set_ylabel(label, fontsize=9)
-    figure.supxlabel("κ", fontsize=10)
+    figure.supxlabel("κ, logarithmic, from the smallest to the largest of a type", fontsize=10)
     figure.colorbar(points, ax=axes, label="layer", shrink=0.6)
     return figure
 
 
-def predictors(associations: pd.DataFrame, outcomes: Mapping[str, str]) -> Figure:
+def predictors(
+    associations: pd.DataFrame, outcomes: Mapping[str, str], bands: tuple[float, float]
+) -> Figure:
     """ρ of every predictor within types with its interval, a panel an outcome.
 
-    The bands are the rules': between the dotted lines a measure is no useful stand-in, beyond the
-    dashed one it is. Hollow where the permutation test, corrected by Holm, finds nothing.
+    A measure whose interval lies between the dotted lines is no useful stand-in; one whose
+    interval lies beyond a dashed line, on either side, is. Hollow where the permutation test,
+    corrected by Holm, finds nothing.
 
     Args:
         associations: of :func:`kappa_lib.evidence.encoding.associations`.
         outcomes: outcome → title.
+        bands: |ρ| of the dotted and of the dashed lines.
     """
     names = list(dict.fromkeys(associations["predictor"]))
     size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4)
@@ -69,12 +90,18 @@ def predictors(associations: pd.DataFrame, outcomes: Mapping[str, str]) -> Figur
             axis.plot([row.low, row.high], [place, place], color=colour, lw=1.5)
             filled = colour if row.p_holm < 0.05 else "white"
             axis.plot(row.within, place, "o", ms=5, color=colour, markerfacecolor=filled)
-        for place, style in [(-0.2, ":"), (0.2, ":"), (0.3, "--"), (0.0, "-")]:
-            axis.axvline(place, color="black", ls=style, lw=0.8)
+        axis.axvline(0, color="black", lw=0.8)
+        says = f"within ±{bands[0]}: no useful stand-in", f"beyond ±{bands[1]}: a useful one"
+        for band, style, label in zip(bands, (":", "--"), says, strict=True):
+            line = {"color": "black", "ls": style, "lw": 0.8}
+            axis.axvline(-band, **line)
+            axis.axvline(band, label=f"interval {label}", **line)
         axis.set(xlim=(-1, 1), title=title, xlabel="Spearman ρ within types")
         axis.title.set_fontsize(9)
-    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].set_yticks(range(len(names)), [WORDS.get(name, name) for name in names])
     axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
@@ -105,7 +132,7 @@ def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     right.axvline(0, color="black", lw=0.8)
     right.set_yticks(range(len(scopes)), scopes)
     right.invert_yaxis()
-    right.set_xlabel("change of the loss, nats a token")
+    right.set_xlabel(f"change of the loss, nats a token\n{SCALE}")
     right.legend(fontsize=8, loc=(0.62, 0.4))
     return figure
 
@@ -116,11 +143,13 @@ def smallest_direction(tensors: pd.DataFrame) -> Figure:
     dots(axis, tensors, tensors["bottom_power"], tensors["loss_surgery"], size=4)
     axis.set_xscale("log")
     axis.set_yscale("symlog", linthresh=LINEAR)
-    axis.margins(y=0.1)
+    # Room above the largest, which the margins of a symmetric log axis do not leave.
+    ends = tensors["loss_surgery"].min(), tensors["loss_surgery"].max()
+    axis.set_ylim(2 * min(ends[0], -LINEAR / 2), 3 * max(ends[1], LINEAR / 2))
     axis.axvline(1, color="black", lw=0.8)
     axis.set(
         xlabel="input power along v_k, over the median singular direction",
-        ylabel="change of the loss without σ_k,\nnats a token",
+        ylabel=f"change of the loss without σ_k,\nnats a token {SCALE}",
     )
     axis.legend(fontsize=8, loc="upper left")
     return figure
@@ -138,7 +167,7 @@ def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
             axis.plot(rows["layer"], rows[f"loss_{change}"], "o-", ms=2, lw=1, **own)
         axis.set_yscale("symlog", linthresh=LINEAR)
         axis.set(title=kind, xlabel="layer")
-    axes[0][0].set_ylabel("change of the loss, nats a token")
+    axes[0][0].set_ylabel(f"change of the loss, nats a token\n{SCALE}", fontsize=9)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8)
     return figure

@@ -40,9 +40,15 @@ def test_every_predictor_has_a_row_in_every_panel():
         for name in ("kappa", "layer")
         for outcome in ("a", "b")
     ]
-    figure = figures.predictors(pd.DataFrame(rows), {"a": "A", "b": "B"})
+    figure = figures.predictors(pd.DataFrame(rows), {"a": "A", "b": "B"}, (0.25, 0.4))
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["kappa", "layer"]
+    assert labels == ["κ", "layer"]
+    drawn = [line for line in figure.axes[1].lines if line.get_linestyle() in (":", "--")]
+    assert sorted(line.get_xdata()[0] for line in drawn) == [-0.4, -0.25, 0.25, 0.4]
+    (legend,) = figure.legends
+    below, above = (text.get_text() for text in legend.get_texts())
+    assert "within ±0.25" in below
+    assert "beyond ±0.4" in above
     assert [axis.get_title() for axis in figure.axes] == ["A", "B"]
 
 
@@ -63,6 +69,9 @@ def test_smallest_direction_and_anisotropy_show_every_tensor(table):
     (axis,) = figures.smallest_direction(table).axes
     shown = [line for line in axis.lines if line.get_label() in KINDS]
     assert sum(len(line.get_xdata()) for line in shown) == 12
+    low, high = axis.get_ylim()
+    assert low < table["loss_surgery"].min()
+    assert high > 1.5 * table["loss_surgery"].max()
     panels = figures.anisotropy(table, {"surgery": "σ_k", "permuted": "permuted"}).axes
     assert [axis.get_title() for axis in panels] == KINDS
     assert all(len(axis.lines[0].get_xdata()) == 6 for axis in panels)
