@@ -74,6 +74,8 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     while len(plan) < steps:
         order = rng.permutation(len(lengths))
         stretch = 8 * batch
+        if len(order) < stretch:  # what is dropped after sorting would always be the longest
+            order = order[: len(order) // batch * batch]
         epoch = []
         for start in range(0, len(order), stretch):
             part = sorted(order[start : start + stretch].tolist(), key=lambda i: lengths[i])

@@ -104,6 +104,13 @@ def test_batches_hold_items_of_similar_length():
     assert sum(spreads) / len(spreads) < 20
 
 
+@pytest.mark.parametrize(("items", "batch"), [(18, 8), (60, 8), (63, 32)])
+def test_what_an_epoch_drops_is_not_always_the_longest(items, batch):
+    """Fewer than eight batches are sorted as one stretch, whose end is its longest items."""
+    plan = batch_plan(list(range(items)), batch, 400, 0)
+    assert {i for step in plan for i in step} == set(range(items))
+
+
 def test_too_few_items_for_a_batch():
     with pytest.raises(InputError, match="batch of 8"):
         batch_plan([1, 2, 3], 8, 1, 0)
