@@ -42,15 +42,15 @@ def _compared(mine: Path, theirs: Path) -> list[str]:
     if other:
         return [f"other settings: {', '.join(other)}", "", "", "", ""]
     runs = [[_measured(row) for row in read_metrics(folder)] for folder in (mine, theirs)]
-    if runs[0] == runs[1]:
-        return ["bit for bit", "0", "0", "0", "alike"]
-    pairs = list(zip(*runs, strict=False))  # one that stopped at its loss may have ended sooner
-    wer = max(abs(a["wer"][c] - b["wer"][c]) for a, b in pairs for c in b["wer"])
-    text, kl = (max(abs(a[k] - b[k]) for a, b in pairs) for k in ("text_loss", "kl"))
     machines = [read_json(folder / "provenance.json") for folder in (mine, theirs)]
     known = [key for key in MACHINE if all(key in machine for machine in machines)]
     apart = [key for key in known if machines[0][key] != machines[1][key]]
     told = f"other {', '.join(apart)}" if apart else "alike by name"
+    if runs[0] == runs[1]:
+        return ["bit for bit", "0", "0", "0", told]
+    pairs = list(zip(*runs, strict=False))  # one that stopped at its loss may have ended sooner
+    wer = max(abs(a["wer"][c] - b["wer"][c]) for a, b in pairs for c in b["wer"])
+    text, kl = (max(abs(a[k] - b[k]) for a, b in pairs) for k in ("text_loss", "kl"))
     return ["no", f"{100 * wer:.2f}", f"{text:.4f}", f"{kl:.4f}", told]
 
 

@@ -16,6 +16,7 @@ from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
 from kappa_lib.text import clock, markdown
+from kappa_lib.weights import models
 
 # Between such lines the README holds what a run wrote.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
@@ -176,7 +177,7 @@ def _encoding(title: Claim) -> str:
 
 def _against_lora(claim: Claim) -> list[str]:
     """What the text task says of the later versions' claim, by itself and among the others."""
-    found = elsewhere.text_task()
+    found = elsewhere.text_task(models.DEFAULT)
     if not found["kappatune"]:
         return []
     alone = claims.decide("new-text-task", found).verdict

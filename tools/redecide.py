@@ -24,6 +24,8 @@ STUDY = (
     ["claims-curves", "claims-published", "claims-forgetting", "claims-cause", "claims-text"],
 )
 KAPPA = ("03_kappa_of_llama.ipynb", ["imports"], ["null-numbers", "proxy"])
+# Cells whose claims the committed runs of other profiles may decide, whatever was recorded before.
+COMMITTED = {f"{STUDY[0]}#{cell}" for cell in ("claims-curves", "claims-cause", "claims-text")}
 # The encoding study has no seeds and belongs to no run: its claims stand beside those of each.
 ENCODING = (
     "07_does_kappa_track_information.ipynb",
@@ -46,7 +48,9 @@ def redecide(name: str) -> None:
     for claim in claims.catalogue().values():
         path = folder / "claims" / f"{claim.id}.json"
         found = read_json(path)["numbers"] if path.is_file() else None
-        if found is not None and set(found) == set(claim.numbers):
+        if claim.cell in COMMITTED:
+            lacking.add(claim.cell)
+        elif found is not None and set(found) == set(claim.numbers):
             claims.record(claim.id, name, **claims.from_json(found))
         elif found is not None or claim.cell.startswith((STUDY[0], ENCODING[0])):
             lacking.add(claim.cell)

@@ -132,13 +132,17 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
     """WER over training on the even and on the odd utterances, languages averaged.
 
     The best point is picked on one half and the rise from it measured on the other, so that the
-    luck of the best point is not counted as a rise. Empty where no transcripts are kept.
+    luck of the best point is not counted as a rise. Empty where no transcripts are kept, or a
+    corpus has one utterance.
     """
     folder = run_folder(profile, arm, seed) / "transcripts"
     curves: list[list[float]] = [[], []]
     for path in sorted(folder.glob("step*.json")):
         rows = pd.DataFrame(read_json(path))
-        spoken = rows[rows["corpus"].isin(tables.LANGUAGES)].sort_values(["corpus", "id"])
+        spoken = rows[rows["corpus"].isin([*tables.LANGUAGES, *profile.corpora])]
+        if spoken.empty or spoken["corpus"].value_counts().min() < 2:
+            return []
+        spoken = spoken.sort_values(["corpus", "id"])
         for parity, curve in enumerate(curves):
             rates = []
             for corpus, group in spoken.groupby("corpus"):

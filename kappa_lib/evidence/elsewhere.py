@@ -17,6 +17,7 @@ from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.selection import of_run
+from kappa_lib.weights import models
 
 
 def tracks(found: Sequence[float]) -> str:
@@ -53,28 +54,30 @@ def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval
     return {name: encoding.within_types(table, "kappa", column) for name, column in columns.items()}
 
 
-def text_task() -> dict[str, dict[str, Any]]:
+def text_task(model: str) -> dict[str, dict[str, Any]]:
     """What decides new-text-task: ``kappatune`` and ``lora`` of the committed runs of ``text``.
 
-    Both as of :func:`kappa_lib.evidence.arms.measured`; empty where nothing is committed.
+    Both as of :func:`kappa_lib.evidence.arms.measured`; empty where nothing is committed of this
+    model.
     """
-    found = _committed("text", kappatune="selected", lora="all")
+    found = _committed("text", model, kappatune="selected", lora="all")
     return {role: found.get(role, {}) for role in ("kappatune", "lora")}
 
 
-def cause(low: dict[str, Any], high: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def cause(model: str, low: dict[str, Any], high: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What decides whether it is κ: the arms at hand, or the committed runs of ``cause``, if more.
 
     Those are of neighbouring layers, alike in all that is held equal; rule and seeds were fixed
     before them. Arms are of :func:`kappa_lib.evidence.arms.measured`, ``low`` and ``high`` κ.
     """
-    found = _committed("cause", **dict(zip(("low", "high"), arms.ALIKE_ARMS[0], strict=True)))
+    lower, higher = arms.ALIKE_ARMS[0]
+    found = _committed("cause", model, low=lower, high=higher)
     more = found and len(found["low"]["seeds"]) > len(low.get("seeds", ()))
     return {"low": found["low"], "high": found["high"]} if more else {"low": low, "high": high}
 
 
 def curve(
-    selected: dict[str, Any], inverse: dict[str, Any], epochs: float, schedule: str
+    model: str, selected: dict[str, Any], inverse: dict[str, Any], epochs: float, schedule: str
 ) -> dict[str, Any]:
     """What decides the claims on the shape of the curves: the run at hand where it can turn.
 
@@ -84,15 +87,15 @@ def curve(
     the same four of the runs that decide.
     """
     own = {"selected": selected, "inverse": inverse, "epochs": epochs, "schedule": schedule}
-    return own if can_turn(epochs, schedule) else turn() or own
+    return own if can_turn(epochs, schedule) else turn(model) or own
 
 
-def turn() -> dict[str, Any]:
+def turn(model: str = models.DEFAULT) -> dict[str, Any]:
     """What :func:`curve` returns of the committed runs of ``turn``; empty where there are none."""
-    return _committed("turn", selected="selected", inverse="inverse_matched_size")
+    return _committed("turn", model, selected="selected", inverse="inverse_matched_size")
 
 
-def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
+def modality(model: str, selected: dict[str, Any], utterances: int) -> dict[str, Any]:
     """What decides new-modality: the arm at hand, or the committed runs of ``long``, if longer.
 
     A run that ended before the language model understood says nothing about whether it can.
@@ -102,13 +105,16 @@ def modality(selected: dict[str, Any], utterances: int) -> dict[str, Any]:
     longer = profiles.load("long")
     if utterances >= longer.steps * longer.batch:
         return selected
-    found = _committed("long", selected="selected").get("selected")
+    found = _committed("long", model, selected="selected").get("selected")
     return found if found and len(found["seeds"]) >= ENOUGH_SEEDS else selected
 
 
-def _committed(name: str, **wanted: str) -> dict[str, Any]:
-    """Arms of a profile's committed runs by role, and their setting; empty where none are."""
-    if not (paths.REFERENCE / name / "runs").is_dir():
+def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
+    """Arms of a profile's committed runs by role, and their setting; empty where none are.
+
+    Another model than theirs they say nothing of.
+    """
+    if not (paths.REFERENCE / name / "runs").is_dir() or profiles.load(name).model != model:
         return {}
     with paths.results_under(paths.REFERENCE):
         profile = tables.of_runs(profiles.load(name))

@@ -21,8 +21,8 @@ FILE = "REPORT.md"
 
 def write(profile: Profile) -> Path:
     """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
-    table = tables.results(profile)
-    path = profile.folder / FILE
+    table, path = tables.results(profile), profile.folder / FILE
+    configs = [read_json(run / "config.json") for run in tables.finished(profile).values()]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
     environment.undefined = jinja2.StrictUndefined
     environment.filters["line"] = lambda text: " ".join(text.split())
@@ -30,6 +30,7 @@ def write(profile: Profile) -> Path:
         profile=profile,
         missing=missing_note(profile),
         stored_as=models.stored_as(profile.model),
+        computed_in=" and ".join(sorted({run["dtype"] for run in configs})),
         counts={part: _counts(profile, part) for part in ("train", "test")},
         left_out=left_out(profile),
         wer=wer_table(table),
@@ -99,7 +100,7 @@ def wer_table(table: pd.DataFrame) -> str:
     """Word error rates in percent, a row an arm and evaluation."""
     rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
     human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
-    both = set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
+    both = len(rates) == 2 and set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
     columns = {
         **rates,
         "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),

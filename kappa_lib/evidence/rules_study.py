@@ -109,7 +109,8 @@ def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
         return found
     differences = unlike(selected, random, held=("parameters",))
     if random["draws"] < len(random["seeds"]):
-        differences.append(f"{random['draws']} random draw for {len(random['seeds'])} seeds")
+        draws = f"the second {random['draws']} random draw for all of them"
+        differences.append(f"{len(random['seeds'])} seeds, {draws}")
     return unless_confounded(found, differences)
 
 
@@ -138,7 +139,7 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
     elif forgotten.verdict in (HOLDS, FAILS):
         verdict = HOLDS if forgotten.verdict == disrupted.verdict else FAILS
     else:
-        verdict = forgotten.verdict
+        verdict = UNDECIDED
     decision = Decision(verdict, n=disrupted.n, note=note, p=forgotten.p, parts=parts)
     return unless_confounded(decision, unlike(low, high, ("parameters", "types", "layers")))
 
@@ -184,6 +185,8 @@ def new_modality(selected: Arm) -> Decision:
     A t-interval over seeds for each corpus; a corpus that is understood beside one that is not
     is the correction "for the voices it was trained on".
     """
+    if not selected or not selected["corpora"]:
+        return Decision(NOT_TESTABLE, note="the arm was not run, or not tested on speech")
     parts = {}
     for corpus, rates in selected["corpora"].items():
         arm = {"seeds": selected["seeds"], corpus: rates}

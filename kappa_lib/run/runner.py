@@ -271,6 +271,13 @@ def main(arguments: list[str] | None = None) -> int:
                 f"profile {profile.profile} is of text; the notebooks that train are about speech",
                 f"call `kappa train --profile {options.profile}`, and see notebook 6",
             )
+        if missing := {"selected", "inverse"} - set(profile.arms):
+            raise InputError(
+                f"profile {profile.profile} has no arm {', '.join(sorted(missing))}, and the"
+                " notebooks compare `selected` with `inverse`",
+                f"add it to `arms`, or call `kappa train --profile {options.profile}` for what"
+                " notebook 6 shows",
+            )
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
         begun = partial(Run, profile, notebooks, console, options.force, options.profile)

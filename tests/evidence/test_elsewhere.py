@@ -5,6 +5,7 @@ import pytest
 from kappa_lib import paths
 from kappa_lib.evidence import elsewhere
 from kappa_lib.training.checkpoints import read_metrics
+from kappa_lib.weights import models
 
 
 @pytest.mark.parametrize(
@@ -111,11 +112,21 @@ def test_a_question_is_answered_by_the_runs_of_its_two_arms():
 
 
 def test_whether_it_is_kappa_is_decided_by_the_runs_with_more_seeds():
-    committed = elsewhere.cause({}, {})
+    committed = elsewhere.cause(models.DEFAULT, {}, {})
     assert [len(committed[arm]["seeds"]) for arm in ("low", "high")] == [10, 10]
-    assert elsewhere.cause({"seeds": [0, 1, 2]}, {"seeds": [0, 1, 2]}) == committed
-    own = {"low": {"seeds": [*range(10)]}, "high": {"seeds": [*range(10)]}}
-    assert elsewhere.cause(**own) == own
+    three, ten = {"seeds": [0, 1, 2]}, {"seeds": [*range(10)]}
+    assert elsewhere.cause(models.DEFAULT, three, three) == committed
+    assert elsewhere.cause(models.DEFAULT, ten, ten) == {"low": ten, "high": ten}
+
+
+def test_the_committed_runs_say_nothing_of_another_model():
+    three = {"seeds": [0, 1, 2]}
+    assert elsewhere.cause("/data/mine", three, three) == {"low": three, "high": three}
+    assert elsewhere.text_task("/data/mine") == {"kappatune": {}, "lora": {}}
+    assert elsewhere.modality("/data/mine", three, 640) == three
+    own = {"selected": three, "inverse": three, "epochs": 0.5, "schedule": "decaying"}
+    assert elsewhere.curve("/data/mine", **own) == own
+    assert elsewhere.curve(models.DEFAULT, **own)["epochs"] > 2
 
 
 def test_the_advice_follows_the_intervals(monkeypatch):

@@ -98,7 +98,7 @@ def test_one_draw_for_all_seeds_confounds():
     numbers = {"selected": arm(), "random": other(text=0.06, kl=0.06, draws=1)}
     found = decide("mitigates-forgetting", numbers)
     assert found.verdict == "confounded"
-    assert "1 random draw for 5 seeds" in found.note
+    assert "5 seeds, the second 1 random draw for all of them" in found.note
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

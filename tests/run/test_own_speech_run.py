@@ -5,6 +5,7 @@ import io
 from collections import Counter
 
 import hub_files
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import report, tables
+from kappa_lib.evidence import arms, claims, report, tables
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
@@ -152,6 +153,21 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
     (test,) = bench.data.tests
     assert (test.language, len(test.ids)) == ("de", 4)
     assert sorted([*bench.data.texts, *test.texts]) == sorted(TEXTS)
+
+
+@pytest.mark.slow
+def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkeypatch):
+    profile, _, _, table = run
+    cells = nbformat.read(paths.NOTEBOOKS / "05_wer_over_training.ipynb", as_version=4).cells
+    names = {"p": profile, "table": table}
+    for cell in cells:
+        if cell["id"].startswith("claims-") and cell.cell_type == "code":
+            exec(cell.source, names)
+    found = {claim.id: claim.verdict for claim in claims.load(profile.folder)}
+    # One seed of a tiny model: nothing is decided, and nothing of the committed model's is told.
+    for claim in ("selected-beats-inverse", "selected-falls", "new-modality", "new-text-task"):
+        assert found[claim] == "not testable here", claim
+    assert arms.half_curves(profile, "selected", 0)
 
 
 @pytest.mark.slow

@@ -286,3 +286,11 @@ def test_a_log_gets_few_lines_and_a_terminal_one_that_changes(tmp_path):
 def test_a_profile_of_text_is_sent_to_the_command_that_trains_it(capsys):
     assert main(["--profile", "text"]) == 1
     assert "kappa train --profile text" in capsys.readouterr().out
+
+
+def test_a_profile_without_the_two_arms_is_refused_before_anything_runs(folder, capsys):
+    assert main(["--profile", "smoke", "--set", "arms=[selected, random]"]) == 1
+    said = capsys.readouterr().out
+    assert "profile smoke has no arm inverse" in said
+    assert "kappa train --profile smoke" in said
+    assert not (paths.results("smoke") / "notebooks").exists()

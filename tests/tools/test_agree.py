@@ -29,7 +29,7 @@ def change(mine, edit):
 
 def test_seconds_alone_do_not_part_two_runs(mine):
     found = change(mine, lambda rows: rows[-1].update(seconds=1.0))
-    assert found == [[RUN, "bit for bit", "0", "0", "0", "alike"]]
+    assert found == [[RUN, "bit for bit", "0", "0", "0", "alike by name"]]
 
 
 def test_the_largest_difference_of_any_evaluation_is_told(mine):
