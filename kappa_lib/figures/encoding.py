@@ -149,7 +149,7 @@ def smallest_direction(tensors: pd.DataFrame) -> Figure:
     axis.axvline(1, color="black", lw=0.8)
     axis.set(
         xlabel="input power along v_k, over the median singular direction",
-        ylabel=f"change of the loss without σ_k,\nnats a token {SCALE}",
+        ylabel=f"change of the loss without σ_k, nats a token\n{SCALE}",
     )
     axis.legend(fontsize=8, loc="upper left")
     return figure

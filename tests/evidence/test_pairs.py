@@ -139,7 +139,7 @@ def test_the_report_shows_every_pair_and_what_differs_in_it():
     text = report.pairs_table(results(), facts)
     pair = "| lowest_in_type − highest_in_type |"
     assert f"{pair} WER, points | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
-    assert "| KL, nats a token | -0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
+    assert "| KL, nats a token | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
     assert "- lowest_in_type − highest_in_type: the first has its q_proj 6.0 layers lower." in text
     assert "with pilot seed 0" in text
     assert "No two arms" in report.pairs_table(results()[:2], {})

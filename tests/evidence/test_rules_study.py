@@ -9,6 +9,7 @@ from kappa_lib.evidence.arms import unlike
 from kappa_lib.evidence.claims import decide
 from kappa_lib.evidence.rules_study import unless_confounded
 from kappa_lib.evidence.verdicts import VERDICTS, Decision
+from kappa_lib.weights import models
 
 WOBBLE = np.array([0.001, -0.001, 0.0005, -0.0005, 0.0])
 
@@ -172,20 +173,20 @@ def test_a_curve_that_cannot_turn_tests_nothing(change):
 def test_a_run_that_cannot_turn_is_answered_for_by_the_committed_ones(monkeypatch, tmp_path):
     own = {"selected": FALLS, "inverse": TURNS}
     committed = {"selected": TURNS, "inverse": FALLS, **LONG}
-    monkeypatch.setattr(elsewhere, "turn", lambda: committed)
-    assert elsewhere.curve(**own, **LONG) == {**own, **LONG}
-    assert elsewhere.curve(**own, epochs=0.6, schedule="constant") == committed
-    assert elsewhere.curve(**own, epochs=10.0, schedule="decaying") == committed
+    monkeypatch.setattr(elsewhere, "turn", lambda _: committed)
+    assert elsewhere.curve(models.DEFAULT, **own, **LONG) == {**own, **LONG}
+    assert elsewhere.curve(models.DEFAULT, **own, epochs=0.6, schedule="constant") == committed
+    assert elsewhere.curve(models.DEFAULT, **own, epochs=10.0, schedule="decaying") == committed
     monkeypatch.undo()
     monkeypatch.setattr(paths, "REFERENCE", tmp_path)  # nothing is committed
     short = {**own, "epochs": 0.6, "schedule": "decaying"}
-    assert elsewhere.curve(**short) == short
+    assert elsewhere.curve(models.DEFAULT, **short) == short
 
 
 def test_a_short_run_is_answered_for_by_the_committed_long_ones(monkeypatch):
     def modality(committed, utterances):
         monkeypatch.setattr(elsewhere, "_committed", lambda *_, **__: {"selected": committed})
-        return elsewhere.modality(arm(wer=0.9), utterances)
+        return elsewhere.modality(models.DEFAULT, arm(wer=0.9), utterances)
 
     assert modality(arm(wer=0.2), 640) == arm(wer=0.2)
     assert modality(arm(wer=0.2), 4800) == arm(wer=0.9), "as long itself"
