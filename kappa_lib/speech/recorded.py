@@ -108,14 +108,14 @@ def _make(
 
 def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[str, Any]:
     """A source's row as one with ``audio.FEATURES``, or UnusableRow."""
-    text = item[source.text] or ""
+    text, speaker = item[source.text] or "", item.get("speaker_id", item.get("speaker"))
     about = {
         "id": f"{corpus}-{item['id']}",
         "text": text.lower() if source.lower_case else text,
         "language": source.language,
         "corpus": corpus,
         "split": part,
-        "speaker": str(item.get("speaker_id", item.get("speaker", ""))),
+        "speaker": "" if speaker is None else str(speaker),
     }
     samples, rate = audio.read({**about, "audio": item["audio"]})
     if rate < LOWEST_RATE:

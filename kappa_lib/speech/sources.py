@@ -320,7 +320,8 @@ def _sound_files(table: Path) -> datasets.Dataset:
     frame = _TABLES[table.name](table)
     if frame.empty or "file_name" not in frame:
         raise ValueError(f"{table} has no rows with a file_name")
-    frame = frame.astype(str).where(frame.notna(), None)
+    # As objects: a column of pandas' own strings would take None for NaN.
+    frame = frame.astype(str).astype(object).where(frame.notna(), None)
     sounds = [{"bytes": None, "path": str(table.parent / str(name))} for name in frame["file_name"]]
     features = datasets.Features({str(name): datasets.Value("string") for name in frame})
     features["audio"] = datasets.Audio(decode=False)

@@ -133,6 +133,27 @@ def test_every_metadata_table_of_the_audiofolder_convention_is_read(tmp_path, ki
     assert build(folder, 2)["train"]["text"][:] == expected
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_row_without_transcript_is_left_out_and_one_without_speaker_is_kept(tmp_path, kind):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    (folder / "metadata.csv").unlink()
+    table = pd.DataFrame(
+        {
+            "file_name": [f"{number}.wav" for number in range(len(WORDS))],
+            "text": [None, *WORDS[1:]],
+            "speaker": ["ann", None, *["bob"] * 8],
+        }
+    )
+    if kind == "jsonl":
+        table.to_json(folder / "metadata.jsonl", orient="records", lines=True)
+    else:
+        table.to_parquet(folder / "metadata.parquet")
+    parts, left_out = recorded.build("mine", OwnSpeech(str(folder), "en", "text"), ALL, 2, 0)
+    speakers = {row["text"]: row["speaker"] for part in parts.values() for row in part}
+    assert speakers == {"one": "", **dict.fromkeys(WORDS[2:], "bob")}
+    assert left_out == {"train": {"empty transcript": 1}, "test": {}}
+
+
 def test_numbers_and_words_for_nothing_stay_as_they_are_written(tmp_path):
     folder = sound_folder(tmp_path / "mine", ["null", "NA", "007", "1.50", "two, three"])
     parts = build(folder, 1)
