@@ -32,7 +32,8 @@ def sha256(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON-serialisable value with sorted keys, as hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # A file's name need not be UTF-8: Python hands on its other bytes as lone surrogates.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def existing(folder: Path) -> Path:

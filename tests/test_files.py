@@ -27,6 +27,13 @@ def test_fingerprint_ignores_the_order_of_keys_only():
     assert fingerprint([1, 2]) != fingerprint([2, 1])
 
 
+def test_a_name_that_is_not_utf_8_has_a_fingerprint_and_others_keep_theirs():
+    names = [os.fsdecode(b"\xff.wav"), os.fsdecode(b"\xfe.wav"), "ÿ.wav"]
+    assert len({fingerprint([name]) for name in names}) == 3
+    kept = "3738996c54fa9d2bd21934a25a7105fa22a746d85b31af29229d165c81831c62"
+    assert fingerprint(["ÿ.wav", 1, None]) == kept
+
+
 def stage(folder, **inputs):
     return Stage("s", folder, inputs, [folder / "out.txt"])
 
