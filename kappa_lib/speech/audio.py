@@ -18,6 +18,9 @@ SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80
 FLOOR, MARGIN = 0.01, 800  # share of the peak that counts as silence; samples of it that stay
 
 PARTS = ("train", "test")
+# TypeError: of a headerless file, named .raw; ValueError: of one that does not say its length.
+_UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+_UNKNOWN = 2**63 - 1  # frames, where a stream was written whose length was not known yet
 _BATCH = 64  # rows in memory at a time
 FEATURES = Features(
     {
@@ -58,22 +61,36 @@ def encode(speech: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def seconds(item: dict[str, Any]) -> float:
+    """Length as the header says it, without reading the rest; 0.0 where it says none."""
+    source = _source(item)
+    try:
+        header = soundfile.info(source) if source else None
+    except _UNREADABLE:
+        return 0.0  # reading it says why
+    return header.duration if header and header.frames < _UNKNOWN else 0.0
+
+
 def read(item: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Samples float32 ``(n,)``, channels averaged, and their rate in Hz.
 
     Raises:
         UnusableRow: the bytes (or the file, where a row holds a path) are not readable audio.
     """
-    audio = item["audio"] or {}
-    source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
+    source = _source(item)
     if not source:
         raise UnusableRow(item, "no audio", "leave this row out")
     try:
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+    except _UNREADABLE as error:
         remedy = "convert it to FLAC or WAV, or leave this row out"
         raise UnusableRow(item, "not readable", remedy, f" as audio: {error}") from error
     return samples.mean(axis=1), rate
+
+
+def _source(item: dict[str, Any]) -> io.BytesIO | str | None:
+    audio = item["audio"] or {}
+    return io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
 
 
 def decode(item: dict[str, Any]) -> np.ndarray:

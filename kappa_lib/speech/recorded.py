@@ -117,7 +117,10 @@ def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[s
         "split": part,
         "speaker": "" if speaker is None else str(speaker),
     }
-    samples, rate = audio.read({**about, "audio": item["audio"]})
+    heard = {**about, "audio": item["audio"]}
+    # An hour is not read to be left out. One sample more, which resampling may round off, is.
+    _require_short(about, audio.seconds(heard), encoder.MAX_SECONDS + 1 / audio.RATE)
+    samples, rate = audio.read(heard)
     if rate < LOWEST_RATE:
         remedy = "record it at 8 kHz or more"
         raise audio.UnusableRow(about, "sampled below 8 kHz", remedy, f", at {rate} Hz")
@@ -125,7 +128,11 @@ def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[s
     row = audio.row(speech, **about)
     if row["seconds"] < SHORTEST:
         raise audio.UnusableRow(about, f"shorter than {SHORTEST} s", "leave this row out")
-    if row["seconds"] > encoder.MAX_SECONDS:
-        remedy, detail = "cut it into utterances", f", it lasts {row['seconds']:.1f} s"
-        raise audio.UnusableRow(about, "longer than 30 s", remedy, detail)
+    _require_short(about, row["seconds"], encoder.MAX_SECONDS)
     return row
+
+
+def _require_short(about: dict[str, Any], seconds: float, longest: float) -> None:
+    if seconds > longest:
+        remedy, detail = "cut it into utterances", f", it lasts {seconds:.1f} s"
+        raise audio.UnusableRow(about, "longer than 30 s", remedy, detail)

@@ -95,6 +95,39 @@ def test_bad_rows_are_left_out_counted_and_named(tmp_path):
     }
 
 
+def test_headerless_and_endless_recordings_are_left_out_as_unreadable(tmp_path):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    table = folder / "metadata.csv"
+    table.write_text(table.read_text().replace("0.wav", "0.raw"))
+    (folder / "0.wav").rename(folder / "0.raw")
+    endless = bytearray(audio.encode(np.random.default_rng(0).normal(0, 0.1, 16_000).clip(-1, 1)))
+    endless[21] &= 0xF0  # the number of samples, 36 bits, 0 where it was not known
+    endless[22:26] = bytes(4)
+    (folder / "1.wav").write_bytes(endless)
+    parts, left_out = recorded.build("mine", OwnSpeech(str(folder), "en", "text"), ALL, 3, 0)
+    assert {text for part in parts.values() for text in part["text"]} == set(WORDS[2:])
+    assert Counter(left_out["train"]) + Counter(left_out["test"]) == {"not readable": 2}
+
+
+def test_what_is_too_long_is_left_out_unread(tmp_path, monkeypatch):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    soundfile.write(folder / "3.wav", np.full(60 * 8_000, 0.5), 8_000)
+    # As long as the encoder hears, and longer by less than a sample at 16 kHz.
+    soundfile.write(folder / "4.wav", np.full(30 * 48_000 + 1, 0.5), 48_000)
+    lines, seen, read = [], [], soundfile.read
+
+    def reading(source, **how):
+        seen.append(Path(source).name)
+        return read(source, **how)
+
+    monkeypatch.setattr(soundfile, "read", reading)
+    parts = build(folder, 1, tell=lines.append)
+    kept = {text for part in parts.values() for text in part["text"]}
+    assert kept == set(WORDS) - {"three"}
+    assert any("longer than 30 s, it lasts 60.0 s (3.wav)" in line for line in lines)
+    assert sorted(seen) == sorted(f"{number}.wav" for number in range(10) if number != 3)
+
+
 def test_parquet_and_saved_datasets_keep_their_test_part(tmp_path):
     whole = build(sound_folder(tmp_path / "mine", WORDS), 2)
     whole.save_to_disk(str(tmp_path / "saved"))
