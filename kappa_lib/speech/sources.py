@@ -232,7 +232,8 @@ class OwnSpeech:
         """All rows, undecoded, and the positions of those in a part called ``test``.
 
         Raises:
-            InputError: not a folder, not readable as a dataset, or a column is missing.
+            InputError: not a folder, not readable as a dataset, two tables of one part, or a
+                column is missing.
         """
         folder = self._path
         with _readable(folder):
@@ -302,14 +303,27 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
         return datasets.load_from_disk(str(folder))
     if (folder / "dataset_info.json").is_file():
         return {"train": datasets.load_from_disk(str(folder))}
-    patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
-    found = [table for pattern in patterns for table in sorted(folder.glob(pattern))]
-    if found:
-        return {table.parent.name: _sound_files(table) for table in found}
+    if found := _tables(folder):
+        return {part: _sound_files(table) for part, table in found.items()}
     if any(folder.rglob("*.parquet")):
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
     raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
+
+
+def _tables(folder: Path) -> dict[str, Path]:
+    """Part → its metadata table; a part has the name of the folder that the table is in."""
+    patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
+    found: dict[str, Path] = {}
+    for table in [table for pattern in patterns for table in sorted(folder.glob(pattern))]:
+        other = found.setdefault(table.parent.name, table)
+        if other != table:
+            raise InputError(
+                f"{folder}: both {other.relative_to(folder)} and {table.relative_to(folder)}"
+                f" would be its part {table.parent.name}",
+                "keep one table in each folder, and no folder in another of the same name",
+            )
+    return found
 
 
 def _sound_files(table: Path) -> datasets.Dataset:

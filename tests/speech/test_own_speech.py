@@ -166,6 +166,19 @@ def test_every_metadata_table_of_the_audiofolder_convention_is_read(tmp_path, ki
     assert build(folder, 2)["train"]["text"][:] == expected
 
 
+def test_two_tables_of_one_part_are_refused_by_name(tmp_path):
+    folder = sound_folder(tmp_path / "train", WORDS)
+    sound_folder(folder / "train", ["ten", "eleven"])
+    with pytest.raises(InputError, match=r"both metadata.csv and train/metadata.csv .*part train"):
+        build(folder, 1)
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    pd.read_csv(folder / "metadata.csv").to_json(
+        folder / "metadata.jsonl", orient="records", lines=True
+    )
+    with pytest.raises(InputError, match=r"both metadata.csv and metadata.jsonl .*part mine"):
+        build(folder, 1)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_row_without_transcript_is_left_out_and_one_without_speaker_is_kept(tmp_path, kind):
     folder = sound_folder(tmp_path / "mine", WORDS)
