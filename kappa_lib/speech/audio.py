@@ -1,7 +1,9 @@
 """One utterance as a typed row: 16-bit FLAC at 16 kHz beside its transcript, and back."""
 
+import errno
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
+from kappa_lib import files
 from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
@@ -137,6 +140,21 @@ def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
     check(about, samples)
     flac = {"bytes": encode(samples), "path": None}
     return {**about, "audio": flac, "seconds": samples.size / RATE}
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """As ``files.replacing`` for a new folder that another process may be making, too.
+
+    What the first one leaves stays: both were asked for the same.
+    """
+    try:
+        with files.replacing(folder) as temporary:
+            temporary.mkdir()
+            yield temporary
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
+            raise
 
 
 def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:

@@ -186,8 +186,7 @@ def build(
     if not folder.is_dir():
         tell(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
         files.require_space(folder, (len(drawn.train) + len(drawn.test)) * _BYTES)
-        with files.replacing(folder) as temporary:
-            temporary.mkdir()
+        with audio.making(folder) as temporary:
             for part in audio.PARTS:
                 audio.write_part(temporary, part, _rows(drawn, part))
             drawn.save(temporary / "split.json")

@@ -82,8 +82,7 @@ def _make(
                     path = (item["audio"] or {}).get("path")
                     examples.append(f"{error.what}{f' ({Path(path).name})' if path else ''}")
 
-    with files.replacing(folder) as temporary:
-        temporary.mkdir()
+    with audio.making(folder) as temporary:
         for part, count in counts.items():
             audio.write_part(temporary, part, islice(usable(part), count))
         files.write_json(temporary / "left_out.json", left_out)

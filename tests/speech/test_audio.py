@@ -79,6 +79,13 @@ def test_parts_come_back_with_their_features(tmp_path):
     assert parts["train"][129]["audio"]["bytes"] == rows[129]["audio"]["bytes"]
 
 
+def test_another_error_than_a_faster_process_is_not_hidden(tmp_path):
+    (tmp_path / "made").mkdir()
+    with pytest.raises(FileNotFoundError), audio.making(tmp_path / "made"):
+        (tmp_path / "absent").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_a_truncated_part_is_refused(tmp_path):
     audio.write_part(tmp_path, "train", [full_row(0)])
     path = tmp_path / "train.arrow"

@@ -1,6 +1,7 @@
 """A user's own corpus from each kind of folder, with bad rows left out and counted."""
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -254,6 +255,24 @@ def test_a_changed_folder_is_read_again(tmp_path):
     (folder / "9.wav").unlink()
     second = build(folder, 1, tell=lines.append)
     assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
+
+
+def test_two_that_make_the_same_at_once_both_get_it(tmp_path, monkeypatch):
+    folder = sound_folder(tmp_path / "mine", WORDS)
+    write, faster = audio.write_part, []
+
+    def slow(*about):
+        write(*about)
+        if not faster:  # another process starts after this one and is done before it
+            with monkeypatch.context() as other:
+                other.setattr(audio, "write_part", write)
+                other.setattr(os, "getpid", lambda: 0)
+                faster.append(build(folder, 2))
+
+    monkeypatch.setattr(audio, "write_part", slow)
+    parts = build(folder, 2)
+    assert parts["train"][:] == faster[0]["train"][:]
+    assert len(list((tmp_path / "cache/speech").iterdir())) == 1
 
 
 def test_unusable_folders_are_refused_by_name(tmp_path):
