@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,27 @@ _MEASURED = 200  # recordings whose length stands for all
 
 
 def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
-    """Relative path, bytes and time of change of every file below a folder."""
-    found = [(path, path.stat()) for path in sorted(folder.rglob(pattern)) if path.is_file()]
-    return [[str(p.relative_to(folder)), s.st_size, s.st_mtime_ns] for p, s in found]
+    """Relative path, bytes and time of change of every file below a folder, through links, too."""
+    found = sorted(path for path in _below(folder) if fnmatchcase(path.name, pattern))
+    return [[str(path.relative_to(folder)), *_state(path)] for path in found if path.is_file()]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What is below a folder; a link to a folder that holds the link itself is not followed."""
+    inside = {str(folder): [folder.resolve()]}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        yield from (Path(place, name) for name in names)
+        for name in list(folders):
+            path = os.path.join(place, name)  # as os.walk will call it
+            real = Path(path).resolve()
+            if any(above.is_relative_to(real) for above in inside[place]):
+                folders.remove(name)
+            inside[path] = [*inside[place], real]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)

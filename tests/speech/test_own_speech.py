@@ -14,7 +14,7 @@ import soundfile
 from kappa_lib.errors import InputError
 from kappa_lib.speech import audio, recorded
 from kappa_lib.speech.corpora import sentence_key
-from kappa_lib.speech.sources import OwnSpeech
+from kappa_lib.speech.sources import OwnSpeech, listing
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 datasets.disable_progress_bars()
@@ -255,6 +255,35 @@ def test_a_changed_folder_is_read_again(tmp_path):
     (folder / "9.wav").unlink()
     second = build(folder, 1, tell=lines.append)
     assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
+
+
+def test_a_change_behind_a_link_is_noticed_and_a_loop_ends(tmp_path):
+    data = sound_folder(tmp_path / "data", WORDS)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "train").symlink_to(data)
+    (data / "back").symlink_to(folder)
+    (data / "up").symlink_to(tmp_path)
+    first = build(folder, 1)
+    (data / "9.wav").unlink()
+    second = build(folder, 1)
+    assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
+    names = ["metadata.csv", *(f"{number}.wav" for number in range(9))]
+    assert sorted(name for name, _, _ in listing(folder)) == sorted(f"train/{n}" for n in names)
+
+
+def test_the_listing_of_a_folder_without_links_is_of_all_its_files(tmp_path):
+    sound_folder(tmp_path / "mine/b/c", ["one"])
+    sound_folder(tmp_path / "mine/b-c", ["one"])
+    (tmp_path / "mine/.hidden").touch()
+    (tmp_path / "mine/empty").mkdir()
+    (tmp_path / "mine/broken").symlink_to(tmp_path / "absent")
+    for pattern in ("*", "*.csv"):
+        every = [p for p in sorted((tmp_path / "mine").rglob(pattern)) if p.is_file()]
+        assert listing(tmp_path / "mine", pattern) == [
+            [str(p.relative_to(tmp_path / "mine")), p.stat().st_size, p.stat().st_mtime_ns]
+            for p in every
+        ]
 
 
 def test_two_that_make_the_same_at_once_both_get_it(tmp_path, monkeypatch):
