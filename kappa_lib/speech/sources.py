@@ -38,6 +38,7 @@ _TABLES = {
     "metadata.jsonl": partial(pd.read_json, lines=True, dtype=False),
     "metadata.parquet": pd.read_parquet,
 }
+_SAVED = ("dataset_dict.json", "dataset_info.json")  # of save_to_disk, with parts and without
 # ImportError: of torchcodec, which audio in any other form than encoded bytes or a path needs.
 _UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, DatasetsError)
 _MEASURED = 200  # recordings whose length stands for all
@@ -206,8 +207,12 @@ class OwnSpeech:
         return str(self._path)
 
     def origin(self, corpus: str) -> Any:
-        """Every file of the folder, and how it is read."""
-        return [listing(self._path), self.language, self.text]
+        """Every file of the folder or named by its metadata, and how it is read.
+
+        Raises:
+            InputError: see :meth:`rows`.
+        """
+        return [listing(self._path) + _elsewhere(self._path), self.language, self.text]
 
     def items(
         self, corpus: str, counts: dict[str, int], seed: int
@@ -317,10 +322,21 @@ def _readable(folder: Path) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def _elsewhere(folder: Path) -> list[list[Any]]:
+    """As :func:`listing`, the recordings that a folder's metadata names but that are not below."""
+    with _readable(folder):
+        named = {
+            path for table in _tables(folder).values() for path in _sounds(table, _read(table))
+        }
+    here = Path(os.path.normpath(folder))
+    outside = (path for path in map(os.path.normpath, named) if here not in Path(path).parents)
+    return [[path, *_state(Path(path))] for path in sorted(outside) if os.path.isfile(path)]
+
+
 def _parts(folder: Path) -> dict[str, datasets.Dataset]:
-    if (folder / "dataset_dict.json").is_file():
+    if (folder / _SAVED[0]).is_file():
         return datasets.load_from_disk(str(folder))
-    if (folder / "dataset_info.json").is_file():
+    if (folder / _SAVED[1]).is_file():
         return {"train": datasets.load_from_disk(str(folder))}
     if found := _tables(folder):
         return {part: _sound_files(table) for part, table in found.items()}
@@ -331,7 +347,12 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
 
 
 def _tables(folder: Path) -> dict[str, Path]:
-    """Part → its metadata table; a part has the name of the folder that the table is in."""
+    """Part → its metadata table; a part has the name of the folder that the table is in.
+
+    None of what ``save_to_disk`` wrote.
+    """
+    if any((folder / name).is_file() for name in _SAVED):
+        return {}
     patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
     found: dict[str, Path] = {}
     for table in [table for pattern in patterns for table in sorted(folder.glob(pattern))]:
@@ -350,15 +371,23 @@ def _sound_files(table: Path) -> datasets.Dataset:
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    frame = _TABLES[table.name](table)
-    if frame.empty or "file_name" not in frame:
-        raise ValueError(f"{table} has no rows with a file_name")
-    # As objects: a column of pandas' own strings would take None for NaN.
-    frame = frame.astype(str).astype(object).where(frame.notna(), None)
-    sounds = [{"bytes": None, "path": str(table.parent / str(name))} for name in frame["file_name"]]
+    frame = _read(table)
+    sounds = [{"bytes": None, "path": path} for path in _sounds(table, frame)]
     features = datasets.Features({str(name): datasets.Value("string") for name in frame})
     features["audio"] = datasets.Audio(decode=False)
     columns = {str(name): frame[name].tolist() for name in frame}
     return datasets.Dataset(
         pa.Table.from_pydict({**columns, "audio": sounds}, schema=features.arrow_schema)
     )
+
+
+def _read(table: Path) -> pd.DataFrame:
+    frame = _TABLES[table.name](table)
+    if frame.empty or "file_name" not in frame:
+        raise ValueError(f"{table} has no rows with a file_name")
+    # As objects: a column of pandas' own strings would take None for NaN.
+    return frame.astype(str).astype(object).where(frame.notna(), None)
+
+
+def _sounds(table: Path, frame: pd.DataFrame) -> list[str]:
+    return [str(table.parent / str(name)) for name in frame["file_name"]]

@@ -272,6 +272,25 @@ def test_a_change_behind_a_link_is_noticed_and_a_loop_ends(tmp_path):
     assert sorted(name for name, _, _ in listing(folder)) == sorted(f"train/{n}" for n in names)
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_a_change_of_a_recording_elsewhere_is_noticed(tmp_path, up):
+    data, folder = sound_folder(tmp_path / "data", WORDS), tmp_path / "mine"
+    folder.mkdir()
+    rows = [f"{'../data' if up else data}/{number}.wav,{w}\n" for number, w in enumerate(WORDS)]
+    (folder / "metadata.csv").write_text("".join(["file_name,text\n", *rows]))
+    first = build(folder, 1)
+    (data / "9.wav").unlink()
+    second = build(folder, 1)
+    assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
+
+
+def test_the_origin_of_a_folder_with_all_its_recordings_is_its_listing(tmp_path):
+    folder = sound_folder(tmp_path / "mine/train", WORDS).parent
+    for way in (folder, folder / "../mine"):
+        origin = OwnSpeech(str(way), "en", "text").origin("mine")
+        assert origin == [listing(folder), "en", "text"]
+
+
 def test_the_listing_of_a_folder_without_links_is_of_all_its_files(tmp_path):
     sound_folder(tmp_path / "mine/b/c", ["one"])
     sound_folder(tmp_path / "mine/b-c", ["one"])
