@@ -268,10 +268,8 @@ class OwnSpeech:
                         f"{folder}: part {name} has no column {', '.join(sorted(missing))}",
                         f"name the transcripts' column; it has {', '.join(part.column_names)}",
                     )
-            typed = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
-            rows = datasets.concatenate_datasets(
-                [part.cast(datasets.Features(part.features | typed)) for part in parts.values()]
-            )
+            typed = [_typed(part, self.text) for part in parts.values()]
+            rows = datasets.concatenate_datasets(typed)
         names = [name for name, part in parts.items() for _ in range(len(part))]
         given = {i for i, name in enumerate(names) if name == "test"} if len(parts) > 1 else set()
         return rows, given
@@ -344,6 +342,17 @@ def _parts(folder: Path) -> dict[str, datasets.Dataset]:
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
     raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
+
+
+def _typed(part: datasets.Dataset, text: str) -> datasets.Dataset:
+    """A part with undecoded audio and its transcripts as strings.
+
+    ``Dataset.cast`` would write a copy beside the data: into the user's folder, if it may.
+    """
+    typed = {"audio": datasets.Audio(decode=False), text: datasets.Value("string")}
+    features = datasets.Features(part.features | typed)
+    table = part.data.cast(features.arrow_schema)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
 def _tables(folder: Path) -> dict[str, Path]:

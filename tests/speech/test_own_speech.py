@@ -141,6 +141,19 @@ def test_parquet_and_saved_datasets_keep_their_test_part(tmp_path):
             assert sorted(parts[name]["text"]) == sorted(whole[name]["text"])
 
 
+@pytest.mark.parametrize("text", ["string", "large_string"])
+def test_nothing_is_written_into_a_saved_dataset(tmp_path, text):
+    whole = build(sound_folder(tmp_path / "mine", WORDS), 2)["train"]
+    whole = whole.cast_column("text", datasets.Value(text)).with_format("numpy")
+    saved = tmp_path / "saved"
+    whole.cast_column("audio", datasets.Audio()).save_to_disk(str(saved), num_shards=2)
+    before = listing(saved)
+    parts = build(saved, 1)
+    assert listing(saved) == before
+    flac = {row["text"]: row["audio"]["bytes"] for part in parts.values() for row in part}
+    assert flac == {row["text"]: row["audio"]["bytes"] for row in whole.with_format(None)}
+
+
 def test_sentences_of_a_given_test_part_leave_the_training_part(tmp_path):
     sound_folder(tmp_path / "mine/train", ["one", "two", "Three.", "Four"])
     sound_folder(tmp_path / "mine/test", ["three", "four"])
