@@ -164,6 +164,7 @@ def execution_key(notebook: Path, profile: Profile) -> str:
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
             "recordings": _recordings(profile),
+            "weights": _local_weights(profile),
             "code": [[str(p.relative_to(paths.PACKAGE)), files.sha256(p)] for p in code],
             "pins": files.sha256(paths.LOCK),
             "python": platform.python_version(),
@@ -178,6 +179,14 @@ def _recordings(profile: Profile) -> list[Any]:
     from kappa_lib.speech.sources import OwnSpeech  # heavy, and most profiles have none
 
     return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
+
+
+def _local_weights(profile: Profile) -> list[Any]:
+    """The weights that lie in folders of one's own: names, sizes and times."""
+    folders = map(paths.expanded, (profile.model, profile.encoder))
+    inside = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir())]
+    weights = [(p, p.stat()) for p in inside if p.suffix in (".bin", ".safetensors")]
+    return [[str(path), status.st_size, status.st_mtime_ns] for path, status in weights]
 
 
 def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:

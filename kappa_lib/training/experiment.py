@@ -17,6 +17,7 @@ from kappa_lib.files import Stage, read_json, replacing, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
+from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
 from kappa_lib.training import parallel
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
@@ -182,10 +183,17 @@ class Experiment:
         return {
             **self.profile.values(*keys),
             "weights": models.identity(self.profile.model),
+            **(_encoder_files(self.profile.encoder) if "encoder" in keys else {}),
             "split": self.data.key,
             "general_text": texts_identity(self.forgetting.windows),
             "version": VERSION,
         }
+
+
+def _encoder_files(name: str) -> dict[str, Any]:
+    """Hashes of a local encoder's weights; a named one is known by its name, which runs hold."""
+    found = encoder.identity(name)
+    return {"encoder_weights": found} if isinstance(found, dict) else {}
 
 
 def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[str]:

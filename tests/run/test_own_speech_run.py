@@ -21,6 +21,7 @@ from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
 from kappa_lib.speech import features
 from kappa_lib.training.model import SpeechLLM
+from kappa_lib.training.trainer import run_config
 
 # Short, for the small tokenizer has a token a letter and a second of speech 12 positions.
 TEXTS = ["Null", "Eins", "Zwei", "Drei", "Vier!", "Fünf", "Sechs", "Sieben", "Acht", "Neun"]
@@ -141,6 +142,32 @@ def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
     assert notebook.execution_key(source, profile) == before
     (folder / "0.wav").write_bytes(hub_files.sound(2.0, 99))
     assert notebook.execution_key(source, profile) != before
+
+
+@pytest.mark.parametrize("part", ["model", "encoder"])
+def test_notebooks_are_executed_again_when_local_weights_change(tmp_path, part):
+    weights = tmp_path / part / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"old")
+    profile = profiles.load("smoke", **{part: str(weights.parent)})
+    source = paths.NOTEBOOKS / "08_verdict.ipynb"
+    before = notebook.execution_key(source, profile)
+    assert notebook.execution_key(source, profile) == before
+    weights.write_bytes(b"newer")
+    assert notebook.execution_key(source, profile) != before
+
+
+@pytest.mark.slow
+def test_new_weights_in_the_encoder_s_folder_make_another_run(run, root):
+    _, bench, arms, _ = run
+    weights = root / "whisper" / "model.safetensors"
+    before, content = run_config(bench, arms["selected"], 0), weights.read_bytes()
+    assert run_config(bench, arms["selected"], 0) == before
+    weights.write_bytes(content + b"trained further")
+    try:
+        assert run_config(bench, arms["selected"], 0) != before
+    finally:
+        weights.write_bytes(content)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.trainer import changes, spectral_changes, train
+from kappa_lib.training.trainer import changes, run_config, spectral_changes, train
 from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow
@@ -117,6 +117,12 @@ def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
     experiment.restore()
     now = dict(experiment.llm.named_parameters())
     assert all(torch.equal(now[n], original[n]) for n in original)
+
+
+def test_a_run_of_a_named_encoder_has_the_keys_of_the_published_runs(finished):
+    _, experiment, arms, *_ = finished
+    published = paths.REFERENCE / "laptop" / "runs" / "selected-seed0" / "config.json"
+    assert set(run_config(experiment, arms["selected"], 0)) == set(read_json(published))
 
 
 def test_the_adaptor_alone_learns_and_forgets_nothing(finished, tmp_path, monkeypatch):
