@@ -42,7 +42,8 @@ class SpeechData:
         missing: corpora that could not be had → why.
         left_out: corpus → part → reason → unusable rows.
         used: corpus → part → rows.
-        own: fingerprints of a user's recordings, which may change under the same ids and texts.
+        own: fingerprints of a user's recordings and of their language, which decides how texts are
+            compared: both may change under the same ids and texts.
     """
 
     ids: list[str]
@@ -114,8 +115,9 @@ def load(profile: Profile) -> SpeechData:
             parts, data.missing[corpus] = DatasetDict(), why
         for part, items in parts.items():
             recordings = [sha256(row["audio"]["bytes"]).hexdigest() for row in items]
+            language = profile.language(corpus)
             if corpus in profile.corpora:
-                data.own[f"{corpus} {part}"] = fingerprint(recordings)
+                data.own[f"{corpus} {part}"] = fingerprint([language, recordings])
             encoded = encoder.encode_all(
                 items,
                 audio.decode,
@@ -123,7 +125,6 @@ def load(profile: Profile) -> SpeechData:
                 make_encoder,
                 partial(progress, f"encoding {corpus}"),
             )
-            language = profile.language(corpus)
             rows = list(zip(items["id"], items["text"], encoded, strict=True))
             if part == "test":
                 rows = [row for row in rows if normalise(row[1], language)]

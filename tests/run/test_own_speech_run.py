@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from dataclasses import replace
 
 import hub_files
 import nbformat
@@ -230,6 +231,18 @@ def test_a_second_call_trains_nothing_until_a_recording_changes(run, root, monke
     changed = features.load(profile)
     path.write_bytes(before)
     assert sorted(changed.ids) == sorted(bench.data.ids)
+    assert changed.key != bench.data.key
+
+
+@pytest.mark.slow
+def test_another_language_of_the_recordings_makes_another_run(run):
+    profile, bench, *_ = run
+    english = {CORPUS: {**profile.corpora[CORPUS], "language": "en"}}
+    before = (profile.folder / "split.json").read_text(encoding="utf-8")
+    changed = features.load(replace(profile, corpora=english))
+    (profile.folder / "split.json").write_text(before, encoding="utf-8")
+    assert changed.tests[0].language == "en"
+    assert changed.texts == bench.data.texts
     assert changed.key != bench.data.key
 
 
