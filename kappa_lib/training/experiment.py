@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, read_json, replacing, write_json
+from kappa_lib.files import Stage, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
 from kappa_lib.training import parallel
+from kappa_lib.training.checkpoints import save_tensors
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
@@ -174,8 +175,7 @@ class Experiment:
                 seed=seed,
                 progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
             )
-        with replacing(path) as temporary:
-            save_file(adaptor.state_dict(), temporary)
+        save_tensors(path, adaptor.state_dict())
         return losses
 
     def describe(self, *keys: str) -> dict[str, Any]:

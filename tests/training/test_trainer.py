@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
@@ -379,6 +380,42 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
         state.save(2, named, optimiser)
     assert state.resume_path.read_bytes() == before
     assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_full_disk_at_the_end_of_a_run_keeps_what_it_resumes_from(tmp_path, monkeypatch):
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    usage = type("Usage", (), {"free": 3})
+    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
+        state.finish(named)
+    assert state.resume_path.is_file()
+    assert not state.model_path.exists()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(28, SpaceError), (13, InputError)])
+def test_what_the_system_refuses_while_tensors_are_written_is_explained(
+    tmp_path, monkeypatch, number, kind
+):
+    """safetensors' error is no OSError, and tells the system's number in its text alone."""
+
+    def refused(*_):
+        raise SafetensorError(f"Error while serializing: I/O error: no (os error {number})")
+
+    state, named, _ = checkpoint(tmp_path)
+    monkeypatch.setattr("kappa_lib.training.checkpoints.save_file", refused)
+    with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
+        state.finish(named)
+    assert caught.value.remedy
+
+
+def test_the_warm_start_s_adaptor_is_refused_by_a_full_disk(finished, tmp_path, monkeypatch):
+    _, experiment, *_ = finished
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    usage = type("Usage", (), {"free": 3})
+    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
+        experiment.warm_start(0)
 
 
 def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch):
