@@ -14,6 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import psutil
 import yaml
 
 from kappa_lib.errors import InputError, SpaceError, from_system
@@ -91,20 +92,31 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def drop_abandoned(path: Path) -> None:
+    """Remove what processes that were killed while replacing ``path`` have left beside it."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.partial")
+    for place in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        found = left.fullmatch(place.name)
+        # In a container the one that was killed often had the number that this one has.
+        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+            shutil.rmtree(place, ignore_errors=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder that becomes ``path`` only if nothing fails."""
+    """Yield a temporary path of the same name that becomes ``path`` only if nothing fails.
+
+    It has a folder to itself beside ``path``, for what a writer lays beside it: safetensors does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: numpy, pandas and matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    drop_abandoned(path)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder.mkdir()
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield folder / path.name
+        os.replace(folder / path.name, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

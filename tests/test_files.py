@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +17,43 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kappa_lib.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    # safetensors writes to a name of its own choice beside it first
+    temporary.with_name(".tmpAbC").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_while_writing(path):
+    before = set(os.listdir(path.parent))
+    process = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    left = set(os.listdir(path.parent)) - before
+    assert left
+    return left
+
+
+def test_what_a_kill_left_of_a_write_goes_with_the_next_of_the_same_file(tmp_path):
+    others = killed_while_writing(tmp_path / "b.a.txt")
+    killed_while_writing(tmp_path / "a.txt")
+    write_text(tmp_path / "a.txt", "whole")
+    assert set(os.listdir(tmp_path)) == {"a.txt", *others}
+
+
+def test_what_a_living_process_is_writing_stays(tmp_path):
+    (left,) = killed_while_writing(tmp_path / "a.txt")
+    pid = next(part for part in left.split(".") if part.isdecimal())
+    living = tmp_path / left.replace(pid, str(os.getppid()))
+    (tmp_path / left).rename(living)
+    write_text(tmp_path / "a.txt", "whole")
+    assert living.exists()
 
 
 def test_no_space_is_said_before_writing(tmp_path):

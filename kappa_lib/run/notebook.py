@@ -115,7 +115,7 @@ class Record:
         began, found = mark.stat().st_mtime_ns, []
         for path in sorted(self.folder.rglob("*")):
             relative = path.relative_to(self.folder)
-            tracked = relative.parts[0] not in _NOT_TRACKED and ".partial" not in path.name
+            tracked = relative.parts[0] not in _NOT_TRACKED and ".partial" not in str(relative)
             if tracked and path.is_file() and path.stat().st_mtime_ns >= began:
                 found.append(str(relative))
         return found

@@ -7,7 +7,6 @@ checked. ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still wor
 
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
-
-import psutil
 
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
@@ -152,11 +149,9 @@ class Asset:
                 f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
                 "unset KAPPA_OFFLINE, or copy the folder from a machine that has it",
             )
+        files.drop_abandoned(self.folder)
         # Archive, unpacked files and the package manager's own copy exist at the same time.
         files.require_space(self.folder, 3 * self.size)
-        for abandoned in self.folder.parent.glob(f".{self.name}.*.partial"):
-            if not psutil.pid_exists(int(abandoned.name.split(".")[-2])):  # it was killed
-                shutil.rmtree(abandoned, ignore_errors=True)
         failures = []
         for mirror in self.mirrors:
             say(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
