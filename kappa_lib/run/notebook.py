@@ -2,9 +2,9 @@
 
 An executed notebook's metadata hold a hash of what decided its execution (source, parameters, code,
 and the data that the notebooks before it had left), and the hashes of the files it wrote. It is up
-to date when the first is what it would be now and the files are as it left them. While it is being
-executed a mark lies in ``<results>/stages``, so that an interruption at any point is seen by the
-next call.
+to date when the first is what it would be now, the files are as it left them and no corpus was
+missing. While it is being executed a mark lies in ``<results>/stages``, so that an interruption at
+any point is seen by the next call.
 """
 
 import os
@@ -30,6 +30,7 @@ from kappa_lib.progress import CHANNEL, append
 
 # Written by the runner itself or by the report, not by a notebook.
 _NOT_TRACKED = ("stages", "notebooks", "timings.json", "REPORT.md")
+_SPLIT = "split.json"  # names the corpora that could not be had
 # What a later notebook never reads; a new drawing of the same data invalidates nothing.
 _DRAWN = (".png", ".svg", ".pdf", ".html")
 
@@ -55,14 +56,19 @@ class Record:
         return self.folder / "stages" / f"{name}.started"
 
     def current(self, name: str, key: str) -> bool:
-        """Whether ``name`` was executed with ``key`` and its files are as it left them."""
+        """Whether ``name`` was executed with ``key`` and its files are as it left them.
+
+        The one that prepares the speech is not, as long as a corpus could not be had: it asks
+        again, and what it then gets makes the later ones stale.
+        """
         if self.notes[name].get("key") != self._chained(name, key) or self.interrupted(name):
             return False
         # A file answers to the last notebook that has written it.
         later = self.order[self.order.index(name) + 1 :]
         others = set().union(*map(self._files, later))
         own = {path: h for path, h in self._files(name).items() if path not in others}
-        return all(self._hash(path) == digest for path, digest in own.items())
+        intact = all(self._hash(path) == digest for path, digest in own.items())
+        return intact and not (_SPLIT in own and self._lacks_a_corpus())
 
     def interrupted(self, name: str) -> bool:
         """Whether an earlier call began ``name`` and did not finish it."""
@@ -106,6 +112,9 @@ class Record:
         before = map(self._files, self.order[: self.order.index(name)])
         data = [{p: h for p, h in left.items() if not p.endswith(_DRAWN)} for left in before]
         return files.fingerprint([key, data])
+
+    def _lacks_a_corpus(self) -> bool:
+        return bool(files.read_json(self.folder / _SPLIT, dict[str, object]).get("missing"))
 
     def _hash(self, path: str) -> str | None:
         file = self.folder / path

@@ -262,6 +262,20 @@ class TestRecord:
         book.start("a")
         assert not record().current("a", "key")
 
+    def test_a_run_without_a_corpus_asks_for_it_again(self, record):
+        book = record()
+        without = json.dumps({"missing": {"en_human": "no mirror answered"}})
+        self.execute(book, "a")
+        self.execute(book, "b", split_json=without)
+        self.execute(book, "c")
+        assert [record().current(name, "key") for name in "abc"] == [True, False, True]
+        self.execute(book, "b", split_json=without)  # again in vain: nothing new for the next
+        assert [record().current(name, "key") for name in "abc"] == [True, False, True]
+        self.execute(book, "b", split_json=json.dumps({"missing": {}}))
+        assert [record().current(name, "key") for name in "abc"] == [True, True, False]
+        self.execute(book, "c")
+        assert [record().current(name, "key") for name in "abc"] == [True, True, True]
+
     def test_another_key_is_not_current(self, record):
         self.execute(record(), "a")
         assert record().current("a", "key")
