@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import reprlib
 import shutil
@@ -94,7 +95,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 def drop_abandoned(path: Path) -> None:
     """Remove what processes that were killed while replacing ``path`` have left beside it."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.partial")
+    # Of another machine that shares the disk nobody knows here which processes live.
+    left = re.compile(rf"\.{re.escape(f'{path.name}.{platform.node()}')}-(\d{{1,9}})\.partial")
     for place in list(path.parent.iterdir()) if path.parent.is_dir() else []:
         found = left.fullmatch(place.name)
         # In a container the one that was killed often had the number that this one has.
@@ -110,7 +112,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_abandoned(path)
-    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     folder.mkdir()
     try:
         yield folder / path.name

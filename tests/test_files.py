@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,8 +50,7 @@ def test_what_a_kill_left_of_a_write_goes_with_the_next_of_the_same_file(tmp_pat
 
 def test_what_a_living_process_is_writing_stays(tmp_path):
     (left,) = killed_while_writing(tmp_path / "a.txt")
-    pid = next(part for part in left.split(".") if part.isdecimal())
-    living = tmp_path / left.replace(pid, str(os.getppid()))
+    living = tmp_path / re.sub(r"-\d+\.", f"-{os.getppid()}.", left)
     (tmp_path / left).rename(living)
     write_text(tmp_path / "a.txt", "whole")
     assert living.exists()

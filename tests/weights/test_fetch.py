@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -130,7 +131,7 @@ def test_after_a_kill_the_next_call_cleans_up_and_succeeds(site):
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert left_behind() == [f".thing.{child.pid}.partial"]
+    assert left_behind() == [f".thing.{platform.node()}-{child.pid}.partial"]
 
     site.pause = 0.0
     asset(site, "good.tar.gz").get()
