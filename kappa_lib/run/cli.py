@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,17 @@ def scan(options: argparse.Namespace) -> int:
     if options.out:
         _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
     if changes:
+        for place, names in (("first", changes.only_before), ("second", changes.only_after)):
+            if names:
+                _print(f"only in the {place}: {len(names)} tensors, {names[0]} among them")
         shown = changes.summary().query("by == 'type'").drop(columns="by")
         _print(shown.to_string(index=False, float_format="{:.3g}".format))
     if options.out and distributed.is_main_process():
         from kappa_lib.figures import page
 
         path, *pictures = page.write(table, options.out, changes)
-        print(f"{path}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
+        lacking = not pictures and find_spec("matplotlib") is None
+        print(f"{path}: to look at in a browser" + (f"; {page.NO_PICTURES}" if lacking else ""))
     return 0
 
 
@@ -195,7 +200,10 @@ def select(options: argparse.Namespace) -> int:
     files.require_folder(options.out)
     arms = options.arm or ["selected", "inverse"]
     # All of them before the first is written: an impossible one leaves nothing half done.
-    for chosen in [chosen_of(arm) for arm in arms]:
+    selections = [chosen_of(arm) for arm in arms]
+    for chosen in selections:
+        chosen.save(options.out / f"{chosen.arm}.json")
+    for chosen in selections:
         written = ", ".join(path.name for path in chosen.export(options.out))
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")

@@ -230,7 +230,7 @@ def _check(arrow: pa.Table) -> None:
         if arrow.column_names.count(name) != 1:
             raise InputError(f"it has no column {name!r}, or several")
         column = arrow.column(name)
-        if not kinds[kind](column.type) or (column.null_count and kind != int | None):
+        if not kinds[kind](column.type) or (column.null_count and kind not in (int | None, float)):
             raise InputError(f"its column {name!r} holds other values than a scan's")
 
 

@@ -98,10 +98,13 @@ class Selection:
         if not self.tensors:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
-            if re.search(r"\[\d+\]$", name):
+            # Stored one by one, experts are fused by transformers as it loads them.
+            if re.search(r"\[\d+\]$|\.experts\.\d+\.", name):
                 raise InputError(
-                    f"{name}: one slice of fused experts, which PEFT and Axolotl can't name",
-                    "use the selection's JSON, or scan a checkpoint that stores experts one by one",
+                    f"{name}: one of the experts that transformers holds as one tensor, which PEFT"
+                    " and Axolotl can't name",
+                    "use the selection's JSON, which is there, or leave the experts out of the"
+                    " scan with --exclude",
                 )
         return self.tensors
 

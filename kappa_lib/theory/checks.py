@@ -40,7 +40,9 @@ def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.
         InputError: see :func:`matrix_form`; or NaN or infinity in it, or all zero.
     """
     tensor = matrix_form(weight, name)
-    lowest, highest = (float(x) for x in torch.aminmax(tensor))
+    # Of one-byte floats torch knows no extremes.
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
+    lowest, highest = (float(x) for x in torch.aminmax(wide))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
         raise InputError(
             f"{name}: holds NaN or infinite values",

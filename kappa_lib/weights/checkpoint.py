@@ -1,6 +1,8 @@
 """Weights of a model, one tensor in memory at a time: what every kind of storage offers.
 
-Names are those of the torch module in every case; :mod:`kappa_lib.weights.models` opens one.
+Names are the torch module's, or, of files, those that are stored: for one text decoder the same,
+while transformers renames parts of multimodal models, and fuses experts, as it loads them.
+:mod:`kappa_lib.weights.models` opens one.
 """
 
 import hashlib
@@ -14,8 +16,11 @@ from torch import nn
 
 from kappa_lib.errors import CheckpointError
 
-_EMBEDDING = re.compile(r"(embed_tokens|lm_head|token_embd|wte|wpe|embed_positions|word_embedd)")
-_EXPERTS = re.compile(r"(experts?|exps)(\.|_|$)")
+_EMBEDDING = re.compile(
+    r"(embed_tokens|lm_head|token_embd|wte|wpe|embed_positions|word_embedd|embed_in|embed_out"
+    r"|backbone\.embeddings|^output\.weight$)"
+)
+_EXPERTS = re.compile(r"(experts?|exps)(\.|_|$)|(moe|mlp)\.(input|output)_linear\.")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ def kind_of(name: str, shape: tuple[int, ...]) -> str:
         return "embedding"
     if len(shape) == 3 and 0 not in shape and _EXPERTS.search(name):
         return "experts"
+    # A filter a channel, as state-space layers have it, is no matrix: each acts by itself.
+    if len(shape) == 3 and shape[1] == 1:
+        return "other"
     return "matrix" if len(shape) == 2 else "convolution"
 
 

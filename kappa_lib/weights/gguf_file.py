@@ -1,8 +1,8 @@
 """GGUF files: header, names of the torch module, exact dequantisation.
 
 For architectures that share Llama's block layout the names are translated; llama.cpp reorders
-the rows of Llama's q and k for its rotary embedding, which is undone, so that a tensor equals
-the one in the torch module. Other architectures keep their GGUF names.
+the rows of Llama's (and Granite's, SmolLM3's) q and k for its rotary embedding, which is undone,
+so that a tensor equals the one in the torch module. Other architectures keep their GGUF names.
 """
 
 import mmap
@@ -19,6 +19,7 @@ from kappa_lib.files import fits, sha256, shown
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3")
+_PERMUTED = ("llama", "granite", "smollm3")  # whose converters in llama.cpp are Llama's
 _BLOCK = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -65,6 +66,11 @@ class GgufCheckpoint(Checkpoint):
         self._map = reader.data._mmap
         super().__init__(str(self._field("general.name", path.stem)))
         self._architecture = str(self._field("general.architecture", ""))
+        if (parts := self._field("split.count", 1)) != 1:
+            raise CheckpointError(
+                f"{path.name}: one of the {shown(parts)} parts of a split model",
+                "join them with `llama-gguf-split --merge`, and scan the whole",
+            )
         self._tensors = {}
         for tensor in reader.tensors:
             name = module_name(tensor.name, self._architecture)
@@ -94,12 +100,12 @@ class GgufCheckpoint(Checkpoint):
         return self._unpermuted(info.name, weight)
 
     def _unpermuted(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        if self._architecture != "llama":
+        if self._architecture not in _PERMUTED:
             return weight
-        key = "llama.attention.head_count"
+        key = f"{self._architecture}.attention.head_count"
         heads = self._field(key, 0)
         if name.endswith("self_attn.k_proj.weight"):
-            key = "llama.attention.head_count_kv"
+            key = f"{self._architecture}.attention.head_count_kv"
             heads = self._field(key, heads)
         elif not name.endswith("self_attn.q_proj.weight"):
             return weight

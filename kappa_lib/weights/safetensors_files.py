@@ -10,7 +10,7 @@ where weights are expected is refused: codes have singular values too, of no mea
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -99,7 +99,10 @@ class Shard:
             raise self._fail(f"the header's entry for {name} is malformed")
         dtype, shape, offsets = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         if dtype not in DTYPES:
-            raise self._fail(f"{name} has the unknown dtype {dtype}")
+            raise CheckpointError(
+                f"{self.path.name}: {name} has the unknown dtype {dtype}",
+                "scan the unquantised checkpoint, if the file is not damaged",
+            )
         needed = math.prod(shape) * DTYPES[dtype].itemsize
         # Of an empty tensor, too, the other sizes have to be possible ones.
         possible = min(shape, default=0) >= 0 and math.prod(filter(None, shape)) < 2**60
@@ -139,6 +142,7 @@ class ShardCheckpoint(Checkpoint):
         stored = {name: self._shards[home].entries[name] for name, home in self._home.items()}
         self._packings = _packings(stored, self._stored)
         hidden = {part for packing in self._packings.values() for part in packing.parts}
+        hidden |= _beside_codes(stored)
         via = (read_record(folder) or {}).get("stored_as", "")
         for name, entry in stored.items():
             packing = self._packings.get(name)
@@ -229,6 +233,24 @@ def _expected(folder: Path) -> dict[str, set[str]]:
             "name a model folder; pickle files are refused, convert them to safetensors",
         )
     return promised
+
+
+# End of the name of integer codes that are refused → ends of what means nothing without them.
+_CODES = {
+    ".qweight": (".scales", ".qzeros", ".g_idx"),  # GPTQ, AWQ
+    ".weight_packed": (".weight_scale", ".weight_zero_point", ".weight_g_idx"),  # llm-compressor
+}
+
+
+def _beside_codes(stored: Iterable[str]) -> set[str]:
+    """Names of the scales and offsets of codes, which are no weights of their own."""
+    return {
+        name.removesuffix(codes) + part
+        for codes, parts in _CODES.items()
+        for name in stored
+        if name.endswith(codes)
+        for part in parts
+    }
 
 
 Reader = Callable[[str], torch.Tensor]
@@ -325,7 +347,8 @@ def _fp8(name: str, scale_name: str, read: Reader) -> torch.Tensor:
     if scale.numel() == 1:
         return values * scale.reshape(())
     rows, cols = values.shape
-    if scale.numel() == rows:
+    # By shape: as many blocks as rows there may be, too.
+    if tuple(scale.shape) in ((rows,), (rows, 1)):
         return values * scale.reshape(rows, 1)
     if scale.shape == (-(-rows // _FP8_BLOCK), -(-cols // _FP8_BLOCK)):
         wide = scale.repeat_interleave(_FP8_BLOCK, 0).repeat_interleave(_FP8_BLOCK, 1)

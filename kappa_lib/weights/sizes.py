@@ -136,9 +136,17 @@ def llama_layer(model: str) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def language_model(config: "PretrainedConfig") -> LanguageModel:
-    """Count a language model's parameters, and find the matrices of its first layer."""
+    """Count a language model's parameters, and find the matrices of its first layer.
+
+    Raises:
+        InputError: its configuration is not of Llama's kind.
+    """
     from transformers import AutoModelForCausalLM
 
+    if not hasattr(config, "intermediate_size"):
+        raise InputError(
+            f"a {config.model_type} is not laid out like a Llama", "plan for a model that is"
+        )
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
     first = "model.layers.0."

@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from kappa_lib.spectra import kappa_table, spectrum
+from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import select
 from kappa_lib.weights import sizes
 
@@ -59,3 +62,12 @@ def test_trained_tensors_are_counted_against_the_median():
     found = kappa_table.against_median(table)
     assert found.loc["q"].tolist() == [2, 1]
     assert found.loc["v"].tolist() == [1, 1]
+
+
+def test_a_table_of_extremes_alone_is_read_again(tmp_path):
+    """Of large matrices that method knows no effective rank, which Parquet keeps as null."""
+    large = torch.randn(1030, 1024, generator=torch.Generator().manual_seed(0))
+    save_file({"layers.0.up_proj.weight": large}, tmp_path / "model.safetensors")
+    table = scan(tmp_path / "model.safetensors", tmp_path, device="cpu", method="extremes")
+    assert table["effective_rank"].isna().all()
+    assert kappa_table.read(tmp_path).equals(table)

@@ -77,6 +77,9 @@ def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
     }
     with pytest.raises(InputError, match=r"gate_up_proj\[2\]"):
         Selection("x", "", 0, [f"{name}[2]"], 1, "").unfrozen_parameters()
+    alone = "model.layers.0.mlp.experts.2.gate_proj.weight"  # as stored, before it is loaded
+    with pytest.raises(InputError, match="holds as one tensor"):
+        Selection("x", "", 0, [alone], 1, "").peft_targets()
 
 
 def peft_kappa(model: nn.Module) -> dict[str, float]:

@@ -37,3 +37,10 @@ def test_gradients_are_left_behind():
 
 def test_numpy_matrix_is_taken():
     np.testing.assert_array_equal(as_matrix(np.eye(2)).numpy(), np.eye(2))
+
+
+def test_one_byte_floats_are_taken_and_their_nan_is_seen():
+    weight = torch.eye(3).to(torch.float8_e4m3fn)
+    assert as_matrix(weight).dtype == torch.float8_e4m3fn
+    with pytest.raises(InputError, match="NaN"):
+        as_matrix(torch.full((2, 2), float("nan")).to(torch.float8_e4m3fn))

@@ -42,8 +42,10 @@ GGUF_NAMES = {
 }
 
 
-def write_gguf(model: LlamaForCausalLM, path) -> None:
-    writer = gguf.GGUFWriter(path, "llama")
+def write_gguf(model: LlamaForCausalLM, path, architecture="llama", parts=1) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
+    if parts > 1:
+        writer.add_uint16("split.count", parts)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     for name, parameter in model.named_parameters():
@@ -86,13 +88,36 @@ def test_folder_without_index_equals_folder_with_one(llama, tmp_path):
     assert without == with_index
 
 
-def test_gguf_equals_module_with_rotary_rows_in_place(llama, tmp_path):
+@pytest.mark.parametrize("architecture", ["llama", "granite", "smollm3"])
+def test_gguf_equals_module_with_rotary_rows_in_place(architecture, llama, tmp_path):
     path = tmp_path / "tiny.gguf"
-    write_gguf(llama, path)
+    write_gguf(llama, path, architecture)
     found = {name: tensor for name, (tensor, _) in tiny.read_all(path).items()}
     expected = {n: p for n, p in llama.named_parameters() if n in found}
     assert len(found) == len(expected) == 14
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_part_of_a_split_gguf_is_not_taken_for_the_whole(llama, tmp_path):
+    write_gguf(llama, tmp_path / "tiny-00001-of-00003.gguf", parts=3)
+    with pytest.raises(CheckpointError, match="one of the 3 parts"):
+        open_checkpoint(tmp_path / "tiny-00001-of-00003.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [
+        ("model.layers.0.block_sparse_moe.input_linear.weight", (4, 96, 32), "experts"),
+        ("model.layers.0.shared_mlp.input_linear.weight", (96, 32), "matrix"),
+        ("model.layers.0.linear_attn.conv1d.weight", (64, 1, 4), "other"),
+        ("encoder.conv1.weight", (64, 80, 3), "convolution"),
+        ("output.weight", (400, 64), "embedding"),
+        ("gpt_neox.embed_in.weight", (400, 64), "embedding"),
+        ("model.layers.0.attention.output.weight", (64, 64), "matrix"),
+    ],
+)
+def test_kinds_follow_from_name_and_shape(name, shape, kind):
+    assert kind_of(name, shape) == kind
 
 
 def test_gguf_names_of_other_architectures_are_kept():

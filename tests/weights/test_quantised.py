@@ -66,6 +66,23 @@ def test_fp8_scale_of_a_block_with_ragged_ends(tmp_path):
     assert ratio[128, 299] == 6
 
 
+def test_fp8_scales_of_blocks_may_be_as_many_as_rows(tmp_path):
+    """As of DeepSeek-V3's output matrices, which have 16384 columns."""
+    scale = torch.arange(1.0, 129)[None]
+    ratio = scaled((128, 16384), scale, "weight_scale_inv", tmp_path)
+    assert (ratio[:, 0] == 1).all()
+    assert (ratio[:, -1] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("codes", "scales"), [("qweight", "scales"), ("weight_packed", "weight_scale")]
+)
+def test_scales_of_codes_that_are_refused_are_no_weights(codes, scales, tmp_path):
+    stored = {f"a.{codes}": torch.ones(4, 4).int(), f"a.{scales}": torch.ones(2, 4)}
+    save_file(stored, tmp_path / "model.safetensors")
+    assert [info.name for info in open_checkpoint(tmp_path).tensors] == [f"a.{codes}"]
+
+
 def test_fp8_scales_of_unknown_layout_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="fit no known layout"):
         scaled((4, 6), torch.ones(3, 2), "weight_scale", tmp_path)
