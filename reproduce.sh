@@ -21,7 +21,7 @@
 #   changed, then executes notebooks/NN_*.ipynb in order through papermill. Results go to
 #   results/<profile>/, never over the sources. Nothing that is unchanged is done again, so
 #   interrupt it whenever you like and call it again.
-# How long:      `run` 25 minutes and `test` 20 minutes at most on 2 cores; the measured times of
+# How long:      `run` 25 minutes and `test` 30 minutes at most on 2 cores; the measured times of
 #   a run, installation included, are in its REPORT.md.
 #
 # Settings from outside: PYTHON (interpreter for .venv), KAPPA_HOME (cache of weights and speech),
