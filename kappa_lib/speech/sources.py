@@ -6,7 +6,6 @@ decides its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuf
 ``test`` have to be read first.
 """
 
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import soundfile
 from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
+from kappa_lib.speech import audio
 from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.encoder import MAX_SECONDS
 from kappa_lib.weights import models
@@ -279,13 +278,8 @@ class OwnSpeech:
         rows, _ = self.rows()
         found = []
         for index in range(0, len(rows), -(-len(rows) // _MEASURED)):
-            audio = rows[index]["audio"] or {}
-            try:
-                source = io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio["path"]
-                duration = soundfile.info(source).duration
-            except (soundfile.SoundFileError, OSError, KeyError, TypeError):
-                continue  # a run leaves it out, too, and says so
-            if duration <= MAX_SECONDS:
+            duration = audio.seconds(rows[index])
+            if 0 < duration <= MAX_SECONDS:  # a run leaves out the others, too, and says so
                 found.append(duration)
         return (sum(found) / len(found), max(found)) if found else (0.0, 0.0)
 
