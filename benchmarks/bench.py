@@ -1,6 +1,6 @@
 """κ timed: ours against the author's way and PEFT's, on the same tensors in one process.
 
-    python -m benchmarks.bench [--out DIR] [--divide N] [--skip-model] [--soup COMMAND]
+    python -m benchmarks.bench [--out DIR] [--device D] [--divide N] [--skip-model] [--soup COMMAND]
 
 Writes ``bench.json`` and ``bench.png``/``.svg``. At full size (``--divide 1``) on 2 idle cores it
 takes about a quarter of an hour, most of it in the routes that ours is compared with.
@@ -125,8 +125,8 @@ ROUTES: dict[str, Callable[[torch.Tensor], float]] = {
     SVDVALS: _svdvals,
     PEFT: _peft,
     FLOOR: _plain_gram,
-    ROW: lambda weight: measure(weight)["kappa"],
-    ALONE: lambda weight: decompose(weight, "extremes").kappa,
+    ROW: lambda weight: measure(weight, device=weight.device.type)["kappa"],
+    ALONE: lambda weight: decompose(weight, "extremes", device=weight.device.type).kappa,
 }
 
 
@@ -148,9 +148,9 @@ def _best(function: Callable[[], Any]) -> tuple[float, float, Any]:
     return min(tries, key=lambda one: one[0])
 
 
-def one_shape(module: str, shape: tuple[int, int]) -> dict[str, Any]:
-    """All routes on one matrix: seconds, peak memory, error against a float64 SVD."""
-    weight = synthetic.trained_like(*shape, synthetic.decay_of(module), seed=1)
+def one_shape(module: str, shape: tuple[int, int], device: str) -> dict[str, Any]:
+    """All routes on one matrix: seconds, the host's peak memory, error against a float64 SVD."""
+    weight = synthetic.trained_like(*shape, synthetic.decay_of(module), seed=1).to(device)
     truth = synthetic.kappa_of(weight)
     routes = {}
     for name, route in ROUTES.items():
@@ -167,11 +167,11 @@ def one_shape(module: str, shape: tuple[int, int]) -> dict[str, Any]:
     return {"shape": list(shape), "kappa": truth, "routes": routes}
 
 
-def layer(shapes: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def layer(shapes: dict[str, tuple[int, int]], device: str) -> dict[str, Any]:
     """A decoder layer: each shape and kind of spectrum timed once and counted as it occurs."""
     # o is shaped like q, v like k, and the three MLP matrices are one shape, one transposed.
     counted = {"self_attn.q_proj": 2, "self_attn.k_proj": 2, "mlp.up_proj": 2, "mlp.down_proj": 1}
-    parts = {module: one_shape(module, shapes[module]) for module in counted}
+    parts = {module: one_shape(module, shapes[module], device) for module in counted}
     total = {
         name: sum(n * parts[m]["routes"][name]["seconds"] for m, n in counted.items())
         for name in ROUTES
@@ -179,13 +179,13 @@ def layer(shapes: dict[str, tuple[int, int]]) -> dict[str, Any]:
     return {"counted": counted, "parts": parts, "seconds": total}
 
 
-def default_model() -> dict[str, Any]:
+def default_model(device: str) -> dict[str, Any]:
     """Each route over all matrices of the default model: the fastest of three rounds.
 
     Ours and PEFT's as they are called on a model; the rounds go through all routes in turn, so
     that a machine that is busy for a while slows all of them.
     """
-    model, _ = models.load(models.DEFAULT)
+    model, _ = models.load(models.DEFAULT, device=device)
     weights = [
         m.weight.detach()
         for n, m in model.named_modules()
@@ -198,8 +198,8 @@ def default_model() -> dict[str, Any]:
         }
         # Anew in each round: the selector keeps what it has computed.
         each[PEFT] = KappaTuneSelector(model, show_progress=False).get_best_targets
-        each[ROW] = lambda: scan(model, device="cpu")
-        each[ALONE] = lambda: scan(model, device="cpu", method="extremes")
+        each[ROW] = lambda: scan(model, device=device)
+        each[ALONE] = lambda: scan(model, device=device, method="extremes")
         return each
 
     rounds = [{name: timed(call)[:2] for name, call in calls().items()} for _ in range(3)]
@@ -234,9 +234,10 @@ def commands(soup: str) -> dict[str, float]:
         }
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the timings depend on."""
     return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
@@ -246,25 +247,32 @@ def machine() -> dict[str, Any]:
 
 
 def run(
-    out: Path, *, divide: int = 1, with_model: bool = True, soup: str | None = None
+    out: Path,
+    *,
+    device: str = "cpu",
+    divide: int = 1,
+    with_model: bool = True,
+    soup: str | None = None,
 ) -> dict[str, Any]:
     """Run the benchmark and write ``bench.json`` and its figure.
 
     Args:
         out: folder.
+        device: of every route, ``cpu`` or ``cuda``.
         divide: makes every dimension of Llama-3-8B's matrices smaller by this factor.
         with_model: also time the default model's matrices.
         soup: the ``soup`` command to be timed, None for none.
     """
     llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
     for route in ROUTES.values():
-        route(torch.eye(8))  # first calls load libraries and start threads
-    report: dict[str, Any] = {"machine": machine(), "divided_by": divide}
+        route(torch.eye(8, device=device))  # first calls load libraries and start threads
+    report: dict[str, Any] = {"machine": machine(device), "divided_by": divide}
     if with_model:
-        report["model"] = default_model()
+        report["model"] = default_model(device)
     if soup:
         report["commands"] = commands(soup)
-    report["layer"] = layer({m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()})
+    shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()}
+    report["layer"] = layer(shapes, device)
     goals = LAYER_GOALS + (MODEL_GOALS if with_model else ())
     report["verdicts"] = [goal.verdict(report) for goal in goals]
     write_json(out / "bench.json", report)
@@ -276,12 +284,17 @@ def main() -> None:
     """Command line of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=paths.results("bench"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--divide", type=int, default=1, help="shrink every dimension")
     parser.add_argument("--skip-model", action="store_true", help="leave out the default model")
     parser.add_argument("--soup", help="path of soup-cli's `soup`, to be timed as well")
     options = parser.parse_args()
     report = run(
-        options.out, divide=options.divide, with_model=not options.skip_model, soup=options.soup
+        options.out,
+        device=options.device,
+        divide=options.divide,
+        with_model=not options.skip_model,
+        soup=options.soup,
     )
     for found in report["verdicts"]:
         word = "reached" if found["reached"] else "missed"

@@ -41,20 +41,23 @@ def hadamard_mix(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.mul_(1.0 / math.sqrt(block))
 
 
-def trained_like(rows: int, cols: int, decay: float, seed: int) -> torch.Tensor:
+def trained_like(
+    rows: int, cols: int, decay: float, seed: int, device: str = "cpu"
+) -> torch.Tensor:
     """A bf16 matrix (rows, cols) with a smoothly falling spectrum.
 
     Args:
         rows: output size.
         cols: input size.
         decay: natural logarithm of the ratio of the first column scale to the last.
-        seed: of the Gaussian entries and signs.
+        seed: of the Gaussian entries and signs, which differ between devices.
+        device: where it is made.
     """
     k, n = min(rows, cols), max(rows, cols)
-    generator = torch.Generator().manual_seed(seed)
-    tall = torch.randn(n, k, generator=generator)
-    signs = torch.randint(0, 2, (k,), generator=generator) * 2.0 - 1.0
-    tall *= signs * torch.exp(-decay * torch.arange(k) / k)
+    generator = torch.Generator(device).manual_seed(seed)
+    tall = torch.randn(n, k, generator=generator, device=device)
+    signs = torch.randint(0, 2, (k,), generator=generator, device=device) * 2.0 - 1.0
+    tall *= signs * torch.exp(-decay * torch.arange(k, device=device) / k)
     mixed = hadamard_mix(tall).mul_(_SCALE).bfloat16()
     return mixed if rows >= cols else mixed.T.contiguous()
 
@@ -116,5 +119,5 @@ def _ends(vocabulary: int, width: int) -> dict[str, torch.Tensor]:
 
 def kappa_of(weight: torch.Tensor) -> float:
     """κ by a float64 SVD, the benchmark's reference."""
-    s = np.linalg.svd(weight.double().numpy(), compute_uv=False)
+    s = np.linalg.svd(weight.double().cpu().numpy(), compute_uv=False)
     return float(s[0] / s[-1])

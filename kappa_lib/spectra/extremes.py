@@ -10,6 +10,8 @@ see the matrix tall: (rows, k) with rows ≥ k, transposed where needed. They ar
 one setting, ``torch.set_num_threads``, governs their threads, and matrices can be measured side by
 side. Operands start at 64-byte boundaries (torch's own memory does): on others MKL may round
 differently, and a row of the κ table could change its last bits.
+
+On a GPU all of it but Lanczos' short recurrence stays there: the matrix goes over once, as stored.
 """
 
 import math
@@ -22,8 +24,9 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kappa_lib.theory.checks import EPS
 
-# Numbers widened to float64 at a time: 2²² are 32 MiB.
+# Numbers widened to float64 at a time: 2²² are 32 MiB. A GPU is at full speed with more.
 BLOCK_NUMBERS = 1 << 22
+BLOCK_NUMBERS_CUDA = 1 << 27
 # Columns of the Gram matrix made at a time: few enough that little more than its lower half is
 # computed, enough for the product to run at full speed, and a multiple of 8 (64 bytes).
 PANEL = 192
@@ -40,42 +43,45 @@ _PROBES = 6
 
 
 class Tall:
-    """A stored matrix seen tall, with blocked float64 products on the CPU.
+    """A stored matrix seen tall, with blocked float64 products.
 
     Args:
         matrix: (m, n), any floating-point dtype.
-        device: where :meth:`gram` multiplies, ``cpu`` or ``cuda``.
+        device: where they are taken, ``cpu`` or ``cuda``.
     """
 
     def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
-        self._matrix, self.shape = matrix, tuple(matrix.shape)
+        self._matrix, self.shape = matrix.to(device), tuple(matrix.shape)
         self._is_tall = self.shape[0] >= self.shape[1]
         self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
         self.device = device
+        self._block, self._panel = BLOCK_NUMBERS, PANEL
+        if device == "cuda":  # which takes the whole square in less time than its half in panels
+            self._block, self._panel = BLOCK_NUMBERS_CUDA, self.k
         # A matrix of a single block is widened once.
         self._kept: torch.Tensor | None = None
 
-    def _blocks(self, device: str = "cpu") -> Iterator[tuple[slice, torch.Tensor]]:
+    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Slices of the tall rows, and the numbers there in float64 as (b, k)."""
         if self._kept is not None:
             yield slice(0, self.rows), self._kept
             return
-        step = max(1, BLOCK_NUMBERS // self.k)
+        step = max(1, self._block // self.k)
         for start in range(0, self.rows, step):
             rows = slice(start, min(start + step, self.rows))
             block = self._matrix[rows] if self._is_tall else self._matrix[:, rows]
-            wide = block.to(device, torch.float64, copy=True, memory_format=torch.contiguous_format)
+            wide = block.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
             wide = wide if self._is_tall else wide.T
-            if device == "cpu" and step >= self.rows:
+            if step >= self.rows:
                 self._kept = wide
             yield rows, wide
 
     def gram(self) -> torch.Tensor:
         """WᵀW, (k, k), of which only the lower triangle is to be read."""
         product = torch.zeros(self.k, self.k, dtype=torch.float64, device=self.device)
-        for _, block in self._blocks(self.device):
-            for start in range(0, self.k, PANEL):
-                columns = slice(start, min(start + PANEL, self.k))
+        for _, block in self._blocks():
+            for start in range(0, self.k, self._panel):
+                columns = slice(start, min(start + self._panel, self.k))
                 product[start:, columns].addmm_(block[:, start:].T, block[:, columns])
         return product
 
@@ -85,7 +91,7 @@ class Tall:
 
     def transposed_times(self, vectors: torch.Tensor) -> torch.Tensor:
         """Wᵀ Y: (rows, q) → (k, q)."""
-        result = torch.zeros(self.k, vectors.shape[1], dtype=torch.float64)
+        result = torch.zeros(self.k, vectors.shape[1], dtype=torch.float64, device=self.device)
         for rows, block in self._blocks():
             result += block.T @ vectors[rows]
         return result
@@ -175,10 +181,10 @@ def factor(
         return None
     known = eigenvalues is not None
     try:
-        inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall.k, 1 if known else 2)
+        inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall, 1 if known else 2)
         if not known:
             whole = product.tril() + product.tril(-1).T
-            top, _ = _lanczos(lambda x: whole @ x, tall.k, 1)
+            top, _ = _lanczos(lambda x: whole @ x, tall, 1)
     except ArpackNoConvergence:
         return None
     return Factored(
@@ -188,7 +194,7 @@ def factor(
         second=float(eigenvalues[-2] if known else 1.0 / inverse.min()),
         slack=0.0 if known else LANCZOS_TOLERANCE,
         error=gram_error(tall.rows, tall.k, float(product.trace())),
-        vector=torch.tensor(vectors[:, int(np.argmax(inverse))]),
+        vector=torch.tensor(vectors[:, int(np.argmax(inverse))], device=tall.device),
     )
 
 
@@ -206,7 +212,8 @@ def _sharpened(found: Factored, tall: Tall) -> Factored:
     WᵀW, which holds the rounding of the product and of the factorisation; the eigensolver's is
     added at √k ε σ₁².
     """
-    probes = torch.tensor(np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES)))
+    normal = np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES))
+    probes = torch.tensor(normal, device=tall.device)
     images = tall.transposed_times(tall.times(probes))
     difference = found.factor @ (found.factor.T @ probes) - images
     norm = 10.0 * math.sqrt(2.0 / math.pi) * float(difference.norm(dim=0).max())
@@ -215,13 +222,14 @@ def _sharpened(found: Factored, tall: Tall) -> Factored:
 
 
 def _lanczos(
-    apply: Callable[[torch.Tensor], torch.Tensor], k: int, count: int
+    apply: Callable[[torch.Tensor], torch.Tensor], tall: Tall, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` largest eigenpairs of a symmetric operator of size k on columns (k, 1)."""
+    """The ``count`` largest eigenpairs of a symmetric operator on columns (k, 1)."""
+    k = tall.k
     start = np.random.default_rng(k).standard_normal(k)
 
     def image(x: np.ndarray) -> np.ndarray:
-        return apply(torch.tensor(x).reshape(k, 1))[:, 0].numpy()
+        return apply(torch.tensor(x, device=tall.device).reshape(k, 1))[:, 0].cpu().numpy()
 
     return eigsh(
         LinearOperator((k, k), matvec=image, dtype=np.float64),

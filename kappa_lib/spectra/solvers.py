@@ -194,7 +194,7 @@ def _by_gram(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum:
     found = _assemble(values, errors, tall.shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
-    factored = extremes.factor(product.cpu(), tall, values**2)
+    factored = extremes.factor(product, tall, values**2)
     if factored is None:
         return found
     end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
@@ -216,11 +216,12 @@ def _eigenvalues(product: torch.Tensor) -> np.ndarray:
 def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
     trace = float(product.trace())
-    factored = extremes.factor(product.cpu(), tall)
+    factored = extremes.factor(product, tall)
     if factored is None:
         return None
     top, bottom = factored.top, factored.bottom
-    label = "extremes (dgemm, dpotrf, Lanczos)"
+    routines = "dgemm, dpotrf" if tall.device == "cpu" else "cuda gemm, potrf"
+    label = f"extremes ({routines}, Lanczos)"
     if _combined(top, bottom) > tolerance:
         bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
         label += ", refined"

@@ -54,17 +54,19 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
 
 
 class CTranslate2Encoder:
-    """Whisper's encoder from a CTranslate2 folder, in fp32 on the CPU (fp16 on CUDA)."""
+    """Whisper's encoder from a CTranslate2 folder, in fp32, always on the CPU.
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    Its CUDA build wants libraries of another CUDA version than torch brings.
+    """
+
+    def __init__(self, folder: Path) -> None:
         import ctranslate2  # heavy, and the other back end does without
 
         self._ct2 = ctranslate2
         self._model = ctranslate2.models.Whisper(
             str(folder),
-            device=device,
-            device_index=torch.cuda.current_device() if device == "cuda" else 0,
-            compute_type="float16" if device == "cuda" else "float32",
+            device="cpu",
+            compute_type="float32",
             intra_threads=torch.get_num_threads(),
         )
         self.bands = self._model.n_mels
@@ -135,7 +137,7 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
     """The encoder that a profile names: the pinned asset, a local folder, or a model hub id."""
     source = assets.whisper() if encoder == DEFAULT else encoder
     if Path(source, "model.bin").is_file():
-        return CTranslate2Encoder(Path(source), device)
+        return CTranslate2Encoder(Path(source))
     return TransformersEncoder(source, device)
 
 

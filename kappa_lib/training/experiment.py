@@ -1,6 +1,7 @@
 """What a profile's runs share: model, data, evaluation, and the adaptor each seed starts from."""
 
 import gc
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,9 @@ class Experiment:
             )
         self.llm: Any
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
-        # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do.
+        # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do. Its
+        # matrix products are deterministic with this setting, which cuBLAS reads when it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
         self.original: dict[str, Tensor] = {}

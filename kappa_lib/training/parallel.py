@@ -62,6 +62,11 @@ def is_sharded(found: Accelerator) -> bool:
     return found.distributed_type == DistributedType.FSDP
 
 
+def peak_gib(device: torch.device) -> float | None:
+    """The most memory that tensors took on a GPU since the process began, None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+
+
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
     """Inside, every process holds all weights of a sharded model and may use it on its own."""

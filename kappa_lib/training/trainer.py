@@ -171,6 +171,7 @@ def _finish(
                 "parallel": experiment.profile.parallel if processes > 1 else None,
                 "sharded": parallel.is_sharded(experiment.accelerator),
                 "seconds_per_step": last["seconds"] / last["step"],
+                "peak_gib": parallel.peak_gib(experiment.accelerator.device),
                 "optimiser": type(optimiser).__name__,
                 "trainable_llm": selection.parameters,
                 "trainable_all": sum(p.numel() for p in named.values()),

@@ -1,0 +1,190 @@
+"""The paper's sizes on one GPU, with random weights: κ of every matrix, and training steps.
+
+    PYTHONPATH=tests python -m benchmarks.paper_size --out DIR [--layers 32] [--steps 24] [--arm ARM]
+
+Makes a checkpoint of Llama-3.1-8B's shapes (bf16, random matrices with a falling spectrum), a
+Whisper encoder of large-v3's, and noise in the place of speech, some of it 30 s long; scans the
+checkpoint, then trains an arm of profile ``paper`` on it as ``kappa train`` does. Weights and words
+mean nothing, so neither do losses; time and memory are those of the real ones. Writes
+``paper_size.json``: seconds of the scans, and of the training what it took of the GPU's memory
+beside what ``kappa plan`` says. Needs an NVIDIA GPU of 80 GB, as much disk, and 100 GB of memory.
+"""
+
+import argparse
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hub_files
+import tiny_paper
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from benchmarks import synthetic
+from kappa_lib import paths, profiles, provenance
+from kappa_lib.files import read_json, write_json
+from kappa_lib.profiles import Profile
+from kappa_lib.progress import say
+from kappa_lib.run.plan import Plan
+from kappa_lib.run.plan_text import GIB, measured_rate
+from kappa_lib.spectra import selection
+from kappa_lib.spectra.scan import scan
+from kappa_lib.speech import features
+from kappa_lib.training import trainer
+from kappa_lib.training.checkpoints import run_folder
+from kappa_lib.training.experiment import Experiment
+from kappa_lib.weights import sizes
+
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+# Seconds of a training utterance: a batch of the longest that the encoder takes, the rest of
+# LibriSpeech's mean.
+LONGEST, MEAN, BATCH = 30.0, 12.7, 16
+WORDS = {"en": "the cat sat still and saw a red boat ", "de": "die katze saß still am alten boot "}
+SCANS = {"extremes": [], "auto": ["model.layers.0.*", "model.layers.1.*"]}
+
+
+def write_llama(folder: Path, layers: int) -> None:
+    """A sharded bf16 checkpoint of random weights, with tokenizer, in ``folder``."""
+    words = tiny_paper.tokenizer()
+    config = LlamaConfig(**sizes.CONFIGS[LLAMA] | {"num_hidden_layers": layers})
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda"):
+            llm = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    for seed, (name, weight) in enumerate(llm.model.layers.named_parameters()):
+        if weight.ndim == 2:
+            decay = synthetic.decay_of(name.removesuffix(".weight"))
+            weight.data = synthetic.trained_like(*weight.shape, decay, seed, "cuda")
+    llm.save_pretrained(folder, max_shard_size="2GB")
+    words.save_pretrained(folder)
+
+
+def write_whisper(folder: Path) -> None:
+    """An encoder of Whisper large-v3's sizes, of random weights."""
+    width, layers, bands, inner = sizes.ENCODERS["openai/whisper-large-v3"][0]
+    config = WhisperConfig(
+        d_model=width,
+        num_mel_bins=bands,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        encoder_ffn_dim=inner,
+    )
+    with torch.device("cuda"):
+        encoder = WhisperEncoder(config)
+    encoder.save_pretrained(folder)
+
+
+def write_corpora(root: Path, train: int, test: int) -> None:
+    """LibriSpeech and MLS German in the hub's layout: noise, with three words a second."""
+
+    def text(language: str, seconds: float) -> str:
+        return (WORDS[language] * 20)[: round(18 * seconds)].rsplit(" ", 1)[0]
+
+    lengths = [LONGEST if i < BATCH else MEAN for i in range(train)]
+    english = [hub_files.librispeech_row(i, s, text=text("en", s)) for i, s in enumerate(lengths)]
+    german = [hub_files.mls_row(i, MEAN, transcript=text("de", MEAN)) for i in range(train)]
+    hub_files.write_librispeech(root, "train.clean.100", english, 2)
+    hub_files.write_mls(root, "train", german, 2)
+    heard = range(1000, 1000 + test)
+    hub_files.write_librispeech(root, "test.clean", [hub_files.librispeech_row(i, MEAN) for i in heard])
+    hub_files.write_mls(root, "test", [hub_files.mls_row(i, MEAN) for i in heard])
+
+
+def scans(folder: Path, profile: Profile) -> dict[str, Any]:
+    """Seconds of ``kappa scan`` on the GPU by both ways; the profile's κ table is left behind."""
+    found = {}
+    for method, patterns in SCANS.items():
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        table = scan(folder, device="cuda", method=method, include=patterns)
+        found[method] = {
+            "matrices": len(table),
+            "seconds": time.perf_counter() - start,
+            "methods_taken": table["method"].value_counts().to_dict(),
+            "largest_error_bound": float(table["kappa_error"].max()),
+            "peak_gib": torch.cuda.max_memory_allocated() / GIB,
+        }
+        say(f"scan, {method}: {len(table)} matrices in {found[method]['seconds']:.1f} s")
+        if not patterns:
+            selection.select_stage(profile, table)
+    return found
+
+
+def training(profile: Profile) -> dict[str, Any]:
+    """One arm trained: what was planned, and what it took."""
+    experiment = Experiment(profile, features.load(profile))
+    (arm,) = profile.arms
+    chosen = selection.of_run(profile, arm)
+    planned = Plan(profile).memory(chosen.parameters).total
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train(experiment, chosen, profile.seeds[0])
+    record = read_json(run_folder(profile, arm, profile.seeds[0]) / "provenance.json")
+    return {
+        "arm": arm,
+        "optimiser": record["optimiser"],
+        "tensors": len(chosen.tensors),
+        "parameters": chosen.parameters,
+        "planned_gib": planned / GIB,
+        "peak_gib": record["peak_gib"],
+        "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+        "seconds_per_step": record["seconds_per_step"],
+        "tflops": measured_rate(profile).value / 1e12,
+    }
+
+
+def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[str, Any]:
+    """All of it; the checkpoints made for it stay in ``out``, the runs' results go."""
+    os.environ |= {"KAPPA_CORPORA": str(out / "corpora"), "KAPPA_HOME": str(out / "cache")}
+    os.environ["KAPPA_RESULTS"] = str(out / "results")
+    started = time.perf_counter()
+    if not (out / "corpora").is_dir():
+        write_corpora(out / "corpora", 48, 16)
+        write_whisper(out / "whisper")
+        write_llama(out / "llama", layers)
+        torch.cuda.empty_cache()
+        say(f"checkpoints made in {time.perf_counter() - started:.0f} s")
+    profile = replace(
+        profiles.load("paper", model=str(out / "llama"), encoder=str(out / "whisper")),
+        device="cuda",
+        arms=[arm],
+        optimiser=optimiser,
+        train_utterances={"librispeech": 48, "mls_german": 48},
+        test_utterances={"librispeech": 16, "mls_german": 16},
+        warm_steps=10,
+        steps=steps,
+        eval_every=steps,
+        max_new_tokens=64,
+        spectra=False,
+    )
+    report: dict[str, Any] = {"provenance": provenance.describe("cuda"), "layers": layers}
+    report["scans"] = scans(out / "llama", profile)
+    write_json(out / "paper_size.json", report)
+    report["training"] = training(profile)
+    report["provenance"] = provenance.describe("cuda")
+    write_json(out / "paper_size.json", report)
+    shutil.rmtree(paths.results("paper"))
+    return report
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--arm", default="inverse")
+    parser.add_argument("--optimiser", default="adamw")
+    options = parser.parse_args()
+    say(str(run(options.out, options.layers, options.steps, options.arm, options.optimiser)))
+
+
+if __name__ == "__main__":
+    main()
