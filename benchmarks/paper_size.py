@@ -39,6 +39,7 @@ from kappa_lib.training.checkpoints import run_folder
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import sizes
 
+DEVICE = "cuda"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 # Seconds of a training utterance: a batch of the longest that the encoder takes, the rest of
 # LibriSpeech's mean.
@@ -54,14 +55,14 @@ def write_llama(folder: Path, layers: int) -> None:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("cuda"):
+        with torch.device(DEVICE):
             llm = LlamaForCausalLM(config)
     finally:
         torch.set_default_dtype(before)
     for seed, (name, weight) in enumerate(llm.model.layers.named_parameters()):
         if weight.ndim == 2:
             decay = synthetic.decay_of(name.removesuffix(".weight"))
-            weight.data = synthetic.trained_like(*weight.shape, decay, seed, "cuda")
+            weight.data = synthetic.trained_like(*weight.shape, decay, seed, DEVICE)
     llm.save_pretrained(folder, max_shard_size="2GB")
     words.save_pretrained(folder)
 
@@ -76,7 +77,7 @@ def write_whisper(folder: Path) -> None:
         encoder_attention_heads=width // 64,
         encoder_ffn_dim=inner,
     )
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         encoder = WhisperEncoder(config)
     encoder.save_pretrained(folder)
 
@@ -93,7 +94,9 @@ def write_corpora(root: Path, train: int, test: int) -> None:
     hub_files.write_librispeech(root, "train.clean.100", english, 2)
     hub_files.write_mls(root, "train", german, 2)
     heard = range(1000, 1000 + test)
-    hub_files.write_librispeech(root, "test.clean", [hub_files.librispeech_row(i, MEAN) for i in heard])
+    hub_files.write_librispeech(
+        root, "test.clean", [hub_files.librispeech_row(i, MEAN) for i in heard]
+    )
     hub_files.write_mls(root, "test", [hub_files.mls_row(i, MEAN) for i in heard])
 
 
@@ -103,7 +106,7 @@ def scans(folder: Path, profile: Profile) -> dict[str, Any]:
     for method, patterns in SCANS.items():
         torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        table = scan(folder, device="cuda", method=method, include=patterns)
+        table = scan(folder, device=DEVICE, method=method, include=patterns)
         found[method] = {
             "matrices": len(table),
             "seconds": time.perf_counter() - start,
@@ -153,7 +156,7 @@ def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[st
         say(f"checkpoints made in {time.perf_counter() - started:.0f} s")
     profile = replace(
         profiles.load("paper", model=str(out / "llama"), encoder=str(out / "whisper")),
-        device="cuda",
+        device=DEVICE,
         arms=[arm],
         optimiser=optimiser,
         train_utterances={"librispeech": 48, "mls_german": 48},
@@ -164,11 +167,11 @@ def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[st
         max_new_tokens=64,
         spectra=False,
     )
-    report: dict[str, Any] = {"provenance": provenance.describe("cuda"), "layers": layers}
+    report: dict[str, Any] = {"provenance": provenance.describe(DEVICE), "layers": layers}
     report["scans"] = scans(out / "llama", profile)
     write_json(out / "paper_size.json", report)
     report["training"] = training(profile)
-    report["provenance"] = provenance.describe("cuda")
+    report["provenance"] = provenance.describe(DEVICE)
     write_json(out / "paper_size.json", report)
     shutil.rmtree(paths.results("paper"))
     return report

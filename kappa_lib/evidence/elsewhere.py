@@ -126,6 +126,7 @@ def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 QUESTIONS = {
     "smaller − larger κ, all else alike": ("cause", arms.ALIKE_ARMS[0]),
+    "smaller − larger κ, all else alike, 600 steps": ("long", arms.ALIKE_ARMS[0]),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -158,6 +159,10 @@ def questions() -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+ALIKE = {
+    "smaller − larger κ, all else alike": ", all else alike",
+    "smaller − larger κ, all else alike, 600 steps": ", all else alike, after 600 steps",
+}
 # Questions that try the rule as one would apply it, or leave nothing but κ → what is compared.
 APPLIED = {
     "smallest − largest κ, 600 steps": "as many parameters of the largest κ, after 600 steps",
@@ -165,7 +170,7 @@ APPLIED = {
     "LoRA: smallest κ − everywhere": "on LoRA: the same size everywhere, at equal training loss",
     "LoRA: smallest κ − at random": "on LoRA: the same size on matrices drawn at random",
     "LoRA: smallest κ − same types": "on LoRA: the same size on random matrices of the same types",
-    "smaller − larger κ, all else alike": "their neighbours of larger κ, all else alike",
+    **{question: f"their neighbours of larger κ{rest}" for question, rest in ALIKE.items()},
 }
 FORGETS = {"first lower": "less", "second lower": "more"}
 
@@ -186,7 +191,7 @@ def advice() -> str:
     return (
         f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of 135"
         " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
-        " nats a token, less\n\n" + "\n".join(told) + "\n\nThe last row's arms differ in κ by a"
+        " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike κ differs by a"
         f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"
         " effect. Of the others all but those “of the same types” differ in module types, too, so"
         " they say what the rule does, not that κ does it."
