@@ -1,6 +1,6 @@
 """The paper's sizes on one GPU, with random weights: κ of every matrix, and training steps.
 
-    PYTHONPATH=tests python -m benchmarks.paper_size --out DIR [--layers 32] [--steps 24] [--arm ARM]
+    PYTHONPATH=tests python -m benchmarks.paper_size --out DIR [--steps 24] [--arm inverse]
 
 Makes a checkpoint of Llama-3.1-8B's shapes (bf16, random matrices with a falling spectrum), a
 Whisper encoder of large-v3's, and noise in the place of speech, some of it 30 s long; scans the
@@ -146,7 +146,7 @@ def training(profile: Profile) -> dict[str, Any]:
 def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[str, Any]:
     """All of it; the checkpoints made for it stay in ``out``, the runs' results go."""
     os.environ |= {"KAPPA_CORPORA": str(out / "corpora"), "KAPPA_HOME": str(out / "cache")}
-    os.environ["KAPPA_RESULTS"] = str(out / "results")
+    os.environ.setdefault("KAPPA_RESULTS", str(out / "results"))
     started = time.perf_counter()
     if not (out / "corpora").is_dir():
         write_corpora(out / "corpora", 48, 16)
