@@ -1,19 +1,21 @@
 """The paper's sizes on one GPU, with random weights: κ of every matrix, and training steps.
 
-    PYTHONPATH=tests python -m benchmarks.paper_size --out DIR [--steps 24] [--arm inverse]
+    PYTHONPATH=tests python -m benchmarks.paper_size --out DIR [--only scan] [--only train]
 
 Makes a checkpoint of Llama-3.1-8B's shapes (bf16, random matrices with a falling spectrum), a
 Whisper encoder of large-v3's, and noise in the place of speech, some of it 30 s long; scans the
-checkpoint, then trains an arm of profile ``paper`` on it as ``kappa train`` does. Weights and words
-mean nothing, so neither do losses; time and memory are those of the real ones. Writes
-``paper_size.json``: seconds of the scans, and of the training what it took of the GPU's memory
-beside what ``kappa plan`` says. Needs an NVIDIA GPU of 80 GB, as much disk, and 100 GB of memory.
+checkpoint, and trains an arm of profile ``paper`` on it as ``kappa train`` does: with random
+weights the one that the shapes alone would give. Weights and words mean nothing, so neither do
+losses; time and memory are those of the real ones. Writes ``paper_size.json``: seconds of the
+scans, and of the training what it took of the GPU's memory beside what ``kappa plan`` says. Needs
+an NVIDIA GPU of 80 GB, as much disk, and 100 GB of memory.
 """
 
 import argparse
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import say
 from kappa_lib.run.plan import Plan
 from kappa_lib.run.plan_text import GIB, measured_rate
-from kappa_lib.spectra import selection
+from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.scan import scan
 from kappa_lib.speech import features
 from kappa_lib.training import trainer
@@ -41,10 +43,11 @@ from kappa_lib.weights import sizes
 
 DEVICE = "cuda"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
-# Seconds of a training utterance: a batch of the longest that the encoder takes, the rest of
-# LibriSpeech's mean.
-LONGEST, MEAN, BATCH = 30.0, 12.7, 16
+# Seconds of a training utterance: a batch of the longest that the encoder takes, and the rest so
+# short that the mean is that of `run.workload`, by which operations are counted.
+LONGEST, MEAN, BATCH = 30.0, 10.7, 16
 WORDS = {"en": "the cat sat still and saw a red boat ", "de": "die katze saß still am alten boot "}
+PARTS = ("scan", "train")
 SCANS = {"extremes": [], "auto": ["model.layers.0.*", "model.layers.1.*"]}
 
 
@@ -100,8 +103,8 @@ def write_corpora(root: Path, train: int, test: int) -> None:
     hub_files.write_mls(root, "test", [hub_files.mls_row(i, MEAN) for i in heard])
 
 
-def scans(folder: Path, profile: Profile) -> dict[str, Any]:
-    """Seconds of ``kappa scan`` on the GPU by both ways; the profile's κ table is left behind."""
+def scans(folder: Path) -> dict[str, Any]:
+    """Seconds of ``kappa scan`` on the GPU by both ways."""
     found = {}
     for method, patterns in SCANS.items():
         torch.cuda.reset_peak_memory_stats()
@@ -115,17 +118,16 @@ def scans(folder: Path, profile: Profile) -> dict[str, Any]:
             "peak_gib": torch.cuda.max_memory_allocated() / GIB,
         }
         say(f"scan, {method}: {len(table)} matrices in {found[method]['seconds']:.1f} s")
-        if not patterns:
-            selection.select_stage(profile, table)
     return found
 
 
 def training(profile: Profile) -> dict[str, Any]:
     """One arm trained: what was planned, and what it took."""
-    experiment = Experiment(profile, features.load(profile))
     (arm,) = profile.arms
-    chosen = selection.of_run(profile, arm)
-    planned = Plan(profile).memory(chosen.parameters).total
+    plan = Plan(profile)
+    table = kappa_table.null_table(plan.llm.shapes, plan.llm.layers)
+    chosen = selection.select(table, arm, selection.count_for(table, profile.share), profile.seed)
+    experiment = Experiment(profile, features.load(profile))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     trainer.train(experiment, chosen, profile.seeds[0])
@@ -135,7 +137,7 @@ def training(profile: Profile) -> dict[str, Any]:
         "optimiser": record["optimiser"],
         "tensors": len(chosen.tensors),
         "parameters": chosen.parameters,
-        "planned_gib": planned / GIB,
+        "planned_gib": plan.memory(chosen.parameters).total / GIB,
         "peak_gib": record["peak_gib"],
         "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
         "seconds_per_step": record["seconds_per_step"],
@@ -143,8 +145,13 @@ def training(profile: Profile) -> dict[str, Any]:
     }
 
 
-def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[str, Any]:
-    """All of it; the checkpoints made for it stay in ``out``, the runs' results go."""
+def run(
+    out: Path, layers: int, steps: int, arm: str, optimiser: str, parts: Collection[str]
+) -> dict[str, Any]:
+    """All of it; the checkpoints made for it stay in ``out``, the runs' results go.
+
+    ``parts`` are of ``scan`` and ``train``; what another call measured of the other stays.
+    """
     os.environ |= {"KAPPA_CORPORA": str(out / "corpora"), "KAPPA_HOME": str(out / "cache")}
     os.environ.setdefault("KAPPA_RESULTS", str(out / "results"))
     started = time.perf_counter()
@@ -164,16 +171,16 @@ def run(out: Path, layers: int, steps: int, arm: str, optimiser: str) -> dict[st
         warm_steps=10,
         steps=steps,
         eval_every=steps,
-        max_new_tokens=64,
+        max_new_tokens=32,
         spectra=False,
     )
-    report: dict[str, Any] = {"provenance": provenance.describe(DEVICE), "layers": layers}
-    report["scans"] = scans(out / "llama", profile)
-    write_json(out / "paper_size.json", report)
-    report["training"] = training(profile)
-    report["provenance"] = provenance.describe(DEVICE)
-    write_json(out / "paper_size.json", report)
-    shutil.rmtree(paths.results("paper"))
+    path = out / "paper_size.json"
+    report = read_json(path) if path.is_file() else {"layers": layers}
+    measures = {"scan": lambda: scans(out / "llama"), "train": lambda: training(profile)}
+    for part in parts:
+        report[part] = measures[part]() | {"provenance": provenance.describe(DEVICE)}
+        write_json(path, report)
+    shutil.rmtree(paths.results("paper"), ignore_errors=True)
     return report
 
 
@@ -185,8 +192,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--arm", default="inverse")
     parser.add_argument("--optimiser", default="adamw")
+    parser.add_argument("--only", action="append", choices=PARTS)
     options = parser.parse_args()
-    say(str(run(options.out, options.layers, options.steps, options.arm, options.optimiser)))
+    parts = options.only or PARTS
+    say(str(run(options.out, options.layers, options.steps, options.arm, options.optimiser, parts)))
 
 
 if __name__ == "__main__":

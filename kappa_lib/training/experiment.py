@@ -64,10 +64,9 @@ class Experiment:
             )
         self.llm: Any
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
-        # CUDA has no deterministic backward pass of the CTC loss; there a warning has to do. Its
-        # matrix products are deterministic with this setting, which cuBLAS reads when it starts.
+        # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        torch.use_deterministic_algorithms(True)
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
         self.original: dict[str, Tensor] = {}
         self._taken_apart = False
@@ -165,6 +164,9 @@ class Experiment:
     def _train_adaptor(self, seed: int, path: Path) -> list[float]:
         profile, adaptor = self.profile, self.adaptor(seed)
         targets = self.tokenizer(self.data.texts, add_special_tokens=False)["input_ids"]
+        # CUDA has no deterministic backward pass of the CTC loss: there a warning has to do, and
+        # two machines that are to agree have to share the file that this leaves.
+        torch.use_deterministic_algorithms(True, warn_only=True)
         with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
             losses = warm_start(
                 adaptor,
@@ -178,6 +180,7 @@ class Experiment:
                 seed=seed,
                 progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
             )
+        torch.use_deterministic_algorithms(True)
         save_tensors(path, adaptor.state_dict())
         return losses
 

@@ -30,10 +30,12 @@ def small(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_scans_and_a_run_are_reported(tmp_path):
-    report = paper_size.run(tmp_path, layers=2, steps=2, arm="inverse", optimiser="adafactor")
+    settings = {"layers": 2, "steps": 2, "arm": "inverse", "optimiser": "adafactor"}
+    paper_size.run(tmp_path, **settings, parts=["scan"])
+    report = paper_size.run(tmp_path, **settings, parts=["train"])
     assert report == read_json(tmp_path / "paper_size.json")
-    assert report["scans"]["extremes"]["matrices"] == 14
-    run = report["training"]
+    assert report["scan"]["extremes"]["matrices"] == 14
+    run = report["train"]
     assert run["optimiser"] == "Adafactor"
     assert run["seconds_per_step"] > 0
     assert run["tflops"] > 0
