@@ -126,7 +126,6 @@ def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 QUESTIONS = {
     "smaller − larger κ, all else alike": ("cause", arms.ALIKE_ARMS[0]),
-    "smaller − larger κ, all else alike, 600 steps": ("long", arms.ALIKE_ARMS[0]),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -134,6 +133,7 @@ QUESTIONS = {
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
+    "LoRA: smaller − larger κ, all else alike": ("text", arms.ALIKE_ARMS[0]),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
     "LoRA: smallest κ − at random": ("text", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
@@ -159,10 +159,6 @@ def questions() -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-ALIKE = {
-    "smaller − larger κ, all else alike": ", all else alike",
-    "smaller − larger κ, all else alike, 600 steps": ", all else alike, after 600 steps",
-}
 # Questions that try the rule as one would apply it, or leave nothing but κ → what is compared.
 APPLIED = {
     "smallest − largest κ, 600 steps": "as many parameters of the largest κ, after 600 steps",
@@ -170,7 +166,8 @@ APPLIED = {
     "LoRA: smallest κ − everywhere": "on LoRA: the same size everywhere, at equal training loss",
     "LoRA: smallest κ − at random": "on LoRA: the same size on matrices drawn at random",
     "LoRA: smallest κ − same types": "on LoRA: the same size on random matrices of the same types",
-    **{question: f"their neighbours of larger κ{rest}" for question, rest in ALIKE.items()},
+    "LoRA: smaller − larger κ, all else alike": "on LoRA: their neighbours, all else alike",
+    "smaller − larger κ, all else alike": "their neighbours of larger κ, all else alike",
 }
 FORGETS = {"first lower": "less", "second lower": "more"}
 
@@ -191,7 +188,7 @@ def advice() -> str:
     return (
         f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of 135"
         " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
-        " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike κ differs by a"
+        " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike, κ differs by a"
         f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"
         " effect. Of the others all but those “of the same types” differ in module types, too, so"
         " they say what the rule does, not that κ does it."
