@@ -15,12 +15,14 @@ import argparse
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hub_files
+import numpy as np
 import tiny_paper
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
@@ -32,12 +34,11 @@ from kappa_lib.files import read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import say
 from kappa_lib.run.plan import Plan
-from kappa_lib.run.plan_text import GIB, measured_rate
+from kappa_lib.run.plan_text import GIB
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.scan import scan
 from kappa_lib.speech import features
 from kappa_lib.training import trainer
-from kappa_lib.training.checkpoints import run_folder
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import sizes
 
@@ -121,8 +122,11 @@ def scans(folder: Path) -> dict[str, Any]:
     return found
 
 
-def training(profile: Profile) -> dict[str, Any]:
-    """One arm trained: what was planned, and what it took."""
+def training(profile: Profile, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """One arm trained: what was planned, and what it took.
+
+    After each step ``keep`` is told as much as is known by then, for whom time runs out.
+    """
     (arm,) = profile.arms
     plan = Plan(profile)
     table = kappa_table.null_table(plan.llm.shapes, plan.llm.layers)
@@ -130,19 +134,28 @@ def training(profile: Profile) -> dict[str, Any]:
     experiment = Experiment(profile, features.load(profile))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    trainer.train(experiment, chosen, profile.seeds[0])
-    record = read_json(run_folder(profile, arm, profile.seeds[0]) / "provenance.json")
-    return {
+    found = {
         "arm": arm,
-        "optimiser": record["optimiser"],
+        "optimiser": profile.optimiser,
         "tensors": len(chosen.tensors),
         "parameters": chosen.parameters,
         "planned_gib": plan.memory(chosen.parameters).total / GIB,
-        "peak_gib": record["peak_gib"],
-        "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-        "seconds_per_step": record["seconds_per_step"],
-        "tflops": measured_rate(profile).value / 1e12,
     }
+    ended = []
+
+    def on_step(step: int) -> None:
+        ended.append(time.perf_counter())
+        peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        found.update(steps=step, peak_gib=peaks[0] / GIB, reserved_gib=peaks[1] / GIB)
+        # The last step's end is after its evaluation.
+        if len(pace := np.diff(ended[: profile.steps - 1])):
+            found["seconds_per_step"] = float(np.median(pace))
+            operations = plan.work(chosen.parameters).step
+            found["tflops"] = operations / found["seconds_per_step"] / 1e12
+        keep(found)
+
+    trainer.train(experiment, chosen, profile.seeds[0], on_step)
+    return found
 
 
 def run(
@@ -176,10 +189,15 @@ def run(
     )
     path = out / "paper_size.json"
     report = read_json(path) if path.is_file() else {"layers": layers}
-    measures = {"scan": lambda: scans(out / "llama"), "train": lambda: training(profile)}
-    for part in parts:
-        report[part] = measures[part]() | {"provenance": provenance.describe(DEVICE)}
+
+    def keep(part: str, found: dict[str, Any]) -> None:
+        report[part] = found | {"provenance": provenance.describe(DEVICE)}
         write_json(path, report)
+
+    if "scan" in parts:
+        keep("scan", scans(out / "llama"))
+    if "train" in parts:
+        keep("train", training(profile, partial(keep, "train")))
     shutil.rmtree(paths.results("paper"), ignore_errors=True)
     return report
 

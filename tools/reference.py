@@ -45,6 +45,7 @@ KEPT = (
     "bench.*",
     "scale.json",
     "steps.json",
+    "paper_size.json",
 )
 # The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
 # arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
@@ -147,6 +148,7 @@ def blocks() -> dict[str, str]:
     )
     told = [bench_table(bench), scale_sentence(scale), steps_sentence(steps)]
     found["benchmark"] = "\n\n".join(told)
+    found["gpu"] = gpu(*(read_json(paths.REFERENCE / p) for p in _ON_A_GPU))
     return found
 
 
@@ -202,15 +204,32 @@ def _plan_row(name: str) -> list[str]:
     ]
 
 
+_ON_A_GPU = ("bench_gpu/bench.json", "paper_size/paper_size.json")
+
+
+def gpu(measured: dict, at_size: dict) -> str:
+    """Seconds of every route on a GPU, and of the scan of a checkpoint of Llama-3-8B's shapes."""
+    scan, layers = at_size["scan"], at_size["layers"]
+    ends, rows = scan["extremes"], scan["auto"]
+    where = scan["provenance"]
+    return (
+        f"{bench_table(measured)}\n\nA checkpoint of {layers} layers of Llama-3-8B's shapes, random"
+        f" bf16 weights on the disk: κ alone of all {ends['matrices']} matrices took"
+        f" {ends['seconds']:.0f} s and at most {ends['peak_gib']:.1f} GiB of the GPU, the whole row"
+        f" {rows['seconds'] / rows['matrices']:.2f} s a matrix; on one {where['device']} with torch"
+        f" {where['packages']['torch']}, not the pinned one."
+    )
+
+
 def bench_table(measured: dict) -> str:
-    """Seconds of every route on a Llama-3-8B layer and on the default model, and the goals."""
-    layer, model = measured["layer"], measured["model"]["seconds"]
+    """Seconds of every route on a Llama-3-8B layer, and on the default model, and the goals."""
+    layer, model = measured["layer"], measured.get("model", {}).get("seconds", {})
     rows = []
     for route, seconds in layer["seconds"].items():
         errors = [part["routes"][route]["error"] for part in layer["parts"].values()]
         ratio = layer["seconds"]["torch.linalg.svdvals, fp32"] / seconds
-        cells = f"{seconds:.1f}", f"{ratio:.1f} ×", f"{max(errors):.0e}", f"{model[route]:.1f}"
-        rows.append([route, *cells])
+        cells = f"{seconds:.3g}", f"{ratio:.1f} ×", f"{max(errors):.0e}"
+        rows.append([route, *cells, *([f"{model[route]:.1f}"] if model else [])])
     goals = [
         f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
         f" ({goal['measured']:.2g})"
@@ -218,15 +237,18 @@ def bench_table(measured: dict) -> str:
     ]
     commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
     beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
-    cores, load = (measured["machine"][key] for key in ("cores", "load_average"))
+    machine = measured["machine"]
+    where = f"{machine['cores']} cores, load {machine['load_average']:.0f} at the start"
+    if (device := machine.get("device", "cpu")) != "cpu":
+        where = f"one {device}"
     columns = [
         "route",
         "a layer of Llama-3-8B's shapes, s",
         "against svdvals",
         "largest error of κ",
-        "the default model, s",
+        *(["the default model, s"] if model else []),
     ]
-    told = f"On {cores} cores, load {load:.0f} at the start.{beside} Goals: {'; '.join(goals)}."
+    told = f"On {where}.{beside} Goals: {'; '.join(goals)}."
     return f"{markdown(columns, rows)}\n\n{told}"
 
 

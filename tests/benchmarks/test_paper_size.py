@@ -30,13 +30,14 @@ def small(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_scans_and_a_run_are_reported(tmp_path):
-    settings = {"layers": 2, "steps": 2, "arm": "inverse", "optimiser": "adafactor"}
+    settings = {"layers": 2, "steps": 4, "arm": "inverse", "optimiser": "adafactor"}
     paper_size.run(tmp_path, **settings, parts=["scan"])
     report = paper_size.run(tmp_path, **settings, parts=["train"])
     assert report == read_json(tmp_path / "paper_size.json")
     assert report["scan"]["extremes"]["matrices"] == 14
     run = report["train"]
-    assert run["optimiser"] == "Adafactor"
+    assert run["optimiser"] == "adafactor"
+    assert run["steps"] == 4
     assert run["seconds_per_step"] > 0
     assert run["tflops"] > 0
     assert run["planned_gib"] > 0
