@@ -204,9 +204,9 @@ def select(options: argparse.Namespace) -> int:
     for chosen in selections:
         chosen.save(options.out / f"{chosen.arm}.json")
     for chosen in selections:
-        written = ", ".join(path.name for path in chosen.export(options.out))
+        written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(options.out))]
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
-        print(f"{options.out / chosen.arm}: {size} ({written})")
+        print(f"{options.out / chosen.arm}: {size} ({', '.join(written)})")
     return 0
 
 

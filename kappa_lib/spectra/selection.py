@@ -109,15 +109,14 @@ class Selection:
         return self.tensors
 
     def export(self, folder: Path) -> list[Path]:
-        """Write ``<arm>.json``, ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
+        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
 
         Raises:
-            InputError: see :meth:`peft_targets`; the plain JSON is there by then.
+            InputError: see :meth:`peft_targets`; nothing is written.
         """
-        paths = [folder / f"{self.arm}{end}" for end in (".json", ".peft.json", ".axolotl.yaml")]
-        self.save(paths[0])
-        write_json(paths[1], self.peft_targets())
-        write_text(paths[2], self.unfrozen_parameters())
+        paths = [folder / f"{self.arm}{end}" for end in (".peft.json", ".axolotl.yaml")]
+        write_json(paths[0], self.peft_targets())
+        write_text(paths[1], self.unfrozen_parameters())
         return paths
 
 
