@@ -320,6 +320,7 @@ def _metadata(
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
+        "config": checkpoint.config,
         "shards": {shard: checkpoint.digest(info) for shard, info in shards.items()},
         "settings": settings,
         "versions": kappa_table.versions(),
