@@ -5,7 +5,17 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
 
 from kappa_lib import profiles
 from kappa_lib.profiles import Profile
@@ -27,6 +37,38 @@ SMALL = {
     "text_tokens": 64,
 }
 
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+MULTIMODAL = ("gemma3", "llava")
+
+
+def multimodal(kind: str) -> PreTrainedModel:
+    """A model that sees, of a kind whose tensors transformers renames as it loads them."""
+    torch.manual_seed(0)
+    if kind == "gemma3":
+        text = {**TEXT, "head_dim": 8}
+        config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+        model = Gemma3ForConditionalGeneration(config)
+        # Zero before it is trained, and no κ without it.
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+        return model
+    parts = {"text_config": LlamaConfig(**TEXT), "vision_config": CLIPVisionConfig(**VISION)}
+    return LlavaForConditionalGeneration(LlavaConfig(**parts))
+
 
 def tokenizer():
     return AutoTokenizer.from_pretrained(models.weights(models.DEFAULT))
@@ -35,14 +77,7 @@ def tokenizer():
 def untied_llama(layers: int) -> LlamaForCausalLM:
     """Weights alone: no tokenizer goes with it."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
+    config = LlamaConfig(**{**TEXT, "num_hidden_layers": layers})
     return LlamaForCausalLM(config)
 
 

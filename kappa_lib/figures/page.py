@@ -188,7 +188,7 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
         counts[f"{arm}, parameters"] = part["parameters"]
     counts.loc["all"] = counts.sum()
     written = counts.map("{:,}".format).rename_axis("type").reset_index()
-    pasted = {arm: _pasted(chosen) for arm, chosen in arms.items()}
+    pasted = {arm: _pasted(chosen, table) for arm, chosen in arms.items()}
     return {
         "explained": explained_by_type(pool),
         "shape": shape,
@@ -197,9 +197,12 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
     }
 
 
-def _pasted(chosen: Selection) -> dict[str, str]:
+def _pasted(chosen: Selection, table: pd.DataFrame) -> dict[str, str]:
     """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
     try:
+        # Only where a model has parts of its own: importing transformers takes seconds.
+        if '_config"' in table.attrs.get("config", ""):
+            chosen = chosen.as_loaded(table)
         targets = chosen.peft_targets()
         axolotl = chosen.unfrozen_parameters()
     except InputError as error:
@@ -228,6 +231,7 @@ def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
 
 def _provenance(table: pd.DataFrame) -> dict[str, str]:
     found = {"stored as": ", ".join(table["dtype"].unique()), **table.attrs}
+    found.pop("config", None)  # a text of pages
     found |= {name: value for name, value in provenance.describe().items() if value is not None}
     for name, value in found.items():
         if isinstance(value, dict):

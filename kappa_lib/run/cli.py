@@ -204,7 +204,8 @@ def select(options: argparse.Namespace) -> int:
     for chosen in selections:
         chosen.save(options.out / f"{chosen.arm}.json")
     for chosen in selections:
-        written = ", ".join(path.name for path in chosen.export(options.out))
+        paths = chosen.export(options.out, table)
+        written = ", ".join([f"{chosen.arm}.json", *(path.name for path in paths)])
         size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")
     return 0

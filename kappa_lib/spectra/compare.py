@@ -126,7 +126,8 @@ def compare(
         try:
             rows[number] = list(_changes(pair, infos, device, rounded))
         except KappaError as problem:
-            failures[number] = (infos[0].name, f"{infos[0].name}: {problem.what}")
+            told = f"{infos[0].name}: {problem.what}", problem.remedy
+            failures[number] = (infos[0].name, told)
         done += len(matrix_names(infos[0]))
     if progress:
         progress(total, total, "")

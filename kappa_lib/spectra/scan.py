@@ -37,17 +37,22 @@ class ScanError(CheckpointError):
 
     Attributes:
         table: κ table of the tensors that could be.
-        failures: name of the tensor or file → what is wrong with it.
+        failures: name of the tensor or file → what is wrong with it, and what to do.
     """
 
     of_all = True
 
-    def __init__(self, table: pd.DataFrame, failures: dict[str, str]) -> None:
+    def __init__(self, table: pd.DataFrame, failures: dict[str, tuple[str, str]]) -> None:
         self.table = table
         self.failures = failures
-        listed = "\n".join(f"  {text}" for text in failures.values())
+        alike: dict[str, list[str]] = {}
+        for what, remedy in failures.values():
+            alike.setdefault(remedy, []).append(what)
+        listed = "".join(
+            f"\n  {line}" for remedy, found in alike.items() for line in (*found, f"→ {remedy}")
+        )
         super().__init__(
-            f"{len(failures)} of {len(failures) + len(table)} could not be measured:\n{listed}",
+            f"{len(failures)} of {len(failures) + len(table)} could not be measured:{listed}",
             "the rows of the others are kept; mend the checkpoint and scan again to complete it",
         )
 
@@ -191,7 +196,8 @@ class _Scanner:
     infos: list[TensorInfo]
 
     def __post_init__(self) -> None:
-        self.failures = {problem.what: problem.what for problem in self.checkpoint.problems}
+        # Their words alone: an error's traceback would keep its tensor in memory.
+        self.failures = {p.what: (p.what, p.remedy) for p in self.checkpoint.problems}
         self.total = sum(len(matrix_names(info)) for info in self.infos)
         self._done = 0
         self._rows: dict[str, dict[str, Any]] = {}
@@ -223,7 +229,7 @@ class _Scanner:
                 self._done += sum(row is not None for row in rows)
                 tensor = None if all(rows) else self.checkpoint.read(info)
             except KappaError as problem:
-                self.failures[info.name] = problem.what
+                self.failures[info.name] = (problem.what, problem.remedy)
                 self._done += sum(name not in self._rows for name in names)
                 continue
             if tensor is None:
@@ -248,7 +254,7 @@ class _Scanner:
     def _keep(self, matrix: _Matrix, found: dict[str, Any] | KappaError) -> None:
         self._done += 1
         if isinstance(found, KappaError):
-            self.failures[matrix.name] = found.what
+            self.failures[matrix.name] = (found.what, found.remedy)
             return
         self._rows[matrix.name] = found
         self.finished.add(matrix.key, found)
@@ -314,6 +320,7 @@ def _metadata(
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
+        "config": checkpoint.config,
         "shards": {shard: checkpoint.digest(info) for shard, info in shards.items()},
         "settings": settings,
         "versions": kappa_table.versions(),

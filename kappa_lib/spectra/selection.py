@@ -18,6 +18,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import arms, kappa_table
+from kappa_lib.weights.renaming import loaded_names
 
 PAPER_SHARE = 100 / 224
 
@@ -30,7 +31,7 @@ class Selection:
         arm: short name.
         rule: what was done, in words.
         seed: of the random draw; ignored by the rules that draw nothing.
-        tensors: parameter names in the torch module, sorted by name.
+        tensors: names in the κ table, sorted; those that are stored where files were scanned.
         parameters: numbers in these tensors.
         table_hash: :func:`kappa_lib.spectra.kappa_table.digest` of the table.
     """
@@ -94,6 +95,19 @@ class Selection:
         patterns = [f"^{re.escape(name)}$" for name in self._whole_tensors()]
         return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
 
+    def as_loaded(self, table: pd.DataFrame) -> "Selection":
+        """The same tensors under the names that they have in the model that transformers loads.
+
+        Args:
+            table: κ table from which they were selected; its ``attrs`` hold the configuration.
+
+        Raises:
+            InputError: see :meth:`peft_targets` and
+                :func:`kappa_lib.weights.renaming.loaded_names`, which says when nothing is checked.
+        """
+        names = loaded_names(self._whole_tensors(), str(table.attrs.get("config", "")))
+        return replace(self, tensors=sorted(names))
+
     def _whole_tensors(self) -> list[str]:
         if not self.tensors:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
@@ -108,16 +122,15 @@ class Selection:
                 )
         return self.tensors
 
-    def export(self, folder: Path) -> list[Path]:
-        """Write ``<arm>.json``, ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
+    def export(self, folder: Path, table: pd.DataFrame) -> list[Path]:
+        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
 
-        Raises:
-            InputError: see :meth:`peft_targets`; the plain JSON is there by then.
+        Arguments, names and errors are those of :meth:`as_loaded`; nothing is written if it fails.
         """
-        paths = [folder / f"{self.arm}{end}" for end in (".json", ".peft.json", ".axolotl.yaml")]
-        self.save(paths[0])
-        write_json(paths[1], self.peft_targets())
-        write_text(paths[2], self.unfrozen_parameters())
+        loaded = self.as_loaded(table)
+        paths = [folder / f"{self.arm}{end}" for end in (".peft.json", ".axolotl.yaml")]
+        write_json(paths[0], loaded.peft_targets())
+        write_text(paths[1], loaded.unfrozen_parameters())
         return paths
 
 

@@ -1,8 +1,8 @@
 """Weights of a model, one tensor in memory at a time: what every kind of storage offers.
 
 Names are the torch module's, or, of files, those that are stored: for one text decoder the same,
-while transformers renames parts of multimodal models, and fuses experts, as it loads them.
-:mod:`kappa_lib.weights.models` opens one.
+while transformers renames parts of multimodal models, and fuses experts, as it loads them:
+:mod:`kappa_lib.weights.renaming` translates. :mod:`kappa_lib.weights.models` opens a checkpoint.
 """
 
 import hashlib
@@ -63,6 +63,7 @@ class Checkpoint(ABC):
     Attributes:
         model_id: what the source calls itself.
         revision: commit of a hub snapshot, else empty.
+        config: text of the ``config.json`` beside the files, else empty.
         tensors: everything readable, in storage order.
         problems: what is broken, each named; the rest can still be read.
     """
@@ -70,6 +71,7 @@ class Checkpoint(ABC):
     def __init__(self, model_id: str, revision: str = "") -> None:
         self.model_id = model_id
         self.revision = revision
+        self.config = ""
         self.tensors: list[TensorInfo] = []
         self.problems: list[CheckpointError] = []
 

@@ -134,6 +134,8 @@ class ShardCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         folder = path if path.is_dir() else path.parent
         super().__init__(*_identity(folder, path))
+        if (config := folder / "config.json").is_file():
+            self.config = config.read_text(encoding="utf-8", errors="replace")
         self._shards: dict[str, Shard] = {}
         self._home: dict[str, str] = {}  # of each stored tensor: the name of its file
         expected = _expected(folder) if path.is_dir() else {path.name: set()}

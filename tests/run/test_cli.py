@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kappa_lib import __version__
+from kappa_lib import __version__, files
 from kappa_lib.errors import InputError
 from kappa_lib.run import cli
-from kappa_lib.spectra import kappa_table
+from kappa_lib.spectra import kappa_table, selection
 
 SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
 
@@ -61,6 +61,21 @@ def test_a_selection_s_size_may_follow_from_the_table(size, taken, checkpoint, t
         logs = np.log(kappa_table.read(tmp_path)["kappa"].sort_values().to_numpy())
         taken = int(np.diff(logs).argmax()) + 1
     assert len(json.loads((tmp_path / "selected.json").read_text())["tensors"]) == taken
+
+
+def test_select_writes_each_file_once(checkpoint, tmp_path, monkeypatch):
+    cli.main(["scan", str(checkpoint[0]), "-o", str(tmp_path), "--device", "cpu"])
+    written, write = [], files.write_text
+
+    def noted(path, text):
+        written.append(path.name)
+        write(path, text)
+
+    for module in (files, selection):
+        monkeypatch.setattr(module, "write_text", noted)
+    assert cli.main(["select", str(tmp_path), "-o", str(tmp_path)]) == 0
+    ends = ("axolotl.yaml", "json", "peft.json")
+    assert sorted(written) == [f"{arm}.{end}" for arm in ("inverse", "selected") for end in ends]
 
 
 def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):

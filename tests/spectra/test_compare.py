@@ -99,7 +99,7 @@ def test_a_pair_that_cannot_be_compared_is_named_and_the_rest_kept(pair, tmp_pat
     broken = tmp_path / "broken.safetensors"
     bad = torch.full((30, 20), math.nan, dtype=torch.float64)
     save_file({NAME.format(0): torch.ones(30, 20), NAME.format(1): bad}, broken)
-    with pytest.raises(ScanError, match=r"(?s)1 of 2 .*layers\.1\.mlp.*kept"):
+    with pytest.raises(ScanError, match=r"(?s)1 of 2 .*layers\.1\.mlp.*→ .*kept"):
         compare(pair[0], broken, tmp_path / "out", device="cpu")
     assert pd.read_csv(tmp_path / "out" / "compare.csv")["tensor"].tolist() == [NAME.format(0)]
 

@@ -153,6 +153,25 @@ def test_broken_tensors_are_named_and_the_rest_is_kept(tmp_path):
     assert list(kappa_table.read(tmp_path / "out")["tensor"]) == ["layers.0.a.weight"]
 
 
+def test_what_to_do_about_broken_tensors_is_said_once_for_those_of_a_kind(tmp_path):
+    tensors = {
+        "layers.0.a.weight": torch.zeros(4, 4),
+        "layers.0.b.qweight": torch.ones(4, 4, dtype=torch.int32),
+        "layers.0.c.weight": torch.zeros(4, 4),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ScanError) as caught:
+        scan(tmp_path)
+    lines = [line.strip() for line in str(caught.value).splitlines()]
+    zero = lines.index("→ exclude this tensor")
+    assert [line.partition(":")[0] for line in lines[zero - 2 : zero]] == [
+        "layers.0.a.weight",
+        "layers.0.c.weight",
+    ]
+    assert lines.count("→ exclude this tensor") == 1
+    assert lines.count("→ scan the unquantised checkpoint, or a GGUF of it") == 1
+
+
 def test_missing_shard_is_named_and_the_rest_is_kept(llama, tmp_path):
     llama.save_pretrained(tmp_path, max_shard_size="20KB")
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]

@@ -13,6 +13,8 @@ from torch import nn
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
+from kappa_lib.run import cli
+from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import Selection, select
 from kappa_lib.weights import assets, models
@@ -29,15 +31,16 @@ def chosen(llama) -> Selection:
     return select(scan(llama), "selected", 30)
 
 
+def adapted_by_peft(model: nn.Module, targets: dict[str, list[str]]) -> set[str]:
+    wrapped = get_peft_model(model, LoraConfig(r=1, **targets))
+    modules = list(wrapped.named_modules())
+    wrapped.unload()
+    return {n.removeprefix("base_model.model.") for n, m in modules if hasattr(m, "lora_A")}
+
+
 def test_peft_trains_exactly_the_selected_modules(llama):
     selection = chosen(llama)
-    wrapped = get_peft_model(llama, LoraConfig(r=1, **selection.peft_targets()))
-    adapted = {
-        name.removeprefix("base_model.model.")
-        for name, module in wrapped.named_modules()
-        if hasattr(module, "lora_A")
-    }
-    wrapped.unload()
+    adapted = adapted_by_peft(llama, selection.peft_targets())
     assert adapted == {name.removesuffix(".weight") for name in selection.tensors}
 
 
@@ -49,16 +52,34 @@ def test_unfrozen_parameters_match_their_tensor_and_no_other(llama):
     assert sorted(matched) == selection.tensors
 
 
-def test_three_files_are_written(llama, tmp_path):
+def test_a_file_a_tool_is_written(llama, tmp_path):
     selection = chosen(llama)
-    paths = selection.export(tmp_path)
-    assert [p.name for p in paths] == [
-        "selected.json",
-        "selected.peft.json",
-        "selected.axolotl.yaml",
-    ]
-    assert Selection.load(paths[0]) == selection
-    assert read_json(paths[1]) == selection.peft_targets()
+    paths = selection.export(tmp_path, scan(llama))
+    assert [p.name for p in paths] == ["selected.peft.json", "selected.axolotl.yaml"]
+    assert read_json(paths[0]) == selection.peft_targets()
+    assert paths[1].read_text() == selection.unfrozen_parameters()
+
+
+@pytest.mark.parametrize("kind", tiny.MULTIMODAL)
+def test_what_select_writes_is_found_in_the_model_that_transformers_loads(kind, tmp_path):
+    model = tiny.multimodal(kind)
+    model.save_pretrained(tmp_path / "model")
+    table = tmp_path / "table"
+    assert cli.main(["scan", str(tmp_path / "model"), "-o", str(table), "--device", "cpu"]) == 0
+    assert cli.main(["select", str(table), "-o", str(tmp_path)]) == 0
+    page = (table / "kappa.html").read_text()
+    for arm in ("selected", "inverse"):
+        stored = read_json(tmp_path / f"{arm}.json")["tensors"]
+        assert set(stored) <= set(kappa_table.read(table)["tensor"])
+        loaded = type(model).from_pretrained(tmp_path / "model")
+        unfrozen = yaml.safe_load((tmp_path / f"{arm}.axolotl.yaml").read_text())
+        patterns = unfrozen["unfrozen_parameters"]
+        names = [name for name, _ in loaded.named_parameters()]
+        matched = {name for name in names if any(re.match(p, name) for p in patterns)}
+        assert len(matched) == len(stored)
+        targets = read_json(tmp_path / f"{arm}.peft.json")
+        assert {f"{name}.weight" for name in adapted_by_peft(loaded, targets)} == matched
+        assert all(module in page for module in targets["target_modules"])
 
 
 def test_an_arm_without_tensors_is_not_for_other_tools():
