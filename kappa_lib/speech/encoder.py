@@ -56,7 +56,7 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
 class CTranslate2Encoder:
     """Whisper's encoder from a CTranslate2 folder, in fp32, always on the CPU.
 
-    Its CUDA build wants libraries of another CUDA version than torch brings.
+    On CUDA it would load cuBLAS 12, which newer torch does not bring (OpenNMT/CTranslate2#1933).
     """
 
     def __init__(self, folder: Path) -> None:
