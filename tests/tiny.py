@@ -10,6 +10,8 @@ from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
@@ -79,6 +81,13 @@ def untied_llama(layers: int) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(**{**TEXT, "num_hidden_layers": layers})
     return LlamaForCausalLM(config)
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """Whose attention and MLP both have a ``c_proj``."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+    return GPT2LMHeadModel(config).eval().requires_grad_(False)
 
 
 def read_all(source) -> dict[str, tuple[torch.Tensor, str]]:

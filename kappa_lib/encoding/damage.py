@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import only
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.kappa_table import layer_of, type_of
+from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.theory.checks import as_matrix
 
 # By how much a surgery spreads the new κ, as a power of how far the old ones spread. Small, so
@@ -254,8 +254,10 @@ def losses_by_type(
     ``loss`` measures the model as it is; ``changes`` are without surgery.
     """
     found: dict[str, list[float]] = {name: [] for name in changes}
+    weights = dict(llm.named_parameters())
+    types = types_of(weights)
     for kind in kinds:
-        matrices = [p for n, p in llm.named_parameters() if p.ndim == 2 and type_of(n) == kind]
+        matrices = [p for n, p in weights.items() if p.ndim == 2 and types[n] == kind]
         factors = [Factors.of(matrix.detach()) for matrix in matrices]
         for name, change in changes.items():
             new = [change(of, generator, 1.0) for of in factors]

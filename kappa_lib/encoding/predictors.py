@@ -26,10 +26,10 @@ def table_of(llm: PreTrainedModel) -> pd.DataFrame:
     of attention to an encoder have types of their own, ``cross_q_proj`` and so on.
     """
     table = scan(llm).dropna(subset=["layer"]).reset_index(drop=True)
-    cross, k = table["tensor"].str.contains("encoder_attn"), table[["rows", "cols"]].min(axis=1)
+    types = table["type"].str.removeprefix("self_attn.")
     return table.assign(
-        type=table["type"].where(~cross, "cross_" + table["type"]),
-        effective_rank_share=table["effective_rank"] / k,
+        type=types.str.replace("encoder_attn.", "cross_", regex=False),
+        effective_rank_share=table["effective_rank"] / table[["rows", "cols"]].min(axis=1),
         volume_loss=volume_loss(table),
     )
 

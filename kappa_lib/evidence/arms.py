@@ -29,7 +29,7 @@ from kappa_lib.evidence.verdicts import (
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table
-from kappa_lib.spectra.kappa_table import layer_of, type_of
+from kappa_lib.spectra.kappa_table import layer_of
 from kappa_lib.spectra.selection import Selection, of_run, select
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.training.checkpoints import run_folder
@@ -103,8 +103,8 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
 
 def trained(profile: Profile, arm: str) -> dict[str, Any]:
     """``parameters``, ``types`` and ``layers`` of what an arm trains, see :func:`measured`."""
-    chosen = of_run(profile, arm)
-    kinds = [type_of(name) for name in chosen.tensors]
+    chosen, types = of_run(profile, arm), tables.module_types(profile)
+    kinds = [types[name] for name in chosen.tensors]
     layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
     return {
         "parameters": chosen.parameters,

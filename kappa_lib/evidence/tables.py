@@ -17,6 +17,7 @@ from kappa_lib.evidence.verdicts import bootstrap_mean, bootstrap_ratio
 from kappa_lib.files import read_json, replacing
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import selection
+from kappa_lib.spectra.kappa_table import types_of
 from kappa_lib.speech.transcripts import word_error_rate, word_errors
 from kappa_lib.training.checkpoints import read_metrics, run_folder
 
@@ -113,15 +114,21 @@ def parameters(profile: Profile) -> pd.DataFrame:
 
     InputError where the selections have not been made yet.
     """
-    rows = []
+    rows, types = [], module_types(profile)
     for arm in profile.arms:
         chosen = selection.of_run(profile, arm)
-        kinds = pd.Series([name.split(".")[-2] for name in chosen.tensors]).value_counts()
+        kinds = pd.Series([types[name] for name in chosen.tensors]).value_counts()
         counts = {"tensors": len(chosen.tensors), "parameters": chosen.parameters}
         rows.append({"arm": arm, "rule": chosen.rule, **counts, **kinds.sort_index()})
     table = pd.DataFrame(rows).set_index("arm")
     kinds = [c for c in table.columns if c != "rule"]
     return table.fillna(0).astype(dict.fromkeys(kinds, int))
+
+
+def module_types(profile: Profile) -> dict[str, str]:
+    """Module type of every tensor that an arm of the profile trains; errors as above."""
+    chosen = [selection.of_run(profile, arm) for arm in profile.arms]
+    return types_of(name for arm in chosen for name in arm.tensors)
 
 
 def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from torch import nn
 from kappa_lib import distributed
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
-from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, type_of, types
+from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, types, types_of
 from kappa_lib.spectra.scan import Report, ScanError, to_measure, torch_dtype
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
@@ -139,6 +139,8 @@ def compare(
     )
     if len(found.table):
         found.table["layer"] = found.table["layer"].astype("Int64")
+        compared = found.table["tensor"]
+        found.table.insert(1, "type", compared.map(types_of(compared)))
         if out is not None and distributed.is_main_process():
             found.write(Path(out))
     distributed.barrier()
@@ -173,6 +175,6 @@ def _changes(
     found = (matrices(info, tensor) for info, tensor in zip(infos, stored, strict=True))
     for (name, before), (_, after) in zip(*found, strict=True):
         weights = [weight.to(device=device, dtype=rounded) for weight in (before, after)]
-        facts = {"tensor": name, "type": type_of(name), "layer": layer_of(name)}
+        facts = {"tensor": name, "layer": layer_of(name)}
         size = dict(zip(("rows", "cols"), before.shape, strict=True))
         yield facts | size | spectral_change(*weights)

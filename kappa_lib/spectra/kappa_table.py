@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -68,18 +69,41 @@ WITH_INPUTS = (
 )
 
 
-def type_of(name: str) -> str:
-    """Module type in a tensor's name: ``model.layers.3.self_attn.q_proj.weight`` → ``q_proj``."""
+def _modules(name: str) -> tuple[str, ...]:
+    """Modules in a tensor's name, outermost first, without numbers."""
     parts = re.sub(r"\[\d+\]$", "", name).split(".")
-    named = [part for part in parts if not part.isdigit() and part != "weight"]
-    return named[-1] if named else name
+    return tuple(p for p in parts if p and not p.isdigit() and p != "weight") or (name,)
+
+
+def type_of(name: str) -> str:
+    """Name of a tensor's own module: ``model.layers.3.self_attn.q_proj.weight`` → ``q_proj``."""
+    return _modules(name)[-1]
+
+
+def types_of(names: Iterable[str]) -> dict[str, str]:
+    """Tensor → module type, of all matrices of a model: the name of its own module.
+
+    Where modules share it, as many of their parents go before it as tell them apart, up to the
+    layer: GPT-2's ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too.
+    """
+    paths = {}
+    for name in names:
+        found = LAYER.search(name)
+        paths[name] = _modules(name[found.start() if found else 0 :])
+    endings = Counter(path[i:] for path in set(paths.values()) for i in range(len(path)))
+
+    def shortest(path: tuple[str, ...]) -> str:
+        tails = (path[i:] for i in reversed(range(len(path))))
+        return ".".join(next((tail for tail in tails if endings[tail] == 1), path))
+
+    return {name: shortest(path) for name, path in paths.items()}
 
 
 def types(table: pd.DataFrame) -> list[str]:
     """Module types inside decoder layers: attention before MLP where the names are known."""
     found = table.loc[table["layer"].notna(), "type"].unique()
-    known = [kind for kind in _USUAL_ORDER if kind in found]
-    return known + [kind for kind in found if kind not in known]
+    order = {kind: place for place, kind in enumerate(_USUAL_ORDER)}
+    return sorted(found, key=lambda kind: order.get(kind.rpartition(".")[2], len(order)))
 
 
 def layer_of(name: str) -> int | None:
@@ -155,6 +179,7 @@ def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
     extra = [key for key in (rows[0] if rows else {}) if key not in COLUMNS]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
     table["layer"] = table["layer"].astype("Int64")
+    table["type"] = table["tensor"].map(types_of(table["tensor"]))
     # Equal κ (expert copies) are ordered by name, so that a table never depends on the order.
     order = table.sort_values(["kappa", "tensor"]).index
     table.loc[order, "rank"] = range(1, len(table) + 1)
@@ -251,7 +276,7 @@ def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFra
         for module, (m, n) in shapes.items()
     ]
     table = pd.DataFrame(rows).astype({"layer": "Int64"})
-    table["type"] = table["tensor"].map(type_of)
+    table["type"] = table["tensor"].map(types_of(table["tensor"]))
     sizes = zip(table["rows"], table["cols"], strict=True)
     null = [spectrum.marchenko_pastur_kappa(m, n) for m, n in sizes]
     return table.assign(kappa=null, kappa_mp=null, kappa_excess=1.0)

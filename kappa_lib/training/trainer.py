@@ -20,7 +20,7 @@ from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import fingerprint, replacing, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
-from kappa_lib.spectra.kappa_table import layer_of, type_of
+from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.training import optim, parallel
@@ -222,12 +222,12 @@ def spectral_changes(profile: Profile) -> pd.DataFrame:
 def changes(before: dict[str, Tensor], after: Path, selection: Selection) -> list[dict]:
     """A row for each of the selection's tensors, by name before and in the file ``after``."""
     names = selection.tensors
-    mine, rows = distributed.shard(len(names)), {}
+    mine, rows, kinds = distributed.shard(len(names)), {}, types_of(before)
     with safe_open(after, framework="pt") as stored, Progress("spectra", len(mine)) as progress:
         for number in mine:
             name = names[number]
             old = before[name]
             change = spectral_change(old, stored.get_tensor(f"llm.{name}").to(old.device))
-            rows[number] = {"tensor": name, "type": type_of(name), "layer": layer_of(name)} | change
+            rows[number] = {"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change
             progress.update()
     return distributed.all_gather(rows)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from tiny import llama
+from tiny import gpt2, llama
 
 from kappa_lib.encoding import damage
 from kappa_lib.encoding.cases import Batch
@@ -211,6 +211,18 @@ def test_losses_by_type_are_those_of_a_model_changed_by_hand(llm, windows):
             parameter.data = s.square().mean().sqrt() * left @ right
     assert found["flattened"][1] == pytest.approx(loss(other).item(), abs=1e-4)
     assert len(found["permuted"]) == 2
+
+
+def test_losses_by_type_tell_two_modules_of_one_name_apart():
+    llm, ids = gpt2(), torch.randint(0, 64, (2, 9), generator=generator())
+    kinds, changes = ["c_fc", "attn.c_proj", "mlp.c_proj"], {"permuted": damage.permuted}
+
+    def loss() -> float:
+        with torch.no_grad():
+            return llm(input_ids=ids, labels=ids).loss.item()
+
+    found = damage.losses_by_type(llm, kinds, changes, loss, generator())["permuted"]
+    assert len({loss(), *found}) == 4
 
 
 def test_only_the_last_positions_count_where_a_prompt_comes_first(llm, windows):

@@ -8,7 +8,8 @@ import pytest
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import tables
+from kappa_lib.evidence import arms, tables
+from kappa_lib.spectra import selection
 from kappa_lib.speech.transcripts import normalise, word_error_rate, word_errors
 
 
@@ -28,6 +29,27 @@ def write_run(rows=(), metrics=(), arm="selected", seed=0):
     lines = "".join(json.dumps(line) + "\n" for line in metrics)
     (run / "metrics.jsonl").write_text(lines)
     (run / "provenance.json").write_text("{}")
+
+
+def test_arms_of_two_modules_of_one_name_are_of_different_types():
+    """Also where each arm trains only one of them, and of experts, slices of a stored tensor."""
+    trained = {
+        "selected": ["h.0.attn.c_proj.weight"],
+        "inverse": ["h.0.mlp.c_proj.weight", "h.1.mlp.experts.up_proj[3]"],
+    }
+    both = profiles.load("smoke", arms=list(trained))
+    for arm, names in trained.items():
+        selection.Selection(arm, "", 0, names, 8, "").save(selection.path_of(both, arm))
+    facts = {arm: arms.trained(both, arm) for arm in trained}
+    assert facts["selected"]["types"] == {"attn.c_proj": 1.0}
+    assert facts["inverse"]["types"] == {"mlp.c_proj": 0.5, "up_proj": 0.5}
+    assert facts["inverse"]["layers"] == {"mlp.c_proj": 0.0, "up_proj": 1.0}
+    assert arms.unlike(*facts.values()) == ["100 % other module types"]
+    shown = tables.parameters(both)
+    assert shown[["attn.c_proj", "mlp.c_proj", "up_proj"]].to_numpy().tolist() == [
+        [1, 0, 0],
+        [0, 1, 1],
+    ]
 
 
 def row(reference, hypothesis, corpus="de"):

@@ -6,13 +6,14 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from safetensors.torch import save_file
 
 from kappa_lib.errors import InputError
 from kappa_lib.run import cli
 from kappa_lib.spectra.compare import compare
-from kappa_lib.spectra.scan import ScanError
+from kappa_lib.spectra.scan import ScanError, scan
 from kappa_lib.spectra.spectrum import effective_rank
 from kappa_lib.weights.models import open_checkpoint
 
@@ -40,6 +41,15 @@ def pair(tmp_path):
     save_file(before, tmp_path / "before.safetensors")
     save_file(after, tmp_path / "after.safetensors")
     return tmp_path / "before.safetensors", tmp_path / "after.safetensors", s, scaled, matrices
+
+
+def test_types_are_those_of_a_scan(tmp_path):
+    """Two modules of GPT-2 share a name, which here as there gets the parent's before it."""
+    llm = tiny.gpt2()
+    found = compare(llm, llm, tmp_path, device="cpu")
+    assert set(found.table["type"]) == {"c_attn", "c_fc", "attn.c_proj", "mlp.c_proj"}
+    assert found.table["type"].tolist() == scan(llm, device="cpu")["type"].tolist()
+    assert pd.read_csv(tmp_path / "compare.csv")["type"].tolist() == found.table["type"].tolist()
 
 
 def test_scaling_and_rotation_are_found(pair):

@@ -29,6 +29,34 @@ def test_null_selection_of_llama_divides_by_type():
     assert low["q_proj"] == low["o_proj"] == high["k_proj"] == high["v_proj"] == 0
 
 
+TYPES = {
+    "encoder.layer.3.attention.self.query.weight": "query",
+    "encoder.layer.3.attention.output.dense.weight": "attention.output.dense",
+    "encoder.layer.3.intermediate.dense.weight": "intermediate.dense",
+    "encoder.layer.3.output.dense.weight": "layer.output.dense",
+    "decoder.layer.0.intermediate.dense.weight": "intermediate.dense",
+    "layers.1.mlp.experts.up_proj[7]": "experts.up_proj",
+    "layers.1.mlp.experts.0.up_proj.weight": "experts.up_proj",
+    "layers.1.mlp.shared_expert.up_proj.weight": "shared_expert.up_proj",
+    "pooler.dense.weight": "pooler.dense",
+    "lm_head.weight": "lm_head",
+    "layers.0.weight": "layers",
+    "weight": "weight",
+}
+
+
+def test_types_of_nested_modules_experts_and_what_is_in_no_layer():
+    assert kappa_table.types_of(TYPES) == TYPES
+    assert kappa_table.types_of(reversed(TYPES)) == TYPES
+    assert kappa_table.types_of([]) == {}
+
+
+def test_types_are_in_the_order_of_a_layer_whatever_stands_before_their_names():
+    kinds = ["up_proj", "x.v_proj", "x.q_proj", "y.q_proj", "fc1"]
+    table = pd.DataFrame({"layer": 0, "type": kinds})
+    assert kappa_table.types(table) == ["x.q_proj", "y.q_proj", "x.v_proj", "up_proj", "fc1"]
+
+
 def test_composition_adds_up():
     chosen = select(LLAMA, "random", 50, seed=3)
     parts = kappa_table.composition(LLAMA, chosen.tensors)
