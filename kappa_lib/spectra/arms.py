@@ -98,11 +98,17 @@ def _of_neighbours(table: Table, count: int, rng: Draw, place: int) -> Table:
 
 
 def _module(table: Table, count: int, rng: Draw, pattern: str) -> Table:
-    return table[table["tensor"].str.contains(pattern, regex=True)]
+    """The matrices whose name inside their layer has the pattern, in whichever case."""
+    inside = "." + table["tensor"].str.split(LAYER, n=1).str[-1]
+    return table[inside.str.contains(pattern, case=False, regex=True)]
 
 
-_MLP = partial(_module, pattern=r"\.(?:mlp|block_sparse_moe|feed_forward|ffn)[._]")
-_ATTENTION = partial(_module, pattern=r"\.(?:self_attn|attn|attention)[._]")
+# Attention says so in its name. What doesn't is MLP, by whichever of many names, but for routers
+# to experts and for mixers that are no attention: state spaces, recurrences, convolutions.
+_ATTENTION_NAME = r"att(?:n|ention)"
+_NEITHER = r"router|(?:\.|expert_)gate\.|gate_inp|conv|lstm|mamba|mixer|ssm|temporal"
+_ATTENTION = partial(_module, pattern=rf"^(?!.*router).*{_ATTENTION_NAME}")
+_MLP = partial(_module, pattern=rf"^(?!.*(?:{_ATTENTION_NAME}|{_NEITHER}))")
 
 
 def _spread(table: Table, count: int, rng: Draw, module: Rule, other: Rule) -> Table:
@@ -174,10 +180,10 @@ ARMS: dict[str, tuple[str, Rule]] = {
         "every attention matrix, or those of evenly spread layers to the size of the MLP ones",
         partial(_spread, module=_ATTENTION, other=_MLP),
     ),
-    "value": ("every value matrix", partial(_module, pattern=r"\.v_proj\.")),
+    "value": ("every value matrix", partial(_module, pattern=r"[._]v(?:_proj)?\.")),
     "key": (
         "every key matrix, which has the shape of the value matrix beside it",
-        partial(_module, pattern=r"\.k_proj\."),
+        partial(_module, pattern=r"[._]k(?:_proj)?\."),
     ),
     "all": ("every matrix", partial(_module, pattern="")),
     ADAPTOR_ONLY: ("none: the adaptor alone is trained", lambda table, *_: table.iloc[:0]),
