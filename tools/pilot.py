@@ -12,7 +12,7 @@ import pandas as pd
 
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import tables
-from kappa_lib.evidence.arms import PILOT_SEED
+from kappa_lib.evidence.verdicts import PILOT_SEED
 from kappa_lib.files import replacing
 from kappa_lib.run import stages
 

@@ -11,7 +11,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES
+from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES, decisive
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
@@ -81,7 +81,7 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     """Every question in a row, and what does not fit into one."""
     table = tables.results(study)
     sizes = [arms.trained(study, arm)["parameters"] for arm in ("selected", "inverse")]
-    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
         questions_table(),

@@ -8,13 +8,11 @@ path's end is annealed and its middle is not; runs that are to be matched keep t
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kappa_lib.errors import InputError
 from kappa_lib.evidence import tables
 from kappa_lib.evidence.verdicts import (
     ENOUGH_SEEDS,
@@ -25,18 +23,16 @@ from kappa_lib.evidence.verdicts import (
     SAME,
     UNDECIDED,
     decide_difference,
+    decisive,
 )
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import layer_of
 from kappa_lib.spectra.selection import Selection, of_run, select
-from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.training.checkpoints import run_folder
 from kappa_lib.weights import sizes
 
-# The direction of the runs with this seed was known before the rules were written.
-PILOT_SEED = 0
 # Arms that differ in κ within module types, from those that are also alike in depth.
 ALIKE_ARMS = (
     ("lower_of_neighbours", "higher_of_neighbours"),
@@ -86,17 +82,18 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     corpora = [
         c for c in rows if c.startswith("wer_") and c != "wer_mean" and rows[c].notna().all()
     ]
-    changes = [disruption(profile, arm, seed) for seed in seeds]
+    configs = [read_json(run_folder(profile, arm, seed) / "config.json") for seed in seeds]
+    changes = [tables.disruption(profile, arm, seed) for seed in seeds]
     return {
         "seeds": seeds,
         "wer": [run["wer_mean"].tolist() for _, run in runs],
-        "halves": [half_curves(profile, arm, seed) for seed in seeds],
+        "halves": [tables.half_curves(profile, arm, seed) for seed in seeds],
         "text": (last["text_loss"].to_numpy() - first["text_loss"].to_numpy()).tolist(),
         "kl": last["kl"].tolist(),
         "train_loss": last["train_loss"].tolist(),
         "corpora": {c.removeprefix("wer_"): last[c].tolist() for c in corpora},
         **trained(profile, arm),
-        "draws": len({_config(run_folder(profile, arm, seed))["tensors"] for seed in seeds}),
+        "draws": len({config["tensors"] for config in configs}),
         "disruption": [] if None in changes else changes,
     }
 
@@ -113,77 +110,9 @@ def trained(profile: Profile, arm: str) -> dict[str, Any]:
     }
 
 
-def setting(profile: Profile) -> dict[str, Any]:
-    """What decides whether a curve can turn: ``epochs`` of training, and the ``schedule``.
-
-    ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
-    """
-    items = sum((profile.tune_utterances or profile.train_utterances).values())
-    found = {_config(run).get("schedule") for run in tables.finished(profile).values()}
-    schedule = "constant" if found == {"constant"} else "decaying"
-    return {"epochs": profile.steps * profile.batch / items, "schedule": schedule}
-
-
-def _config(run: Path) -> dict[str, Any]:
-    return read_json(run / "config.json")
-
-
-def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
-    """WER over training on the even and on the odd utterances, languages averaged.
-
-    The best point is picked on one half and the rise from it measured on the other, so that the
-    luck of the best point is not counted as a rise. Empty where no transcripts are kept, or a
-    corpus has one utterance.
-    """
-    folder = run_folder(profile, arm, seed) / "transcripts"
-    curves: list[list[float]] = [[], []]
-    for path in sorted(folder.glob("step*.json")):
-        rows = pd.DataFrame(read_json(path))
-        spoken = rows[rows["corpus"].isin([*tables.LANGUAGES, *profile.corpora])]
-        if spoken.empty or spoken["corpus"].value_counts().min() < 2:
-            return []
-        spoken = spoken.sort_values(["corpus", "id"])
-        for parity, curve in enumerate(curves):
-            rates = []
-            for corpus, group in spoken.groupby("corpus"):
-                half = group.iloc[parity::2]
-                said, heard = half["reference"].tolist(), half["hypothesis"].tolist()
-                rates.append(word_error_rate(said, heard, profile.language(corpus)))
-            curve.append(float(np.mean(rates)))
-    return curves if curves[0] else []
-
-
-def disruption(profile: Profile, arm: str, seed: int) -> float | None:
-    """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
-    path = run_folder(profile, arm, seed) / "spectra.csv"
-    return float(pd.read_csv(path)["dlogkappa"].abs().mean()) if path.is_file() else None
-
-
-def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
-    """The seeds that decide, and a note on the pilot: left out where three others are there."""
-    others = [seed for seed in seeds if seed != PILOT_SEED]
-    if len(others) == len(seeds):
-        return list(seeds), ""
-    if len(others) >= ENOUGH_SEEDS:
-        return others, f"pilot seed {PILOT_SEED} left out"
-    return list(seeds), f"with pilot seed {PILOT_SEED}"
-
-
 def alike_arms(arms: Sequence[str]) -> tuple[str, str]:
     """The pair of a profile's arms that differs in least beside κ, lower κ first."""
     return next((pair for pair in ALIKE_ARMS if set(pair) <= set(arms)), ALIKE_ARMS[-1])
-
-
-def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
-    """Values of both arms for their common decisive seeds, and the note on the pilot.
-
-    InputError where an arm has not one value a seed.
-    """
-    if any(len(arm[key]) != len(arm["seeds"]) for arm in (first, second)):
-        raise InputError(f"{key!r} has not one value a seed", "measure every seed")
-    a, b = (dict(zip(arm["seeds"], arm[key], strict=True)) for arm in (first, second))
-    common, note = decisive([seed for seed in a if seed in b])
-    return [a[s] for s in common], [b[s] for s in common], note
 
 
 def unlike(

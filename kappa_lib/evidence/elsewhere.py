@@ -120,7 +120,7 @@ def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
         profile = tables.of_runs(profiles.load(name))
         table = tables.results(profile)
         found = {role: arms.measured(profile, table, arm) for role, arm in wanted.items()}
-        return found | arms.setting(profile)
+        return found | tables.setting(profile)
 
 
 # Question → the profile whose committed runs answer it, and the pair of its arms.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kappa_lib import paths
 from kappa_lib.evidence import arms, claims, listing, tables
+from kappa_lib.evidence.verdicts import decisive
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
@@ -164,7 +165,7 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
         effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
         rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
     header = ["pair", "outcome", "difference", "d_z", "reading"]
-    _, pilot = arms.decisive(sorted(table["seed"].unique().tolist()))
+    _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     note = (
         "First arm less second at the last evaluation: mean over seeds and 95 % t-interval of the"
         " paired differences; negative is better for the first. No relevant difference: the 90 %"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kappa_lib.evidence.arms import reversed_sizes, same_seeds, unlike
+from kappa_lib.evidence.arms import reversed_sizes, unlike
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
@@ -32,6 +32,7 @@ from kappa_lib.evidence.verdicts import (
     decide_difference,
     decides,
     notes,
+    same_seeds,
     spread_ratio,
     together,
 )

@@ -103,6 +103,17 @@ def finished(profile: Profile) -> dict[tuple[str, int], Path]:
     return {run: f for run, f in folders.items() if (f / "provenance.json").is_file()}
 
 
+def setting(profile: Profile) -> dict[str, Any]:
+    """What decides whether a curve can turn: ``epochs`` of training, and the ``schedule``.
+
+    ``schedule`` is ``constant`` or ``decaying``; runs that do not name one decayed.
+    """
+    items = sum((profile.tune_utterances or profile.train_utterances).values())
+    found = {read_json(run / "config.json").get("schedule") for run in finished(profile).values()}
+    schedule = "constant" if found == {"constant"} else "decaying"
+    return {"epochs": profile.steps * profile.batch / items, "schedule": schedule}
+
+
 def test_sets(table: pd.DataFrame) -> list[str]:
     """Corpora whose word error rate a table has: the paper's languages, one's own, the rest."""
     found = [c.removeprefix("wer_") for c in table if c.startswith("wer_") and c != "wer_mean"]
@@ -243,6 +254,37 @@ def missing_note(profile: Profile) -> str:
     """One line for a figure's caption on the corpora that could not be had; empty if none."""
     without = split(profile, "missing")
     return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in without)
+
+
+def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
+    """WER over training on the even and on the odd utterances, languages averaged.
+
+    The best point is picked on one half and the rise from it measured on the other, so that the
+    luck of the best point is not counted as a rise. Empty where no transcripts are kept, or a
+    corpus has one utterance.
+    """
+    folder = run_folder(profile, arm, seed) / "transcripts"
+    curves: list[list[float]] = [[], []]
+    for path in sorted(folder.glob("step*.json")):
+        rows = pd.DataFrame(read_json(path))
+        spoken = rows[rows["corpus"].isin([*LANGUAGES, *profile.corpora])]
+        if spoken.empty or spoken["corpus"].value_counts().min() < 2:
+            return []
+        spoken = spoken.sort_values(["corpus", "id"])
+        for parity, curve in enumerate(curves):
+            rates = []
+            for corpus, group in spoken.groupby("corpus"):
+                half = group.iloc[parity::2]
+                said, heard = half["reference"].tolist(), half["hypothesis"].tolist()
+                rates.append(word_error_rate(said, heard, profile.language(corpus)))
+            curve.append(float(np.mean(rates)))
+    return curves if curves[0] else []
+
+
+def disruption(profile: Profile, arm: str, seed: int) -> float | None:
+    """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
+    path = run_folder(profile, arm, seed) / "spectra.csv"
+    return float(pd.read_csv(path)["dlogkappa"].abs().mean()) if path.is_file() else None
 
 
 def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import arms, claims, report, tables
+from kappa_lib.evidence import claims, report, tables
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, plan, stages
@@ -187,7 +187,7 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
 def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkeypatch):
     profile, _, _, table = run
     cells = nbformat.read(paths.NOTEBOOKS / "05_wer_over_training.ipynb", as_version=4).cells
-    names = {"p": profile, "table": table}
+    names = {"p": profile, "table": table, "tables": tables}
     for cell in cells:
         if cell["id"].startswith("claims-") and cell.cell_type == "code":
             exec(cell.source, names)
@@ -195,7 +195,7 @@ def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkey
     # One seed of a tiny model: nothing is decided, and nothing of the committed model's is told.
     for claim in ("selected-beats-inverse", "selected-falls", "new-modality", "new-text-task"):
         assert found[claim] == "not testable here", claim
-    assert arms.half_curves(profile, "selected", 0)
+    assert tables.half_curves(profile, "selected", 0)
 
 
 @pytest.mark.slow

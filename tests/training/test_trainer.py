@@ -422,5 +422,5 @@ def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch)
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     whole = tiny.profile(model, steps=6, batch=4)
     few = replace(whole, tune_utterances={"de": 2, "en": 4})
-    assert facts.setting(whole)["epochs"] == 24 / 16
-    assert facts.setting(few)["epochs"] == 24 / 6
+    assert tables.setting(whole)["epochs"] == 24 / 16
+    assert tables.setting(few)["epochs"] == 24 / 6
