@@ -75,11 +75,6 @@ def _modules(name: str) -> tuple[str, ...]:
     return tuple(p for p in parts if p and not p.isdigit() and p != "weight") or (name,)
 
 
-def type_of(name: str) -> str:
-    """Name of a tensor's own module: ``model.layers.3.self_attn.q_proj.weight`` → ``q_proj``."""
-    return _modules(name)[-1]
-
-
 def types_of(names: Iterable[str]) -> dict[str, str]:
     """Tensor → module type, of all matrices of a model: the name of its own module.
 
@@ -152,7 +147,7 @@ def measure(
     null = spectrum.marchenko_pastur_kappa(rows, cols)
     return {
         "tensor": name,
-        "type": type_of(name),
+        "type": _modules(name)[-1],
         "layer": layer_of(name),
         "rows": rows,
         "cols": cols,
