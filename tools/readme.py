@@ -85,8 +85,8 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
         questions_table(),
-        "In the first row types, shapes, sizes and depth are equal, and κ is what is left. For a"
-        " verdict all its outcomes have to agree: that it is κ is"
+        "In the rows “all else alike” types, shapes, sizes and depth are equal, and κ is what is"
+        " left. For a verdict all outcomes of the first have to agree: that it is κ is"
         f" **{found['kappa-is-the-cause'].verdict}**. For each of the three texts see the table"
         " by kind of text."
         f" Of the paper's arms {arms.reversed_sizes(*sizes)}.",
