@@ -168,7 +168,7 @@ def run(
     os.environ |= {"KAPPA_CORPORA": str(out / "corpora"), "KAPPA_HOME": str(out / "cache")}
     os.environ.setdefault("KAPPA_RESULTS", str(out / "results"))
     started = time.perf_counter()
-    if not (out / "corpora").is_dir():
+    if not (out / "llama" / "tokenizer.json").is_file():  # what is written last
         write_corpora(out / "corpora", 48, 16)
         write_whisper(out / "whisper")
         write_llama(out / "llama", layers)

@@ -24,7 +24,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kappa_lib.theory.checks import EPS
 
-# Numbers widened to float64 at a time: 2²² are 32 MiB. A GPU is at full speed with more.
+# Numbers widened to float64 at a time: 2²² are 32 MiB; on a GPU a GiB, chosen, not tuned.
 BLOCK_NUMBERS = 1 << 22
 BLOCK_NUMBERS_CUDA = 1 << 27
 # Columns of the Gram matrix made at a time: few enough that little more than its lower half is
@@ -56,7 +56,7 @@ class Tall:
         self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
         self.device = device
         self._block, self._panel = BLOCK_NUMBERS, PANEL
-        if device == "cuda":  # which takes the whole square in less time than its half in panels
+        if device == "cuda":  # a few large products instead of many small ones
             self._block, self._panel = BLOCK_NUMBERS_CUDA, self.k
         # A matrix of a single block is widened once.
         self._kept: torch.Tensor | None = None
