@@ -17,7 +17,7 @@ def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
     text = reference.README.read_text(encoding="utf-8")
     written = reference.blocks()
     trained = {name for name in ("long", "text", "turn", "type") if readme.maybe(name)}
-    always = {"advice", "glance", "results", "cause", "study", "plan", "benchmark"}
+    always = {"advice", "glance", "results", "cause", "study", "plan", "benchmark", "gpu"}
     assert set(written) == always | trained
     for name, block in written.items():
         assert readme.block_of(text, name) == block
