@@ -25,7 +25,7 @@ import hub_files
 import numpy as np
 import tiny_paper
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks import synthetic
@@ -73,16 +73,8 @@ def write_llama(folder: Path, layers: int) -> None:
 
 def write_whisper(folder: Path) -> None:
     """An encoder of Whisper large-v3's sizes, of random weights."""
-    width, layers, bands, inner = sizes.ENCODERS["openai/whisper-large-v3"][0]
-    config = WhisperConfig(
-        d_model=width,
-        num_mel_bins=bands,
-        encoder_layers=layers,
-        encoder_attention_heads=width // 64,
-        encoder_ffn_dim=inner,
-    )
     with torch.device(DEVICE):
-        encoder = WhisperEncoder(config)
+        encoder = WhisperEncoder(sizes.whisper_config("openai/whisper-large-v3"))
     encoder.save_pretrained(folder)
 
 

@@ -217,7 +217,7 @@ def gpu(measured: dict, at_size: dict) -> str:
         f" bf16 weights on the disk: κ alone of all {ends['matrices']} matrices took"
         f" {ends['seconds']:.0f} s and at most {ends['peak_gib']:.1f} GiB of the GPU, the whole row"
         f" {rows['seconds'] / rows['matrices']:.2f} s a matrix; on one {where['device']} with torch"
-        f" {where['packages']['torch']}, not the pinned one."
+        f" {where['packages']['torch']}."
     )
 
 
@@ -239,7 +239,7 @@ def bench_table(measured: dict) -> str:
     beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
     machine = measured["machine"]
     where = f"{machine['cores']} cores, load {machine['load_average']:.0f} at the start"
-    if (device := machine.get("device", "cpu")) != "cpu":
+    if (device := machine["device"]) != "cpu":
         where = f"one {device}"
     columns = [
         "route",

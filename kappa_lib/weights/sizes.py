@@ -16,7 +16,7 @@ from kappa_lib.weights import models
 
 if TYPE_CHECKING:
     # Transformers is heavy, and a Llama's shapes are had without: imported where it is needed.
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, WhisperConfig
 
 
 def _llama_3(
@@ -167,25 +167,32 @@ def language_model(config: "PretrainedConfig") -> LanguageModel:
     )
 
 
+def whisper_config(name: str) -> "WhisperConfig":
+    """The configuration of one of ``ENCODERS``; of its decoder nothing is said."""
+    from transformers import WhisperConfig
+
+    width, layers, bands, inner = ENCODERS[name][0]
+    return WhisperConfig(
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        encoder_ffn_dim=inner,
+        num_mel_bins=bands,
+    )
+
+
 def encoder(name: str) -> Encoder:
     """Sizes of a profile's ``encoder``: known here, or a local Hugging Face folder's own.
 
     Raises:
         InputError: neither.
     """
-    from transformers import AutoConfig, WhisperConfig
+    from transformers import AutoConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     folder = paths.expanded(name)
     if name in ENCODERS:
-        (width, layers, bands, inner), download = ENCODERS[name]
-        config = WhisperConfig(
-            d_model=width,
-            encoder_layers=layers,
-            encoder_attention_heads=width // 64,
-            encoder_ffn_dim=inner,
-            num_mel_bins=bands,
-        )
+        config, download = whisper_config(name), ENCODERS[name][1]
     elif (folder / "config.json").is_file() and not (folder / "model.bin").is_file():
         config = AutoConfig.from_pretrained(folder)
         download = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
