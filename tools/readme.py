@@ -258,6 +258,11 @@ def cause(profile: Profile) -> str:
     return "\n\n".join(parts)
 
 
+def cause_by_text(profile: Profile) -> str:
+    """:func:`cause` of a profile with one pair, and what the pair lost of each kind of text."""
+    return f"{cause(profile)}\n\n{by_text(profile)}"
+
+
 def by_text(profile: Profile) -> str:
     """What the only pair of a profile lost of each kind of text."""
     found = arms.summary(arms.outcomes_by_text(tables.results(profile))).set_index("outcome")

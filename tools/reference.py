@@ -51,7 +51,7 @@ KEPT = (
 # arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
 TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("cause", "type", "long", "text", "turn")
+PROFILES = ("cause", "understood", "type", "long", "text", "turn")
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
@@ -135,10 +135,16 @@ def blocks() -> dict[str, str]:
         "advice": elsewhere.advice(),
         "glance": readme.glance(laptop, study),
         "results": readme.headline(laptop),
-        "cause": f"{readme.cause(cause)}\n\n{readme.by_text(cause)}",
+        "cause": readme.cause_by_text(cause),
         "study": readme.study(study),
     }
-    beside = {"type": readme.cause, "long": readme.cause, "text": readme.text, "turn": readme.turn}
+    beside = {
+        "understood": readme.cause_by_text,
+        "type": readme.cause,
+        "long": readme.cause,
+        "text": readme.text,
+        "turn": readme.turn,
+    }
     for name, block in beside.items():
         if profile := readme.maybe(name):
             found[name] = block(profile)

@@ -126,6 +126,7 @@ def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 QUESTIONS = {
     "smaller − larger κ, all else alike": ("cause", arms.ALIKE_ARMS[0]),
+    "smaller − larger κ, all else alike, 300 steps": ("understood", arms.ALIKE_ARMS[0]),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -168,6 +169,7 @@ APPLIED = {
     "LoRA: smallest κ − same types": "on LoRA: the same size on random matrices of the same types",
     "LoRA: smaller − larger κ, all else alike": "on LoRA: their neighbours, all else alike",
     "smaller − larger κ, all else alike": "their neighbours of larger κ, all else alike",
+    "smaller − larger κ, all else alike, 300 steps": "the same pair after 300 steps",
 }
 FORGETS = {"first lower": "less", "second lower": "more"}
 
