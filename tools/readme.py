@@ -87,8 +87,8 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
         questions_table(),
         "In the rows “all else alike” types, shapes, sizes and depth are equal, and κ is what is"
         " left. For a verdict all outcomes of the first have to agree: that it is κ is"
-        f" **{found['kappa-is-the-cause'].verdict}**. For each of the three texts see the table"
-        " by kind of text."
+        f" **{found['kappa-is-the-cause'].verdict}**. For each of the three texts, and every other"
+        " number, see [the tables](results/reference/README.md)."
         f" Of the paper's arms {arms.reversed_sizes(*sizes)}.",
         *_adaptor_alone(),
         *_against_lora(found["new-text-task"]),

@@ -27,6 +27,7 @@ from tools import readme
 
 README = paths.ROOT / "README.md"
 ARTICLE = paths.ROOT / "article.md"
+TABLES = paths.REFERENCE / "README.md"  # every run's, which the README has no room for
 KEPT = (
     "REPORT.md",
     "metrics.csv",
@@ -119,43 +120,46 @@ def _paired(found: pd.DataFrame) -> Figure:
 
 
 def write_readme() -> None:
-    """Write the README's generated parts and the article anew."""
+    """Write the generated parts of the README and of the page of tables, and the article, anew."""
     with paths.results_under(paths.REFERENCE):
         write_text(ARTICLE, article())
-        text = README.read_text(encoding="utf-8")
-        for block, content in blocks().items():
-            text = readme.replace_block(text, block, content)
-        write_text(README, text)
+        for page, found in {README: blocks(), TABLES: runs()}.items():
+            text = page.read_text(encoding="utf-8")
+            for block, content in found.items():
+                text = readme.replace_block(text, block, content)
+            write_text(page, text)
 
 
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    laptop, study, cause = map(readme.committed, ("laptop", "study", "cause"))
-    found = {
-        "advice": elsewhere.advice(),
-        "glance": readme.glance(laptop, study),
-        "results": readme.headline(laptop),
-        "cause": readme.cause_by_text(cause),
-        "study": readme.study(study),
-    }
-    beside = {
-        "understood": readme.cause_by_text,
-        "type": readme.cause,
-        "long": readme.cause,
-        "text": readme.text,
-        "turn": readme.turn,
-    }
-    for name, block in beside.items():
-        if profile := readme.maybe(name):
-            found[name] = block(profile)
-    found["plan"] = plan_table()
+    laptop, study = map(readme.committed, ("laptop", "study"))
     bench, scale, steps = (
         read_json(paths.REFERENCE / name / f"{name}.json") for name in ("bench", "scale", "steps")
     )
     told = [bench_table(bench), scale_sentence(scale), steps_sentence(steps)]
-    found["benchmark"] = "\n\n".join(told)
-    found["gpu"] = gpu(*(read_json(paths.REFERENCE / p) for p in _ON_A_GPU))
-    return found
+    return {
+        "advice": elsewhere.advice(),
+        "glance": readme.glance(laptop, study),
+        "results": readme.headline(laptop),
+        "plan": plan_table(),
+        "benchmark": "\n\n".join(told),
+        "gpu": gpu(*(read_json(paths.REFERENCE / p) for p in _ON_A_GPU)),
+    }
+
+
+def runs() -> dict[str, str]:
+    """The generated parts of the page of tables: as :func:`blocks`, a profile's name each."""
+    written = {
+        "cause": readme.cause_by_text,
+        "understood": readme.cause_by_text,
+        "type": readme.cause,
+        "long": readme.cause,
+        "turn": readme.turn,
+        "text": readme.text,
+        "study": readme.study,
+    }
+    committed = {name: readme.maybe(name) for name in written}
+    return {name: written[name](profile) for name, profile in committed.items() if profile}
 
 
 def article() -> str:

@@ -161,6 +161,8 @@ def build(out: Path, profile: str | None = None) -> None:
         url = f"notebooks/{path.stem}.html"
         site.add("Notebooks", _title(path), url, paths.NOTEBOOKS / path.name)
     site.add("Results", "Claims", "claims/index.html")
+    tables = paths.REFERENCE / "README.md"
+    site.add("Results", "Every run, in tables", "tables.html", tables)
     for name, path in reports.items():
         site.add("Results", f"Report: {name}", f"reports/{name.replace(' ', '-')}.html", path)
     for room in api.rooms():
@@ -172,7 +174,7 @@ def build(out: Path, profile: str | None = None) -> None:
         decided.setdefault(claim.cell, []).append(claim.id)
     for path in books:
         notebook(site, path, f"notebooks/{path.stem}.html", decided)
-    for path in (paths.ROOT / "README.md", *texts, *reports.values()):
+    for path in (paths.ROOT / "README.md", *texts, tables, *reports.values()):
         text = path.read_text(encoding="utf-8")
         site.write_markdown(site.pages[path.resolve()], path.stem, text, path.parent)
     claim_pages(site, runs)

@@ -12,15 +12,17 @@ from tools import readme, reference
 PUBLISHED = sorted(path.parent.name for path in paths.REFERENCE.glob("*/REPORT.md"))
 
 
-def test_the_readme_shows_what_the_reference_results_say(monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "written"),
+    [(reference.README, reference.blocks), (reference.TABLES, reference.runs)],
+    ids=["README", "tables"],
+)
+def test_a_page_shows_what_the_reference_results_say(page, written, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(paths.REFERENCE))
-    text = reference.README.read_text(encoding="utf-8")
-    written = reference.blocks()
-    beside = ("understood", "type", "long", "text", "turn")
-    trained = {name for name in beside if readme.maybe(name)}
-    always = {"advice", "glance", "results", "cause", "study", "plan", "benchmark", "gpu"}
-    assert set(written) == always | trained
-    for name, block in written.items():
+    text = page.read_text(encoding="utf-8")
+    found = written()
+    assert set(found) == set(re.findall(r"<!-- (\w+): generated", text))
+    for name, block in found.items():
         assert readme.block_of(text, name) == block
 
 
@@ -37,11 +39,11 @@ def test_the_benchmark_s_table_is_that_of_its_seconds():
     assert f"| ours, κ alone | {seconds['ours, κ alone']:.1f} | {ratio:.1f} × |" in table
 
 
-def test_pictures_and_links_of_the_readme_exist():
-    readme = reference.README.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#]+)\)", readme)
+@pytest.mark.parametrize("page", [reference.README, reference.TABLES])
+def test_pictures_and_links_of_a_page_exist(page):
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
     assert targets
-    missing = [t for t in targets if "://" not in t and not (paths.ROOT / t).exists()]
+    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert missing == []
 
 
