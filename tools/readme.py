@@ -40,7 +40,9 @@ COMPARED = (
 
 FIXED = (
     "Rules and seeds of `cause`, `type`, `long`, `turn` and `text` were committed before their"
-    " runs; the rules of `study`, from which the paper's arms come, were in part written after."
+    " runs, though four arms of `type` were stopped at half of their seeds; that the runs of `cause`"
+    " decide where a run has fewer seeds was added after them. The rules of `study`, from which the"
+    " paper's arms come, were in part written after."
 )
 
 
@@ -319,7 +321,8 @@ def text(profile: Profile) -> str:
     All stopped at one training loss, and only their ends were evaluated: at equal held-out loss
     nothing is known of them.
     """
-    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}"
+    drawn = "Of an arm that is drawn anew for each seed, the first draw is meant."
+    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}\n\n{drawn}"
 
 
 def turn(profile: Profile) -> str:
@@ -392,7 +395,7 @@ def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
         "study": _study_effort(all_arms),
         "advice": elsewhere.advice(),
         "found": _sentences(all_arms, by_id),
-        "cause": cause(pair),
+        "cause": cause_by_text(pair),
         "table": markdown(
             ["the paper says", "verdict", "scale"],
             [[c.statement, listing.said(c), c.scale] for c in found],
