@@ -3,6 +3,7 @@
 All of it comes from ``results/reference``, which ``KAPPA_RESULTS`` must name.
 """
 
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,16 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, report, tables
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
-from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, SCALES, decisive
+from kappa_lib.evidence.verdicts import (
+    CORRECTED,
+    FAILS,
+    HOLDS,
+    SAME,
+    SCALES,
+    UNDECIDED,
+    decide_difference,
+    decisive,
+)
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
@@ -30,7 +40,9 @@ COMPARED = (
 
 FIXED = (
     "Rules and seeds of `cause`, `type`, `long`, `turn` and `text` were committed before their"
-    " runs; the rules of `study`, from which the paper's arms come, were in part written after."
+    " runs, though four arms of `type` were stopped at half of their seeds; that the runs of"
+    " `cause` decide where a run has fewer seeds was added after them. The rules of `study`, from"
+    " which the paper's arms come, were in part written after."
 )
 
 
@@ -130,7 +142,7 @@ def _reading(readings: pd.Series) -> str:
         told.append(_FIRST[readings["kl"]][1])
     else:
         told += [f"{_FIRST[reading][1]} by {label} alone" for label, reading in lost.items()]
-    return ", ".join(told) or "undecided"
+    return ", ".join(told) or (SAME if set(readings) == {SAME} else UNDECIDED)
 
 
 def _adaptor_alone() -> list[str]:
@@ -265,16 +277,31 @@ def cause_by_text(profile: Profile) -> str:
 
 def by_text(profile: Profile) -> str:
     """What the only pair of a profile lost of each kind of text."""
-    found = arms.summary(arms.outcomes_by_text(tables.results(profile))).set_index("outcome")
+    differences = arms.outcomes_by_text(tables.results(profile))
+    found = arms.summary(differences).set_index("outcome")
     kinds, rows = sorted(o.removeprefix("kl ") for o in found.index if o.startswith("kl ")), []
     for kind in kinds:
         cells = [found.loc[f"{name} {kind}"] for name in ("text", "kl")]
         shown = [listing.interval(c["mean"], c["low"], c["high"], 3) for c in cells]
         rows.append([kind, *(f"{x}, {c['reading']}" for x, c in zip(shown, cells, strict=True))])
     told = ["By kind of general text:", markdown(["text", "loss, nats a token", "KL"], rows)]
-    if set(_FIRST) <= set(found["reading"]):
+    if disagree(differences):
         told.append("The mean over the three hides that they disagree.")
     return "\n\n".join(told)
+
+
+def disagree(differences: pd.DataFrame) -> bool:
+    """Whether one text's difference is not another's, by the interval over seeds, in one outcome.
+
+    ``differences`` is of :func:`kappa_lib.evidence.arms.outcomes_by_text`, of one pair.
+    """
+    by_kind = differences.pivot(index="seed", columns="outcome", values="difference")
+    pairs = combinations(by_kind.loc[decisive(by_kind.index.tolist())[0]], 2)
+    return any(
+        decide_difference(by_kind[a], by_kind[b], arms.margin_of(a)).verdict in (HOLDS, FAILS)
+        for a, b in pairs
+        if a.split()[0] == b.split()[0]
+    )
 
 
 def _arithmetic(profile: Profile) -> list[str]:
@@ -294,7 +321,8 @@ def text(profile: Profile) -> str:
     All stopped at one training loss, and only their ends were evaluated: at equal held-out loss
     nothing is known of them.
     """
-    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}"
+    drawn = "Of an arm that is drawn anew for each seed, the first draw is meant."
+    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}\n\n{drawn}"
 
 
 def turn(profile: Profile) -> str:
@@ -367,7 +395,7 @@ def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
         "study": _study_effort(all_arms),
         "advice": elsewhere.advice(),
         "found": _sentences(all_arms, by_id),
-        "cause": cause(pair),
+        "cause": cause_by_text(pair),
         "table": markdown(
             ["the paper says", "verdict", "scale"],
             [[c.statement, listing.said(c), c.scale] for c in found],

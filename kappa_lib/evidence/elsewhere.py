@@ -186,9 +186,11 @@ def advice() -> str:
             words.append(FORGETS.get(row["reading"], row["reading"]))
             shown = listing.interval(row["mean"], row["low"], row["high"], 3)
             told.append(f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**")
-    answer = "Not on this evidence" if "less" not in words else "The runs disagree"
+    answer = "Not on this evidence, which is"
+    if "less" in words:
+        answer = f"{'The runs disagree' if 'more' in words else 'By these runs yes'}; they are"
     return (
-        f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of 135"
+        f"**Should you choose what to fine-tune by its κ?** {answer} of one model of 135"
         " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
         " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike, κ differs by a"
         f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"

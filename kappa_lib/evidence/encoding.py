@@ -248,7 +248,10 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
 
 
 def reliability(damage: pd.DataFrame, tensors: pd.DataFrame) -> pd.Series:
-    """Rank agreement of the KL of two blocks of text within types: a ceiling for any predictor."""
+    """Rank agreement of the KL of two blocks of text within types.
+
+    Its root is about the most that anything could correlate with the KL of one block.
+    """
     kinds = damage["tensor"].map(tensors.set_index("tensor")["type"])
     found = {}
     for change, rows in damage.assign(type=kinds).groupby("change", sort=False):

@@ -7,7 +7,8 @@ difference* all become *confounded*.
 
 The last ones are for the paper's Figure 1: whether a curve of word error rates turns, and where.
 Its curves are single arms. The best point is picked on one half of the test set and measured on
-the other.
+the other. What moves both halves at one evaluation still counts as a rise, so that a curve which
+only wavers is said to rise more often than an interval of 95 % allows.
 """
 
 from collections.abc import Sequence
@@ -269,9 +270,10 @@ def inverse_rises(inverse: Arm, epochs: float, schedule: str) -> Decision:
 
 @decides("inverse-good-early")
 def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str) -> Decision:
-    """At its best, before the end, inverse has come nine tenths of the way to the lowest WER.
+    """At its best, before the end in some seed, inverse has come nine tenths of the way down.
 
-    How good that is, the note says.
+    From the start to the lowest WER, that is. How good it is, the note says: from a start far
+    above 100 %, where the model talks, nine tenths of the way are little.
     """
     untestable = _cannot_turn(epochs, schedule, selected, inverse)
     if untestable:

@@ -260,8 +260,9 @@ def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
     """WER over training on the even and on the odd utterances, languages averaged.
 
     The best point is picked on one half and the rise from it measured on the other, so that the
-    luck of the best point is not counted as a rise. Empty where no transcripts are kept, or a
-    corpus has one utterance.
+    luck of the test sentences is not counted as a rise; the luck of the weights at an evaluation,
+    which both halves share, still is. Empty where no transcripts are kept, or a corpus has one
+    utterance.
     """
     folder = run_folder(profile, arm, seed) / "transcripts"
     curves: list[list[float]] = [[], []]

@@ -140,5 +140,9 @@ def test_the_advice_follows_the_intervals(monkeypatch):
     less = rows.assign(difference=-rows["difference"])
     monkeypatch.setattr(elsewhere, "questions", lambda: less)
     turned = elsewhere.advice()
-    assert "The runs disagree" in turned
+    assert "By these runs yes" in turned
     assert "**more**" not in turned
+    some = rows["pair"].str.startswith("LoRA")
+    mixed = rows.assign(difference=rows["difference"].where(some, -rows["difference"]))
+    monkeypatch.setattr(elsewhere, "questions", lambda: mixed)
+    assert "The runs disagree" in elsewhere.advice()

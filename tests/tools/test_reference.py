@@ -82,3 +82,30 @@ def test_a_turn_is_told_at_every_evaluation(monkeypatch):
     assert found[2] == (
         "| 30 | selected | 2 | 2.50 ± 0.71 | 50.0 ± 0.0 | 3.000 ± 0.000 | 0.150 ± 0.071 |"
     )
+
+
+def test_texts_disagree_where_one_s_difference_is_another_s_neither_in_loss_nor_in_kl_alone():
+    def found(**of):
+        rows = [("a − b", seed, k, v + 1e-3 * seed) for k, vs in of.items() for seed, v in vs]
+        return pd.DataFrame(rows, columns=["pair", "seed", "outcome", "difference"])
+
+    def each(*values):
+        return list(enumerate(values, 1))
+
+    up, down = each(0.1, 0.1, 0.11), each(-0.1, -0.1, -0.11)
+    # One loss up and another text's KL down: two outcomes, of which neither says two things.
+    parts = {"text german": up, "text english": up, "kl german": down, "kl english": down}
+    assert not readme.disagree(found(**parts))
+    assert readme.disagree(found(**parts | {"kl german": each(0.0, 0.01, 0.0)}))
+    wide = each(-0.5, 0.9, 0.1)
+    assert not readme.disagree(found(**parts | {"kl german": wide}))
+
+
+def test_an_answer_of_no_relevant_difference_is_not_called_undecided():
+    def said(**readings):
+        return readme._reading(pd.Series(readings))
+
+    same = "no relevant difference"
+    assert said(wer=same, text=same, kl=same) == same
+    assert said(wer="undecided", text=same, kl=same) == "undecided"
+    assert said(wer=same, text="first lower", kl=same) == "forgets less by general-text loss alone"
