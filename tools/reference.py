@@ -76,8 +76,8 @@ def publish(name: str) -> Path:
     if not (source / mark).is_file():
         raise InputError(f"{source} holds no {mark}", f"run `{command}` first")
     found = [path for pattern in KEPT for path in sorted(source.glob(pattern))]
-    # The intervals of the report need what was understood at the last evaluation; to find where a
-    # curve turns on one half of the test set takes all of them.
+    # The intervals of the report need what was understood at the last evaluation; of curves that
+    # may turn a reader may want all of them.
     for run in source.glob("runs/*/transcripts"):
         steps = sorted(run.glob("step*.json"))
         found += steps if name == "turn" else steps[-1:]

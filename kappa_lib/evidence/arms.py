@@ -65,12 +65,11 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     """One arm of a table of results in plain numbers; empty where it was not run.
 
     Returns:
-        ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``halves`` (the same
-        on each half of the test sets, where transcripts are kept), ``text`` (rise of general-text
-        loss) and ``kl`` at the last evaluation, nats a token, and ``train_loss`` before it;
-        ``corpora`` (corpus → last WER per seed); ``parameters``, ``types`` (type → share of
-        tensors), ``layers`` (type → mean); ``draws`` (how many different selections the seeds
-        had); ``disruption`` (mean |change of log κ| of what was trained, a seed each, where
+        ``seeds``; per seed ``wer`` (curve of the languages' mean, fractions), ``text`` (rise of
+        general-text loss) and ``kl`` at the last evaluation, nats a token, and ``train_loss``
+        before it; ``corpora`` (corpus → last WER per seed); ``parameters``, ``types`` (type →
+        share of tensors), ``layers`` (type → mean); ``draws`` (how many different selections the
+        seeds had); ``disruption`` (mean |change of log κ| of what was trained, a seed each, where
         spectra were kept).
     """
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])
@@ -87,7 +86,6 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
     return {
         "seeds": seeds,
         "wer": [run["wer_mean"].tolist() for _, run in runs],
-        "halves": [tables.half_curves(profile, arm, seed) for seed in seeds],
         "text": (last["text_loss"].to_numpy() - first["text_loss"].to_numpy()).tolist(),
         "kl": last["kl"].tolist(),
         "train_loss": last["train_loss"].tolist(),

@@ -71,7 +71,9 @@ def kappa_reflects_training(
     traces = [low > 0.5 or high < 0.5 for low, high in ends]
     verdict = CORRECTED if variance_explained_by_type >= 0.5 else HOLDS
     if not all(traces):
-        verdict = UNDECIDED if any(traces) else FAILS
+        # Of five tensors not even five of a kind exclude one half.
+        enough = any(binomtest(n, n).proportion_ci(LEVEL).low > 0.5 for n in tensors)
+        verdict = UNDECIDED if any(traces) or not enough else FAILS
     return Decision(
         verdict,
         shares[nearest],

@@ -6,9 +6,8 @@ outcome: it can hide a difference as well as make one, so *holds*, *fails* and *
 difference* all become *confounded*.
 
 The last ones are for the paper's Figure 1: whether a curve of word error rates turns, and where.
-Its curves are single arms. The best point is picked on one half of the test set and measured on
-the other. What moves both halves at one evaluation still counts as a rise, so that a curve which
-only wavers is said to rise more often than an interval of 95 % allows.
+Its curves are single arms. The lowest of several noisy points lies below the end of a curve that
+only wavers, so a seed's best point is where the *other* seeds' mean is lowest.
 """
 
 from collections.abc import Sequence
@@ -198,7 +197,7 @@ def new_modality(selected: Arm) -> Decision:
         parts[corpus] = replace(found, note=notes(found.note, note))
     decision = together(parts)
     if {part.verdict for part in parts.values()} == {HOLDS, FAILS}:
-        return replace(decision, verdict=CORRECTED)
+        return replace(decision, verdict=CORRECTED, p=max(part.p for part in parts.values()))
     return decision
 
 
@@ -232,59 +231,60 @@ def _cannot_turn(epochs: float, schedule: str, *arms: Arm) -> Decision | None:
         return Decision(NOT_TESTABLE, note=note)
     if not all(arm and len(arm["seeds"]) >= ENOUGH_SEEDS for arm in arms):
         return Decision(NOT_TESTABLE, note="fewer than three seeds")
-    if not all(len(half) == 2 for arm in arms for half in arm["halves"]):
-        return Decision(NOT_TESTABLE, note="no transcripts to halve the test set")
     return None
 
 
-def _after_best(arm: Arm) -> tuple[list[float], list[float], list[float], bool]:
-    """First, best and last WER in points, a seed each, measured on the half that did not pick."""
-    picks = [int(np.argmin(half[0])) for half in arm["halves"]]
-    checks = [half[1] for half in arm["halves"]]
-    columns = [(c[0], c[i], c[-1]) for c, i in zip(checks, picks, strict=True)]
-    first, best, last = ([100 * value for value in column] for column in zip(*columns, strict=True))
-    return first, best, last, all(i == len(c) - 1 for i, c in zip(picks, checks, strict=True))
+def _after_best(arm: Arm, before: int | None = None) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Curves in points, WER of each seed where the others' mean is lowest; whether that is the end.
+
+    ``before`` leaves the evaluations from that one on (as an index) out of the search.
+    """
+    curves = 100 * np.asarray(arm["wer"])  # (seeds, evaluations)
+    others = (curves.sum(0) - curves)[:, :before]
+    picks = others.argmin(1)
+    best = curves[np.arange(len(curves)), picks]
+    return curves, best, bool((picks == curves.shape[1] - 1).all())
 
 
 @decides("selected-falls")
 def selected_falls(selected: Arm, epochs: float, schedule: str) -> Decision:
-    """From its best point, found on one half of the test set, WER does not rise on the other."""
+    """From its best point, found on the other seeds, WER does not rise."""
     untestable = _cannot_turn(epochs, schedule, selected)
     if untestable:
         return untestable
-    _, best, last, at_the_end = _after_best(selected)
-    rise = decide_difference(last, best, POINTS, "higher", "points")
-    falls = at_the_end or rise.verdict == SAME
+    curves, best, at_the_end = _after_best(selected)
+    rise = decide_difference(curves[:, -1], best, POINTS, "higher", "points")
+    falls = at_the_end or rise.verdict in (SAME, FAILS)
     return replace(rise, verdict=HOLDS if falls else FAILS if rise.verdict == HOLDS else UNDECIDED)
 
 
 @decides("inverse-rises")
 def inverse_rises(inverse: Arm, epochs: float, schedule: str) -> Decision:
-    """From its best point, found on one half of the test set, WER rises on the other."""
+    """From its best point, found on the other seeds, WER rises."""
     untestable = _cannot_turn(epochs, schedule, inverse)
     if untestable:
         return untestable
-    _, best, last, _ = _after_best(inverse)
-    return decide_difference(last, best, POINTS, "higher", "points")
+    curves, best, _ = _after_best(inverse)
+    return decide_difference(curves[:, -1], best, POINTS, "higher", "points")
 
 
 @decides("inverse-good-early")
 def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str) -> Decision:
-    """At its best, before the end in some seed, inverse has come nine tenths of the way down.
+    """At its best before the end, inverse has come nine tenths of the way to the lowest WER.
 
-    From the start to the lowest WER, that is. How good it is, the note says: from a start far
-    above 100 %, where the model talks, nine tenths of the way are little.
+    The way begins at the start, or at the 100 % of a model that says nothing: from far above it,
+    where the model talks, nine tenths are soon gone.
     """
     untestable = _cannot_turn(epochs, schedule, selected, inverse)
     if untestable:
         return untestable
-    first, best, _, at_the_end = _after_best(inverse)
-    lowest = min(*best, *_after_best(selected)[1])
-    way = [(a - b) / (a - lowest) for a, b in zip(first, best, strict=True)]
-    unit = "of the fall from the start to the lowest WER, beyond 0.9"
+    curves, best, _ = _after_best(inverse, before=-1)
+    lowest = min(best.min(), _after_best(selected)[1].min())
+    first = np.minimum(curves[:, 0], 100.0)
+    way = (first - best) / (first - lowest)
+    unit = "of the fall from the start, or 100 %, to the lowest WER, beyond 0.9"
     found = decide_difference(way, [0.9] * len(way), 0.0, "higher", unit)
-    found = replace(found, note=f"from a WER of {np.mean(first):.0f} % to {np.mean(best):.0f} %")
-    return replace(found, verdict=UNDECIDED) if at_the_end else found
+    return replace(found, note=f"from a WER of {curves[:, 0].mean():.0f} % to {best.mean():.0f} %")
 
 
 @decides("published-wer")

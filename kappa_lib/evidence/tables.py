@@ -256,32 +256,6 @@ def missing_note(profile: Profile) -> str:
     return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in without)
 
 
-def half_curves(profile: Profile, arm: str, seed: int) -> list[list[float]]:
-    """WER over training on the even and on the odd utterances, languages averaged.
-
-    The best point is picked on one half and the rise from it measured on the other, so that the
-    luck of the test sentences is not counted as a rise; the luck of the weights at an evaluation,
-    which both halves share, still is. Empty where no transcripts are kept, or a corpus has one
-    utterance.
-    """
-    folder = run_folder(profile, arm, seed) / "transcripts"
-    curves: list[list[float]] = [[], []]
-    for path in sorted(folder.glob("step*.json")):
-        rows = pd.DataFrame(read_json(path))
-        spoken = rows[rows["corpus"].isin([*LANGUAGES, *profile.corpora])]
-        if spoken.empty or spoken["corpus"].value_counts().min() < 2:
-            return []
-        spoken = spoken.sort_values(["corpus", "id"])
-        for parity, curve in enumerate(curves):
-            rates = []
-            for corpus, group in spoken.groupby("corpus"):
-                half = group.iloc[parity::2]
-                said, heard = half["reference"].tolist(), half["hypothesis"].tolist()
-                rates.append(word_error_rate(said, heard, profile.language(corpus)))
-            curve.append(float(np.mean(rates)))
-    return curves if curves[0] else []
-
-
 def disruption(profile: Profile, arm: str, seed: int) -> float | None:
     """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
     path = run_folder(profile, arm, seed) / "spectra.csv"

@@ -64,10 +64,12 @@ def together(parts: Mapping[str, Decision]) -> Decision:
     """One decision on a claim about several outcomes: theirs where they agree, else *undecided*.
 
     Asking all outcomes to agree (intersection-union) keeps the error rate of one test; p is the
-    largest of the parts'.
+    largest of the parts', or 1 where they point in opposite directions.
     """
     found = {part.verdict for part in parts.values()}
     p = [part.p for part in parts.values()]
+    if None not in p and len({np.sign(part.estimate) for part in parts.values()}) > 1:
+        p = [1.0]
     return Decision(
         found.pop() if len(found) == 1 else UNDECIDED,
         n=min((part.n for part in parts.values() if part.n is not None), default=None),

@@ -239,14 +239,16 @@ CASES = [
     *[
         (
             "kappa-reflects-training",
-            {"above": above, "tensors": [30, 30], "variance_explained_by_type": share},
+            {"above": above, "tensors": tensors, "variance_explained_by_type": share},
             verdict,
         )
-        for above, share, verdict in [
-            ([30, 26], 0.95, "holds with a correction"),
-            ([30, 26], 0.2, "holds"),
-            ([30, 17], 0.2, "undecided"),
-            ([13, 17], 0.95, "fails"),
+        for above, tensors, share, verdict in [
+            ([30, 26], [30, 30], 0.95, "holds with a correction"),
+            ([30, 26], [30, 30], 0.2, "holds"),
+            ([30, 17], [30, 30], 0.2, "undecided"),
+            ([13, 17], [30, 30], 0.95, "fails"),
+            ([3, 6], [5, 6], 0.95, "undecided"),
+            ([3, 5], [5, 5], 0.95, "undecided"),  # five of a kind exclude nothing
         ]
     ],
     *[

@@ -21,7 +21,6 @@ def arm(wer=0.1, text=0.03, kl=0.03, seeds=5, shares=(0.5, 0.5), **changed):
     return {
         "seeds": list(range(1, seeds + 1)),
         "wer": [[1.0, end] for end in ends],
-        "halves": [[] for _ in ends],
         "text": (text + wobble).tolist(),
         "kl": (kl + wobble).tolist(),
         "corpora": {"de": ends, "en_human": ends},
@@ -129,12 +128,9 @@ def test_the_pilot_is_left_out_where_three_others_are_there():
 
 
 def curves(*points, seeds=5):
-    """Curves on both halves of the test set, up to a wobble."""
+    """One curve of all seeds, up to a wobble at the end."""
     made = arm(seeds=seeds)
-    made["halves"] = [[[x + w for x in points], [x - w for x in points]] for w in WOBBLE[:seeds]]
-    # Each seed's best point is one and the same; its height wobbles, and so does the end.
-    for w, half in zip(WOBBLE[::-1], made["halves"], strict=False):
-        half[1][-1] += w
+    made["wer"] = [[*points[:-1], points[-1] + w] for w in WOBBLE[:seeds]]
     return made
 
 
@@ -143,7 +139,7 @@ FALLS = curves(1.0, 0.3, 0.1, 0.05)
 LONG = {"epochs": 10.0, "schedule": "constant"}
 
 
-def test_figure_1_by_halves_of_the_test_set():
+def test_figure_1():
     assert decide("inverse-rises", {"inverse": TURNS, **LONG}).verdict == "holds"
     assert decide("inverse-rises", {"inverse": FALLS, **LONG}).verdict == "no relevant difference"
     assert decide("selected-falls", {"selected": FALLS, **LONG}).verdict == "holds"
@@ -152,8 +148,17 @@ def test_figure_1_by_halves_of_the_test_set():
     assert decide("inverse-good-early", both).verdict == "holds"
     poor = both | {"inverse": curves(1.0, 0.5, 0.4, 0.5)}
     assert decide("inverse-good-early", poor).verdict == "fails"
-    late = both | {"inverse": FALLS}
-    assert decide("inverse-good-early", late).verdict == "undecided"
+    talks = both | {"inverse": curves(3.0, 0.5, 0.4, 0.5)}
+    assert decide("inverse-good-early", talks).verdict == "fails", "most of the way is silence"
+
+
+def test_a_curve_that_only_wavers_does_not_rise():
+    """The lowest of five points of pure noise lies below the end; a rise is seldom found there."""
+    rng, said = np.random.default_rng(0), []
+    for _ in range(400):
+        wavers = arm(seeds=5) | {"wer": (0.8 + 0.05 * rng.standard_normal((5, 5))).tolist()}
+        said.append(decide("inverse-rises", {"inverse": wavers, **LONG}).verdict)
+    assert said.count("holds") < 0.05 * len(said)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,6 @@ def test_figure_1_by_halves_of_the_test_set():
         {"epochs": 0.6},
         {"schedule": "decaying"},
         {"inverse": curves(1.0, 0.5, seeds=2)},
-        {"inverse": arm()},
     ],
 )
 def test_a_curve_that_cannot_turn_tests_nothing(change):

@@ -13,6 +13,7 @@ from kappa_lib.evidence.verdicts import (
     bootstrap_ratio,
     decide_difference,
     holm,
+    together,
 )
 
 # Standard deviation of paired differences in the committed study, in points of word error rate.
@@ -116,3 +117,16 @@ def test_bootstrap_knows_the_spread_between_seeds():
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     with pytest.raises(InputError, match="ragged"):
         bootstrap_mean([[1.0, 2.0], [1.0]])
+
+
+def test_outcomes_that_point_apart_have_no_p_together():
+    """One sided, the p of the outcome that points the other way is above one half."""
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 8))
+    lower, higher = (
+        decide_difference(a, a + 1 + b / 9, 0.1),
+        decide_difference(a, a - 1 + b / 9, 0.1),
+    )
+    assert max(lower.p, higher.p) < 0.001
+    assert together({"wer": lower, "kl": lower}).p == lower.p
+    assert together({"wer": lower, "kl": higher}).p == 1.0

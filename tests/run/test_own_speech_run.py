@@ -195,7 +195,6 @@ def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkey
     # One seed of a tiny model: nothing is decided, and nothing of the committed model's is told.
     for claim in ("selected-beats-inverse", "selected-falls", "new-modality", "new-text-task"):
         assert found[claim] == "not testable here", claim
-    assert tables.half_curves(profile, "selected", 0)
 
 
 @pytest.mark.slow
