@@ -17,7 +17,7 @@ from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.selection import of_run
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 
 def tracks(found: Sequence[float]) -> str:
@@ -187,13 +187,14 @@ def advice() -> str:
             shown = listing.interval(row["mean"], row["low"], row["high"], 3)
             told.append(f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**")
     answer = "Not on this evidence" if "less" not in words else "The runs disagree"
+    size = sizes.language_model(sizes.llama_config(models.DEFAULT)).parameters
     return (
-        f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of 135"
-        " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
-        " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike, κ differs by a"
-        f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"
-        " effect. Of the others all but those “of the same types” differ in module types, too, so"
-        " they say what the rule does, not that κ does it."
+        f"**Should you choose what to fine-tune by its κ?** {answer}, which is of one model of"
+        f" {size / 1e6:.0f} M parameters and short runs. What the smallest κ forgot, as KL from the"
+        " base model in nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike, κ"
+        f" differs by a factor of {1 / contrast():.1f} only, so that *undecided* there is no"
+        " evidence of no effect. Of the others all but those “of the same types” differ in module"
+        " types, too, so they say what the rule does, not that κ does it."
     )
 
 
