@@ -92,7 +92,8 @@ def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
 def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     """Every question in a row, and what does not fit into one."""
     table = tables.results(study)
-    sizes = [arms.trained(study, arm)["parameters"] for arm in ("selected", "inverse")]
+    trained = arms.trained(study)
+    sizes = [trained[arm]["parameters"] for arm in ("selected", "inverse")]
     _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
     return [
@@ -373,7 +374,7 @@ def _rows(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> li
 
 def _pairs(profile: Profile, columns: str = ".") -> str:
     table = tables.results(profile).filter(regex=columns)
-    return report.pairs_table(table, {a: arms.trained(profile, a) for a in profile.arms})
+    return report.pairs_table(table, arms.trained(profile))
 
 
 def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
@@ -408,7 +409,7 @@ def study(profile: Profile) -> str:
     table = tables.results(profile)
     runs, seeds = table.groupby(["arm", "seed"]).ngroups, table["seed"].nunique()
     decided = {c.id: c for c in claims.load(profile.folder)}
-    facts = {arm: arms.trained(profile, arm) for arm in table["arm"].unique()}
+    facts = arms.trained(profile)
     verdicts = "\n".join(
         f"- {decided[name].statement} **{listing.said(decided[name])}**:"
         f" {listing.measured(decided[name])}."

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+SAMPLE = 2048
+
 
 @contextmanager
 def only(layers: Sequence[nn.Module], first: int, start: Any, last: int) -> Iterator[None]:
@@ -74,13 +76,12 @@ def input_moments(
     llm: PreTrainedModel,
     inputs: Sequence[Mapping[str, Tensor]],
     layers: Sequence[int] | None = None,
-    sample: int = 2048,
 ) -> Iterator[tuple[int, dict[str, Moments]]]:
     """Moments of the inputs of every ``nn.Linear``, one decoder layer after the other.
 
     At any time the hidden states between two layers are in memory, and what one batch makes of
     them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.cases.Batch`; the walk
-    ends after the last of ``layers``; about ``sample`` input vectors are kept, spread evenly over
+    ends after the last of ``layers``; about ``SAMPLE`` input vectors are kept, spread evenly over
     the positions.
 
     Yields:
@@ -89,7 +90,7 @@ def input_moments(
     decoder = llm.get_decoder()
     wanted = range(len(decoder.layers)) if layers is None else sorted(layers)
     positions = sum(next(iter(given.values())).shape[:2].numel() for given in inputs)
-    every = max(1, positions // sample)
+    every = max(1, positions // SAMPLE)
     hidden: list[Any] = [None] * len(inputs)
     for number in range(max(wanted) + 1):
         moments: dict[str, Moments] = {}

@@ -19,6 +19,7 @@ from kappa_lib.theory.entropy import LOG_2PI_E, knn_entropy
 # Variance of the observation noise over the mean output power of a dimension: 20 dB.
 NOISE = 0.01
 COMPONENTS = 16
+SPECTRAL = 768
 # Activations are computed in fp32: directions below this share of the largest output amplitude
 # are its rounding, and count as zero.
 INPUT_RTOL = 1e-6
@@ -105,16 +106,14 @@ def fitted_bandwidth(distances: ArrayLike) -> float:
     return float(candidates[int(np.argmax(slopes))])
 
 
-def diffusion_spectral_entropy(
-    samples: ArrayLike, bandwidth: float | None = None, power: int = 1
-) -> float:
+def diffusion_spectral_entropy(samples: ArrayLike, bandwidth: float | None = None) -> float:
     """Diffusion spectral entropy of a cloud of points, in [0, log N] (Liao et al., 2312.04823).
 
     A Gaussian kernel exp(-‖x-y‖²/(2b²)) is freed of the density (Coifman & Lafon 2006, exponent
-    one) and row-normalised to a diffusion matrix P; with αᵢ = |λᵢ|^t/Σ|λ|^t of its eigenvalues
-    the entropy is -Σ αᵢ log αᵢ. It is 0 for one cluster and log c for c far clusters of points
-    that coincide, whatever the bandwidth. ``samples`` are (N, d), the ``bandwidth`` b is by default
-    the fitted one, which frees the measure of scale, and the ``power`` t is the diffusion time.
+    one) and row-normalised to a diffusion matrix P; with αᵢ = |λᵢ|/Σ|λ| of its eigenvalues (a
+    diffusion time of one) the entropy is -Σ αᵢ log αᵢ. It is 0 for one cluster and log c for c far
+    clusters of points that coincide, whatever the bandwidth. ``samples`` are (N, d), and the
+    ``bandwidth`` b is by default the fitted one, which frees the measure of scale.
     """
     distances = pdist(np.asarray(samples, dtype=np.float64))
     b = positive_number(bandwidth or fitted_bandwidth(distances), "bandwidth")
@@ -123,7 +122,7 @@ def diffusion_spectral_entropy(
     kernel /= np.outer(density, density)
     degree = np.sqrt(kernel.sum(axis=1))
     # Similar to the row-normalised P, hence with its eigenvalues, and symmetric.
-    values = np.abs(np.linalg.eigvalsh(kernel / np.outer(degree, degree))) ** power
+    values = np.abs(np.linalg.eigvalsh(kernel / np.outer(degree, degree)))
     alpha = values / values.sum()
     alpha = alpha[alpha > np.finfo(float).eps]
     return float(-(alpha * np.log(alpha)).sum())
@@ -150,17 +149,17 @@ def principal_samples(
     return points + math.sqrt(noise) * random.standard_normal(points.shape)
 
 
-def sample_entropies(points: ArrayLike, spectral: int = 768) -> dict[str, float]:
+def sample_entropies(points: ArrayLike) -> dict[str, float]:
     """Entropies of (samples, c) points that assume no distribution, and the Gaussian one.
 
-    The diffusion spectral entropy is that of ``spectral`` of them, spread evenly.
+    The diffusion spectral entropy is that of ``SPECTRAL`` of them, spread evenly.
     """
     cloud = np.asarray(points)
     log_det = np.linalg.slogdet(np.cov(cloud, rowvar=False))[1]
     return {
         "knn_entropy": knn_entropy(cloud),
         "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
-        "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // spectral)]),
+        "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // SPECTRAL)]),
     }
 
 

@@ -90,22 +90,25 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         "kl": last["kl"].tolist(),
         "train_loss": last["train_loss"].tolist(),
         "corpora": {c.removeprefix("wer_"): last[c].tolist() for c in corpora},
-        **trained(profile, arm),
+        **trained(profile)[arm],
         "draws": len({config["tensors"] for config in configs}),
         "disruption": [] if None in changes else changes,
     }
 
 
-def trained(profile: Profile, arm: str) -> dict[str, Any]:
-    """``parameters``, ``types`` and ``layers`` of what an arm trains, see :func:`measured`."""
-    chosen, types = of_run(profile, arm), tables.module_types(profile)
-    kinds = [types[name] for name in chosen.tensors]
-    layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
-    return {
-        "parameters": chosen.parameters,
-        "types": pd.Series(kinds).value_counts(normalize=True).sort_index().to_dict(),
-        "layers": layers.groupby(kinds).mean().to_dict(),
-    }
+def trained(profile: Profile) -> dict[str, dict[str, Any]]:
+    """Arm → ``parameters``, ``types`` and ``layers`` of what it trains, see :func:`measured`."""
+    arms, found = {arm: of_run(profile, arm) for arm in profile.arms}, {}
+    types = tables.module_types(arms.values())
+    for arm, chosen in arms.items():
+        kinds = [types[name] for name in chosen.tensors]
+        layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
+        found[arm] = {
+            "parameters": chosen.parameters,
+            "types": pd.Series(kinds).value_counts(normalize=True).sort_index().to_dict(),
+            "layers": layers.groupby(kinds).mean().to_dict(),
+        }
+    return found
 
 
 def alike_arms(arms: Sequence[str]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.selection import of_run
-from kappa_lib.weights import models
+from kappa_lib.weights import models, sizes
 
 
 def tracks(found: Sequence[float]) -> str:
@@ -189,13 +189,20 @@ def advice() -> str:
     answer = "Not on this evidence, which is"
     if "less" in words:
         answer = f"{'The runs disagree' if 'more' in words else 'By these runs yes'}; they are"
+    size = sizes.language_model(sizes.llama_config(models.DEFAULT)).parameters
     return (
-        f"**Should you choose what to fine-tune by its κ?** {answer} of one model of 135"
-        " M parameters and short runs. What the smallest κ forgot, as KL from the base model in"
-        " nats a token, less\n\n" + "\n".join(told) + "\n\nWhere all else is alike, κ differs by a"
-        f" factor of {1 / contrast():.1f} only, so that *undecided* there is no evidence of no"
-        " effect. Of the others all but those “of the same types” differ in module types, too, so"
-        " they say what the rule does, not that κ does it."
+        f"**Should you choose what to fine-tune by its κ?** {answer} of one model of"
+        f" {size / 1e6:.0f} M parameters and short runs. What the smaller κ forgot, as KL from the"
+        " base model in nats a token, less what was forgotten by
+
+" + "
+".join(told) + "
+
+Where"
+        f" all else is alike, κ differs by a factor of {1 / contrast():.1f} only, so that"
+        " *undecided* there is no evidence of no effect. Of the others all but those “of the same"
+        " types”, which share most of their matrices with the smallest κ, differ in module types,"
+        " too, so they say what the rule does, not that κ does it."
     )
 
 

@@ -43,7 +43,7 @@ def write(profile: Profile) -> Path:
         },
         losses=loss_table(table),
         pictures=sorted((profile.folder / "figures").glob("*.png")),
-        pairs=pairs_table(table, {a: arms.trained(profile, a) for a in table["arm"].unique()}),
+        pairs=pairs_table(table, arms.trained(profile)),
         arms=arms_table(profile),
         claims=claims.load(profile.folder),
         listing=listing,
@@ -187,7 +187,7 @@ def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
         lines.append(f"- {arms.name_of(pair)}: {told}.")
     if lines:
         lines.insert(0, "Beside κ:\n")
-    if {"selected", "inverse"} <= set(facts):
+    if {"selected", "inverse"} <= set(facts) & set(table["arm"]):
         sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
         lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
     return "\n".join(lines)

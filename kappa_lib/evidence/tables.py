@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,9 @@ def parameters(profile: Profile) -> pd.DataFrame:
 
     InputError where the selections have not been made yet.
     """
-    rows, types = [], module_types(profile)
-    for arm in profile.arms:
-        chosen = selection.of_run(profile, arm)
+    arms = {arm: selection.of_run(profile, arm) for arm in profile.arms}
+    rows, types = [], module_types(arms.values())
+    for arm, chosen in arms.items():
         kinds = pd.Series([types[name] for name in chosen.tensors]).value_counts()
         counts = {"tensors": len(chosen.tensors), "parameters": chosen.parameters}
         rows.append({"arm": arm, "rule": chosen.rule, **counts, **kinds.sort_index()})
@@ -136,10 +136,9 @@ def parameters(profile: Profile) -> pd.DataFrame:
     return table.fillna(0).astype(dict.fromkeys(kinds, int))
 
 
-def module_types(profile: Profile) -> dict[str, str]:
-    """Module type of every tensor that an arm of the profile trains; errors as above."""
-    chosen = [selection.of_run(profile, arm) for arm in profile.arms]
-    return types_of(name for arm in chosen for name in arm.tensors)
+def module_types(arms: Iterable[selection.Selection]) -> dict[str, str]:
+    """Module type of every tensor that one of a profile's arms trains."""
+    return types_of(name for chosen in arms for name in chosen.tensors)
 
 
 def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:

@@ -30,6 +30,8 @@ ENDS = 6  # how many best- and worst-conditioned tensors are listed
 PASTED = 400  # of how many tensors names are pasted into the page
 DPI = 110  # four pictures, light and dark, stay well under 1 MB
 INK, PAPER = "#e6e6e6", "#16181c"  # of the dark pictures
+# In a heading, in this order; what is left of a name may wrap.
+WORDS = {"dlogkappa": "Δ log κ", "kappa_mp": "null of the shape", "kappa": "κ", "_": " "}
 COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_error", "kappa_mp", "effective_rank"]
 
 
@@ -159,7 +161,9 @@ def _darken(figure: "Figure") -> None:
 
 def _html(frame: pd.DataFrame) -> str:
     """A table; pandas escapes what is in its cells."""
-    frame = frame.rename(columns=lambda name: name.replace("_", " "))  # which may wrap
+    frame = frame.copy()
+    for name, said in WORDS.items():
+        frame.columns = frame.columns.str.replace(name, said)
     text = frame.to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
     return f'<div class="wide">{text}</div>'
 
@@ -200,9 +204,7 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
 def _pasted(chosen: Selection, table: pd.DataFrame) -> dict[str, str]:
     """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
     try:
-        # Only where a model has parts of its own: importing transformers takes seconds.
-        if '_config"' in table.attrs.get("config", ""):
-            chosen = chosen.as_loaded(table)
+        chosen = chosen.as_loaded(table)
         targets = chosen.peft_targets()
         axolotl = chosen.unfrozen_parameters()
     except InputError as error:

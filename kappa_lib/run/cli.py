@@ -70,19 +70,24 @@ def _scan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("-o", "--out", type=Path, metavar="DIR", help=outputs)
     second = "a second checkpoint of the same shapes: what did training change?"
     command.add_argument("--compare", metavar="OTHER", help=second)
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    devices = ("auto", "cpu", "cuda")
+    where = "default: auto, CUDA where there is one"
+    command.add_argument("--device", default="auto", choices=devices, help=where)
     methods = ("auto", "gram", "extremes", "svd")
-    more = "see kappa_lib.spectra.solvers"
+    more = "default: auto, all singular values; extremes: κ alone, faster where matrices are large"
     command.add_argument("--method", default="auto", choices=methods, help=more)
-    command.add_argument("--include", action="append", default=[], metavar="PATTERN")
-    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN")
+    kept = "measure names like '*.mlp.*' alone; repeatable; default: all but embeddings and head"
+    command.add_argument("--include", action="append", default=[], metavar="PATTERN", help=kept)
+    left = "leave such names out, '*vision*' for instance; repeatable"
+    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help=left)
     command.add_argument("--dtype", help="round the weights to this torch dtype first")
     _add_processes(command)
 
 
 def _select_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("table", type=Path, metavar="TABLE", help="kappa.parquet or its folder")
-    command.add_argument("--arm", action="append", help="repeatable; default: selected and inverse")
+    kinds = "repeatable; default: selected and inverse; an unknown one lists them all"
+    command.add_argument("--arm", action="append", help=kinds)
     size = command.add_mutually_exclusive_group()
     size.add_argument("--count", type=int, help="how many tensors")
     share = "which share of them; default: 100 of 224"
@@ -91,7 +96,8 @@ def _select_options(command: argparse.ArgumentParser) -> None:
     gap = "as many as lie below the widest gap in sorted log κ"
     size.add_argument("--gap", action="store_true", help=gap)
     command.add_argument("--seed", type=int, default=0, help="of random arms")
-    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR")
+    here = "where the selections go; default: here"
+    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR", help=here)
 
 
 def _init_profile_options(command: argparse.ArgumentParser) -> None:
@@ -118,8 +124,9 @@ def _init_profile_options(command: argparse.ArgumentParser) -> None:
 def _train_options(command: argparse.ArgumentParser) -> None:
     _add_profile(command)
     command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
-    command.add_argument("--seed", type=int, action="append", help="repeatable; the profile's")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    seeds = "repeatable; default: the profile's"
+    command.add_argument("--seed", type=int, action="append", help=seeds)
+    _add_set(command)
     _add_processes(command)
 
 
@@ -131,7 +138,12 @@ def _plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--processes", type=int, default=1, metavar="N", help="on N devices instead of one"
     )
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    _add_set(command)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    other = "another value for a key of the profile; repeatable"
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=other)
 
 
 def _add_profile(command: argparse.ArgumentParser) -> None:

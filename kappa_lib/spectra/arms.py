@@ -103,10 +103,12 @@ def _module(table: Table, count: int, rng: Draw, pattern: str) -> Table:
     return table[inside.str.contains(pattern, case=False, regex=True)]
 
 
-# Attention says so in its name. What doesn't is MLP, by whichever of many names, but for routers
-# to experts and for mixers that are no attention: state spaces, recurrences, convolutions.
-_ATTENTION_NAME = r"att(?:n|ention)"
-_NEITHER = r"router|(?:\.|expert_)gate\.|gate_inp|conv|lstm|mamba|mixer|ssm|temporal"
+# Attention says so in its name, or is what a layer of several kinds calls its mixer (Nemotron-H,
+# RecurrentGemma). What doesn't is MLP, by whichever of many names, but for routers to experts and
+# for mixers that are no attention: state spaces, recurrences, convolutions.
+_ATTENTION_NAME = r"(?:att(?:n|ention)|(?:mixer|temporal_block)\.[qkvo]_proj\.)"
+_MIXER = r"mixer\.(?!(?:shared_)?experts\.|(?:gate|up|down)_proj\.)"
+_NEITHER = rf"router|(?:\.|expert_)gate\.|gate_inp|conv|lstm|mamba|{_MIXER}|ssm|temporal"
 _ATTENTION = partial(_module, pattern=rf"^(?!.*router).*{_ATTENTION_NAME}")
 _MLP = partial(_module, pattern=rf"^(?!.*(?:{_ATTENTION_NAME}|{_NEITHER}))")
 

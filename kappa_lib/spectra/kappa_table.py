@@ -15,7 +15,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from scipy.stats import spearmanr
 
 import kappa_lib
 from kappa_lib.errors import InputError
@@ -161,6 +160,7 @@ def measure(
         "log_volume": found.log_volume,
         "frobenius": found.frobenius,
         "effective_rank": math.nan if s is None else spectrum.effective_rank(s),
+        # Rudelson & Vershynin, J. ACM 54, 2007
         "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
         "kappa_excess": found.kappa / null,
@@ -348,6 +348,8 @@ def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
 
     The second is the mean over types of the correlation inside each, weighted by its tensors.
     """
+    from scipy.stats import spearmanr  # a second of import that a scan does without
+
     pairs = _checked(table).assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
     groups = [group for _, group in pairs.groupby("type") if len(group) > 2]
     if not groups:

@@ -305,10 +305,13 @@ def to_measure(
 
     chosen = [info for info in checkpoint.tensors if wanted(info)]
     if not chosen:
+        some = checkpoint.tensors[0].name
         raise InputError(
             f"{checkpoint.model_id}: no matrix left to measure"
             f" (include {list(include)}, exclude {list(exclude)})",
-            f"patterns are matched to whole names such as {checkpoint.tensors[0].name}",
+            "merge this adapter into its model (PEFT's merge_and_unload), and scan that"
+            if ".lora_" in some
+            else f"patterns are matched to whole names such as {some}",
         )
     return chosen
 

@@ -78,7 +78,7 @@ class Selection:
         (fused experts) in ``target_parameters``, which PEFT has since 0.17.
 
         Raises:
-            InputError: the selection holds no tensor, or single slices of fused experts.
+            InputError: the selection holds no tensor, names of GGUF's, or single experts.
         """
         tensors = self._whole_tensors()
         modules = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
@@ -112,13 +112,20 @@ class Selection:
         if not self.tensors:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
+            if name.startswith("blk."):
+                raise InputError(
+                    f"{name}: a name that only GGUF has, by which PEFT and Axolotl find nothing",
+                    "use the selection's JSON, which is there, or scan the model's safetensors",
+                )
             # Stored one by one, experts are fused by transformers as it loads them.
             if re.search(r"\[\d+\]$|\.experts\.\d+\.", name):
+                every = re.sub(r"\.\d+\.", ".*.", name.partition("[")[0])
+                every = "*.experts.*" if ".experts." in name else every
                 raise InputError(
                     f"{name}: one of the experts that transformers holds as one tensor, which PEFT"
                     " and Axolotl can't name",
                     "use the selection's JSON, which is there, or leave the experts out of the"
-                    " scan with --exclude",
+                    f" scan with --exclude '{every}'",
                 )
         return self.tensors
 
@@ -165,12 +172,14 @@ def select_within(table: pd.DataFrame, arm: str, budget: int, seed: int = 0) -> 
     """The selection of most tensors that has no more than ``budget`` parameters.
 
     Raises:
-        InputError: see :func:`select`, or a budget that not even one tensor fits.
+        InputError: see :func:`select`, or a budget below the arm's least.
     """
     counts = range(1, len(candidates(table)) + 1)
     fitting = bisect_right(counts, budget, key=lambda n: select(table, arm, n, seed).parameters)
     if fitting == 0:
-        raise InputError(f"arm {arm!r}: no tensor has {budget:,} parameters or fewer", "give more")
+        least = select(table, arm, 1, seed).parameters
+        what = f"arm {arm!r}: {budget:,} parameters, and it trains {least:,} or more"
+        raise InputError(what, "give more")
     return select(table, arm, fitting, seed)
 
 

@@ -128,16 +128,16 @@ def decompose(
     *,
     device: str = "cpu",
     name: str = "weight",
-    tolerance: float = TOLERANCE,
 ) -> Spectrum:
     """Singular values of ``weight`` with κ and its error bound.
+
+    Where that exceeds ``TOLERANCE``, ``auto`` and ``extremes`` take a costlier route.
 
     Args:
         weight: matrix (rows, cols), any floating-point dtype.
         method: one of ``METHODS``.
         device: ``cpu`` or ``cuda``.
         name: what error messages call the matrix.
-        tolerance: bound on κ's relative error that decides when a costlier route is taken.
 
     Raises:
         InputError: unknown method, or a matrix refused by ``checks.as_matrix``.
@@ -157,8 +157,8 @@ def decompose(
     if method == "gram":
         return _scaled(_by_gram(tall, product, math.inf), unit)
     ends_only = method == "extremes" and tall.k >= ENDS_FROM
-    found = (_ends if ends_only else _by_gram)(tall, product, tolerance)
-    if found is None or found.kappa_error > tolerance:
+    found = (_ends if ends_only else _by_gram)(tall, product, TOLERANCE)
+    if found is None or found.kappa_error > TOLERANCE:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
 

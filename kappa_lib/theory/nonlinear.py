@@ -165,16 +165,15 @@ def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float =
     return mixture_entropy(centres, noise, norm.pdf(z)) - 0.5 * LOG_2PI_E - math.log(noise)
 
 
-def information_after_relu(sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
-    """I(Y; ReLU(Y + N)), N ~ N(0, σ_n²) before the nonlinearity: data processing for ReLU.
+def information_after_relu(sigma_n: float, mean: float = 0.0) -> float:
+    """I(Y; ReLU(Y + N)), Y ~ N(mean, 1), N ~ N(0, σ_n²) before it: data processing for ReLU.
 
     The output is an atom at zero plus a density above it, so each entropy has both parts.
     """
-    scale, noise = positive_number(std, "std"), positive_number(sigma_n, "sigma_n")
-    z = np.linspace(-8, 8, 3201)
+    noise, z = positive_number(sigma_n, "sigma_n"), np.linspace(-8, 8, 3201)
     weights = norm.pdf(z) / norm.pdf(z).sum()
-    given = _rectified_entropy(mean + scale * z, noise)
-    total = _rectified_entropy(np.float64(mean), math.hypot(scale, noise))
+    given = _rectified_entropy(mean + z, noise)
+    total = _rectified_entropy(np.float64(mean), math.hypot(1.0, noise))
     return float(total - weights @ given)
 
 

@@ -45,7 +45,8 @@ class TensorInfo:
 
 def kind_of(name: str, shape: tuple[int, ...]) -> str:
     """Kind of a tensor of which only name and shape are known."""
-    if len(shape) < 2 or name.endswith("bias"):
+    # The two of a LoRA adapter are no weight: what it changes is their product.
+    if len(shape) < 2 or name.endswith("bias") or ".lora_" in name:
         return "other"
     if _EMBEDDING.search(name):
         return "embedding"

@@ -1,5 +1,6 @@
 """Names of stored tensors → names of the parameters that transformers loads them into."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -7,12 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from kappa_lib.errors import InputError, first_line
-from kappa_lib.files import parse
+from kappa_lib.files import fits, parse
 
 if TYPE_CHECKING:  # heavy, and not in the core
     from transformers import PreTrainedModel
 
 _AS_STORED = "take the stored names, which the selection's JSON has"
+# Types whose class for causal language models calls a layer's matrices just so.
+PLAIN = ("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3")
+_PLAIN = re.compile(
+    r"model\.layers\.(\d+)\.(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj\.weight"
+)
 
 
 def loaded_names(stored: Sequence[str], config: str) -> list[str]:
@@ -31,7 +37,7 @@ def loaded_names(stored: Sequence[str], config: str) -> list[str]:
         InputError: no model can be built from the configuration, or a tensor is no parameter of it:
             transformers leaves it out, merges or splits it, or converts it otherwise.
     """
-    if not config or (model := _model(config)) is None:
+    if not config or _kept(stored, config) or (model := _model(config)) is None:
         return list(stored)
 
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -54,6 +60,19 @@ def loaded_names(stored: Sequence[str], config: str) -> list[str]:
     return names
 
 
+def _kept(stored: Sequence[str], config: str) -> bool:
+    """Whether all are plain names, so that transformers need not be asked: that takes seconds."""
+    found = parse(config, "config.json", dict[str, object])
+    layers, classes = found.get("num_hidden_layers"), found.get("architectures")
+    return (
+        found.get("model_type") in PLAIN
+        and fits(layers, int)
+        and fits(classes, list[str])
+        and [name.endswith("ForCausalLM") for name in classes] == [True]
+        and all((plain := _PLAIN.fullmatch(name)) and int(plain[1]) < layers for name in stored)
+    )
+
+
 @cache
 def _model(config: str) -> "PreTrainedModel | None":
     """On torch's meta device, without values; None where transformers can't be asked."""
@@ -66,6 +85,8 @@ def _model(config: str) -> "PreTrainedModel | None":
     if kind not in transformers.CONFIG_MAPPING:
         return None
     try:
+        # Infinity, which JSON lacks, is written as an object.
+        found = transformers.PreTrainedConfig._decode_special_floats(found)
         settings = transformers.CONFIG_MAPPING[kind].from_dict(found)
         named = getattr(transformers, (settings.architectures or ["none"])[0], None)
         with torch.device("meta"):

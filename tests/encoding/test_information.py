@@ -130,9 +130,6 @@ def test_two_points_by_hand():
     alpha = np.array([1, second]) / (1 + second)
     found = information.diffusion_spectral_entropy([[0.0], [1.0]], bandwidth=1.0)
     assert found == pytest.approx(-(alpha * np.log(alpha)).sum())
-    later = np.array([1, second**3]) / (1 + second**3)
-    found = information.diffusion_spectral_entropy([[0.0], [1.0]], bandwidth=1.0, power=3)
-    assert found == pytest.approx(-(later * np.log(later)).sum())
 
 
 def test_diffusion_entropy_with_the_fitted_bandwidth_is_free_of_scale_and_grows_with_dimension():

@@ -40,7 +40,7 @@ def test_arms_of_two_modules_of_one_name_are_of_different_types():
     both = profiles.load("smoke", arms=list(trained))
     for arm, names in trained.items():
         selection.Selection(arm, "", 0, names, 8, "").save(selection.path_of(both, arm))
-    facts = {arm: arms.trained(both, arm) for arm in trained}
+    facts = arms.trained(both)
     assert facts["selected"]["types"] == {"attn.c_proj": 1.0}
     assert facts["inverse"]["types"] == {"mlp.c_proj": 0.5, "up_proj": 0.5}
     assert facts["inverse"]["layers"] == {"mlp.c_proj": 0.0, "up_proj": 1.0}

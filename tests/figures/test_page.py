@@ -1,6 +1,7 @@
 """The page of a scan, read by an HTML parser and held to the table."""
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from declared import EXTRAS
 from safetensors.torch import save_file
@@ -143,6 +145,18 @@ def test_what_to_paste_is_what_a_selection_exports(scanned):
             assert found.text.count(name.removesuffix(".weight")) >= 1
             assert re.escape(name) in found.text
     assert found.text.count("LoraConfig(**targets)") == 2
+
+
+def test_what_to_paste_is_what_transformers_calls_it(tmp_path):
+    """GPT-2 is stored on the hub without the name of the model's body."""
+    model = tiny.gpt2()
+    model.transformer.save_pretrained(tmp_path / "gpt2")
+    config = model.config.to_dict() | {"architectures": ["GPT2LMHeadModel"]}
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config))
+    table = scan(tmp_path / "gpt2", device="cpu")
+    assert table["tensor"][0].startswith("h.0.")
+    text = Page(page.write(table, tmp_path)[0].read_text(encoding="utf-8")).text
+    assert r"^transformer\.h\.0\.mlp\.c_fc\.weight$" in text
 
 
 @pytest.mark.parametrize("prefix", ["model.layers", "embed"])

@@ -71,6 +71,23 @@ REAL = {
     "mixtral": ({"num_local_experts": 4}, QKVO, EXPERTS, {"mlp.gate"}),
     "gemma3_text": ({"head_dim": 8}, QKVO, GATED, set()),
     "llama": ({}, QKVO, GATED, set()),
+    "recurrent_gemma": (
+        {"head_dim": 8, "lru_width": 32},
+        {name.replace("self_attn", "temporal_block") for name in QKVO},
+        {name.replace("mlp", "mlp_block") for name in GATED},
+        {f"temporal_block.linear_{kind}" for kind in ("x", "y", "out")}
+        | {f"temporal_block.rg_lru.{kind}_gate_weight" for kind in ("input", "recurrent")},
+    ),
+    "nemotron_h": (
+        {"head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2},
+        {name.replace("self_attn", "mixer") for name in QKVO},
+        {
+            f"mixer.{of}{kind}_proj"
+            for of in ("", "experts.", "shared_experts.")
+            for kind in ("up", "down")
+        },
+        {"mixer.in_proj", "mixer.out_proj", "mixer.gate"},
+    ),
     "falcon_h1": (
         {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64},
         QKVO,

@@ -40,6 +40,7 @@ def test_row_equals_numpy(llama):
     assert row["sigma_min"] == pytest.approx(s[-1], rel=1e-10)
     assert row["log_volume"] == pytest.approx(np.log(s).sum(), rel=1e-10)
     assert row["frobenius"] == pytest.approx(np.linalg.norm(weight), rel=1e-12)
+    assert row["stable_rank"] == pytest.approx(np.sum((s / s[0]) ** 2), rel=1e-12)
     assert (row["type"], row["layer"], row["rows"], row["cols"]) == ("k_proj", 1, 16, 32)
     assert row["kappa_excess"] == pytest.approx(row["kappa"] / row["kappa_mp"])
 
@@ -273,3 +274,12 @@ def test_a_checkpoint_with_nothing_sound_is_named_in_full(tmp_path):
         scan(tmp_path, tmp_path / "out")
     assert caught.value.table.empty
     assert not (tmp_path / "out" / "kappa.parquet").exists()
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    pair = {f"{layer}.lora_{side}.weight": torch.eye(4) for side in "AB"}
+    save_file(pair, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="merge this adapter"):
+        scan(tmp_path)
+    assert len(scan(tmp_path, include=["*lora_A*"])) == 1

@@ -283,7 +283,7 @@ def test_a_budget_takes_what_fits_and_no_more_would(arm):
     chosen = selection.select_within(TABLE, arm, 700, seed=1)
     assert chosen.parameters <= 700
     assert select(TABLE, arm, len(chosen.tensors) + 1, seed=1).parameters > 700
-    with pytest.raises(InputError, match="no tensor has 3 parameters"):
+    with pytest.raises(InputError, match=r"3 parameters, and it trains \d+ or more"):
         selection.select_within(TABLE, arm, 3)
 
 

@@ -99,8 +99,17 @@ def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
     with pytest.raises(InputError, match=r"gate_up_proj\[2\]"):
         Selection("x", "", 0, [f"{name}[2]"], 1, "").unfrozen_parameters()
     alone = "model.layers.0.mlp.experts.2.gate_proj.weight"  # as stored, before it is loaded
-    with pytest.raises(InputError, match="holds as one tensor"):
+    with pytest.raises(InputError, match=r"holds as one tensor(.|\n)*--exclude '\*\.experts\.\*'"):
         Selection("x", "", 0, [alone], 1, "").peft_targets()
+    granite = "model.layers.0.block_sparse_moe.input_linear.weight[1]"
+    with pytest.raises(InputError, match=r"'model\.layers\.\*\.block_sparse_moe\.input_linear"):
+        Selection("x", "", 0, [granite], 1, "").peft_targets()
+
+
+def test_names_of_gguf_alone_are_not_for_other_tools():
+    """Of architectures whose names are not translated: PEFT would find no such module."""
+    with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight: a name that only GGUF has"):
+        Selection("x", "", 0, ["blk.0.attn_q.weight"], 1, "").peft_targets()
 
 
 def peft_kappa(model: nn.Module) -> dict[str, float]:

@@ -37,15 +37,7 @@ def test_condition_number_is_invariant(change):
 
 def test_rank_deficient_matrix_uses_the_smallest_non_zero_value():
     weight = ORTHOGONAL @ np.diag([8.0] * 4 + [2.0] * 5 + [0.0] * 3) @ ORTHOGONAL.T
-    s = spectrum.singular_values(weight)
-    assert spectrum.rank_deficiency(s, weight.shape) == 3
     assert spectrum.condition_number(weight) == pytest.approx(4.0, rel=1e-12)
-
-
-def test_tolerance_can_be_set():
-    weight = np.diag([1.0, 1e-3])
-    assert spectrum.condition_number(weight) == pytest.approx(1e3)
-    assert spectrum.condition_number(weight, rtol=1e-2) == pytest.approx(1.0)
 
 
 def test_bf16_is_read_exactly():
@@ -57,19 +49,12 @@ def test_measures_of_a_flat_spectrum():
     s = np.full(5, 2.0)
     assert spectrum.log_volume(s) == pytest.approx(5 * math.log(2))
     assert spectrum.effective_rank(s) == pytest.approx(5)
-    assert spectrum.stable_rank(s) == pytest.approx(5)
-    assert spectrum.frobenius(s) == pytest.approx(math.sqrt(20))
 
 
 def test_log_volume_equals_slogdet():
     s = spectrum.singular_values(WEIGHT)
     expected = 0.5 * np.linalg.slogdet(WEIGHT @ WEIGHT.T).logabsdet
     assert spectrum.log_volume(s) == pytest.approx(expected, rel=1e-12)
-
-
-def test_frobenius_equals_numpys():
-    s = spectrum.singular_values(WEIGHT)
-    assert spectrum.frobenius(s) == pytest.approx(np.linalg.norm(WEIGHT), rel=1e-12)
 
 
 def test_null_of_llama_3_shapes():
@@ -93,7 +78,6 @@ def test_null_refuses_an_empty_shape():
 
 def test_measures_of_an_uneven_spectrum():
     s = np.array([3.0, 2.0, 1.0])
-    assert spectrum.stable_rank(s) == pytest.approx(14 / 9)
     assert spectrum.effective_rank(s) == pytest.approx(2 ** (2 / 3) * 3**0.5)
     assert spectrum.log_volume(s) == pytest.approx(np.log(6))
 

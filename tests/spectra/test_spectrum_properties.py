@@ -15,12 +15,7 @@ FEW = settings(max_examples=30, deadline=None, derandomize=True)
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 200))
 EXPONENTS = st.floats(0, 12)
 SEEDS = st.integers(0, 2**32 - 1)
-MEASURES = [
-    spectrum.log_volume,
-    spectrum.frobenius,
-    spectrum.effective_rank,
-    spectrum.stable_rank,
-]
+MEASURES = [spectrum.log_volume, spectrum.effective_rank]
 
 
 def matrix(shape, exponent, seed):
@@ -50,8 +45,7 @@ def test_scale_moves_only_what_has_a_scale(shape, exponent, seed, scale):
     shift = min(shape) * np.log(scale)
     expected = spectrum.log_volume(before) + shift
     assert spectrum.log_volume(after) == pytest.approx(expected, abs=1e-5 * (1 + abs(expected)))
-    assert spectrum.frobenius(after) == pytest.approx(scale * spectrum.frobenius(before))
-    for measure in (spectrum.effective_rank, spectrum.stable_rank, am_gm_gap):
+    for measure in (spectrum.effective_rank, am_gm_gap):
         assert measure(after) == pytest.approx(measure(before), rel=1e-5, abs=1e-5)
 
 
@@ -60,7 +54,7 @@ def test_scale_moves_only_what_has_a_scale(shape, exponent, seed, scale):
 def test_a_wider_spectrum_has_less_of_everything(k, exponent, factor):
     narrow = log_spaced_spectrum(10**exponent, k, 1.0)
     wide = log_spaced_spectrum(factor * 10**exponent, k, 1.0)
-    for measure in (spectrum.log_volume, spectrum.effective_rank, spectrum.stable_rank):
+    for measure in MEASURES:
         assert measure(wide) < measure(narrow)
     assert am_gm_gap(wide) > am_gm_gap(narrow)
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 HEAVY = (
     "accelerate", "av", "ctranslate2", "datasets", "gguf", "jiwer", "papermill", "peft",
-    "soundfile", "transformers",
+    "scipy.stats", "soundfile", "transformers",
 )  # fmt: skip
 CODE = """
 import sys

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import tiny
-from transformers import LlamaConfig, MixtralConfig
+from transformers import CONFIG_MAPPING, LlamaConfig, Mamba2Config, MixtralConfig
 
 from kappa_lib.errors import InputError
+from kappa_lib.weights import renaming
 from kappa_lib.weights.models import open_checkpoint
 from kappa_lib.weights.renaming import loaded_names
 
@@ -43,11 +44,46 @@ def test_a_text_decoder_keeps_its_names_whether_or_not_the_head_was_stored():
     assert loaded_names([name, name.removeprefix("model.")], config) == [name, name]
 
 
+def decoder(kind: str) -> tuple[str, list[str]]:
+    """Configuration of a small decoder, and its class' own names of a layer's matrices."""
+    name = f"{type(CONFIG_MAPPING[kind]()).__name__.removesuffix('Config')}ForCausalLM"
+    settings = {**tiny.TEXT, "head_dim": 8, "architectures": [name], "pad_token_id": 0}
+    config = json.dumps(CONFIG_MAPPING[kind](**settings).to_dict())
+    parameters = dict(renaming._model(config).named_parameters())
+    return config, [n for n, p in parameters.items() if "layers" in n and p.ndim == 2]
+
+
+@pytest.mark.parametrize("kind", renaming.PLAIN)
+def test_plain_names_are_kept_without_asking_transformers(kind, monkeypatch):
+    config, names = decoder(kind)
+    assert len(names) == 14
+    slow = [loaded_names([name, "model.norm.weight"], config)[0] for name in names]
+    monkeypatch.setattr(renaming, "_model", None)  # whose call would fail
+    assert loaded_names(names, config) == names == slow
+
+
+def test_plain_names_that_the_model_lacks_are_refused():
+    config, names = decoder("llama")
+    with pytest.raises(InputError, match=r"layers\.7\.mlp"):
+        loaded_names([names[0], "model.layers.7.mlp.up_proj.weight"], config)
+    for change in ({"architectures": ["LlamaModel"]}, {"num_hidden_layers": None}):
+        other = json.dumps(json.loads(config) | change)
+        assert not renaming._kept(names, other)
+
+
 def test_renamed_by_itself_it_is_translated_and_merged_with_others_refused():
     layer = "model.layers.0.block_sparse_moe"
     assert loaded_names([f"{layer}.gate.weight"], MIXTRAL) == ["model.layers.0.mlp.gate.weight"]
     with pytest.raises(InputError, match=r"experts\.1\.w2\.weight(.|\n)*Mixtral(.|\n)*--exclude"):
         loaded_names([f"{layer}.gate.weight", f"{layer}.experts.1.w2.weight"], MIXTRAL)
+
+
+def test_a_configuration_may_hold_infinity():
+    config = Mamba2Config(hidden_size=32, num_heads=4, head_dim=16, num_hidden_layers=2)
+    config.architectures = ["Mamba2ForCausalLM"]
+    name = "backbone.layers.1.mixer.in_proj.weight"
+    assert "Infinity" in config.to_json_string()
+    assert loaded_names([name], config.to_json_string()) == [name]
 
 
 def test_a_tensor_that_the_model_lacks_is_refused():
