@@ -193,12 +193,9 @@ def advice() -> str:
     return (
         f"**Should you choose what to fine-tune by its κ?** {answer} of one model of"
         f" {size / 1e6:.0f} M parameters and short runs. What the smaller κ forgot, as KL from the"
-        " base model in nats a token, less what was forgotten by
-
-" + "
-".join(told) + "
-
-Where"
+        " base model in nats a token, less what was forgotten by\n\n"
+        + "\n".join(told)
+        + "\n\nWhere"
         f" all else is alike, κ differs by a factor of {1 / contrast():.1f} only, so that"
         " *undecided* there is no evidence of no effect. Of the others all but those “of the same"
         " types”, which share most of their matrices with the smallest κ, differ in module types,"
