@@ -133,6 +133,8 @@ class RunState:
                     return None
                 _restore(stored, json.loads(header["plain"]), named, optimiser)
                 torch.set_rng_state(stored.get_tensor("random"))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # the file is whole: nobody should delete it
         except Exception as error:
             raise CheckpointError(
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
