@@ -143,11 +143,13 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
 
 
 def identity(encoder: str) -> str | dict[str, str]:
-    """What pins an encoder's weights, for caches: its name and revision, or its files' hashes."""
+    """What pins an encoder, for caches: its name and revision, or its files' hashes.
+
+    A model hub id that is not pinned is known by its name alone.
+    """
     folder = paths.expanded(encoder)
     if folder.is_dir():
-        stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
-        return {path.name: sha256(path) for path in stored}
+        return {path.name: sha256(path) for path in models.parts(folder)}
     revision = models.REVISIONS.get(encoder)
     return f"{encoder}@{revision}" if revision else encoder
 
