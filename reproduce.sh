@@ -92,6 +92,8 @@ PYTHON
 install() {
     local key started seconds
     started=$SECONDS
+    # What these point to belongs to another environment; pip would take it for installed.
+    unset PYTHONPATH PYTHONHOME JUPYTER_PATH
     make_venv
     key="$(environment_key)"
     if [ "$(sed -n 1p "$MARK" 2>/dev/null || true)" != "$key" ]; then
@@ -113,8 +115,6 @@ install() {
     KAPPA_INSTALL_SECONDS="$(sed -n 2p "$MARK")"
     export KAPPA_INSTALL_SECONDS
     export PATH="$VENV/bin:$PATH" VIRTUAL_ENV="$VENV" JUPYTER_PREFER_ENV_PATH=1
-    # Whatever these point to belongs to another environment.
-    unset PYTHONPATH PYTHONHOME JUPYTER_PATH
 }
 
 run_tests() {

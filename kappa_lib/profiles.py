@@ -39,7 +39,8 @@ class Profile:
 
     Args:
         profile: its name, and the name of its folder under ``results/``.
-        model: ``smollm2-135m`` (a pinned asset), a local folder, or a model hub id.
+        model: ``smollm2-135m`` (a pinned asset), a local folder (relative to the profile's file),
+            or a model hub id.
         encoder: ``whisper-base`` (a pinned asset), a local folder, or a model hub id.
         dtype: of the language model's weights, ``float32``, ``bfloat16``, or ``auto``, which is
             bfloat16 where the device has units for it; what trains is fp32 always.
@@ -132,7 +133,9 @@ class Profile:
         require(0 < self.share <= 0.5, "share", "in (0, 0.5], so that arms can differ")
         require(self.arms, "arms", "at least one selection")
         require(all(map(_NAME.fullmatch, self.arms)), "arms", "a list of plain names")
-        rates = set(self.arm_lr) <= set(self.arms) and all(x > 0 for x in self.arm_lr.values())
+        rates = set(self.arm_lr) <= set(self.arms) and all(
+            0 < x < math.inf for x in self.arm_lr.values()
+        )
         require(rates, "arm_lr", "a positive number for some of the arms")
         whole = "false with a lora_rank: LoRA leaves the tensors as they are"
         require(not (self.lora_rank and self.spectra), "spectra", whole)
@@ -211,10 +214,14 @@ def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
 
 
 def _anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values with the folders of own corpora absolute, where they were relative to ``folder``.
+    """The values with folders of models and own corpora absolute, where relative to ``folder``.
 
     Notebooks work in their own folder, where a relative path leads elsewhere.
     """
+    for key in ("model", "encoder"):
+        name = values.get(key)
+        if isinstance(name, str) and (place := folder / paths.expanded(name)).is_dir():
+            values = {**values, key: str(place)}
     corpora = values.get("corpora")
     if not isinstance(corpora, dict):
         return values

@@ -19,11 +19,13 @@ INSTRUCTIONS = ("avx", "amx", "sve")
 
 
 def _git(*arguments: str) -> str | None:
+    if not (paths.ROOT / ".git").exists():
+        return None  # an installed copy, or an archive: a repository around it is another's
     command = ["git", "-C", str(paths.ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # an installed copy, or a downloaded archive, has no history
+        return None  # no git here
     return done.stdout.strip()
 
 

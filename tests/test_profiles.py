@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import yaml
 
@@ -33,6 +35,7 @@ def test_the_share_is_the_paper_s():
         ({"stop_loss": -0.5}, "stop_loss"),
         ({"arm_lr": {"nobody": 0.1}}, "arm_lr"),
         ({"arm_lr": {"selected": 0.0}}, "arm_lr"),
+        ({"arm_lr": {"selected": math.inf}}, "arm_lr"),
     ],
 )
 def test_an_unusable_value_is_refused_by_name(change, said):
@@ -77,6 +80,17 @@ def test_a_profile_of_one_s_own_is_found_by_path_and_by_name(mine, monkeypatch):
     monkeypatch.setattr(paths, "OWN_PROFILES", mine.parent)
     assert profiles.load("mine").profile == "mine"
     assert {"mine", "smoke"} <= set(profiles.names())
+
+
+def test_a_model_s_folder_is_found_from_the_profile_s_place(mine, monkeypatch):
+    """Notebooks are executed in another folder than the one from which a run is called."""
+    (mine.parent / "models" / "llama").mkdir(parents=True)
+    text = mine.read_text(encoding="utf-8")
+    mine.write_text(text.replace("model: smollm2-135m", "model: models/llama"), encoding="utf-8")
+    assert profiles.load(str(mine)).model == str(mine.parent / "models" / "llama")
+    monkeypatch.chdir(mine.parent)
+    assert profiles.load("smoke", encoder="./models").encoder == str(mine.parent / "models")
+    assert profiles.load("smoke").encoder == "whisper-base"
 
 
 def test_a_copy_that_would_write_over_the_original_s_results_is_refused(mine):

@@ -164,7 +164,10 @@ def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -
 
 
 def execution_key(notebook: Path, profile: Profile) -> str:
-    """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python."""
+    """Fingerprint of what decides an execution: cells, profile, code, claims, pins and Python.
+
+    And, of a notebook that reads them, the committed results.
+    """
     code = [p for p in sorted(paths.PACKAGE.rglob("*")) if p.suffix in (".py", ".json", ".yaml")]
     code = [p for p in code if p.parent.name != "profiles"]  # the profile's values stand below
     cells = nbformat.read(notebook, as_version=4).cells
@@ -173,7 +176,8 @@ def execution_key(notebook: Path, profile: Profile) -> str:
             "cells": [[cell.cell_type, cell.source] for cell in cells],
             "profile": profile.values(),
             "recordings": _recordings(profile),
-            "weights": _local_weights(profile),
+            "weights": _local_models(profile),
+            "committed": _committed(cells),
             "code": [[str(p.relative_to(paths.PACKAGE)), files.sha256(p)] for p in code],
             "pins": files.sha256(paths.LOCK),
             "python": platform.python_version(),
@@ -190,12 +194,24 @@ def _recordings(profile: Profile) -> list[Any]:
     return [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
 
 
-def _local_weights(profile: Profile) -> list[Any]:
-    """The weights that lie in folders of one's own: names, sizes and times."""
-    folders = map(paths.expanded, (profile.model, profile.encoder))
-    inside = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir())]
-    weights = [(p, p.stat()) for p in inside if p.suffix in (".bin", ".safetensors")]
-    return [[str(path), status.st_size, status.st_mtime_ns] for path, status in weights]
+def _local_models(profile: Profile) -> list[Any]:
+    """The models that lie in folders of one's own: their files' names, sizes and times."""
+    named = map(paths.expanded, (profile.model, profile.encoder))
+    if not (folders := [folder for folder in named if folder.is_dir()]):
+        return []
+    from kappa_lib.weights import models  # heavy, and most profiles have none
+
+    inside = [(path, path.stat()) for folder in folders for path in models.parts(folder)]
+    return [[str(path), status.st_size, status.st_mtime_ns] for path, status in inside]
+
+
+def _committed(cells: list[NotebookNode]) -> list[Any]:
+    """The committed results, for notebooks that read them through ``evidence.elsewhere``."""
+    if not any("elsewhere" in cell.source for cell in cells if cell.cell_type == "code"):
+        return []
+    found = (path for path in sorted(paths.REFERENCE.rglob("*")) if path.is_file())
+    read = [path for path in found if not path.name.endswith(_DRAWN)]
+    return [[str(path.relative_to(paths.REFERENCE)), files.sha256(path)] for path in read]
 
 
 def execute(notebook: Path, values: dict[str, Any], folder: Path) -> Path:

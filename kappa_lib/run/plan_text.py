@@ -38,7 +38,7 @@ def measured_rate(profile: Profile) -> Rate | None:
     """The mean rate of a profile's finished runs, from their ``provenance.json``.
 
     The arithmetic of a step (``Plan.work``) over a run's seconds a step, for one of its
-    processes; None where nothing has run.
+    processes; None where nothing has run, or nothing that can be planned.
     """
     found, device = [], ""
     for path in sorted((profile.folder / "runs").glob("*/provenance.json")):
@@ -46,7 +46,10 @@ def measured_rate(profile: Profile) -> Rate | None:
         config = read_json(path.with_name("config.json"))
         if not record.get("seconds_per_step"):
             continue
-        ran = Plan(replace(profile, batch=config["batch"], steps=config["steps"]))
+        try:
+            ran = Plan(replace(profile, batch=config["batch"], steps=config["steps"]))
+        except InputError:
+            return None  # of text, of LoRA, or of a model whose sizes nobody knows
         step = ran.work(config["parameters"]).step
         found.append(step / record["seconds_per_step"] / record.get("processes", 1))
         device = record["device"] if record["device"] != "cpu" else record["processor"]

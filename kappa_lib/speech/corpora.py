@@ -33,6 +33,7 @@ TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes
 _SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
 _BYTES = 100_000  # FLAC of an utterance of 3 s is below this
 _FORMAT = 2  # raise when the same split would give other audio
+_FEWER = "ask for fewer: in a profile, under train_utterances and test_utterances"
 LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
 _BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
@@ -109,7 +110,8 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
     if corpus not in CORPORA:
         raise InputError(f"corpus {corpus!r}: unknown", f"one of {', '.join(CORPORA)}")
     if min(train, test, seed) < 0:
-        raise InputError(f"corpus {corpus}: negative count or seed: {(train, test, seed)}")
+        what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
+        raise InputError(what, "give 0 or more")
     draw = _human_split if corpus == "en_human" else _synthetic_split
     return draw(corpus, train, test, seed)
 
@@ -120,7 +122,8 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
     sentences = carried(corpus).splitlines() if is_open else None
     total = len(sentences) if is_open else synthesis.COUNT
     if test >= total or (not is_open and train + test > total):
-        raise InputError(f"corpus {corpus}: {train + test} sentences asked for, {total} exist")
+        asked = f"{test} test" if is_open else f"{train + test}"
+        raise InputError(f"corpus {corpus}: {asked} sentences asked for, {total} exist", _FEWER)
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
     order = generator.permutation(total).tolist()
     speakers = (synthesis.PICO_SPEAKERS if is_open else synthesis.SPEAKERS)[language]
@@ -149,7 +152,8 @@ def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
         if prompt.seconds <= TEST_SECONDS and len(key.split()) >= TEST_WORDS:
             tested.setdefault(key, prompt)
     if test > len(tested):
-        raise InputError(f"corpus {corpus}: {test} test prompts asked for, {len(tested)} fit")
+        what = f"corpus {corpus}: {test} test prompts asked for, {len(tested)} fit"
+        raise InputError(what, _FEWER)
     chosen = dict(list(tested.items())[:test])
     rest = [prompt for prompt in shuffled if sentence_key(prompt.text) not in chosen]
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
 from kappa_lib import distributed, paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.files import fingerprint, replacing, require_space, sha256
+from kappa_lib.files import fingerprint, sha256
 from kappa_lib.speech.audio import RATE
 from kappa_lib.weights import assets, models
+from kappa_lib.weights.safetensors_files import save_tensors
 
 DEFAULT = "whisper-base"
 MAX_SECONDS = 30.0
@@ -135,18 +136,20 @@ Encoder = CTranslate2Encoder | TransformersEncoder
 
 def load(encoder: str, device: str = "cpu") -> Encoder:
     """The encoder that a profile names: the pinned asset, a local folder, or a model hub id."""
-    source = assets.whisper() if encoder == DEFAULT else encoder
-    if Path(source, "model.bin").is_file():
-        return CTranslate2Encoder(Path(source))
-    return TransformersEncoder(source, device)
+    folder = assets.whisper() if encoder == DEFAULT else paths.expanded(encoder)
+    if (folder / "model.bin").is_file():
+        return CTranslate2Encoder(folder)
+    return TransformersEncoder(encoder, device)
 
 
 def identity(encoder: str) -> str | dict[str, str]:
-    """What pins an encoder's weights, for caches: its name and revision, or its files' hashes."""
+    """What pins an encoder, for caches: its name and revision, or its files' hashes.
+
+    A model hub id that is not pinned is known by its name alone.
+    """
     folder = paths.expanded(encoder)
     if folder.is_dir():
-        stored = [p for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".safetensors")]
-        return {path.name: sha256(path) for path in stored}
+        return {path.name: sha256(path) for path in models.parts(folder)}
     revision = models.REVISIONS.get(encoder)
     return f"{encoder}@{revision}" if revision else encoder
 
@@ -188,9 +191,7 @@ def encode_all(
             arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
             if progress:
                 progress(i + 1, len(items))
-        require_space(shards[number].parent, sum(array.nbytes for array in arrays.values()))
-        with replacing(shards[number]) as temporary:
-            save_file(arrays, temporary)
+        save_tensors(shards[number], arrays)
     distributed.barrier()
     stored = [load_file(path) for path in shards]
     return [shard[name] for shard in stored for name in sorted(shard)]

@@ -51,7 +51,8 @@ def build(
         AssetError: gated, unknown or out of reach; says what to do.
     """
     if min(train, test, seed) < 0:
-        raise InputError(f"corpus {corpus}: negative count or seed: {(train, test, seed)}")
+        what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
+        raise InputError(what, "give 0 or more")
     key = files.fingerprint([_FORMAT, source.origin(corpus), train, test, seed])[:32]
     folder = paths.cache() / "speech" / f"{corpus}-{key}"
     if not folder.is_dir():

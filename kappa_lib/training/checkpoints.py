@@ -1,22 +1,20 @@
 """A training run on disk: one atomic checkpoint, and metrics that agree with it."""
 
 import json
-import os
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import nn
 
 from kappa_lib import distributed
-from kappa_lib.errors import CheckpointError, from_system
-from kappa_lib.files import fingerprint, read_json, replacing, require_space, write_json, write_text
+from kappa_lib.errors import CheckpointError
+from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
+from kappa_lib.weights.safetensors_files import save_tensors
 
 
 class RunState:
@@ -135,6 +133,8 @@ class RunState:
                     return None
                 _restore(stored, json.loads(header["plain"]), named, optimiser)
                 torch.set_rng_state(stored.get_tensor("random"))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # the file is whole: nobody should delete it
         except Exception as error:
             raise CheckpointError(
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
@@ -183,28 +183,6 @@ def _restore(
                 state[kind] = value.item() if kind in plain else value
     # The optimiser knows which of its states belong on the device.
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
-
-
-def save_tensors(
-    path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None
-) -> None:
-    """Write a file of safetensors atomically.
-
-    Raises:
-        SpaceError: the disk cannot hold it.
-        KappaError: the system refuses it for another reason.
-    """
-    try:
-        with replacing(path) as temporary:
-            require_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()))
-            save_file(tensors, temporary, header)
-    except SafetensorError as error:
-        # It is no OSError; the system's number stands in its text alone.
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        number = int(found[1])
-        raise from_system(OSError(number, os.strerror(number), str(path))) from error
 
 
 def run_folder(profile: Profile, arm: str, seed: int) -> Path:

@@ -21,12 +21,12 @@ from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
 from kappa_lib.training import parallel
-from kappa_lib.training.checkpoints import save_tensors
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
+from kappa_lib.weights.safetensors_files import save_tensors
 
 VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
@@ -167,20 +167,22 @@ class Experiment:
         # CUDA has no deterministic backward pass of the CTC loss: there a warning has to do, and
         # two machines that are to agree have to share the file that this leaves.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
-            losses = warm_start(
-                adaptor,
-                self.llm.get_input_embeddings().weight.detach(),
-                self.data.features,
-                targets,
-                steps=profile.warm_steps,
-                batch=profile.warm_batch,
-                lr=profile.warm_lr,
-                dropout=profile.warm_dropout,
-                seed=seed,
-                progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
-            )
-        torch.use_deterministic_algorithms(True)
+        try:
+            with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
+                losses = warm_start(
+                    adaptor,
+                    self.llm.get_input_embeddings().weight.detach(),
+                    self.data.features,
+                    targets,
+                    steps=profile.warm_steps,
+                    batch=profile.warm_batch,
+                    lr=profile.warm_lr,
+                    dropout=profile.warm_dropout,
+                    seed=seed,
+                    progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
+                )
+        finally:
+            torch.use_deterministic_algorithms(True)
         save_tensors(path, adaptor.state_dict())
         return losses
 
@@ -197,7 +199,7 @@ class Experiment:
 
 
 def _encoder_files(name: str) -> dict[str, Any]:
-    """Hashes of a local encoder's weights; a named one is known by its name, which runs hold."""
+    """Hashes of a local encoder's files; a named one is known by its name, which runs hold."""
     found = encoder.identity(name)
     return {"encoder_weights": found} if isinstance(found, dict) else {}
 

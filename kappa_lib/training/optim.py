@@ -53,7 +53,9 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
 
     Each epoch shuffles the items, sorts stretches of eight batches by length, cuts them into
     batches and shuffles those, so that a batch holds utterances of similar length while its
-    composition changes from epoch to epoch. An incomplete last batch is dropped.
+    composition changes from epoch to epoch. An incomplete last batch is dropped; of eight batches
+    and more those are the longest items of the last stretch, which so come less often: of profile
+    ``turn``, 100 items in batches of 8, the longest quarter 8.4 times where others come 10 times.
 
     Args:
         lengths: of each item, in any unit.

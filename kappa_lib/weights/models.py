@@ -52,6 +52,7 @@ REVISIONS = {
     "meta-llama/Llama-3.2-1B-Instruct": "9213176726f574b556790deb65791e0c5aa438b6",
     "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
 }
+_PARTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 _LOCAL = "or name a local folder that holds it"
 # First match wins: a gated repository is also a repository that was not found.
 _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
@@ -255,15 +256,20 @@ def _dequantised(gguf: Path, size: int) -> Path:
     return folder
 
 
+def parts(folder: Path) -> list[Path]:
+    """Files of a model's folder that decide what it computes: weights, configuration, tokenizer."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _PARTS)
+
+
 def identity(model: str) -> dict[str, str]:
-    """What pins the weights: the hash of the file they came from, or id and revision."""
+    """What pins a model: the hash of the file it came from, id and revision, or files' hashes."""
     folder = weights(model)
-    if folder.parent.name == "snapshots":
-        return {"hub": model, "revision": folder.name}
+    # First, for a folder of one's own may lie anywhere, and hold a record of what it was made from.
+    if folder == paths.expanded(model):
+        return {"folder": folder.name, **{path.name: sha256(path) for path in parts(folder)}}
     if record := read_record(folder):
         return {"origin": record["origin"], "stored_as": record["stored_as"]}
-    shards = sorted(folder.glob("*.safetensors"))
-    return {"folder": folder.name, **{shard.name: sha256(shard) for shard in shards}}
+    return {"hub": model, "revision": folder.name}
 
 
 def load(

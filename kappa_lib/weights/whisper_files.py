@@ -77,17 +77,16 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: another version of the format, a truncated file, an unknown type.
     """
-    reader = _Reader(path)
-    version = reader.numbers("I")[0]
-    if version != VERSION:
-        raise CheckpointError(
-            f"{path}: binary version {version} instead of {VERSION}",
-            "convert the model with a current CTranslate2",
-        )
     try:
+        reader = _Reader(path)
+        if (version := reader.numbers("I")[0]) != VERSION:
+            raise CheckpointError(
+                f"{path}: binary version {version} instead of {VERSION}",
+                "convert the model with a current CTranslate2",
+            )
         reader.string(), reader.numbers("I")
         return dict(reader.variable() for _ in range(reader.numbers("I")[0]))
-    except ValueError as error:  # no text where a name should be, or a size that fits no shape
+    except ValueError as error:  # empty, no text where a name should be, a size of no shape
         raise CheckpointError(f"{path}: damaged: {error}", "fetch it again") from error
 
 

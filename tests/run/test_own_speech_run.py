@@ -146,8 +146,9 @@ def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["model", "encoder"])
-def test_notebooks_are_executed_again_when_local_weights_change(tmp_path, part):
-    weights = tmp_path / part / "model.safetensors"
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_notebooks_are_executed_again_when_a_local_model_changes(tmp_path, part, file):
+    weights = tmp_path / part / file
     weights.parent.mkdir()
     weights.write_bytes(b"old")
     profile = profiles.load("smoke", **{part: str(weights.parent)})
@@ -156,6 +157,23 @@ def test_notebooks_are_executed_again_when_local_weights_change(tmp_path, part):
     assert notebook.execution_key(source, profile) == before
     weights.write_bytes(b"newer")
     assert notebook.execution_key(source, profile) != before
+
+
+def test_notebooks_that_read_the_committed_results_are_executed_again_when_they_change(
+    tmp_path, monkeypatch
+):
+    table = tmp_path / "cause" / "metrics.csv"
+    table.parent.mkdir()
+    table.write_text("old")
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path)
+    profile = profiles.load("smoke")
+    training, verdict = (
+        paths.NOTEBOOKS / name for name in ("04_selected_vs_inverse.ipynb", "08_verdict.ipynb")
+    )
+    before = [notebook.execution_key(source, profile) for source in (training, verdict)]
+    table.write_text("new")
+    assert notebook.execution_key(training, profile) == before[0]
+    assert notebook.execution_key(verdict, profile) != before[1]
 
 
 @pytest.mark.slow

@@ -360,6 +360,11 @@ def test_the_rate_is_arithmetic_over_measured_time():
     assert plan_text.known_rate(paper(), 250.0).value == 250e12
 
 
+def test_runs_that_cannot_be_planned_give_no_rate_and_stop_no_plan():
+    write_run(profiles.load("text"), 2.0, 1000)
+    assert plan_text.known_rate(paper(), None) is None
+
+
 def test_a_rate_is_that_of_one_of_the_processes():
     profile = profiles.load("smoke")
     write_run(profile, 2.0, 1000)

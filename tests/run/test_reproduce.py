@@ -66,7 +66,12 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
     assert "RUN" not in failed.stdout
 
     (project / "requirements.lock").write_text(good)
-    first = call(project)
+    # What another environment has is not what this one has.
+    other = project / "other" / f"{good.strip().replace('==', '-')}.dist-info"
+    other.mkdir(parents=True)
+    name, version = good.strip().split("==")
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    first = call(project, PYTHONPATH=str(other.parent))
     assert first.returncode == 0, first.stderr
     assert "== installing" in first.stdout
     assert "== making .venv" not in first.stdout

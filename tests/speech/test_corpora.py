@@ -105,8 +105,9 @@ def test_human_test_prompts_are_sentences_of_moderate_length():
     "request_", [("fr", 1, 1, 0), ("en", -1, 1, 0), ("de", 99_999, 2, 0), ("en_human", 1, 1000, 0)]
 )
 def test_what_cannot_be_drawn_is_refused(request_):
-    with pytest.raises(InputError, match=f"corpus '?{request_[0]}"):
+    with pytest.raises(InputError, match=f"corpus '?{request_[0]}") as caught:
         corpora.split(*request_)
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize("corpus", corpora.CORPORA)

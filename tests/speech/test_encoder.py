@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tiny_paper
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import WhisperFeatureExtractor
 
-from kappa_lib.errors import AssetError, CheckpointError, InputError
+from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError
 from kappa_lib.speech import audio, corpora, encoder
 from kappa_lib.weights import assets, whisper_files
 
@@ -170,6 +171,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "model.bin"
     start = (assets.whisper() / "model.bin").read_bytes()[:5000]
     for content, complaint in (
+        (b"", "empty"),
         (start, "ends after"),
         (b"\x05\x00\x00\x00" + start[4:], "binary version 5"),
     ):
@@ -219,7 +221,24 @@ def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
             whisper.model.encoder.layer_norm.bias.add_(seed)
         whisper.save_pretrained(tmp_path / name)
     one, two = (encoder.identity(str(tmp_path / name)) for name in ("one", "two"))
-    assert one.keys() == two.keys() == {"model.safetensors"}
+    assert one.keys() == two.keys() > {"model.safetensors", "config.json"}
     assert one != two
     assert "@" in encoder.identity("openai/whisper-large-v3")
     assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT
+
+
+def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, monkeypatch):
+    def refused(*_):
+        raise SafetensorError("Error while serializing: I/O error: no (os error 28)")
+
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
+    sound = np.zeros((5, 2), dtype=np.float32)
+    with pytest.raises(SpaceError, match="free some space"):
+        encoder.encode_all([sound], lambda s: s, {"a": 1}, lambda: lambda s: s)
+
+
+def test_a_ctranslate2_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
+    (tmp_path / "mine").symlink_to(assets.whisper())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert isinstance(encoder.load("~/mine"), encoder.CTranslate2Encoder)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -370,6 +371,19 @@ def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
     assert state.resume(named, optimiser) == 1
 
 
+def test_a_checkpoint_is_not_blamed_for_want_of_memory(tmp_path, monkeypatch):
+    """Who deletes it, as a damaged one asks for, loses the run."""
+
+    def refused(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    state, named, optimiser = checkpoint(tmp_path)
+    state.save(1, named, optimiser)
+    monkeypatch.setattr("kappa_lib.training.parallel.distributed_like", refused)
+    with pytest.raises(torch.OutOfMemoryError):
+        state.resume(named, optimiser)
+
+
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     state, named, optimiser = checkpoint(tmp_path)
     state.save(1, named, optimiser)
@@ -403,7 +417,7 @@ def test_what_the_system_refuses_while_tensors_are_written_is_explained(
         raise SafetensorError(f"Error while serializing: I/O error: no (os error {number})")
 
     state, named, _ = checkpoint(tmp_path)
-    monkeypatch.setattr("kappa_lib.training.checkpoints.save_file", refused)
+    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
     with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
         state.finish(named)
     assert caught.value.remedy
@@ -416,6 +430,20 @@ def test_the_warm_start_s_adaptor_is_refused_by_a_full_disk(finished, tmp_path, 
     monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
         experiment.warm_start(0)
+
+
+def test_a_warm_start_that_fails_leaves_arithmetic_deterministic(monkeypatch):
+    def refused(*_, **__):
+        raise InputError("no transcript fits its audio")
+
+    monkeypatch.setattr("kappa_lib.training.experiment.warm_start", refused)
+    before = torch.get_deterministic_debug_mode()
+    try:
+        with pytest.raises(InputError):
+            Experiment._train_adaptor(MagicMock(), 0, Path("nowhere"))
+        assert torch.get_deterministic_debug_mode() == 2  # an error, not a warning
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from gguf import GGUFReader, dequantize
 
 from kappa_lib.errors import AssetError
 from kappa_lib.weights import assets, models
+from kappa_lib.weights.assets import write_record
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,28 @@ def test_a_local_folder_is_identified_by_its_shards(tmp_path):
     assert models.weights(str(folder)) == folder
     assert "model.safetensors" in models.identity(str(folder))
     assert models.stored_as(str(folder)) == "float32"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("place", ["llama", "snapshots/llama"])
+def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_path, name, place):
+    """Even beside a record that says where the files that it was copied with came from."""
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        (folder / file).write_text("old")
+    write_record(folder, [], "a file")
+    before = models.identity(str(folder))
+    (folder / name).write_text("new")
+    assert models.identity(str(folder)) != before
+
+
+def test_the_pinned_models_are_known_by_the_file_that_they_came_from(tmp_path, monkeypatch):
+    """The committed runs hold these."""
+    (tmp_path / "config.json").touch()
+    write_record(tmp_path, [], "a file", stored_as="Q4_1")
+    monkeypatch.setattr(models, "weights", lambda _: tmp_path)
+    assert models.identity(models.DEFAULT) == {"origin": "a file", "stored_as": "Q4_1"}
 
 
 def test_device_auto_is_cuda_only_where_there_is_one():
