@@ -14,6 +14,7 @@ from kappa_lib.evidence import arms, claims, elsewhere, encoding, listing, repor
 from kappa_lib.evidence.claims import CAVEAT, CLAIM, IDENTITY, Claim
 from kappa_lib.evidence.verdicts import (
     CORRECTED,
+    ENOUGH_SEEDS,
     FAILS,
     HOLDS,
     SAME,
@@ -52,8 +53,11 @@ def committed(name: str) -> Profile:
 
 
 def maybe(name: str) -> Profile | None:
-    """:func:`committed`, or None where nothing of the profile is."""
-    return committed(name) if (paths.REFERENCE / name / "runs").is_dir() else None
+    """:func:`committed`, or None where that is fewer than three seeds, too few for an interval."""
+    if not (paths.REFERENCE / name / "runs").is_dir():
+        return None
+    profile = committed(name)
+    return profile if len(profile.seeds) >= ENOUGH_SEEDS else None
 
 
 def glance(laptop: Profile, study: Profile) -> str:
@@ -218,8 +222,8 @@ def _turn() -> list[str]:
     seeds, planned = len(found["selected"]["seeds"]), len(profiles.load("turn").seeds)
     return [
         f"**Does the curve turn?** Over {found['epochs']:.0f} epochs at a constant rate, WER at the"
-        f" end less WER at its best: {'; '.join(told)} (95 %, {seeds} of {planned} seeds;"
-        " `inverse` has the size of `selected`)."
+        f" end less WER where the other seeds' mean is lowest: {'; '.join(told)} (95 %, {seeds} of"
+        f" {planned} seeds; `inverse` has the size of `selected`)."
     ]
 
 

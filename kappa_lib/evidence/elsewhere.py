@@ -144,7 +144,7 @@ QUESTIONS = {
 def questions() -> pd.DataFrame:
     """What every committed run says: :func:`kappa_lib.evidence.arms.outcomes`, a pair a question.
 
-    Questions that no run has been made for are left out.
+    Questions that fewer than three seeds have been run for are left out.
     """
     names = dict.fromkeys(name for name, _ in QUESTIONS.values())
     committed = [name for name in names if (paths.REFERENCE / name / "runs").is_dir()]
@@ -155,7 +155,7 @@ def questions() -> pd.DataFrame:
         if name not in rows:
             continue
         of = rows[name][rows[name]["pair"] == arms.name_of(pair)]
-        if not of.empty:
+        if of["seed"].nunique() >= ENOUGH_SEEDS:
             found.append(of.assign(pair=f"{question} (n = {of['seed'].nunique()})"))
     return pd.concat(found, ignore_index=True)
 

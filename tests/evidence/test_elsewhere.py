@@ -146,3 +146,7 @@ def test_the_advice_follows_the_intervals(monkeypatch):
     mixed = rows.assign(difference=rows["difference"].where(some, -rows["difference"]))
     monkeypatch.setattr(elsewhere, "questions", lambda: mixed)
     assert "The runs disagree" in elsewhere.advice()
+
+
+def test_a_question_is_answered_by_three_seeds_or_not_at_all():
+    assert elsewhere.questions().groupby("pair")["seed"].nunique().min() >= 3
