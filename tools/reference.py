@@ -97,7 +97,8 @@ def publish(name: str) -> Path:
 def draw(name: str) -> None:
     """What no notebook draws: of a profile its table and figure, and the figure of all questions.
 
-    A profile that was trained a part at a time left the table of the last part.
+    A profile that was trained a part at a time left the table of the last part. One of too few
+    seeds to be told has no figures yet.
     """
     if name not in PROFILES:
         return
@@ -105,6 +106,8 @@ def draw(name: str) -> None:
         profile = readme.committed(name)
         table = tables.results(profile)
         table.to_csv(profile.folder / "metrics.csv", index=False)
+        if not readme.maybe(name):
+            return
         folder = profile.folder / "figures"
         if name in ("turn", "long"):
             curve = training.wer_over_training(table, human_trained=True)

@@ -148,6 +148,8 @@ def test_figure_1():
     assert decide("inverse-good-early", both).verdict == "holds"
     poor = both | {"inverse": curves(1.0, 0.5, 0.4, 0.5)}
     assert decide("inverse-good-early", poor).verdict == "fails"
+    late = both | {"inverse": FALLS}
+    assert decide("inverse-good-early", late).verdict == "holds", "its best before the end"
     talks = both | {"inverse": curves(3.0, 0.5, 0.4, 0.5)}
     assert decide("inverse-good-early", talks).verdict == "fails", "most of the way is silence"
 
