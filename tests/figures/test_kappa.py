@@ -47,7 +47,7 @@ def test_each_shape_s_null_has_its_spread(table):
         heights = band.get_paths()[0].vertices[:, 1]
         assert heights.min() < row.kappa_mp < heights.max()
         # Of square matrices κ spreads over more than an order of magnitude (Edelman's law).
-        assert (heights.max() > 10 * heights.min()) is (row.rows == row.cols)
+        assert (heights.max() > 10 * heights.min()) == (row.rows == row.cols)
 
 
 def test_spectra_are_relative_to_the_largest():
