@@ -21,6 +21,11 @@ def clock(seconds: float) -> str:
     return f"{whole / 86400:,.1f} days"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things, their noun in the right form: ``1 seed``, ``1,200 matrices``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown; a cell is written as ``str`` writes it."""
     lines = [columns, ["---"] * len(columns), *rows]

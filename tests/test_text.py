@@ -2,7 +2,7 @@
 
 import pytest
 
-from kappa_lib.text import clock, markdown
+from kappa_lib.text import clock, counted, markdown
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,13 @@ from kappa_lib.text import clock, markdown
 )
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+def test_one_thing_and_several():
+    told = [counted(n, "seed") for n in (0, 1, 2)]
+    assert told == ["0 seeds", "1 seed", "2 seeds"]
+    assert counted(1, "matrix", "matrices") == "1 matrix"
+    assert counted(1200, "matrix", "matrices") == "1,200 matrices"
 
 
 def test_a_table_in_markdown():

@@ -26,7 +26,7 @@ from kappa_lib.evidence.verdicts import (
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.arms import ADAPTOR_ONLY
-from kappa_lib.text import clock, markdown
+from kappa_lib.text import clock, counted, markdown
 from kappa_lib.weights import models
 
 # Between such lines the README holds what a run wrote.
@@ -421,8 +421,8 @@ def study(profile: Profile) -> str:
     )
     return "\n\n".join(
         [
-            f"{table['arm'].nunique()} arms, {seeds} seeds, {runs} runs of"
-            f" {table['step'].max()} steps.",
+            f"{counted(table['arm'].nunique(), 'arm')}, {counted(seeds, 'seed')},"
+            f" {counted(runs, 'run')} of {table['step'].max()} steps.",
             report.pairs_table(table, facts),
             "By the rules of today, which were not those of the day of the run, from its numbers:",
             verdicts,

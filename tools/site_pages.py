@@ -30,10 +30,11 @@ class Renderer(IPythonRenderer):
         super().__init__(escape=False, exclude_anchor_links=True)
         self.site, self.url, self.folder = site, url, folder
         self.anchors: set[str] = set()
-        self.last_heading = ""
+        self.first_heading = self.last_heading = ""
 
     def heading(self, text: str, level: int, **attrs: Any) -> str:
         self.last_heading = plain(text)
+        self.first_heading = self.first_heading or self.last_heading
         slug = start = re.sub(r"[^\w]+", "-", self.last_heading.lower()).strip("-") or "section"
         number = 1
         while slug in self.anchors:
@@ -125,8 +126,13 @@ class Site:
         self.save(url, page.encode())
 
     def write_markdown(self, url: str, title: str, text: str, folder: Path | None = None) -> None:
-        """A page of Markdown; for the folder see :meth:`resolve`."""
-        self.write(url, title, MarkdownWithMath(Renderer(self, url, folder)).render(text))
+        """A page of Markdown, named by its first heading, or ``title`` where it has none.
+
+        For the folder see :meth:`resolve`.
+        """
+        renderer = Renderer(self, url, folder)
+        body = MarkdownWithMath(renderer).render(text)
+        self.write(url, renderer.first_heading or title, body)
 
 
 def relative(target: str, url: str) -> str:

@@ -247,6 +247,42 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["scope", "change", "loss", "low", "high"])
 
 
+def anisotropy(table: pd.DataFrame, lost: Interval, shuffled: Interval, raised: Interval) -> str:
+    """What equal, and what reordered, singular values cost, as Markdown.
+
+    ``table`` is that of :func:`joined`; ``lost`` is the :func:`cost` of ``flattened`` less
+    ``flattened_noise``, ``shuffled`` that of ``permuted`` less ``flattened``, and ``raised`` the
+    :func:`surgery_cost` of everything.
+    """
+    noise = table["loss_flattened_noise"]
+    each = table["loss_flattened"] - noise
+    told = f"costs {_than(lost)} noise of that size, {text(lost, 3)} nats a token in the mean"
+    if lost.low > 0:
+        largest = each.nlargest(5).sum() / each.sum()
+        told += f" (five of {len(each)} tensors hold {largest:.0%} of it; the median is"
+        told += f" {each.median():+.3f})"
+    amplified = "it is which directions are amplified that counts, not how unequally"
+    meant = f"; unequal values as such, which is all that κ reads, spare nothing: {amplified}"
+    if shuffled.high < 0:
+        meant = "; unequal values spare something even on the wrong directions"
+    noisier = (each < 0).groupby(table["type"]).mean()
+    hurts = {True: "hurts", False: "does not hurt, by its interval,"}[raised.low > 0]
+    return (
+        f"**We find** that making the singular values equal {told}. The same values on other"
+        f" directions, at unchanged κ, cost {_than(shuffled)} equal ones{meant}. In"
+        f" {noisier.max():.0%} of {noisier.idxmax()}, more than of any other type, noise of that"
+        " size costs more than flattening. (This is tensor by tensor; notebook 3 changes all layers"
+        f" of a type at once.) Raising every κ through σ_k alone {hurts} the model."
+    )
+
+
+def _than(found: Interval) -> str:
+    """What an interval of a difference says, as the words before what is compared."""
+    if found.low <= 0 <= found.high:
+        return "neither more nor less, by the interval, than"
+    return "more than" if found.low > 0 else "less than"
+
+
 def reliability(damage: pd.DataFrame, tensors: pd.DataFrame) -> pd.Series:
     """Rank agreement of the KL of two blocks of text within types.
 

@@ -175,6 +175,31 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
     return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
 
 
+def outcomes_grid(summary: pd.DataFrame) -> str:
+    """Many outcomes of a few pairs as a Markdown table: a row an outcome, a column a pair.
+
+    ``summary`` is of :func:`kappa_lib.evidence.arms.summary`. Differences have their intervals,
+    and are bold where these lie off zero.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    for row in summary.itertuples():
+        shown = listing.interval(row.mean, row.low, row.high, 2 if row.outcome == "wer" else 3)
+        if math.isnan(row.low):
+            shown = row.reading
+        elif row.low > 0 or row.high < 0:
+            shown = f"**{shown}**"
+        cells.setdefault(row.outcome, {})[f"{row.pair} (n = {row.seeds})"] = shown
+    heads = list(dict.fromkeys(pair for row in cells.values() for pair in row))
+    rows = [[_label(outcome), *(row.get(h, "") for h in heads)] for outcome, row in cells.items()]
+    return markdown(["first − second", *heads], rows)
+
+
+def _label(outcome: str) -> str:
+    """An outcome in words, with its unit."""
+    name, _, corpus = outcome.partition(" at equal ")
+    return _OUTCOMES.get(name, name) + (f", at equal loss of `{corpus}`" if corpus else "")
+
+
 def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
     """What differs within each pair beside κ, a line each, and the reversed sizes."""
     lines = []

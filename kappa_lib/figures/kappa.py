@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kappa_lib.figures.style import COLOURS, arm_colours, new_figure
 from kappa_lib.spectra.kappa_table import types
+from kappa_lib.spectra.spectrum import null_kappa_quantile
 
 # Without the yellow, which is faint in thin lines.
 TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
@@ -88,15 +89,22 @@ def by_layer(table: pd.DataFrame) -> Figure:
 
 
 def against_null(table: pd.DataFrame) -> Figure:
-    """Measured κ against what the shape alone makes typical; above the line, training added."""
+    """Measured κ against what the shape alone makes typical; above the line, training added.
+
+    Grey: where nine in ten of untrained matrices of a shape lie.
+    """
     figure, axis = new_figure(figsize=(5.5, 4))
     # Shapes repeat, so points of a type are spread sideways by their order.
     groups = table.groupby("type")["kappa"]
     place = groups.cumcount() / (groups.transform("size") - 1).clip(lower=1)
     dots(axis, table, table["kappa_mp"] * (0.88 + 0.26 * place), table["kappa"])
+    for rows, cols, null in table[["rows", "cols", "kappa_mp"]].drop_duplicates().to_numpy():
+        spread = [null_kappa_quantile(int(rows), int(cols), share) for share in (0.05, 0.95)]
+        axis.fill_between([0.84 * null, 1.18 * null], *spread, color="k", alpha=0.2, lw=1, zorder=0)
     ends = np.array([table["kappa_mp"].min() * 0.7, table["kappa_mp"].max() * 1.5])
     axis.plot(ends, ends, "k--", lw=1)
-    axis.set(xscale="log", yscale="log", xlabel="κ of the null", ylabel="κ measured")
+    axis.set(xscale="log", yscale="log", ylabel="κ measured")
+    axis.set_xlabel("κ of the null (grey: 90 % of untrained matrices)")
     figure.legend(loc="outside right upper")
     return figure
 

@@ -18,6 +18,7 @@ from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, explained_by_type, types
 from kappa_lib.spectra.selection import Selection
+from kappa_lib.text import counted
 
 if TYPE_CHECKING:  # matplotlib is not in the core
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def _drawn(
             f" both axes logarithmic: {above} of {len(inside)} lie above the line of equality.",
         )
     if arms:
-        sizes = ", ".join(f"{a} {len(s.tensors)} tensors" for a, s in arms.items())
+        sizes = ", ".join(f"{a} {counted(len(s.tensors), 'tensor')}" for a, s in arms.items())
         found["kappa_selection"] = (
             kappa.selection_map(table, {arm: s.tensors for arm, s in arms.items()}),
             f"Which matrices each arm would train, layer by module type: {sizes}.",

@@ -40,6 +40,7 @@ SHADES = {
     "not measured": "#e6e6e6",
 }
 LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
+NARROW = 8  # differences beyond so many margins make the axis logarithmic outside the margin
 
 
 def _curves(
@@ -219,6 +220,8 @@ def paired(
 ) -> Figure:
     """A row a pair, a panel an outcome: left of zero the first arm of the pair did better.
 
+    Where the margin would be a hairline, axes are linear up to it and logarithmic beyond.
+
     Args:
         found: of :func:`kappa_lib.evidence.arms.outcomes`.
         summary: of :func:`kappa_lib.evidence.arms.summary`; its intervals are drawn.
@@ -229,6 +232,7 @@ def paired(
     places = {name: len(names) - i for i, name in enumerate(names)}
     height = 1.6 + 0.5 * len(names)
     figure, axes = new_figure(1, len(margins), figsize=(10.5, height), sharey=True, squeeze=False)
+    logarithmic = []
     for axis, (outcome, margin) in zip(axes[0], margins.items(), strict=True):
         points = found[found["outcome"] == outcome]
         known = summary[summary["outcome"] == outcome]
@@ -241,7 +245,12 @@ def paired(
             axis.plot(row.mean, places[row.pair], "|", ms=18, mew=2.5, color=COLOURS[1])
         reach = pd.concat([points["difference"], known["low"], known["high"]]).abs().max()
         widest = 1.15 * max(0.0 if pd.isna(reach) else reach, margin)
-        axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+        logarithmic.append(widest > NARROW * margin)
+        if logarithmic[-1]:
+            widest *= 1.2  # or dots stand on the panel's edge
+            _logarithmic_beyond(axis, margin, widest)
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
         title = OUTCOMES.get(outcome, outcome)
         axis.set(title=title, xlim=(-widest, widest), ylim=(0.4, len(names) + 0.6))
     axes[0][0].set_yticks(list(places.values()), list(places))
@@ -249,8 +258,22 @@ def paired(
     number = f"{seeds.min()} seeds" if seeds.nunique() == 1 else "seeds"
     spread = "one seed" if seeds.max() == 1 else f"{number}: dots; mean and 95 % interval: bars"
     figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
-    _caption(figure, "shaded: differences that would not matter" + (f"; {note}" if note else ""))
+    said = ["shaded: differences that would not matter"]
+    if any(logarithmic):
+        said.append("beyond them the axes are logarithmic, so intervals look lopsided")
+    _caption(figure, "; ".join([*said, note] if note else said))
     return figure
+
+
+def _logarithmic_beyond(axis: Axes, margin: float, widest: float) -> None:
+    """Make the x axis linear up to ``margin`` and logarithmic from there to ``widest``."""
+    axis.set_xscale("symlog", linthresh=margin, linscale=0.8)
+    decades = margin * 10.0 ** np.arange(1 + int(np.log10(widest / margin)))
+    between = np.outer(decades, range(2, 10)).ravel()
+    ticks = [*-decades[::-1], 0, *decades]
+    axis.set_xticks(ticks, [f"{x:+g}".replace("-", "−") if x else "0" for x in ticks], size=9)
+    axis.set_xticks([*-between, *between], minor=True)
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kappa_lib import __version__, distributed, files, profiles
 from kappa_lib.errors import KappaError, from_system
+from kappa_lib.text import counted
 
 WRONG = 2  # exit status of an error that a person can act on
 INTERRUPTED = 130
@@ -179,11 +180,13 @@ def scan(options: argparse.Namespace) -> int:
     summary["count"] = summary["count"].astype(int)
     _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
     if options.out:
-        _print(f"{len(table)} matrices in {options.out}/kappa.parquet and kappa.csv")
+        found = counted(len(table), "matrix", "matrices")
+        _print(f"{found} in {options.out}/kappa.parquet and kappa.csv")
     if changes:
         for place, names in (("first", changes.only_before), ("second", changes.only_after)):
             if names:
-                _print(f"only in the {place}: {len(names)} tensors, {names[0]} among them")
+                found = counted(len(names), "tensor")
+                _print(f"only in the {place}: {found}, {names[0]} among them")
         shown = changes.summary().query("by == 'type'").drop(columns="by")
         _print(shown.to_string(index=False, float_format="{:.3g}".format))
     if options.out and distributed.is_main_process():
@@ -218,7 +221,7 @@ def select(options: argparse.Namespace) -> int:
     for chosen in selections:
         paths = chosen.export(options.out, table)
         written = ", ".join([f"{chosen.arm}.json", *(path.name for path in paths)])
-        size = f"{len(chosen.tensors)} tensors, {chosen.parameters:,} parameters"
+        size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
         print(f"{options.out / chosen.arm}: {size} ({written})")
     return 0
 

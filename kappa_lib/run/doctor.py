@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import existing
+from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
 
 GB = 1e9
@@ -150,7 +151,7 @@ def memory() -> Iterator[Check]:
 
 def device() -> Iterator[Check]:
     """What computes."""
-    cpu = f"CPU: {os.cpu_count()} cores, torch {torch.__version__}"
+    cpu = f"CPU: {counted(os.cpu_count() or 1, 'core')}, torch {torch.__version__}"
     yield Check("ok", f"{cpu}, {models.pick_dtype('auto', 'cpu')} where a profile says auto")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

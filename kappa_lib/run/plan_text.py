@@ -13,7 +13,7 @@ from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.run.plan import NOT_HERE, Plan
 from kappa_lib.spectra.selection import PAPER_SHARE
-from kappa_lib.text import clock
+from kappa_lib.text import clock, counted
 
 GIB = 2**30
 DEVICES = (8, 16, 24, 40, 48, 80, 141)  # GiB of memory that common accelerators have
@@ -55,7 +55,7 @@ def measured_rate(profile: Profile) -> Rate | None:
         device = record["device"] if record["device"] != "cpu" else record["processor"]
     if not found:
         return None
-    runs = f"{len(found)} run{'s' * (len(found) > 1)}"
+    runs = counted(len(found), "run")
     return Rate(sum(found) / len(found), f"measured by {runs} of {profile.profile} on {device}")
 
 
@@ -93,13 +93,14 @@ def text(made: Plan, device: tuple[float, str] | None = None, rate: Rate | None 
     """A plan for reading: arms, memory and whether it fits, disk, time."""
     profile, load, ways, disk = made.profile, made.load, made.ways(), made.disk()
     tokens = profile.steps * profile.batch * load.mean
+    arms, seeds = counted(len(profile.arms), "arm"), counted(len(profile.seeds), "seed")
     amounts = {**disk, "altogether": sum(disk.values())}
     listed = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in amounts.items())
     head = f"""\
 Plan of profile {profile.profile}; nothing has been downloaded
   language model  {profile.model}, {profile.dtype}, {made.llm.parameters:,} parameters
   encoder         {profile.encoder}, {made.encoder.parameters:,} parameters, frozen
-  training        {len(profile.arms)} arms × {len(profile.seeds)} seeds, each\
+  training        {arms} × {seeds}, each\
  {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}\
  million positions a run
   speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances"""

@@ -20,6 +20,7 @@ import kappa_lib
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, parse, replacing
 from kappa_lib.spectra import solvers, spectrum
+from kappa_lib.text import counted
 from kappa_lib.weights.checkpoint import TensorInfo
 
 # Columns in their order, and what they hold; a scan adds further ones of floats.
@@ -322,7 +323,8 @@ def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.Da
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
     if len(table) < 2:
-        raise InputError(f"a κ table of {len(table)} rows", "statistics need at least two tensors")
+        what = f"a κ table of {counted(len(table), 'row')}"
+        raise InputError(what, "statistics need at least two tensors")
     return table
 
 

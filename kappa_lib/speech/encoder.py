@@ -14,6 +14,7 @@ from kappa_lib import distributed, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, sha256
 from kappa_lib.speech.audio import RATE
+from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
 from kappa_lib.weights.safetensors_files import save_tensors
 
@@ -124,8 +125,8 @@ def _whisper_encoder(source: Path | str) -> PreTrainedModel:
     if found["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise AssetError(
-            f"{source}: {len(found['missing_keys'])} tensors of a Whisper encoder are missing,"
-            f" {sorted(found['missing_keys'])[0]} among them",
+            f"{source}: {counted(len(found['missing_keys']), 'tensor')} of a Whisper encoder"
+            f" missing, {sorted(found['missing_keys'])[0]} among them",
             "name a Whisper model",
         )
     return encoder.eval().requires_grad_(False)

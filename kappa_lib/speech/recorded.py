@@ -19,6 +19,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.progress import say
 from kappa_lib.speech import audio, encoder
 from kappa_lib.speech.sources import Source
+from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
@@ -99,11 +100,12 @@ def _make(
         tell(f"speech {corpus}: left out: {example}")
     for part, count in counts.items():
         for reason, rows in left_out[part].items():
-            tell(f"speech {corpus}: {rows} {part} rows left out: {reason}")
+            tell(f"speech {corpus}: {counted(rows, f'{part} row')} left out: {reason}")
         if found.get(part, 0) < count:
-            tell(f"speech {corpus}: {count} {part} rows asked for, {found[part]} usable")
+            asked = counted(count, f"{part} row")
+            tell(f"speech {corpus}: {asked} asked for, {found[part]} usable")
     if total := sum(reasons.total() for reasons in left_out.values()):
-        tell(f"speech {corpus}: {total} rows left out")
+        tell(f"speech {corpus}: {counted(total, 'row')} left out")
 
 
 def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[str, Any]:

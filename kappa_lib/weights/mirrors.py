@@ -22,6 +22,7 @@ from typing import IO, Protocol
 from tqdm import tqdm
 
 from kappa_lib.errors import AssetError, first_line
+from kappa_lib.text import counted
 
 TIMEOUT = 30  # seconds without an answer before a mirror counts as unreachable
 
@@ -222,7 +223,8 @@ def _unpack(stream: IO[bytes], prefix: str, names: Collection[str], into: Path) 
     except (tarfile.TarError, EOFError) as error:
         raise AssetError(f"the archive cannot be read: {first_line(error)}") from error
     if wanted:
-        raise AssetError(f"{len(wanted)} files are not in the archive, {min(wanted)} for one")
+        lacking = counted(len(wanted), "file")
+        raise AssetError(f"{lacking} not in the archive, {min(wanted)} for one")
 
 
 def _run(command: list[str], folder: Path, **environment: str) -> None:

@@ -7,7 +7,7 @@ from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
 from kappa_lib.evidence.encoding import spearman_interval
-from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED
+from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED, Interval
 from kappa_lib.files import write_json
 
 LAYERS, KINDS = 12, ("q_proj", "v_proj", "up_proj")
@@ -96,6 +96,29 @@ def test_surgery_costs_have_intervals_over_windows(folder):
     table = encoding.surgery_table(surgery).set_index(["scope", "change"])
     assert table.loc[("all", "surgery"), "loss"] == pytest.approx(2.2)
     assert len(table) == 6
+
+
+@pytest.mark.parametrize(
+    ("lost", "shuffled", "said", "unsaid"),
+    [
+        (0.2, 0.0, "equal costs more than noise", "spare something"),
+        (0.2, 0.3, "not how unequally", "neither"),
+        (0.2, -0.3, "spare something even on the wrong directions", "not how unequally"),
+        (0.0, 0.0, "equal costs neither more nor less, by the interval, than noise", "five of"),
+        (-0.2, 0.0, "equal costs less than noise", "five of"),
+    ],
+)
+def test_that_directions_count_is_told_only_where_reordered_values_cost_no_less(
+    folder, lost, shuffled, said, unsaid
+):
+    table = encoding.read(folder).tensors
+    table["loss_flattened"] = table["loss_flattened_noise"] + lost
+    found = [Interval(x, x - 0.1, x + 0.1, 0.975, LAYERS) for x in (lost, shuffled, 0.2)]
+    text = encoding.anisotropy(table, *found)
+    assert said in text
+    assert unsaid not in text
+    assert ("hold 14% of it; the median is +0.200" in text) is (lost > 0)  # 5 of 36
+    assert "alone hurts the model" in text
 
 
 def test_blocks_that_agree_are_reliable(folder):

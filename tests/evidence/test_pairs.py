@@ -145,6 +145,19 @@ def test_the_report_shows_every_pair_and_what_differs_in_it():
     assert "No two arms" in report.pairs_table(results()[:2], {})
 
 
+def test_many_outcomes_of_few_pairs_are_told_in_a_grid():
+    found = pairs.outcomes(results())
+    found = found[found["outcome"].isin(["wer", "kl at equal de"])]
+    far = found.assign(pair="far", difference=found["difference"] - 100)
+    unreached = far.assign(pair="never", difference=math.nan)
+    text = report.outcomes_grid(pairs.summary(pd.concat([found, far, unreached])))
+    head, _, wer, kl = text.splitlines()
+    assert head.startswith("| first − second | lowest_in_type − highest_in_type (n = 3) | far (n")
+    assert wer.startswith("| WER, points | -12.00 [-36.84, +12.84] | **-112.00 [-136.84, -87.16]**")
+    assert kl.startswith("| KL, nats a token, at equal loss of `de` | +0.000 [-0.025, +0.025] | **")
+    assert wer.endswith("| not reached |")
+
+
 def table(kinds: list[str], kappas: list[float]) -> pd.DataFrame:
     names = [f"model.layers.{i}.{kind}.weight" for i, kind in enumerate(kinds)]
     rows = [16 if kind == "q_proj" else 8 for kind in kinds]

@@ -39,6 +39,17 @@ def test_points_against_the_null_are_all_there(table):
     assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
 
 
+def test_each_shape_s_null_has_its_spread(table):
+    bands = figures.against_null(table).axes[0].collections
+    shapes = table[["rows", "cols", "kappa_mp"]].drop_duplicates()
+    assert len(bands) == len(shapes)
+    for band, row in zip(bands, shapes.itertuples(), strict=True):
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.min() < row.kappa_mp < heights.max()
+        # Of square matrices κ spreads over more than an order of magnitude (Edelman's law).
+        assert (heights.max() > 10 * heights.min()) == (row.rows == row.cols)
+
+
 def test_spectra_are_relative_to_the_largest():
     line = figures.spectra({"a": np.array([4.0, 2.0])}).axes[0].lines[0]
     assert list(line.get_ydata()) == [1.0, 0.5]

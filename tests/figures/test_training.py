@@ -107,3 +107,19 @@ def test_pairs_with_other_numbers_of_seeds_are_not_counted_together(seeds, said)
     columns = ["pair", "outcome", "mean", "low", "high"]
     figure = paired(pd.DataFrame(rows), pd.DataFrame(columns=columns), {"kl": 0.01})
     assert said in figure.get_suptitle()
+
+
+def test_the_margin_is_readable_where_differences_are_many_times_as_large():
+    keys = {"pair": "a", "outcome": "kl"}
+    found = pd.DataFrame([{**keys, "seed": seed, "difference": seed} for seed in (0, 1)])
+    summary = pd.DataFrame([{**keys, "mean": 0.5, "low": -0.1, "high": 1.0}])
+    for margin, scale in ((0.01, "symlog"), (0.5, "linear")):
+        figure = paired(found, summary, {"kl": margin})
+        axis = figure.axes[0]
+        left, right = axis.transData.transform([(-margin, 1), (margin, 1)])[:, 0]
+        assert right - left > 0.2 * axis.get_window_extent().width
+        assert axis.get_xscale() == scale
+        assert ("logarithmic" in figure.get_supxlabel()) is (scale == "symlog")
+        if scale == "symlog":
+            told = [text.get_text() for text in axis.get_xticklabels()]
+            assert told == ["−1", "−0.1", "−0.01", "0", "+0.01", "+0.1", "+1"]

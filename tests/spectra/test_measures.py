@@ -113,7 +113,7 @@ def test_correlation_across_types_can_hide_its_absence_within():
 
 def test_too_small_a_table_is_named():
     one = table_of([("a", np.array([2.0, 1.0]))])
-    with pytest.raises(InputError, match="1 rows"):
+    with pytest.raises(InputError, match="of 1 row"):
         kappa_table.explained_by_type(one)
     with pytest.raises(InputError, match="three tensors"):
         kappa_table.kappa_against_volume(pd.concat([one, one.assign(type="b")]))

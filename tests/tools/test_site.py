@@ -28,10 +28,12 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.ids, self.links, self.loaded, self.images, self.text = Counter(), [], [], [], ""
+        self.title, self.in_title = "", False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
+        self.in_title = tag == "title"
         self.ids.update([found["id"]] if "id" in found else [])
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
@@ -42,8 +44,12 @@ class Page(HTMLParser):
         if "src" in found:
             self.loaded.append(found["src"])
 
+    def handle_endtag(self, tag):
+        self.in_title = self.in_title and tag != "title"
+
     def handle_data(self, data):
         self.text += data
+        self.title += data if self.in_title else ""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,19 @@ def test_links_and_anchors_resolve(built, pages):
                     broken.append((url, link))
     assert broken == []
     assert anchored >= len(claims.catalogue())
+
+
+def test_a_page_is_titled_by_its_first_heading(pages):
+    sources = {"index.html": paths.ROOT / "README.md", "article.html": paths.ROOT / "article.md"}
+    sources["tables.html"] = paths.REFERENCE / "README.md"
+    sources["reports/reference-study.html"] = paths.REFERENCE / "study" / "REPORT.md"
+    for url, source in sources.items():
+        lines = source.read_text(encoding="utf-8").splitlines()
+        heading = next(line for line in lines if line.startswith("# ")).removeprefix("# ")
+        assert heading.replace("`", "") in pages[url].title
+    # Of the whole site, a title names one page.
+    titles = Counter(page.title for page in pages.values())
+    assert [title for title, number in titles.items() if number > 1] == []
 
 
 def test_an_id_stands_once_on_a_page(pages):
