@@ -36,6 +36,7 @@ from kappa_lib.evidence.verdicts import (
     spread_ratio,
     together,
 )
+from kappa_lib.text import counted
 
 Arm = dict[str, Any]
 # outcome -> (factor to its unit, smallest difference that matters, unit)
@@ -110,7 +111,7 @@ def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
         return found
     differences = unlike(selected, random, held=("parameters",))
     if random["draws"] < len(random["seeds"]):
-        draws = f"the second {random['draws']} random draw for all of them"
+        draws = f"the second {counted(random['draws'], 'random draw')} for all of them"
         differences.append(f"{len(random['seeds'])} seeds, {draws}")
     return unless_confounded(found, differences)
 
@@ -171,7 +172,7 @@ def low_kappa_is_stable(
         return Decision(NOT_TESTABLE, n=len(first), note="fewer than three seeds")
     ratio, low, high = spread_ratio(first, second)
     if len(first) < SPREAD_SEEDS:
-        few = f"a spread of {len(first)} seeds says little, {SPREAD_SEEDS} are asked for"
+        few = f"a spread of {counted(len(first), 'seed')} says little, {SPREAD_SEEDS} are asked for"
         found = Decision(UNDECIDED, ratio, unit=unit, n=len(first), note=notes(few, note))
     else:
         verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
