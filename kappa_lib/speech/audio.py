@@ -14,7 +14,7 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 from kappa_lib import files
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, refuse_full_disk
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
@@ -146,13 +146,15 @@ def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
 def making(folder: Path) -> Iterator[Path]:
     """As ``files.replacing`` for a new folder that another process may be making, too.
 
-    What the first one leaves stays: both were asked for the same.
+    What the first one leaves stays: both were asked for the same. SpaceError where the disk fills
+    up.
     """
     try:
         with files.replacing(folder) as temporary:
             temporary.mkdir()
             yield temporary
     except OSError as error:
+        refuse_full_disk(error, folder)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
             raise
 

