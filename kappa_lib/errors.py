@@ -34,6 +34,10 @@ class AssetError(KappaError):
     """Weights or recordings that are missing, incomplete or not the pinned ones."""
 
 
+class UnreachableError(AssetError):
+    """What this machine cannot have or use now; a run may go on without it, and says so."""
+
+
 class CheckpointError(KappaError):
     """A weight file that is truncated, inconsistent or has a missing shard."""
 

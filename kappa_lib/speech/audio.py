@@ -172,14 +172,15 @@ def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
             batch = list(islice(remaining, _BATCH))
 
 
-def load_parts(folder: Path) -> DatasetDict:
+def load_parts(folder: Path, needed: Iterable[str] = ()) -> DatasetDict:
     """What :func:`write_part` left in a folder, mapped from the disk; an empty part is absent.
 
     Raises:
-        AssetError: a file is damaged.
+        AssetError: a file is damaged, or that of a part that is ``needed`` is missing.
     """
     paths = {part: folder / f"{part}.arrow" for part in PARTS}
     try:
-        return DatasetDict({p: Dataset.from_file(str(f)) for p, f in paths.items() if f.is_file()})
+        found = {p: f for p, f in paths.items() if p in needed or f.is_file()}
+        return DatasetDict({part: Dataset.from_file(str(path)) for part, path in found.items()})
     except (pa.ArrowException, OSError) as error:
         raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error
