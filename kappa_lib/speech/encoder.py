@@ -145,13 +145,16 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
 def identity(encoder: str) -> str | dict[str, str]:
     """What pins an encoder, for caches: its name and revision, or its files' hashes.
 
-    A model hub id that is not pinned is known by its name alone.
+    A model hub id that is not pinned is known by the commit that was fetched.
     """
     folder = paths.expanded(encoder)
     if folder.is_dir():
         return {path.name: sha256(path) for path in models.parts(folder)}
-    revision = models.REVISIONS.get(encoder)
-    return f"{encoder}@{revision}" if revision else encoder
+    if encoder == DEFAULT:
+        return encoder
+    if revision := models.REVISIONS.get(encoder):
+        return f"{encoder}@{revision}"
+    return {"hub": encoder, "revision": models.snapshot(encoder).name}
 
 
 def encode_all(

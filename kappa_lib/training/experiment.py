@@ -199,7 +199,7 @@ class Experiment:
 
 
 def _encoder_files(name: str) -> dict[str, Any]:
-    """Hashes of a local encoder's files; a named one is known by its name, which runs hold."""
+    """What pins an encoder that the profile's name of it does not."""
     found = encoder.identity(name)
     return {"encoder_weights": found} if isinstance(found, dict) else {}
 

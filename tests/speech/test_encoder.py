@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 
 import ctranslate2
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import WhisperFeatureExtractor
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError
 from kappa_lib.speech import audio, corpora, encoder
-from kappa_lib.weights import assets, whisper_files
+from kappa_lib.weights import assets, models, whisper_files
 
 # Two implementations of the same fp32 arithmetic, in other orders of summation; measured on this
 # speech: 3e-6 on average and 3e-5 at most, where features have a root mean square of 1.4.
@@ -225,6 +226,11 @@ def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
     assert one != two
     assert "@" in encoder.identity("openai/whisper-large-v3")
     assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT
+
+
+def test_an_encoder_that_is_not_pinned_is_known_by_its_commit(monkeypatch):
+    monkeypatch.setattr(models, "snapshot", lambda name: Path("snapshots", "c0ffee"))
+    assert encoder.identity("a/whisper") == {"hub": "a/whisper", "revision": "c0ffee"}
 
 
 def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, monkeypatch):
