@@ -212,7 +212,12 @@ def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
     for sound, found in zip(sounds, features, strict=True):
         assert found.dtype == torch.float16
         np.testing.assert_array_equal(found.numpy(), alone(sound).astype(np.float16))
-    assert len(list((tmp_path / "features").iterdir())) == 3
+    shards = list((tmp_path / "features").iterdir())
+    assert len(shards) == 3
+
+    shards[0].write_bytes(shards[0].read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match=f"{shards[0].name}: damaged"):
+        encoder.encode_all(sounds, lambda s: s, {"a": 1}, make)
 
 
 def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
@@ -238,7 +243,7 @@ def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, 
         raise SafetensorError("Error while serializing: I/O error: no (os error 28)")
 
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
-    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
+    monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
     sound = np.zeros((5, 2), dtype=np.float32)
     with pytest.raises(SpaceError, match="free some space"):
         encoder.encode_all([sound], lambda s: s, {"a": 1}, lambda: lambda s: s)
