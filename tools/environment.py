@@ -1,7 +1,5 @@
 """Write ``environment.yml`` from ``requirements.lock``: ``python -m tools.environment``."""
 
-from pathlib import Path
-
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -20,11 +18,11 @@ _HEADER = """\
 """
 
 
-def environment_yml(path: Path = paths.LOCK) -> str:
+def environment_yml() -> str:
     """Text of the conda environment with the same pins."""
     head = ["name: kappa", "channels:", "  - conda-forge", "dependencies:"]
     base = [f"  - python={CONDA_PYTHON}", "  - pip", "  - pip:"]
-    lines = [f"      - {canonicalize_name(pin.name)}{_tail(pin)}" for pin in pins(path)]
+    lines = [f"      - {canonicalize_name(pin.name)}{_tail(pin)}" for pin in pins()]
     return _HEADER + "\n".join([*head, *base, *lines, "      - -e ."]) + "\n"
 
 

@@ -430,12 +430,6 @@ def study(profile: Profile) -> str:
     )
 
 
-def block_of(text: str, name: str) -> str:
-    """What stands between the two markers of a name."""
-    begin, end = (marker.format(name) for marker in MARKERS)
-    return text.partition(begin)[2].partition(end)[0].strip()
-
-
 def replace_block(text: str, name: str, block: str) -> str:
     """Put ``block`` between the two markers of a name.
 

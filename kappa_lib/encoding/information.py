@@ -38,9 +38,9 @@ def output_spectrum(weight: Tensor, root: Tensor) -> NDArray[np.float64]:
     return torch.linalg.eigvalsh(gram).clamp(min=0).flip(0).sqrt().numpy()
 
 
-def input_kappa(spectrum: ArrayLike, rtol: float = INPUT_RTOL) -> float:
-    """κ of WΣ_X^½, eq. (1) on the directions the input has: those above ``rtol`` of the largest."""
-    values = nonzero_spectrum(spectrum, rtol)
+def input_kappa(spectrum: ArrayLike) -> float:
+    """κ of WΣ_X^½, eq. (1) on the directions the input has: above ``INPUT_RTOL`` of the largest."""
+    values = nonzero_spectrum(spectrum, INPUT_RTOL)
     return float(values[0] / values[-1])
 
 
@@ -60,10 +60,10 @@ def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
     return 0.5 * float(np.log1p(np.square(s) / noise_variance(s, noise)).sum())
 
 
-def gaussian_output_entropy(spectrum: ArrayLike, size: int, noise: float = NOISE) -> float:
+def gaussian_output_entropy(spectrum: ArrayLike, size: int) -> float:
     """½ log((2πe)^m det(WΣ_XWᵀ + σ²I)) of the noisy output, eq. (3); ``size`` is m."""
-    level = noise_variance(spectrum, noise)
-    return gaussian_information(spectrum, noise) + size / 2 * (LOG_2PI_E + math.log(level))
+    level = noise_variance(spectrum)
+    return gaussian_information(spectrum) + size / 2 * (LOG_2PI_E + math.log(level))
 
 
 def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:

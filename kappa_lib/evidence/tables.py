@@ -138,7 +138,7 @@ def parameters(profile: Profile) -> pd.DataFrame:
 
 def module_types(arms: Iterable[selection.Selection]) -> dict[str, str]:
     """Module type of every tensor that one of a profile's arms trains."""
-    return types_of(name for chosen in arms for name in chosen.tensors)
+    return types_of({name for chosen in arms for name in chosen.tensors})
 
 
 def transcripts(profile: Profile, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:

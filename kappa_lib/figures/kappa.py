@@ -40,11 +40,11 @@ def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return inside.pivot_table(index="type", columns="layer", values=column).loc[types(table)]
 
 
-def heat_map(table: pd.DataFrame, column: str = "kappa", label: str = "κ") -> Figure:
-    """A positive column of a κ table, a cell a matrix, layer × type, colours logarithmic."""
-    grid = _by_type_and_layer(table, column)
+def heat_map(table: pd.DataFrame) -> Figure:
+    """κ, a cell a matrix, layer × type, colours logarithmic."""
+    grid = _by_type_and_layer(table, "kappa")
     figure, axis = new_figure(figsize=(9, max(3, 0.25 * len(grid) + 1)))
-    _cells(figure, axis, grid, label, norm=LogNorm(), cmap="viridis")
+    _cells(figure, axis, grid, "κ", norm=LogNorm(), cmap="viridis")
     axis.set_xlabel("layer")
     return figure
 

@@ -78,13 +78,11 @@ def _modules(name: str) -> tuple[str, ...]:
 def types_of(names: Iterable[str]) -> dict[str, str]:
     """Tensor → module type, of all matrices of a model: the name of its own module.
 
-    Where modules share it, as many of their parents go before it as tell them apart, up to the
-    layer: GPT-2's ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too.
+    Where modules share it, as many of their parents go before it as tell them apart: GPT-2's
+    ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too. So encoder and
+    decoder, or what sees and what speaks, have types of their own.
     """
-    paths = {}
-    for name in names:
-        found = LAYER.search(name)
-        paths[name] = _modules(name[found.start() if found else 0 :])
+    paths = {name: _modules(name) for name in names}
     endings = Counter(path[i:] for path in set(paths.values()) for i in range(len(path)))
 
     def shortest(path: tuple[str, ...]) -> str:

@@ -33,15 +33,9 @@ _TAILS_AT_ONCE = 32
 _IQR = 1.349
 
 
-def singular_values(weight: torch.Tensor | np.ndarray, method: str = "auto") -> np.ndarray:
-    """All min(rows, cols) singular values, float64, descending.
-
-    Methods ``auto``, ``gram`` and ``svd`` of :mod:`kappa_lib.spectra.solvers`; errors of
-    ``checks.as_matrix``.
-    """
-    if method == "extremes":
-        raise InputError("method 'extremes' yields only σ₁ and σ_k", "use auto, gram or svd")
-    return decompose(weight, method=method).values
+def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
+    """All min(rows, cols) singular values, float64, descending; errors of ``checks.as_matrix``."""
+    return decompose(weight).values
 
 
 def condition_number(weight: torch.Tensor | np.ndarray, method: str = "auto") -> float:

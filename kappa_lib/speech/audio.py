@@ -14,7 +14,7 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 from kappa_lib import files
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, refuse_full_disk
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
@@ -146,13 +146,15 @@ def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
 def making(folder: Path) -> Iterator[Path]:
     """As ``files.replacing`` for a new folder that another process may be making, too.
 
-    What the first one leaves stays: both were asked for the same.
+    What the first one leaves stays: both were asked for the same. SpaceError where the disk fills
+    up.
     """
     try:
         with files.replacing(folder) as temporary:
             temporary.mkdir()
             yield temporary
     except OSError as error:
+        refuse_full_disk(error, folder)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
             raise
 
@@ -170,14 +172,15 @@ def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
             batch = list(islice(remaining, _BATCH))
 
 
-def load_parts(folder: Path) -> DatasetDict:
+def load_parts(folder: Path, needed: Iterable[str] = ()) -> DatasetDict:
     """What :func:`write_part` left in a folder, mapped from the disk; an empty part is absent.
 
     Raises:
-        AssetError: a file is damaged.
+        AssetError: a file is damaged, or that of a part that is ``needed`` is missing.
     """
     paths = {part: folder / f"{part}.arrow" for part in PARTS}
     try:
-        return DatasetDict({p: Dataset.from_file(str(f)) for p, f in paths.items() if f.is_file()})
+        found = {p: f for p, f in paths.items() if p in needed or f.is_file()}
+        return DatasetDict({part: Dataset.from_file(str(path)) for part, path in found.items()})
     except (pa.ArrowException, OSError) as error:
         raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error

@@ -178,8 +178,9 @@ def build(
 
     Raises:
         InputError: as :func:`split`.
-        AssetError: synthesiser or recordings cannot be had; for ``en_human`` the caller decides
-            whether to go on without.
+        UnreachableError: synthesiser or recordings cannot be had; the caller decides whether to
+            go on without.
+        AssetError: what was kept is damaged.
     """
     drawn = split(corpus, train, test, seed)
     engine = "pico" if corpus.endswith("_open") else "espeak"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
@@ -16,7 +15,7 @@ from kappa_lib.files import fingerprint, sha256
 from kappa_lib.speech.audio import RATE
 from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
-from kappa_lib.weights.safetensors_files import save_tensors
+from kappa_lib.weights.tensor_files import load_tensors, save_tensors
 
 DEFAULT = "whisper-base"
 MAX_SECONDS = 30.0
@@ -146,13 +145,16 @@ def load(encoder: str, device: str = "cpu") -> Encoder:
 def identity(encoder: str) -> str | dict[str, str]:
     """What pins an encoder, for caches: its name and revision, or its files' hashes.
 
-    A model hub id that is not pinned is known by its name alone.
+    A model hub id that is not pinned is known by the commit that was fetched.
     """
     folder = paths.expanded(encoder)
     if folder.is_dir():
         return {path.name: sha256(path) for path in models.parts(folder)}
-    revision = models.REVISIONS.get(encoder)
-    return f"{encoder}@{revision}" if revision else encoder
+    if encoder == DEFAULT:
+        return encoder
+    if revision := models.REVISIONS.get(encoder):
+        return f"{encoder}@{revision}"
+    return {"hub": encoder, "revision": models.snapshot(encoder).name}
 
 
 def encode_all(
@@ -180,6 +182,7 @@ def encode_all(
 
     Raises:
         SpaceError: the disk cannot hold the next file; the finished ones stay.
+        CheckpointError: a file of the cache is damaged.
     """
     stem, count = fingerprint(key)[:16], -(-len(items) // SHARD)
     names = [stem] if count == 1 else [f"{stem}-{number:05d}" for number in range(count)]
@@ -194,5 +197,5 @@ def encode_all(
                 progress(i + 1, len(items))
         save_tensors(shards[number], arrays)
     distributed.barrier()
-    stored = [load_file(path) for path in shards]
+    stored = [load_tensors(path) for path in shards]
     return [shard[name] for shard in stored for name in sorted(shard)]

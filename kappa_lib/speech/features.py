@@ -8,7 +8,7 @@ from datasets import DatasetDict
 from torch import Tensor
 
 from kappa_lib import distributed
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import InputError, UnreachableError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages, say
@@ -89,13 +89,14 @@ class SpeechData:
 def load(profile: Profile) -> SpeechData:
     """Build (or find) every corpus of a profile, encode it, and write ``split.json``.
 
-    A corpus of the laptop's that can't be had is left out and named in ``missing``. LibriSpeech,
+    A corpus of the laptop's that is out of reach is left out and named in ``missing``. LibriSpeech,
     Multilingual LibriSpeech and one's own corpora are what their profiles are about: without them
     it stops.
 
     Raises:
-        AssetError, InputError: one of these can't be had, or has no usable row; or nothing is left
-            to train or to test on.
+        AssetError, InputError: one of these can't be had, or has no usable row; what was kept of
+            a corpus is damaged; or nothing is left to train or to test on.
+        SpaceError: the disk is too full.
     """
     data, progress = SpeechData([], [], [], []), Stages()
 
@@ -160,7 +161,7 @@ def _build(data: SpeechData, profile: Profile, corpus: str, counts: tuple[int, i
         return parts
     try:
         return corpora.build(corpus, *counts, profile.seed)
-    except AssetError as error:
+    except UnreachableError as error:
         data.missing[corpus] = str(error)
         say(f"WITHOUT {corpus}: the run goes on without these recordings. {error}")
         return DatasetDict()

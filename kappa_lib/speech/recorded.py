@@ -49,7 +49,7 @@ def build(
 
     Raises:
         InputError: negative count, missing folder or column, or no usable row.
-        AssetError: gated, unknown or out of reach; says what to do.
+        AssetError: gated, unknown or out of reach, or what was kept is damaged; says what to do.
     """
     if min(train, test, seed) < 0:
         what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
@@ -60,7 +60,8 @@ def build(
         files.require_space(folder, (train + test) * _BYTES)
         tell(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
         _make(corpus, source, {"test": test, "train": train}, seed, folder, tell)
-    return audio.load_parts(folder), files.read_json(folder / "left_out.json")
+    needed = [part for part, count in (("train", train), ("test", test)) if count]
+    return audio.load_parts(folder, needed), files.read_json(folder / "left_out.json")
 
 
 def _make(

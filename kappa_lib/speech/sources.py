@@ -22,7 +22,7 @@ import pyarrow as pa
 from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, refuse_full_disk
 from kappa_lib.speech import audio
 from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.encoder import MAX_SECONDS
@@ -304,6 +304,7 @@ def _readable(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except _UNREADABLE as error:
+        refuse_full_disk(error, paths.cache() / "datasets")  # where Parquet files are unpacked to
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{folder}: not readable as a dataset: {reason}",

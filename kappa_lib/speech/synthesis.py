@@ -16,7 +16,7 @@ from itertools import chain
 import numpy as np
 import soxr
 
-from kappa_lib.errors import AssetError, InputError, KappaError
+from kappa_lib.errors import InputError, KappaError, UnreachableError
 from kappa_lib.paths import ROOT
 from kappa_lib.speech.audio import RATE, trim
 from kappa_lib.speech.speaking_worker import HEADER, UNKNOWN_VOICE
@@ -105,7 +105,7 @@ def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
         for each text float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
 
     Raises:
-        AssetError: the library cannot be fetched, loaded or run.
+        UnreachableError: the library cannot be fetched, loaded or run.
         InputError: unknown language, or a text with nothing to say.
         KappaError: it was killed.
     """
@@ -166,7 +166,7 @@ def _dead(worker: subprocess.Popen) -> KappaError:
             "call again; if it was the system that did it, free some memory first",
         )
     words = worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no message"]
-    return AssetError(
+    return UnreachableError(
         f"the speech synthesiser cannot run: {words[-1]}",
         "it needs the C++ runtime of the system (libstdc++ on Linux)",
     )

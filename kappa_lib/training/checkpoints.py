@@ -14,7 +14,7 @@ from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.weights.safetensors_files import save_tensors
+from kappa_lib.weights.tensor_files import save_tensors
 
 
 class RunState:
@@ -22,8 +22,8 @@ class RunState:
 
     A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
     the position, in one file that is replaced atomically. Tensors are whole in it, however they
-    were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl``
-    later than the checkpoint are dropped on resume and measured again.
+    were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl`` and
+    transcripts later than the checkpoint are dropped on resume and measured again.
 
     With several processes all of them call its methods; the main one writes.
 
@@ -142,6 +142,9 @@ class RunState:
         step = int(header["step"])
         if distributed.is_main_process():
             self._write_metrics(row for row in self.metrics() if row["step"] <= step)
+            for path in (self.folder / "transcripts").glob("*.json"):
+                if int(path.stem.removeprefix("step")) > step:
+                    path.unlink()
         return step
 
     def finish(self, named: dict[str, nn.Parameter]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -26,7 +25,7 @@ from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import promote, put_back
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
-from kappa_lib.weights.safetensors_files import save_tensors
+from kappa_lib.weights.tensor_files import load_tensors, save_tensors
 
 VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
@@ -80,7 +79,7 @@ class Experiment:
         """The original language model with a warm-started adaptor, the selection unfrozen."""
         self.restore()
         adaptor = self.adaptor(seed)
-        adaptor.load_state_dict(load_file(self._warm_path(seed)))
+        adaptor.load_state_dict(load_tensors(self._warm_path(seed)))
         model = SpeechLLM(self.llm, self.tokenizer, adaptor)
         self.unfreeze(model, selection, seed)
         return model
@@ -199,7 +198,7 @@ class Experiment:
 
 
 def _encoder_files(name: str) -> dict[str, Any]:
-    """Hashes of a local encoder's files; a named one is known by its name, which runs hold."""
+    """What pins an encoder that the profile's name of it does not."""
     found = encoder.identity(name)
     return {"encoder_weights": found} if isinstance(found, dict) else {}
 

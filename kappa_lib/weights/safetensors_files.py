@@ -1,5 +1,4 @@
 """Safetensors shards, read by their header, a tensor's own bytes at a time; packed ones unpacked.
-And :func:`save_tensors`, which writes one.
 
 Plain file reads and not a memory map: mapped pages count as this process's memory until the
 system takes them back, which would hide that one tensor is held at a time.
@@ -10,7 +9,6 @@ where weights are expected is refused: codes have singular values too, of no mea
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from kappa_lib.errors import CheckpointError, InputError, from_system
-from kappa_lib.files import fits, parse, replacing, require_space, sha256
+from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.files import fits, parse, sha256
 from kappa_lib.weights.assets import read_record
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
 
@@ -50,28 +46,6 @@ _FP8_BLOCK = 128
 _BLOCK_LIMIT = 2**16  # of bitsandbytes' blocks; its largest is 4096
 _STATE = {"shape": list[int], "blocksize": int, "quant_type": str}
 _STATE |= {"nested_blocksize": int | None, "nested_offset": float | None}
-
-
-def save_tensors(
-    path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None
-) -> None:
-    """Write a file of safetensors atomically.
-
-    Raises:
-        SpaceError: the disk cannot hold it.
-        KappaError: the system refuses it for another reason.
-    """
-    try:
-        with replacing(path) as temporary:
-            require_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()))
-            save_file(tensors, temporary, header)
-    except SafetensorError as error:
-        # It is no OSError; the system's number stands in its text alone.
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        number = int(found[1])
-        raise from_system(OSError(number, os.strerror(number), str(path))) from error
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def test_a_module_type_is_of_one_module_and_one_shape(real):
     for kind, rows in layers.groupby("type"):
         assert rows["module"].nunique() == 1, kind
         assert len(rows[["rows", "cols"]].drop_duplicates()) == 1, kind
-        assert rows["module"].iloc[0].endswith(kind)
+        assert rows["module"].iloc[0].endswith(kind.rpartition("layers.")[2])
 
 
 @pytest.mark.parametrize(
@@ -158,10 +158,10 @@ def test_a_module_type_is_of_one_module_and_one_shape(real):
             "whisper",
             {
                 f"{of}_attn.{kind}_proj"
-                for of in ("self", "encoder")
+                for of in ("encoder.layers.self", "decoder.layers.self", "encoder")
                 for kind in ("q", "k", "v", "out")
             }
-            | {"fc1", "fc2"},
+            | {f"{of}coder.layers.fc{n}" for of in ("en", "de") for n in (1, 2)},
         ),
     ],
     indirect=["real"],

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from pathlib import Path
 
 import ctranslate2
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import WhisperFeatureExtractor
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError
 from kappa_lib.speech import audio, corpora, encoder
-from kappa_lib.weights import assets, whisper_files
+from kappa_lib.weights import assets, models, whisper_files
 
 # Two implementations of the same fp32 arithmetic, in other orders of summation; measured on this
 # speech: 3e-6 on average and 3e-5 at most, where features have a root mean square of 1.4.
@@ -211,7 +212,12 @@ def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
     for sound, found in zip(sounds, features, strict=True):
         assert found.dtype == torch.float16
         np.testing.assert_array_equal(found.numpy(), alone(sound).astype(np.float16))
-    assert len(list((tmp_path / "features").iterdir())) == 3
+    shards = list((tmp_path / "features").iterdir())
+    assert len(shards) == 3
+
+    shards[0].write_bytes(shards[0].read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match=f"{shards[0].name}: damaged"):
+        encoder.encode_all(sounds, lambda s: s, {"a": 1}, make)
 
 
 def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
@@ -227,12 +233,17 @@ def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
     assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT
 
 
+def test_an_encoder_that_is_not_pinned_is_known_by_its_commit(monkeypatch):
+    monkeypatch.setattr(models, "snapshot", lambda name: Path("snapshots", "c0ffee"))
+    assert encoder.identity("a/whisper") == {"hub": "a/whisper", "revision": "c0ffee"}
+
+
 def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, monkeypatch):
     def refused(*_):
         raise SafetensorError("Error while serializing: I/O error: no (os error 28)")
 
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
-    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
+    monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
     sound = np.zeros((5, 2), dtype=np.float32)
     with pytest.raises(SpaceError, match="free some space"):
         encoder.encode_all([sound], lambda s: s, {"a": 1}, lambda: lambda s: s)

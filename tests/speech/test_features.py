@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from kappa_lib import profiles
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError, InputError, UnreachableError
 from kappa_lib.speech import features
 from kappa_lib.weights import assets
 
@@ -32,7 +32,7 @@ def test_every_corpus_is_encoded_and_the_split_written(profile):
 
 def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypatch, capsys):
     def refused(*_, **__):
-        raise AssetError("asterisk: no mirror answered", "connect")
+        raise UnreachableError("asterisk: no mirror answered", "connect")
 
     monkeypatch.setattr(assets, "asterisk_asset", refused)
     data = features.load(profile)
@@ -40,6 +40,19 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
     assert "no mirror answered" in data.missing["en_human"]
     assert "WITHOUT en_human" in capsys.readouterr().err
     assert "no mirror answered" in (profile.folder / "split.json").read_text()
+
+
+def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "assets").symlink_to(assets.whisper().parent)
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
+    few = replace(profile, train_utterances={"de": 1}, test_utterances={"de": 1, "en": 1})
+    features.load(few)
+    for part in (tmp_path / "cache" / "speech").glob("*/test.arrow"):
+        part.write_bytes(part.read_bytes()[:-500])
+    with pytest.raises(AssetError, match="damaged") as found:
+        features.load(few)
+    assert "delete" in found.value.remedy
 
 
 def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):

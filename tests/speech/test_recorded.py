@@ -43,6 +43,14 @@ def test_rows_come_out_typed_at_16_khz_with_their_own_ids(corpora, corpus):
     assert {row["language"] for row in built["test"]} == {"en" if corpus == "librispeech" else "de"}
 
 
+def test_a_kept_corpus_with_a_part_missing_is_refused(corpora, tmp_path):
+    hub_files.write_both(corpora, train=1, test=1)
+    build("librispeech", 1, 1, 0)
+    next((tmp_path / "cache" / "speech").glob("*/test.arrow")).unlink()
+    with pytest.raises(AssetError, match=r"damaged.*test\.arrow"):
+        build("librispeech", 1, 1, 0)
+
+
 def test_flac_survives_to_the_last_bit(corpora):
     hub_files.write_both(corpora, train=1, test=1)
     row = build("librispeech", 1, 0, 0)["train"][0]

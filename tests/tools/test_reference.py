@@ -23,7 +23,7 @@ def test_a_page_shows_what_the_reference_results_say(page, written, monkeypatch)
     found = written()
     assert set(found) == set(re.findall(r"<!-- (\w+): generated", text))
     for name, block in found.items():
-        assert readme.block_of(text, name) == block
+        assert readme.replace_block(text, name, block) == text
 
 
 def test_the_article_is_what_the_reference_results_say(monkeypatch):

@@ -371,6 +371,17 @@ def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
     assert state.resume(named, optimiser) == 1
 
 
+def test_what_was_measured_after_the_checkpoint_goes_on_resume(tmp_path):
+    state, named, optimiser = checkpoint(tmp_path)
+    for step in (0, 90, 100):
+        state.record(step, step, 0.0, None, {"metrics": {}, "transcripts": []})
+    state.save(90, named, optimiser)
+    state.resume(named, optimiser)
+    assert [row["step"] for row in state.metrics()] == [0, 90]
+    kept = sorted(path.name for path in (tmp_path / "transcripts").iterdir())
+    assert kept == ["step000000.json", "step000090.json"]
+
+
 def test_a_checkpoint_is_not_blamed_for_want_of_memory(tmp_path, monkeypatch):
     """Who deletes it, as a damaged one asks for, loses the run."""
 
@@ -417,7 +428,7 @@ def test_what_the_system_refuses_while_tensors_are_written_is_explained(
         raise SafetensorError(f"Error while serializing: I/O error: no (os error {number})")
 
     state, named, _ = checkpoint(tmp_path)
-    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
+    monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
     with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
         state.finish(named)
     assert caught.value.remedy
