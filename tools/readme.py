@@ -41,9 +41,9 @@ COMPARED = (
 
 FIXED = (
     "Rules and seeds of `cause`, `understood`, `type`, `long`, `turn` and `text` were committed"
-    " before their runs, though four arms of `type` were stopped at half of their seeds; that the runs of"
-    " `cause` decide where a run has fewer seeds was added after them. The rules of `study`, from"
-    " which the paper's arms come, were in part written after."
+    " before their runs, though four arms of `type` were stopped at half of their seeds; that the"
+    " runs of `cause` decide where a run has fewer seeds was added after them. Rules of `study`,"
+    " from which the paper's arms come, were in part written after."
 )
 
 
