@@ -86,7 +86,8 @@ def test_unusable_rows_are_left_out_counted_and_reported(corpora):
     _, left_out = recorded.build("librispeech", SOURCES["librispeech"], 10, 2, 0)
     assert left_out == {"train": expected, "test": {}}
     for reason, count in expected.items():
-        assert f"speech librispeech: {count} train rows left out: {reason}" in lines
+        rows = "train row" if count == 1 else "train rows"
+        assert f"speech librispeech: {count} {rows} left out: {reason}" in lines
     assert "speech librispeech: 10 train rows asked for, 3 usable" in lines
 
 
