@@ -262,11 +262,12 @@ def anisotropy(table: pd.DataFrame, lost: Interval, shuffled: Interval, raised: 
         told += f" (five of {len(each)} tensors hold {largest:.0%} of it; the median is"
         told += f" {each.median():+.3f})"
     amplified = "it is which directions are amplified that counts, not how unequally"
-    meant = f"; unequal values as such, which is all that κ reads, spare nothing: {amplified}"
+    meant = "; unequal values as such, which is all that κ reads, are not seen to spare anything:"
+    meant += f" {amplified}"
     if shuffled.high < 0:
         meant = "; unequal values spare something even on the wrong directions"
     noisier = (each < 0).groupby(table["type"]).mean()
-    hurts = {True: "hurts", False: "does not hurt, by its interval,"}[raised.low > 0]
+    hurts = "hurts" if raised.low > 0 else "does not hurt, by its interval,"
     return (
         f"**We find** that making the singular values equal {told}. The same values on other"
         f" directions, at unchanged κ, cost {_than(shuffled)} equal ones{meant}. In"
