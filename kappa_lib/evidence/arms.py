@@ -90,21 +90,17 @@ def measured(profile: Profile, table: pd.DataFrame, arm: str) -> dict[str, Any]:
         "kl": last["kl"].tolist(),
         "train_loss": last["train_loss"].tolist(),
         "corpora": {c.removeprefix("wer_"): last[c].tolist() for c in corpora},
-        **trained(profile, arm)[arm],
+        **trained(profile)[arm],
         "draws": len({config["tensors"] for config in configs}),
         "disruption": [] if None in changes else changes,
     }
 
 
-def trained(profile: Profile, *wanted: str) -> dict[str, dict[str, Any]]:
-    """Arm → ``parameters``, ``types`` and ``layers`` of what it trains, see :func:`measured`.
-
-    Of all arms by default; they decide together what a type is called.
-    """
+def trained(profile: Profile) -> dict[str, dict[str, Any]]:
+    """Arm → ``parameters``, ``types`` and ``layers`` of what it trains, see :func:`measured`."""
     arms, found = {arm: of_run(profile, arm) for arm in profile.arms}, {}
     types = tables.module_types(arms.values())
-    for arm in wanted or arms:
-        chosen = arms[arm]
+    for arm, chosen in arms.items():
         kinds = [types[name] for name in chosen.tensors]
         layers = pd.Series([layer_of(name) for name in chosen.tensors], dtype=float)
         found[arm] = {

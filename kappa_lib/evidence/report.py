@@ -14,7 +14,7 @@ from kappa_lib.evidence.verdicts import decisive
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
-from kappa_lib.text import clock, markdown
+from kappa_lib.text import clock, counted, markdown
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"
@@ -26,6 +26,7 @@ def write(profile: Profile) -> Path:
     configs = [read_json(run / "config.json") for run in tables.finished(profile).values()]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
     environment.undefined = jinja2.StrictUndefined
+    environment.globals["counted"] = counted
     environment.filters["line"] = lambda text: " ".join(text.split())
     text = environment.get_template("REPORT.md.j2").render(
         profile=profile,

@@ -56,6 +56,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.undefined = jinja2.StrictUndefined
     environment.filters["table"] = _html
+    environment.globals["counted"] = counted
     text = environment.get_template("page.html.j2").render(
         table=table,
         model=table.attrs.get("model", "a model"),
