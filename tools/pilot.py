@@ -16,9 +16,8 @@ from kappa_lib.evidence.verdicts import PILOT_SEED
 from kappa_lib.files import replacing
 from kappa_lib.run import stages
 
-# Enough to rank rates by held-out loss; what is forgotten is none of the pilot's business. A loss
-# that no run comes down to has the training loss averaged as where it stops a run.
-CHEAP = {"text_tokens": 256, "arm_lr": {}, "stop_loss": 1e-9}
+# A loss that no run comes down to has the training loss averaged as where it stops a run.
+ALIKE = {"arm_lr": {}, "stop_loss": 1e-9}
 
 
 def pilot(name: str, steps: int, rates: list[float]) -> pd.DataFrame:
@@ -27,7 +26,7 @@ def pilot(name: str, steps: int, rates: list[float]) -> pd.DataFrame:
     for rate in rates:
         own = {"profile": f"{name}-pilot-{rate:g}", "lr": rate, "seeds": [PILOT_SEED]}
         pace = {"steps": steps, "eval_every": steps}
-        profile = profiles.load(name, **own, **pace, **CHEAP)
+        profile = profiles.load(name, **own, **pace, **ALIKE)
         stages.train_all(*stages.prepare(profile))
         table = tables.results(profile)
         ends = table[table["step"] == steps]
