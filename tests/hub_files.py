@@ -7,8 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from datasets import Audio, Features, Value
+from datasets import Audio, Features, Value, config
 
+# A stream that is not read to its end waits so many seconds for the threads of pyarrow, for fear
+# of the end of the process, which is far here.
+config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 LIBRISPEECH = Features(
     {
         "file": Value("string"),

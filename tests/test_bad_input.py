@@ -32,6 +32,7 @@ from safetensors.torch import load, save
 from kappa_lib import paths
 from kappa_lib.errors import KappaError
 from kappa_lib.evidence import claims
+from kappa_lib.figures import page
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.selection import Selection, select
@@ -50,6 +51,8 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path_factory.mktemp("home")))
+    # The pictures are composed, and not painted, which would take nine tenths of the time.
+    monkeypatch.setattr(page, "_png", lambda figure: b"")
 
 
 # What is damaged, and how.

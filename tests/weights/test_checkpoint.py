@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError
 from kappa_lib.weights.checkpoint import kind_of
-from kappa_lib.weights.gguf_file import module_name
+from kappa_lib.weights.gguf_file import Reader, module_name
 from kappa_lib.weights.models import open_checkpoint
 
 HEADS, KV_HEADS = 4, 2
@@ -132,6 +132,50 @@ def test_truncated_gguf_is_refused(llama, tmp_path):
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf: not a complete GGUF"):
         tiny.read_all(path)
+
+
+VOCABULARY = {  # what tokenizers put there, and a list of layers, which is kept
+    "tokens": [f"Wort {n} ü" for n in range(1500)],
+    "scores": [-float(n) for n in range(1500)],
+    "kinds": [n % 5 for n in range(1500)],
+    "flags": [True, False] * 750,
+    "per_layer": [4, 4, 2, 4],
+}
+
+
+def write_vocabulary(path, endian=gguf.GGUFEndian.LITTLE) -> None:
+    writer = gguf.GGUFWriter(path, "llama", endianess=endian)
+    for name, values in VOCABULARY.items():
+        writer.add_array(name, values)
+    writer.add_string("last", "behind them all")
+    writer.add_tensor("x", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("endian", list(gguf.GGUFEndian))
+def test_a_vocabulary_is_passed_over_and_all_else_is_the_package_s(tmp_path, endian):
+    write_vocabulary(tmp_path / "words.gguf", endian)
+    ours, theirs = (kind(tmp_path / "words.gguf") for kind in (Reader, gguf.GGUFReader))
+    assert list(ours.fields) == list(theirs.fields)
+    for name, field in theirs.fields.items():
+        long = name in VOCABULARY and len(VOCABULARY[name]) > 1000
+        assert ours.fields[name].types == field.types
+        assert ours.fields[name].contents() == ([] if long else field.contents())
+    assert ours.data_offset == theirs.data_offset
+    assert np.array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+
+
+@pytest.mark.parametrize("at", ["Wort 700", "last"])
+def test_a_file_that_ends_in_its_vocabulary_is_refused(tmp_path, at):
+    path = tmp_path / "words.gguf"
+    write_vocabulary(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(at.encode())])
+    with pytest.raises(CheckpointError, match="not a complete GGUF"):
+        open_checkpoint(path)
 
 
 def test_not_a_gguf_is_refused(tmp_path):

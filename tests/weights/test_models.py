@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from gguf import GGUFReader, dequantize
+from gguf import dequantize
 
 from kappa_lib.errors import AssetError
 from kappa_lib.weights import assets, models
 from kappa_lib.weights.assets import write_record
+from kappa_lib.weights.gguf_file import Reader
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from kappa_lib.weights.assets import write_record
 def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
     llm, tokenizer = models.load(name)
     gguf = assets.language_model(models.GGUFS[name][0])
-    stored = {t.name: t for t in GGUFReader(gguf).tensors}
+    stored = {t.name: t for t in Reader(gguf).tensors}
     for ours, theirs in [
         ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
         ("model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"),
