@@ -52,7 +52,8 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path_factory.mktemp("home")))
     # The pictures are composed, and not painted, which would take nine tenths of the time.
-    monkeypatch.setattr(page, "_png", lambda figure: b"")
+    unpainted = {"light": "", "dark": "", "alt": ""}
+    monkeypatch.setattr(page, "_picture", lambda path, figure, words: unpainted)
 
 
 # What is damaged, and how.
