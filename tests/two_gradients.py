@@ -1,10 +1,11 @@
 """The gradients of one batch before clipping, written to a file; started by test_processes.
 
-``python two_gradients.py ROOT RESULTS WAY OUT``, alone or under torchrun.
+``python two_gradients.py ROOT WAY OUT`` under torchrun, or :func:`write` in one process.
 """
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import tiny_paper
@@ -19,12 +20,8 @@ class Stop(Exception):
     pass
 
 
-def main(root: Path, results: str, way: str, out: str) -> None:
-    os.environ |= {
-        "KAPPA_HOME": str(root / "cache"),
-        "KAPPA_CORPORA": str(root / "corpora"),
-        "KAPPA_RESULTS": results,
-    }
+def write(root: Path, way: str, out: Path) -> None:
+    """Train to the first step's gradients, and leave them in ``out``."""
     changes = {"arms": ["selected"], "dtype": "float32", "parallel": way}
     experiment, arms = stages.prepare(tiny_paper.profile(root, **changes))
 
@@ -35,13 +32,12 @@ def main(root: Path, results: str, way: str, out: str) -> None:
         raise Stop
 
     experiment.accelerator.clip_grad_norm_ = keep
-    try:
+    with suppress(Stop):
         trainer.train(experiment, arms["selected"], 0)
-    except Stop:
-        distributed.shut_down()
-        # The step was left half-way: an ordinary exit may abort on threads of it that still run.
-        os._exit(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    write(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    distributed.shut_down()
+    # The step was left half-way: an ordinary exit may abort on threads of it that still run.
+    os._exit(0)

@@ -1,8 +1,10 @@
 """Several processes against one: the same training, the same table, and what happens when one dies.
 
-Every test calls the command as a user does; with no GPU here the processes talk through gloo.
+Several are started by the command, as a user does; with no GPU here they talk through gloo.
 """
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import psutil
 import pytest
 import tiny_paper
 import torch
+import two_gradients
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -22,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from kappa_lib import distributed, paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.run import launch, runner
+from kappa_lib.run import cli, launch, runner
 from kappa_lib.spectra import kappa_table, scan
 from kappa_lib.training import parallel
 from kappa_lib.training.checkpoints import read_metrics
@@ -81,10 +84,25 @@ def call(root: Path, results: Path, *arguments: str) -> str:
     return out
 
 
+def alone(root: Path, results: Path, *arguments: str) -> str:
+    """The command in this process, which has loaded already what another would have to."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        for name, value in places(root, results).items():
+            patch.setenv(name, value)
+        assert cli.main(list(arguments)) == 0
+    return out.getvalue()
+
+
 def train(root: Path, results: Path, processes: int, **changes) -> Path:
     """Train the selected arm; returns the run's folder."""
+    command = ["train", "--profile", "paper", *settings(root, **changes)]
     several = ["--processes", str(processes)]
-    out = call(root, results, "train", "--profile", "paper", *settings(root, **changes), *several)
+    out = (
+        alone(root, results, *command)
+        if processes == 1
+        else call(root, results, *command, *several)
+    )
     assert out.count("selected 0") == 1, "the table is printed once"
     return results / "paper" / "runs" / "selected-seed0"
 
@@ -140,29 +158,28 @@ def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
     assert [r["id"] for r in transcripts[0]] == [r["id"] for r in transcripts[1]]
 
 
-def gradients(root: Path, folder: Path, way: str, *launcher: str) -> dict[str, torch.Tensor]:
-    """What ``two_gradients.py`` finds, started as ``launcher`` starts it."""
-    out = folder / "gradients.safetensors"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = str(paths.ROOT)
-    script = str(paths.ROOT / "tests" / "two_gradients.py")
-    command = [sys.executable, *launcher, script, str(root), str(folder / "run"), way, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return load_file(out)
-
-
 @pytest.fixture(scope="module")
 def gradients_of_one(root, tmp_path_factory):
     """One process neither averages nor shards, whatever it is told."""
-    return gradients(root, tmp_path_factory.mktemp("gradients"), "ddp")
+    folder = tmp_path_factory.mktemp("gradients")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in places(root, folder / "run").items():
+            patch.setenv(name, value)
+        two_gradients.write(root, "ddp", folder / "gradients.safetensors")
+    return load_file(folder / "gradients.safetensors")
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
 def test_the_gradient_of_a_batch_is_that_of_one_process(root, gradients_of_one, tmp_path, way):
     """Before clipping and before AdamW, both of which would hide its size."""
-    several = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    found = gradients(root, tmp_path, way, *several)
+    out = tmp_path / "gradients.safetensors"
+    environment = os.environ | places(root, tmp_path / "run")
+    environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", two_gradients.__file__, str(root), way, str(out)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = load_file(out)
     assert found.keys() == gradients_of_one.keys()
     for name, gradient in gradients_of_one.items():
         assert gradient.norm() > 0
@@ -174,7 +191,7 @@ def test_every_arm_of_every_seed_is_sharded(root, tmp_path):
     changes = {"arms": ["selected", "inverse"], "seeds": [0, 1], "parallel": "fsdp2"}
     command = ["train", "--profile", "paper", *settings(root, **changes), "--processes", "2"]
     call(root, tmp_path / "two", *command)
-    call(root, tmp_path / "one", *command[:-2])
+    alone(root, tmp_path / "one", *command[:-2])
     for run in ("selected-seed0", "inverse-seed0", "selected-seed1", "inverse-seed1"):
         rows = [read_metrics(tmp_path / n / "paper" / "runs" / run) for n in ("one", "two")]
         assert len(rows[0]) == 3
@@ -233,10 +250,10 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
 
 def test_two_processes_measure_the_same_table(root, tmp_path, monkeypatch):
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder, several in ((one, "1"), (two, "2")):
-        model = str(root / "llama")
-        out = call(root, tmp_path, "scan", model, "-o", str(folder), "--processes", several)
-        assert out.count("28 matrices") == 1
+    command = ["scan", str(root / "llama"), "-o"]
+    assert alone(root, tmp_path, *command, str(one)).count("28 matrices") == 1
+    out = call(root, tmp_path, *command, str(two), "--processes", "2")
+    assert out.count("28 matrices") == 1
     assert (one / "kappa.csv").read_bytes() == (two / "kappa.csv").read_bytes()
     assert kappa_table.read(one).attrs == kappa_table.read(two).attrs
     parts = [path.read_text().splitlines() for path in sorted(two.glob("kappa.rows*.jsonl"))]
@@ -263,16 +280,21 @@ def test_a_scan_that_fails_says_so_once_and_keeps_what_both_measured(root, tmp_p
 
 
 @pytest.mark.slow(ahead=True)
-def test_the_papers_profile_runs_through_every_notebook(root, tmp_path, monkeypatch, capsys):
-    """``bash reproduce.sh --profile paper --processes 2`` on miniature files, after the set-up."""
+def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypatch, capsys):
+    """``bash reproduce.sh --profile paper --processes 2`` on miniature files, after the set-up.
+
+    The notebooks of theory and of the default model's activations are the same in every profile.
+    """
     for name, value in places(root, tmp_path).items():
         monkeypatch.setenv(name, value)
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
     command = ["--profile", "paper", *settings(root, dtype="bfloat16", arms=arms)]
+    for number in ("03", "04", "05", "06", "08"):
+        command += ["--only", number]
     assert runner.main([*command, "--processes", "2"]) == 0, capsys.readouterr().out
     folder = tmp_path / "paper"
     executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
-    assert executed == {path.name for path in runner.sources()}
+    assert {name[:2] for name in executed} == {"03", "04", "05", "06", "08"}
     for arm in arms:
         record = read_json(folder / "runs" / f"{arm}-seed0" / "provenance.json")
         assert record["processes"] == 2, "the notebooks found the runs finished"

@@ -48,9 +48,14 @@ def start(model: Path, results: Path) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen) -> None:
-    process.communicate()
-    assert process.returncode == 0
+def train_here(model: Path, results: Path) -> None:
+    """What :func:`start` starts, in this process, which has loaded already what it needs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KAPPA_RESULTS", str(results))
+        tiny.run(model)
+    torch.set_num_threads(threads)
 
 
 def run_folder(results: Path) -> Path:
@@ -59,7 +64,7 @@ def run_folder(results: Path) -> Path:
 
 def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(start(model, whole))
+    train_here(model, whole)
 
     process = start(model, broken)
     for line in process.stdout:
@@ -71,7 +76,7 @@ def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
     assert tiny.comparable(run_folder(broken))[-1]["step"] == 2
     assert not (run_folder(broken) / "model.safetensors").exists()
 
-    finish(start(model, broken))
+    train_here(model, broken)
     assert tiny.comparable(run_folder(broken)) == tiny.comparable(run_folder(whole))
     assert [row["step"] for row in tiny.comparable(run_folder(whole))] == [0, 2, 4, 6]
     trained = [load_file(run_folder(r) / "model.safetensors") for r in (whole, broken)]
