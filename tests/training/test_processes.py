@@ -287,14 +287,15 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     """
     for name, value in places(root, tmp_path).items():
         monkeypatch.setenv(name, value)
+    alike = ("01", "02", "07")
+    sources = [path for path in runner.sources() if not path.name.startswith(alike)]
+    monkeypatch.setattr(runner, "sources", lambda folder=None: sources)
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
     command = ["--profile", "paper", *settings(root, dtype="bfloat16", arms=arms)]
-    for number in ("03", "04", "05", "06", "08"):
-        command += ["--only", number]
     assert runner.main([*command, "--processes", "2"]) == 0, capsys.readouterr().out
     folder = tmp_path / "paper"
     executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
-    assert {name[:2] for name in executed} == {"03", "04", "05", "06", "08"}
+    assert executed == {path.name for path in sources}
     for arm in arms:
         record = read_json(folder / "runs" / f"{arm}-seed0" / "provenance.json")
         assert record["processes"] == 2, "the notebooks found the runs finished"
