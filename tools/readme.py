@@ -17,6 +17,7 @@ from kappa_lib.evidence.verdicts import (
     ENOUGH_SEEDS,
     FAILS,
     HOLDS,
+    PILOT_SEED,
     SAME,
     SCALES,
     UNDECIDED,
@@ -327,7 +328,8 @@ def text(profile: Profile) -> str:
     nothing is known of them.
     """
     drawn = "Of an arm that is drawn anew for each seed, the first draw is meant."
-    return f"{ends(profile, _TEXT)}\n\n{_pairs(profile, _EXCEPT_HELDOUT)}\n\n{drawn}"
+    parts = [ends(profile, _TEXT), _pairs(profile, _EXCEPT_HELDOUT), drawn, *_pilot(profile)]
+    return "\n\n".join(parts)
 
 
 def turn(profile: Profile) -> str:
@@ -336,7 +338,25 @@ def turn(profile: Profile) -> str:
     for step, group in table[table["step"] > 0].groupby("step"):
         rows += [[step, *row] for row in _rows(group, _TURN)]
     means = markdown(["step", "arm", "seeds", *_TURN], rows)
-    return f"Mean and standard deviation over seeds:\n\n{means}\n\n{_pairs(profile)}"
+    parts = ["Mean and standard deviation over seeds:", means, _pairs(profile), *_pilot(profile)]
+    return "\n\n".join(parts)
+
+
+def _pilot(profile: Profile) -> list[str]:
+    """What ``tools.pilot`` found of learning rates, where rates were tried."""
+    path = profile.folder / "pilot.csv"
+    if not path.is_file():
+        return []
+    found = pd.read_csv(path).pivot(index="arm", columns="lr", values="heldout_loss")
+    rows = [
+        [arm, *(f"**{x:.3f}**" if x == losses.min() else f"{x:.3f}" for x in losses)]
+        for arm, losses in found.iterrows()
+    ]
+    said = (
+        f"Held-out loss at the end of the pilot, seed {PILOT_SEED}, by learning rate, the lowest"
+        f" bold; the runs took {profile.lr:g}:"
+    )
+    return [said, markdown(["arm", *map("{:g}".format, found.columns)], rows)]
 
 
 # Heading → column of the results, its factor, and digits.

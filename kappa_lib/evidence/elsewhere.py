@@ -189,9 +189,7 @@ def advice() -> str:
     answer = "Not on this evidence, which is"
     if "less" in words:
         answer = f"{'The runs disagree' if 'more' in words else 'By these runs yes'}; they are"
-    shapes, layers = sizes.llama_layer(models.DEFAULT)
-    table = sizes.CONFIGS[models.DEFAULT]["vocab_size"] * shapes["self_attn.q_proj"][1]
-    size = table + layers * sum(rows * cols for rows, cols in shapes.values())  # norms are few
+    size = sizes.llama_parameters(models.DEFAULT)
     return (
         f"**Should you choose what to fine-tune by its κ?** {answer} of one model of"
         f" {size / 1e6:.0f} M parameters and short runs. What the smaller κ forgot, as KL from the"

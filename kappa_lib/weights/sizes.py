@@ -135,6 +135,15 @@ def llama_layer(model: str) -> tuple[dict[str, tuple[int, int]], int]:
     return shapes, config["num_hidden_layers"]
 
 
+def llama_parameters(model: str) -> int:
+    """:class:`LanguageModel`'s ``parameters`` of one of ``CONFIGS``, from it alone."""
+    config, (shapes, layers) = CONFIGS[model], llama_layer(model)
+    tables = (1 if config["tie_word_embeddings"] else 2) * config["vocab_size"]
+    norms = 2 * layers + 1
+    matrices = sum(rows * cols for rows, cols in shapes.values())
+    return layers * matrices + (tables + norms) * config["hidden_size"]
+
+
 def language_model(config: "PretrainedConfig") -> LanguageModel:
     """Count a language model's parameters, and find the matrices of its first layer.
 

@@ -70,6 +70,7 @@ def test_counts_follow_from_the_published_configuration(model):
     shapes, number = sizes.llama_layer(model)
     assert list(shapes.items()) == list(found.shapes.items())
     assert number == found.layers
+    assert sizes.llama_parameters(model) == found.parameters
 
 
 @pytest.mark.parametrize("model", [m for m in sizes.CONFIGS if "Llama-3" in m])

@@ -84,6 +84,22 @@ def test_a_turn_is_told_at_every_evaluation(monkeypatch):
     )
 
 
+def test_a_pilot_is_told_by_rate_with_the_lowest_loss_bold(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    assert readme._pilot(profiles.load("turn")) == []
+    (tmp_path / "turn").mkdir()
+    rows = "arm,lr,heldout_loss\na,0.0004,2.1\na,0.0002,2.0\nb,0.0002,1.5\nb,0.0004,1.25\n"
+    (tmp_path / "turn" / "pilot.csv").write_text(rows)
+    said, table = readme._pilot(profiles.load("turn"))
+    assert said.endswith("the runs took 0.0002:")
+    assert table.splitlines() == [
+        "| arm | 0.0002 | 0.0004 |",
+        "|---|---|---|",
+        "| a | **2.000** | 2.100 |",
+        "| b | 1.500 | **1.250** |",
+    ]
+
+
 def test_texts_disagree_where_one_s_difference_is_another_s_neither_in_loss_nor_in_kl_alone():
     def found(**of):
         rows = [("a − b", seed, k, v + 1e-3 * seed) for k, vs in of.items() for seed, v in vs]
