@@ -133,7 +133,7 @@ run_tests() {
     python -m ruff check . || failed="$failed ruff-check"
     python -m ruff format --check . || failed="$failed ruff-format"
     echo "== unit tests, two processes"
-    python -m pytest -n 2 --dist worksteal || failed="$failed unit-tests"
+    python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || failed="$failed unit-tests"
     # One pytest call compares in one way. Half of the notebooks go aside, with results of their
     # own, for two would write into those of the profile smoke at once.
     scratch="$(mktemp -d)"

@@ -144,9 +144,7 @@ def assert_same_run(root: Path, found: Path, expected: Path, dtype: str) -> None
     assert not (found / "resume.safetensors").exists()
 
 
-@pytest.mark.parametrize(
-    ("way", "dtype"), [("ddp", "float32"), ("fsdp2", "float32"), ("fsdp2", "bfloat16")]
-)
+@pytest.mark.parametrize(("way", "dtype"), [("ddp", "float32"), ("fsdp2", "bfloat16")])
 def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
     found = train(root, tmp_path, 2, parallel=way, dtype=dtype)
     assert_same_run(root, found, by_one[dtype], dtype)
@@ -186,7 +184,7 @@ def test_the_gradient_of_a_batch_is_that_of_one_process(root, gradients_of_one, 
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
-def test_every_arm_of_every_seed_is_sharded(root, tmp_path):
+def test_every_arm_of_every_seed_is_sharded(root, by_one, tmp_path):
     """What the first run takes apart the second finds whole, its seed's warm start included."""
     changes = {"arms": ["selected", "inverse"], "seeds": [0, 1], "parallel": "fsdp2"}
     command = ["train", "--profile", "paper", *settings(root, **changes), "--processes", "2"]
@@ -199,6 +197,8 @@ def test_every_arm_of_every_seed_is_sharded(root, tmp_path):
             assert rows[1][-1][key] == pytest.approx(rows[0][-1][key], rel=1e-5), run
         record = read_json(tmp_path / "two" / "paper" / "runs" / run / "provenance.json")
         assert record["sharded"] is True
+    first = tmp_path / "two" / "paper" / "runs" / "selected-seed0"
+    assert_same_run(root, first, by_one["float32"], "float32")
 
 
 def worker(parent: subprocess.Popen, rank: int) -> psutil.Process:

@@ -11,10 +11,12 @@ from kappa_lib.evidence import tables
 from kappa_lib.run import stages
 from kappa_lib.spectra import scan
 from kappa_lib.spectra.selection import as_lora, select
+from kappa_lib.training import trainer
 from kappa_lib.training.experiment import insert_lora
 from kappa_lib.training.text_task import TextExperiment, load, without_vowels
-from kappa_lib.training.trainer import SMOOTHED, train
+from kappa_lib.training.trainer import train
 
+SMOOTHED = 5  # steps that a training loss is the mean of; in earnest four times as many
 SETTING = {
     "task": "vowels",
     "lora_rank": 4,
@@ -34,6 +36,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def profile(model, tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    monkeypatch.setattr(trainer, "SMOOTHED", SMOOTHED)
     return lambda **changes: tiny.profile(model, **{**SETTING, **changes})
 
 
