@@ -92,3 +92,16 @@ def test_a_truncated_part_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(AssetError, match="damaged"):
         audio.load_parts(tmp_path)
+
+
+def test_a_part_that_ends_between_two_batches_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_BATCH", 2)
+    for count in (2, 4):
+        (tmp_path / f"{count}").mkdir()
+        audio.write_part(tmp_path / f"{count}", "train", [full_row(0)] * count)
+    short, path = (tmp_path / folder / "train.arrow" for folder in ("2", "4"))
+    half = short.stat().st_size - len(audio.END)
+    assert path.read_bytes()[:half] + audio.END == short.read_bytes()
+    path.write_bytes(path.read_bytes()[:half])
+    with pytest.raises(AssetError, match="damaged"):
+        audio.load_parts(path.parent)
