@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -87,9 +88,7 @@ def call(root: Path, results: Path, *arguments: str) -> str:
 def alone(root: Path, results: Path, *arguments: str) -> str:
     """The command in this process, which has loaded already what another would have to."""
     out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        for name, value in places(root, results).items():
-            patch.setenv(name, value)
+    with patch.dict(os.environ, places(root, results)), contextlib.redirect_stdout(out):
         assert cli.main(list(arguments)) == 0
     return out.getvalue()
 
@@ -160,9 +159,7 @@ def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
 def gradients_of_one(root, tmp_path_factory):
     """One process neither averages nor shards, whatever it is told."""
     folder = tmp_path_factory.mktemp("gradients")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in places(root, folder / "run").items():
-            patch.setenv(name, value)
+    with patch.dict(os.environ, places(root, folder / "run")):
         two_gradients.write(root, "ddp", folder / "gradients.safetensors")
     return load_file(folder / "gradients.safetensors")
 
