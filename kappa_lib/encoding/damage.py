@@ -18,6 +18,7 @@ from kappa_lib.encoding.cases import Batch
 from kappa_lib.encoding.covariance import only
 from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import layer_of, types_of
+from kappa_lib.spectra.spectrum import singular_vectors
 from kappa_lib.theory.checks import as_matrix
 
 # By how much a surgery spreads the new κ, as a power of how far the old ones spread. Small, so
@@ -35,8 +36,9 @@ class Factors:
 
     @classmethod
     def of(cls, weight: Tensor) -> "Factors":
-        """The thin singular value decomposition of a matrix (m, n)."""
-        return cls(*torch.linalg.svd(as_matrix(weight).double(), full_matrices=False))
+        """The thin singular value decomposition of a matrix (m, n), k its rank."""
+        left, sigma, right = singular_vectors(as_matrix(weight).double())
+        return cls(left, sigma, right.T)
 
     def matrix(self, sigma: Tensor) -> Tensor:
         """U diag(``sigma``) Vᵀ, (m, n) float64."""

@@ -6,10 +6,9 @@ product with W loses. How far σ can be from the truth follows from the residual
 the distance to the next singular value (Kato-Temple), which G does resolve.
 
 Products are in float64, a block of rows at a time, so that a bf16 matrix is never held twice, and
-see the matrix tall: (rows, k) with rows ≥ k, transposed where needed. They are torch's, so that
-one setting, ``torch.set_num_threads``, governs their threads, and matrices can be measured side by
-side. Operands start at 64-byte boundaries (torch's own memory does): on others MKL may round
-differently, and a row of the κ table could change its last bits.
+see the matrix tall: (rows, k) with rows ≥ k, transposed where needed. Operands start at 64-byte
+boundaries (torch's own memory does): on others MKL may round differently, and a row of the κ table
+could change its last bits.
 
 On a GPU all of it but Lanczos' short recurrence stays there: the matrix goes over once, as stored.
 """
@@ -17,9 +16,11 @@ On a GPU all of it but Lanczos' short recurrence stays there: the matrix goes ov
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 import torch
+from scipy.linalg.blas import dsyrk
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kappa_lib.theory.checks import EPS
@@ -27,9 +28,9 @@ from kappa_lib.theory.checks import EPS
 # Numbers widened to float64 at a time: 2²² are 32 MiB; on a GPU a GiB, chosen, not tuned.
 BLOCK_NUMBERS = 1 << 22
 BLOCK_NUMBERS_CUDA = 1 << 27
-# Columns of the Gram matrix made at a time: few enough that little more than its lower half is
-# computed, enough for the product to run at full speed, and a multiple of 8 (64 bytes).
-PANEL = 192
+# Matrices with no more singular values than this are measured side by side, a thread each: the
+# larger ones would take too much memory, and keep several threads busy by themselves.
+SIDE_BY_SIDE = 2048
 # Relative residual at which Lanczos stops, and its longest run. A start vector drawn at random
 # misses an eigenvector to this level with a probability of about the level itself.
 LANCZOS_TOLERANCE = 1e-8
@@ -55,9 +56,7 @@ class Tall:
         self._is_tall = self.shape[0] >= self.shape[1]
         self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
         self.device = device
-        self._block, self._panel = BLOCK_NUMBERS, PANEL
-        if device == "cuda":  # a few large products instead of many small ones
-            self._block, self._panel = BLOCK_NUMBERS_CUDA, self.k
+        self._block = BLOCK_NUMBERS_CUDA if device == "cuda" else BLOCK_NUMBERS
         # A matrix of a single block is widened once.
         self._kept: torch.Tensor | None = None
 
@@ -78,12 +77,19 @@ class Tall:
 
     def gram(self) -> torch.Tensor:
         """WᵀW, (k, k), of which only the lower triangle is to be read."""
-        product = torch.zeros(self.k, self.k, dtype=torch.float64, device=self.device)
-        for _, block in self._blocks():
-            for start in range(0, self.k, self._panel):
-                columns = slice(start, min(start + self._panel, self.k))
-                product[start:, columns].addmm_(block[:, start:].T, block[:, columns])
-        return product
+        blocks = (block for _, block in self._blocks())
+        if self.device == "cuda":
+            return reduce(torch.add, (block.T @ block for block in blocks))
+        # Of a matrix times itself BLAS computes one half; torch does not ask for that.
+        arrays = (block.numpy() for block in blocks)
+        if self.k <= SIDE_BY_SIDE:  # numpy lets other threads work meanwhile, SciPy does not
+            with np.errstate(all="ignore"):  # an overflow shows in the trace
+                return torch.from_numpy(reduce(np.add, (array.T @ array for array in arrays)))
+        upper = np.zeros((self.k, self.k), order="F")
+        for array in arrays:  # whichever of its two forms lies in memory as Fortran has it
+            tall = array.flags.f_contiguous
+            dsyrk(1.0, array if tall else array.T, 1.0, upper, trans=tall, overwrite_c=True)
+        return torch.from_numpy(upper.T)
 
     def times(self, vectors: torch.Tensor) -> torch.Tensor:
         """W V: (k, q) → (rows, q)."""

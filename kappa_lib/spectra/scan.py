@@ -19,13 +19,14 @@ from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, who
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, solvers
+from kappa_lib.spectra.extremes import SIDE_BY_SIDE
 from kappa_lib.spectra.kappa_table import COLUMNS, matrices, matrix_names, measure
 from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.models import open_checkpoint, pick_device
 
 # Raise when a change here or in the solvers alters any number of a row.
-NUMERICS = 4
+NUMERICS = 5
 # Embeddings and output layer are no choice of the paper's: its 224 tensors are 7 in each of
 # 32 layers. An --include pattern brings them back.
 SKIPPED_KINDS = ("other", "embedding")
@@ -207,7 +208,7 @@ class _Scanner:
         on_cpu = self.settings["device"] == "cpu"
         small, large = [], []
         for info in self.infos:
-            is_small = on_cpu and _singular_values(info) <= solvers.SIDE_BY_SIDE
+            is_small = on_cpu and _singular_values(info) <= SIDE_BY_SIDE
             (small if is_small else large).append(info)
         for found in solvers.side_by_side(self._measured, self._open(small)):
             self._keep(*found)

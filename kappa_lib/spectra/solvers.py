@@ -26,14 +26,11 @@ from numpy.linalg import _umath_linalg
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
-from kappa_lib.spectra.extremes import End, Tall, gram_error
+from kappa_lib.spectra.extremes import SIDE_BY_SIDE, End, Tall, gram_error
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
-# Matrices with no more singular values than this are measured side by side, a thread each: the
-# larger ones would take too much memory, and keep several threads busy by themselves.
-SIDE_BY_SIDE = 2048
 # From this many singular values on their two ends cost less than all of them.
 ENDS_FROM = 1024
 # Traces of the Gram matrix between which no square left float64's range in a way that matters.
@@ -44,7 +41,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def _one_thread_in_numpy() -> Iterator[None]:
+def one_thread_in_numpy() -> Iterator[None]:
     """Let numpy's own OpenBLAS compute with one thread; other libraries stay as they are.
 
     numpy has no function for it. Several of its threads wait for each other actively, which on a
@@ -78,7 +75,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     waiting: deque[Future[R]] = deque()
     torch.set_num_threads(1)
     try:
-        with _one_thread_in_numpy(), ThreadPoolExecutor(threads) as pool:
+        with one_thread_in_numpy(), ThreadPoolExecutor(threads) as pool:
             for item in items:
                 waiting.append(pool.submit(work, item))
                 if len(waiting) > threads:
@@ -146,8 +143,12 @@ def decompose(
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
     if method == "svd":
         return _by_svd(as_matrix(weight, name), device)
-    matrix, unit = matrix_form(weight, name), 1.0
-    tall = Tall(matrix, device)
+    with one_thread_in_numpy():
+        return _by_product(matrix_form(weight, name), name, method, device)
+
+
+def _by_product(matrix: torch.Tensor, name: str, method: str, device: str) -> Spectrum:
+    tall, unit = Tall(matrix, device), 1.0
     product = tall.gram()
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
     if not SMALLEST_TRACE < float(product.trace()) < LARGEST_TRACE:
@@ -190,7 +191,7 @@ def _by_gram(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum:
     eigenvalues = _eigenvalues(product)[::-1]
     values = np.sqrt(np.clip(eigenvalues, 0.0, None))
     errors = gram_error(tall.rows, tall.k, trace) / np.maximum(values, np.sqrt(trace) * EPS)
-    label = "gram (dgemm, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
+    label = "gram (dsyrk, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, tall.shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
@@ -208,8 +209,7 @@ def _eigenvalues(product: torch.Tensor) -> np.ndarray:
     On one thread numpy's OpenBLAS is faster than torch's MKL by a third, on several slower.
     """
     if product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE:
-        with _one_thread_in_numpy():
-            return np.linalg.eigvalsh(product.numpy())
+        return np.linalg.eigvalsh(product.numpy())
     return torch.linalg.eigvalsh(product).cpu().numpy()
 
 
@@ -220,7 +220,7 @@ def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | Non
     if factored is None:
         return None
     top, bottom = factored.top, factored.bottom
-    routines = "dgemm, dpotrf" if tall.device == "cpu" else "cuda gemm, potrf"
+    routines = "dsyrk, dpotrf" if tall.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
     if _combined(top, bottom) > tolerance:
         bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)

@@ -13,7 +13,8 @@ from scipy.linalg import subspace_angles
 from scipy.special import ndtri
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.solvers import decompose
+from kappa_lib.spectra.extremes import SIDE_BY_SIDE, Tall
+from kappa_lib.spectra.solvers import decompose, one_thread_in_numpy
 from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, rank_tolerance
 
 # Median of κ/n of a square real Gaussian matrix as n → ∞: the root of
@@ -29,6 +30,8 @@ _GRAM_LIMIT = 1e5
 _SHORTEST = 20
 # Tails fitted together: few enough for their numbers to stay in the cache.
 _TAILS_AT_ONCE = 32
+# Of the eigenvalues, those that bound a distance from below.
+_SAMPLED_EVERY = 16
 # Interquartile range of a standard normal variable, as Spectrum rounds it.
 _IQR = 1.349
 
@@ -88,29 +91,46 @@ def power_law_tail(s: np.ndarray) -> tuple[float, float]:
     sizes = n - np.arange(n - 1)
     excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
     # The last few starts can coincide with the maximum, which leaves no tail to fit.
-    usable = excess > 0
-    alphas = 1.0 + sizes[usable] / excess[usable]
-    starts = np.flatnonzero(usable)
-    best = int(np.argmin(_distances(logs, starts, alphas)))
+    starts = np.flatnonzero(excess > 0)
+    alphas = 1.0 + sizes[starts] / excess[starts]
+    best = _closest(logs, starts, alphas)
     return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
-def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+def _closest(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> int:
+    """Index of the start whose tail lies closest to its power law, the first of equal ones.
+
+    Over a few of the eigenvalues a distance is no larger than over all, and soon computed. Starts
+    are tried in this order, until none is left that could be closer.
+    """
+    bounds = _distances(logs, starts, alphas, np.arange(0, len(logs), _SAMPLED_EVERY))
+    order = np.argsort(bounds, kind="stable")
+    least, best = math.inf, 0
+    for first in range(0, len(order), _TAILS_AT_ONCE):
+        part = order[first : first + _TAILS_AT_ONCE]
+        if bounds[part[0]] > least:
+            break
+        places = np.arange(starts[part].min(), len(logs))
+        found = _distances(logs, starts[part], alphas[part], places)
+        nearest = np.lexsort((part, found))[0]
+        least, best = min((least, best), (float(found[nearest]), int(part[nearest])))
+    return best
+
+
+def _distances(
+    logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray, places: np.ndarray
+) -> np.ndarray:
     """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
 
-    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``.
+    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``. Of the eigenvalues
+    only those at the indices ``places`` are looked at.
     """
-    found = np.empty(len(starts))
-    places = np.arange(len(logs))
-    for first in range(0, len(starts), _TAILS_AT_ONCE):
-        part = slice(first, first + _TAILS_AT_ONCE)
-        begin, lowest = starts[part, None], starts[first]
-        tails = logs[lowest:] - logs[begin]
-        seen = (places[lowest:] - begin) / (len(logs) - begin)
-        gaps = np.abs(-np.expm1((1.0 - alphas[part, None]) * np.maximum(tails, 0.0)) - seen)
-        # What lies before a tail's start is no part of it.
-        found[part] = np.where(seen >= 0, gaps, 0.0).max(axis=1)
-    return found
+    begin = starts[:, None]
+    seen = (places - begin) / (len(logs) - begin)
+    excess = np.maximum(logs[places] - logs[begin], 0.0)
+    gaps = np.abs(-np.expm1((1.0 - alphas[:, None]) * excess) - seen)
+    # What lies before a tail's start is no part of it.
+    return np.where(seen >= 0, gaps, 0.0).max(axis=1)
 
 
 def marchenko_pastur_kappa(rows: int, cols: int) -> float:
@@ -177,9 +197,9 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> di
     if pair[0].shape != pair[1].shape:
         shapes = " and ".join("×".join(map(str, matrix.shape)) for matrix in pair)
         raise InputError(f"matrices of {shapes}", "compare a tensor with itself, before and after")
-    found = [_singular_vectors(matrix) for matrix in pair]
+    found = [singular_vectors(matrix, k) for matrix in pair]
     row: dict[str, float] = {}
-    for when, (_, s, _) in zip(("before", "after"), found, strict=True):
+    for when, s in zip(("before", "after"), (s.cpu().numpy() for _, s, _ in found), strict=True):
         row[f"kappa_{when}"] = s[0] / s[-1]
         row[f"sigma_max_{when}"], row[f"sigma_min_{when}"] = s[0], s[-1]
         row[f"effective_rank_{when}"] = effective_rank(s)
@@ -194,18 +214,35 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> di
     return {name: float(value) for name, value in row.items()}
 
 
-def _singular_vectors(matrix: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, torch.Tensor]:
-    """U (rows, rank), the non-zero singular values, descending, and V (cols, rank)."""
-    wide = matrix.shape[0] < matrix.shape[1]
-    tall = matrix.T if wide else matrix
-    squares, v = torch.linalg.eigh(tall.T @ tall)
-    squares, v = squares.flip(0), v.flip(1)
-    if squares[-1] * _GRAM_LIMIT**2 > squares[0]:
+def singular_vectors(
+    matrix: torch.Tensor, ends: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """U (rows, q), the non-zero singular values (rank,), descending, and V (cols, q).
+
+    Vectors are of all singular values, q = rank, or of the first and the last ``ends`` of them
+    only. ``matrix`` is of float64, on any device, where the results are too.
+    """
+    tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
+    squares, v = _eigenpairs(Tall(tall, tall.device.type).gram())
+    by_gram = bool(squares[-1] * _GRAM_LIMIT**2 > squares[0])
+    if by_gram:
         s = squares.sqrt()
-        u = tall @ v / s
     else:
-        u, s, vh = torch.linalg.svd(tall, full_matrices=False)
-        v = vh.T
-    rank = int((s > rank_tolerance(tuple(matrix.shape)) * s[0]).sum())
-    u, s, v = u[:, :rank], s[:rank].cpu().numpy(), v[:, :rank]
-    return (v, s, u) if wide else (u, s, v)
+        left, s, right = torch.linalg.svd(tall, full_matrices=False)
+        v = right.T
+    s = s[s > rank_tolerance(tuple(matrix.shape)) * s[0]]
+    order = torch.arange(len(s), device=s.device)
+    kept = order if ends is None else order[(order < ends) | (order >= len(s) - ends)]
+    v = v[:, kept]
+    u = tall @ v / s[kept] if by_gram else left[:, kept]
+    return (u, s, v) if is_tall else (v, s, u)
+
+
+def _eigenpairs(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, descending, and eigenvectors of a symmetric matrix, given by its lower half."""
+    if product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE:
+        with one_thread_in_numpy():  # which is faster than torch's here, too
+            values, vectors = map(torch.from_numpy, np.linalg.eigh(product.numpy()))
+    else:
+        values, vectors = torch.linalg.eigh(product)
+    return values.flip(0), vectors.flip(1)

@@ -11,13 +11,14 @@ from kappa_lib.spectra.extremes import Tall
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(extremes, "BLOCK_NUMBERS", 100)
-    monkeypatch.setattr(extremes, "PANEL", 8)
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("side_by_side", [2048, 1])
 @pytest.mark.parametrize("shape", [(57, 13), (13, 57), (20, 20)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_products_over_blocks_equal_whole_products(shape, dtype):
+def test_products_over_blocks_equal_whole_products(shape, dtype, side_by_side, monkeypatch):
+    monkeypatch.setattr(extremes, "SIDE_BY_SIDE", side_by_side)
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     tall = Tall(weight)
     plain = weight.double().numpy()

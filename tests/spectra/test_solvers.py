@@ -102,8 +102,8 @@ def test_routes_follow_the_rule():
     rng = np.random.default_rng(0)
     q = np.linalg.qr(rng.standard_normal((128, 128)))[0]
     methods = [decompose((q * np.logspace(0, -e, 128)) @ q).method for e in (1, 5, 9)]
-    assert methods[0] == "gram (dgemm, dsyevd)"
-    assert methods[1] == "gram (dgemm, dsyevd), refined"
+    assert methods[0] == "gram (dsyrk, dsyevd)"
+    assert methods[1] == "gram (dsyrk, dsyevd), refined"
     assert methods[2] == "svd (dgesdd)"
 
 
