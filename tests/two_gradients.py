@@ -1,6 +1,6 @@
 """The gradients of one batch before clipping, written to a file; started by test_processes.
 
-``python two_gradients.py ROOT WAY OUT`` under torchrun, or :func:`write` in one process.
+``python two_gradients.py ROOT FOLDER WAY ...`` under torchrun, or :func:`write` in one process.
 """
 
 import os
@@ -37,7 +37,10 @@ def write(root: Path, way: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    root, folder, *ways = sys.argv[1:]
+    for way in ways:
+        os.environ["KAPPA_RESULTS"] = str(Path(folder, way))
+        write(Path(root), way, Path(folder, f"{way}.safetensors"))
     distributed.shut_down()
-    # The step was left half-way: an ordinary exit may abort on threads of it that still run.
+    # A step was left half-way: an ordinary exit may abort on threads of it that still run.
     os._exit(0)

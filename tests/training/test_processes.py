@@ -155,30 +155,25 @@ def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
     assert (record["processes"], record["parallel"]) == (2, way)
 
 
-@pytest.fixture(scope="module")
-def gradients_of_one(root, tmp_path_factory):
-    """One process neither averages nor shards, whatever it is told."""
-    folder = tmp_path_factory.mktemp("gradients")
-    with patch.dict(os.environ, places(root, folder / "run")):
-        two_gradients.write(root, "ddp", folder / "gradients.safetensors")
-    return load_file(folder / "gradients.safetensors")
-
-
-@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
-def test_the_gradient_of_a_batch_is_that_of_one_process(root, gradients_of_one, tmp_path, way):
+def test_the_gradient_of_a_batch_is_that_of_one_process(root, tmp_path):
     """Before clipping and before AdamW, both of which would hide its size."""
-    out = tmp_path / "gradients.safetensors"
-    environment = os.environ | places(root, tmp_path / "run")
+    # One process neither averages nor shards, whatever it is told.
+    with patch.dict(os.environ, places(root, tmp_path / "one")):
+        two_gradients.write(root, "ddp", tmp_path / "one.safetensors")
+    expected = load_file(tmp_path / "one.safetensors")
+    environment = os.environ | places(root, tmp_path)
     environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", two_gradients.__file__, str(root), way, str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command += ["--nproc-per-node", "2", two_gradients.__file__, str(root), str(tmp_path)]
+    ways = ["ddp", "fsdp2"]
+    done = subprocess.run([*command, *ways], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = load_file(out)
-    assert found.keys() == gradients_of_one.keys()
-    for name, gradient in gradients_of_one.items():
-        assert gradient.norm() > 0
-        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    for way in ways:
+        found = load_file(tmp_path / f"{way}.safetensors")
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradient.norm() > 0
+            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), (way, name)
 
 
 def test_every_arm_of_every_seed_is_sharded(root, by_one, tmp_path):
