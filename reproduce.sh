@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a bare clone to REPORT.md, figures and executed notebooks.
 #
-#   bash reproduce.sh [--profile smoke|laptop|study|cause|understood|type|long|turn|paper|paper-1b|paper-3b] [run]
+#   bash reproduce.sh [--profile smoke|laptop|study|paper|paper-1b|paper-3b] [run]
 #       the whole flow (default profile: laptop); another profile by its path, mine.yaml
 #       --set KEY=VALUE   another value for a profile key, e.g. --set seeds=[0,1]; repeatable
 #       --only NN         this notebook only; repeatable

@@ -243,11 +243,12 @@ def bench_table(measured: dict) -> str:
         ratio = layer["seconds"]["torch.linalg.svdvals, fp32"] / seconds
         cells = f"{seconds:.3g}", f"{ratio:.1f} ×", f"{max(errors):.0e}"
         rows.append([route, *cells, *([f"{model[route]:.1f}"] if model else [])])
-    goals = [
-        f"{goal['what']}, {goal['goal']:g}: {'reached' if goal['reached'] else 'missed'}"
-        f" ({goal['measured']:.2g})"
-        for goal in measured["verdicts"]
-    ]
+    goals = []
+    for goal in measured["verdicts"]:
+        below = (goal["measured"] <= goal["goal"]) == goal["reached"]
+        asked = f"at {'most' if below else 'least'} {goal['goal']:g}"
+        word = "reached" if goal["reached"] else "missed"
+        goals.append([goal["what"], asked, f"{goal['measured']:.3g}", word])
     commands = [f"`{name}` {took:.0f} s" for name, took in measured.get("commands", {}).items()]
     beside = f" As commands on the default model: {', '.join(commands)}." if commands else ""
     machine = measured["machine"]
@@ -261,8 +262,8 @@ def bench_table(measured: dict) -> str:
         "largest error of κ",
         *(["the default model, s"] if model else []),
     ]
-    told = f"On {where}.{beside} Goals: {'; '.join(goals)}."
-    return f"{markdown(columns, rows)}\n\n{told}"
+    told = [f"On {where}.{beside}", markdown(["goal", "asked", "measured", ""], goals)]
+    return "\n\n".join([markdown(columns, rows), *told])
 
 
 def scale_sentence(found: dict) -> str:

@@ -1,7 +1,8 @@
 """What decides beside a run's own numbers: stability, other models, spoken prompts, other profiles.
 
-The rules here were committed before the runs that they read. What other models and inputs say
-decides no claim of its own; it says how far the title's verdict carries.
+The rules here were committed before the runs that they read, but for those that ``claims.yaml``
+says were mended after them. What other models and inputs say decides no claim of its own; it says
+how far the title's verdict carries.
 """
 
 from collections.abc import Sequence
@@ -177,15 +178,19 @@ FORGETS = {"first lower": "less", "second lower": "more"}
 def advice() -> str:
     """Whether to choose by smallest κ: what the committed runs say, as Markdown."""
     summary = arms.summary(questions())
-    kls = summary[summary["outcome"] == "kl"]
-    kls = kls.set_index(kls["pair"].str.partition(" (n =")[0])
+    summary["question"] = summary["pair"].str.partition(" (n =")[0]
+    of = {name: group.set_index("question") for name, group in summary.groupby("outcome")}
     told, words = [], []
     for question, compared in APPLIED.items():
-        if question in kls.index:
-            row = kls.loc[question]
+        if question in of["kl"].index:
+            row, by_text = of["kl"].loc[question], of["text"].loc[question, "reading"]
             words.append(FORGETS.get(row["reading"], row["reading"]))
             shown = listing.interval(row["mean"], row["low"], row["high"], 3)
-            told.append(f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**")
+            other = f", by general-text loss {FORGETS.get(by_text, by_text)}"
+            told.append(
+                f"- {compared}: {shown} (n = {row['seeds']}), **{words[-1]}**"
+                + other * (by_text != row["reading"])
+            )
     answer = "Not on this evidence, which is"
     if "less" in words:
         answer = f"{'The runs disagree' if 'more' in words else 'By these runs yes'}; they are"

@@ -20,7 +20,8 @@ from functools import reduce
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsymv, dsyrk
+from scipy.linalg.lapack import dpotrf
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from kappa_lib.theory.checks import EPS
@@ -57,6 +58,9 @@ class Tall:
         self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
         self.device = device
         self._block = BLOCK_NUMBERS_CUDA if device == "cuda" else BLOCK_NUMBERS
+        # SciPy's BLAS reads one half of what is symmetric, where torch's reads both, but lets no
+        # other thread of Python work meanwhile.
+        self.by_scipy = device == "cpu" and self.k > SIDE_BY_SIDE
         # A matrix of a single block is widened once.
         self._kept: torch.Tensor | None = None
 
@@ -80,9 +84,9 @@ class Tall:
         blocks = (block for _, block in self._blocks())
         if self.device == "cuda":
             return reduce(torch.add, (block.T @ block for block in blocks))
-        # Of a matrix times itself BLAS computes one half; torch does not ask for that.
+        # Of a matrix times itself numpy and SciPy compute one half, torch both.
         arrays = (block.numpy() for block in blocks)
-        if self.k <= SIDE_BY_SIDE:  # numpy lets other threads work meanwhile, SciPy does not
+        if not self.by_scipy:
             with np.errstate(all="ignore"):  # an overflow shows in the trace
                 return torch.from_numpy(reduce(np.add, (array.T @ array for array in arrays)))
         upper = np.zeros((self.k, self.k), order="F")
@@ -182,15 +186,13 @@ def factor(
             single start vector sees one of several equal eigenvalues, which is no error in σ,
             and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
-    lower, info = torch.linalg.cholesky_ex(product)
-    if info != 0:
+    if (lower := _cholesky(product, tall)) is None:
         return None
     known = eigenvalues is not None
     try:
         inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall, 1 if known else 2)
         if not known:
-            whole = product.tril() + product.tril(-1).T
-            top, _ = _lanczos(lambda x: whole @ x, tall, 1)
+            top, _ = _lanczos(_multiplication(product, tall), tall, 1)
     except ArpackNoConvergence:
         return None
     return Factored(
@@ -202,6 +204,25 @@ def factor(
         error=gram_error(tall.rows, tall.k, float(product.trace())),
         vector=torch.tensor(vectors[:, int(np.argmax(inverse))], device=tall.device),
     )
+
+
+def _cholesky(product: torch.Tensor, tall: Tall) -> torch.Tensor | None:
+    """L of a matrix L Lᵀ, (k, k), that is given by its lower half; None if it is not so."""
+    if tall.by_scipy:
+        upper, info = dpotrf(product.numpy().T)  # as Fortran has it
+        lower = torch.from_numpy(upper.T)
+    else:
+        lower, info = torch.linalg.cholesky_ex(product)
+    return None if info else lower
+
+
+def _multiplication(product: torch.Tensor, tall: Tall) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What multiplies a column (k, 1) by a symmetric matrix, (k, k), given by its lower half."""
+    if tall.by_scipy:
+        upper = product.numpy().T
+        return lambda x: torch.from_numpy(dsymv(1.0, upper, x[:, 0].numpy()))[:, None]
+    whole = product.tril() + product.tril(-1).T
+    return lambda x: whole @ x
 
 
 def _solve(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

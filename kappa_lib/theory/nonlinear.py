@@ -1,4 +1,4 @@
-"""Element-wise nonlinearities after a linear unit: the paper's Remark 2 (v2, v3), in nats.
+"""Element-wise nonlinearities after a linear unit: the paper's Remark 2 (v3), in nats.
 
 For an invertible φ, h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)|: each output adds the mean logarithm of its
 slope, which is never positive when |φ'| <= 1. For a φ that is not invertible, differential

@@ -122,6 +122,23 @@ def test_spectral_change_finds_the_angle_that_was_planted(shape, kappa):
         assert row["relative_change"] == pytest.approx(norm)
 
 
+@pytest.mark.parametrize("kappa", [50.0, 1e7])
+@pytest.mark.parametrize("shape", [(40, 40), (90, 40), (40, 90), (60, 60)])
+def test_singular_vectors_put_a_matrix_together(shape, kappa):
+    u, s, v = factors(*shape, kappa)
+    weight = torch.from_numpy(u * s @ v.T)
+    left, values, right = spectrum.singular_vectors(weight)
+    np.testing.assert_allclose(values, s, rtol=1e-6)
+    np.testing.assert_allclose(left * values @ right.T, weight, atol=1e-13)
+    for found, planted in ((left, u), (right, v)):
+        np.testing.assert_allclose(np.abs(found.numpy().T @ planted), np.eye(len(s)), atol=1e-6)
+    ends = spectrum.singular_vectors(weight, 3)
+    assert torch.equal(ends[1], values)
+    for few, whole in ((ends[0], left), (ends[2], right)):
+        outer = torch.cat([whole[:, :3], whole[:, -3:]], dim=1)
+        torch.testing.assert_close(few, outer, rtol=0, atol=1e-12)
+
+
 def test_spectral_change_of_a_scaled_spectrum():
     u, s, v = factors(60, 50, 100.0)
     after = s * np.r_[2.0, np.ones(38), 0.5]
