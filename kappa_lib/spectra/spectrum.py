@@ -223,7 +223,7 @@ def singular_vectors(
     only. ``matrix`` is of float64, on any device, where the results are too.
     """
     tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
-    squares, v = _eigenpairs(Tall(tall, tall.device.type).gram())
+    squares, v = _eigenpairs(tall)
     by_gram = bool(squares[-1] * _GRAM_LIMIT**2 > squares[0])
     if by_gram:
         s = squares.sqrt()
@@ -238,11 +238,13 @@ def singular_vectors(
     return (u, s, v) if is_tall else (v, s, u)
 
 
-def _eigenpairs(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenvalues, descending, and eigenvectors of a symmetric matrix, given by its lower half."""
-    if product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE:
-        with one_thread_in_numpy():  # which is faster than torch's here, too
+def _eigenpairs(tall: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues, descending, and eigenvectors of WᵀW."""
+    on_cpu = tall.device.type == "cpu"
+    with one_thread_in_numpy():
+        product = Tall(tall).gram() if on_cpu else tall.T @ tall
+        if on_cpu and len(product) <= SIDE_BY_SIDE:  # numpy is faster than torch here, too
             values, vectors = map(torch.from_numpy, np.linalg.eigh(product.numpy()))
-    else:
-        values, vectors = torch.linalg.eigh(product)
+        else:
+            values, vectors = torch.linalg.eigh(product)
     return values.flip(0), vectors.flip(1)
