@@ -69,7 +69,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
     Small matrices gain little from threads within them. Here each is computed by a single thread,
     so that not even the last bits of a result depend on how many threads there are. Items are
-    taken as they are needed, never more than one a thread ahead.
+    taken as they are needed, never more than two a thread ahead.
     """
     threads = torch.get_num_threads()
     waiting: deque[Future[R]] = deque()
@@ -78,7 +78,8 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         with one_thread_in_numpy(), ThreadPoolExecutor(threads) as pool:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > threads:
+                # With one a thread ahead, a thread idles while the first result is a long one.
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
