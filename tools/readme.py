@@ -105,18 +105,19 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     sizes = [trained[arm]["parameters"] for arm in ("selected", "inverse")]
     _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
-    one_text = not any(column.startswith("text_") for column in table if column != "text_loss")
+    several = any(column.startswith("text_") for column in table if column != "text_loss")
+    one_text = (
+        "" if several else " Their runs are from before there were three texts: they have one."
+    )
     summary = arms.summary(elsewhere.questions())
     return [
         questions_table(summary),
-        _at_equal_loss(summary),
+        *_at_equal_loss(summary),
         "In the rows “all else alike” types, shapes and sizes are equal, depth to a third of a"
         " layer, and κ is what is left. For a verdict all outcomes of the first have to agree: that"
         f" it is κ is **{found['kappa-is-the-cause'].verdict}**. For each of the three texts, and"
         " every other number, see [the tables](results/reference/README.md)."
-        f" Of the paper's arms {arms.reversed_sizes(*sizes)}."
-        + " Their runs are from before there were three texts, and have one."
-        * one_text,
+        f" Of the paper's arms {arms.reversed_sizes(*sizes)}.{one_text}",
         *_adaptor_alone(),
         *_against_lora(found["new-text-task"]),
         *_turn(),
@@ -144,7 +145,7 @@ def questions_table(summary: pd.DataFrame) -> str:
     return markdown(["first − second", *heads, "so the first"], rows)
 
 
-def _at_equal_loss(summary: pd.DataFrame) -> str:
+def _at_equal_loss(summary: pd.DataFrame) -> list[str]:
     """Which answers are others where both arms have learned as much, not at the last step."""
     told = []
     for pair, group in summary.groupby("pair", sort=False):
@@ -156,11 +157,12 @@ def _at_equal_loss(summary: pd.DataFrame) -> str:
         learned = found.index.str.contains(" at equal ").any() and not pair.startswith("LoRA")
         if learned and any(equal[name] != found[name] for name in ("text", "kl")):
             told.append(f"“{pair.partition(' (n =')[0]}” {_reading(pd.Series(equal))}")
-    return (
+    words = f"these rows say something else of forgetting: {'; '.join(told)}" if told else ""
+    return [
         "Runs are compared at their last step, which favours an arm that has learned less; those on"
         " LoRA stop at one training loss. At equal held-out loss of the languages, where it was"
-        f" kept, these rows say something else of forgetting: {'; '.join(told)}."
-    )
+        f" kept, {words or 'no row says anything else of forgetting'}."
+    ]
 
 
 # Reading → what it says of the first arm: of its hearing, of its memory.
