@@ -105,10 +105,7 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     sizes = [trained[arm]["parameters"] for arm in ("selected", "inverse")]
     _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
-    several = any(column.startswith("text_") for column in table if column != "text_loss")
-    one_text = (
-        "" if several else " Their runs are from before there were three texts: they have one."
-    )
+    one_text = " Their runs are from before there were three texts: they have one."
     summary = arms.summary(elsewhere.questions())
     return [
         questions_table(summary),
@@ -117,7 +114,9 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
         " layer, and κ is what is left. For a verdict all outcomes of the first have to agree: that"
         f" it is κ is **{found['kappa-is-the-cause'].verdict}**. For each of the three texts, and"
         " every other number, see [the tables](results/reference/README.md)."
-        f" Of the paper's arms {arms.reversed_sizes(*sizes)}.{one_text}",
+        f" Of the paper's arms {arms.reversed_sizes(*sizes)}."
+        + one_text
+        * arms.outcomes_by_text(table).empty,
         *_adaptor_alone(),
         *_against_lora(found["new-text-task"]),
         *_turn(),
@@ -156,7 +155,7 @@ def _at_equal_loss(summary: pd.DataFrame) -> list[str]:
             equal[name] = readings.pop() if len(readings) == 1 else UNDECIDED
         learned = found.index.str.contains(" at equal ").any() and not pair.startswith("LoRA")
         if learned and any(equal[name] != found[name] for name in ("text", "kl")):
-            told.append(f"“{pair.partition(' (n =')[0]}” {_reading(pd.Series(equal))}")
+            told.append(f"“{elsewhere.question_of(pair)}” {_reading(pd.Series(equal))}")
     words = f"these rows say something else of forgetting: {'; '.join(told)}" if told else ""
     return [
         "Runs are compared at their last step, which favours an arm that has learned less; those on"

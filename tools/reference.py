@@ -245,6 +245,7 @@ def bench_table(measured: dict) -> str:
         rows.append([route, *cells, *([f"{model[route]:.1f}"] if model else [])])
     goals = []
     for goal in measured["verdicts"]:
+        # Which way it goes is not on record, but follows.
         below = (goal["measured"] <= goal["goal"]) == goal["reached"]
         asked = f"at {'most' if below else 'least'} {goal['goal']:g}"
         word = "reached" if goal["reached"] else "missed"

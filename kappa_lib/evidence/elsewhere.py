@@ -161,6 +161,11 @@ def questions() -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+def question_of(pair: str) -> str:
+    """The question in the name of a pair of :func:`questions`, without its number of seeds."""
+    return pair.partition(" (n =")[0]
+
+
 # Questions that try the rule as one would apply it, or leave nothing but κ → what is compared.
 APPLIED = {
     "smallest − largest κ, 600 steps": "as many parameters of the largest κ, after 600 steps",
@@ -178,7 +183,7 @@ FORGETS = {"first lower": "less", "second lower": "more"}
 def advice() -> str:
     """Whether to choose by smallest κ: what the committed runs say, as Markdown."""
     summary = arms.summary(questions())
-    summary["question"] = summary["pair"].str.partition(" (n =")[0]
+    summary["question"] = summary["pair"].map(question_of)
     of = {name: group.set_index("question") for name, group in summary.groupby("outcome")}
     told, words = [], []
     for question, compared in APPLIED.items():

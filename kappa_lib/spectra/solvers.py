@@ -120,6 +120,7 @@ class Spectrum:
         return self.sigma_max / self.sigma_min
 
 
+@one_thread_in_numpy()
 def decompose(
     weight: torch.Tensor | np.ndarray,
     method: str = "auto",
@@ -144,12 +145,8 @@ def decompose(
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
     if method == "svd":
         return _by_svd(as_matrix(weight, name), device)
-    with one_thread_in_numpy():
-        return _by_product(matrix_form(weight, name), name, method, device)
-
-
-def _by_product(matrix: torch.Tensor, name: str, method: str, device: str) -> Spectrum:
-    tall, unit = Tall(matrix, device), 1.0
+    matrix, unit = matrix_form(weight, name), 1.0
+    tall = Tall(matrix, device)
     product = tall.gram()
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
     if not SMALLEST_TRACE < float(product.trace()) < LARGEST_TRACE:
@@ -209,9 +206,21 @@ def _eigenvalues(product: torch.Tensor) -> np.ndarray:
 
     On one thread numpy's OpenBLAS is faster than torch's MKL by a third, on several slower.
     """
-    if product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE:
+    if _for_numpy(product):
         return np.linalg.eigvalsh(product.numpy())
     return torch.linalg.eigvalsh(product).cpu().numpy()
+
+
+def eigenpairs(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`_eigenvalues`, (k,), with the eigenvectors, (k, k), where the matrix is."""
+    if not _for_numpy(product):
+        return torch.linalg.eigh(product)
+    values, vectors = np.linalg.eigh(product.numpy())
+    return torch.from_numpy(values), torch.from_numpy(vectors)
+
+
+def _for_numpy(product: torch.Tensor) -> bool:
+    return product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
 
 
 def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | None:

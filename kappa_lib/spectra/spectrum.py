@@ -13,8 +13,8 @@ from scipy.linalg import subspace_angles
 from scipy.special import ndtri
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.extremes import SIDE_BY_SIDE, Tall
-from kappa_lib.spectra.solvers import decompose, one_thread_in_numpy
+from kappa_lib.spectra.extremes import Tall
+from kappa_lib.spectra.solvers import decompose, eigenpairs, one_thread_in_numpy
 from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, rank_tolerance
 
 # Median of κ/n of a square real Gaussian matrix as n → ∞: the root of
@@ -214,6 +214,7 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> di
     return {name: float(value) for name, value in row.items()}
 
 
+@one_thread_in_numpy()
 def singular_vectors(
     matrix: torch.Tensor, ends: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -223,7 +224,8 @@ def singular_vectors(
     only. ``matrix`` is of float64, on any device, where the results are too.
     """
     tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
-    squares, v = _eigenpairs(tall)
+    squares, v = eigenpairs(Tall(tall).gram() if tall.device.type == "cpu" else tall.T @ tall)
+    squares, v = squares.flip(0), v.flip(1)
     by_gram = bool(squares[-1] * _GRAM_LIMIT**2 > squares[0])
     if by_gram:
         s = squares.sqrt()
@@ -236,15 +238,3 @@ def singular_vectors(
     v = v[:, kept]
     u = tall @ v / s[kept] if by_gram else left[:, kept]
     return (u, s, v) if is_tall else (v, s, u)
-
-
-def _eigenpairs(tall: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenvalues, descending, and eigenvectors of WᵀW."""
-    on_cpu = tall.device.type == "cpu"
-    with one_thread_in_numpy():
-        product = Tall(tall).gram() if on_cpu else tall.T @ tall
-        if on_cpu and len(product) <= SIDE_BY_SIDE:  # numpy is faster than torch here, too
-            values, vectors = map(torch.from_numpy, np.linalg.eigh(product.numpy()))
-        else:
-            values, vectors = torch.linalg.eigh(product)
-    return values.flip(0), vectors.flip(1)
