@@ -5,7 +5,6 @@ Several are started by the command, as a user does; with no GPU here they talk t
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import psutil
 import pytest
 import tiny_paper
 import torch
-import two_gradients
+import two_processes
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -37,7 +36,8 @@ pytestmark = pytest.mark.slow
 # second number is of an update as a whole; AdamW moves a weight by about lr whichever way
 # rounding points a gradient that is nearly zero.
 TOLERANCE = {"float32": (1e-5, 0.01), "bfloat16": (5e-3, 0.3)}
-LR = 5e-3  # large enough for four steps to matter
+
+SELECTED = Path("paper", "runs", "selected-seed0")
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,6 @@ def places(root: Path, results: Path) -> dict[str, str]:
     }
 
 
-def settings(root: Path, **changes) -> list[str]:
-    values = {"model": str(root / "llama"), "encoder": str(root / "whisper")}
-    values |= tiny_paper.SMALL | {"arms": ["selected"], "dtype": "float32", "lr": LR} | changes
-    return [
-        word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")
-    ]
-
-
 def start(root: Path, results: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "kappa_lib.run.cli", *arguments],
@@ -73,45 +65,44 @@ def start(root: Path, results: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-def call(root: Path, results: Path, *arguments: str) -> str:
-    """Run to the end; returns stdout."""
-    process = start(root, results, *arguments)
-    try:
-        out, problems = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the launcher ends its processes
-        raise
-    assert process.returncode == 0, problems
-    return out
-
-
-def alone(root: Path, results: Path, *arguments: str) -> str:
+def alone(root: Path, results: Path, arguments: list[str]) -> str:
     """The command in this process, which has loaded already what another would have to."""
     out = io.StringIO()
     with patch.dict(os.environ, places(root, results)), contextlib.redirect_stdout(out):
-        assert cli.main(list(arguments)) == 0
+        assert cli.main(arguments) == 0
     return out.getvalue()
 
 
-def train(root: Path, results: Path, processes: int, **changes) -> Path:
-    """Train the selected arm; returns the run's folder."""
-    command = ["train", "--profile", "paper", *settings(root, **changes)]
-    several = ["--processes", str(processes)]
-    out = (
-        alone(root, results, *command)
-        if processes == 1
-        else call(root, results, *command, *several)
-    )
-    assert out.count("selected 0") == 1, "the table is printed once"
-    return results / "paper" / "runs" / "selected-seed0"
+def train(root: Path, results: Path, **changes) -> Path:
+    """Train the selected arm in this process; returns the run's folder."""
+    out = alone(root, results, two_processes.training(root, **changes))
+    assert out.count("selected 0") == 1
+    return results / SELECTED
+
+
+@pytest.fixture(scope="module")
+def by_two(root, tmp_path_factory):
+    """What two processes wrote and said, a folder for each piece of their work."""
+    folder = tmp_path_factory.mktemp("two")
+    environment = os.environ | places(root, folder)
+    environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", two_processes.__file__, str(root), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def said(folder: Path) -> str:
+    """What the main process printed; the other one has to be silent."""
+    assert (folder / "said-by-1.txt").read_text() == ""
+    return (folder / "said-by-0.txt").read_text()
 
 
 @pytest.fixture(scope="module")
 def by_one(root, tmp_path_factory):
     """The run of one process, by type of the weights."""
-    return {
-        dtype: train(root, tmp_path_factory.mktemp(dtype), 1, dtype=dtype) for dtype in TOLERANCE
-    }
+    return {dtype: train(root, tmp_path_factory.mktemp(dtype), dtype=dtype) for dtype in TOLERANCE}
 
 
 def beginning(root: Path, results: Path) -> dict[str, torch.Tensor]:
@@ -148,49 +139,40 @@ def assert_same_run(root: Path, found: Path, expected: Path, dtype: str) -> None
 
 
 @pytest.mark.parametrize(("way", "dtype"), [("ddp", "float32"), ("fsdp2", "bfloat16")])
-def test_two_processes_train_what_one_does(root, by_one, tmp_path, way, dtype):
-    found = train(root, tmp_path, 2, parallel=way, dtype=dtype)
-    assert_same_run(root, found, by_one[dtype], dtype)
-    record = read_json(found / "provenance.json")
+def test_two_processes_train_what_one_does(root, by_one, by_two, way, dtype):
+    results = by_two / f"{way}-{dtype}"
+    assert said(results).count("selected 0") == 1, "the table is printed once"
+    assert_same_run(root, results / SELECTED, by_one[dtype], dtype)
+    record = read_json(results / SELECTED / "provenance.json")
     assert (record["processes"], record["parallel"]) == (2, way)
 
 
-def test_the_gradient_of_a_batch_is_that_of_one_process(root, tmp_path):
+def test_the_gradient_of_a_batch_is_that_of_one_process(root, by_two, tmp_path):
     """Before clipping and before AdamW, both of which would hide its size."""
     # One process neither averages nor shards, whatever it is told.
-    with patch.dict(os.environ, places(root, tmp_path / "one")):
-        two_gradients.write(root, "ddp", tmp_path / "one.safetensors")
-    expected = load_file(tmp_path / "one.safetensors")
-    environment = os.environ | places(root, tmp_path)
-    environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", two_gradients.__file__, str(root), str(tmp_path)]
-    ways = ["ddp", "fsdp2"]
-    done = subprocess.run([*command, *ways], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for way in ways:
-        found = load_file(tmp_path / f"{way}.safetensors")
+    with patch.dict(os.environ, places(root, tmp_path)):
+        two_processes.write_gradients(root, "ddp", tmp_path)
+    expected = load_file(tmp_path / "gradients.safetensors")
+    for way in ("ddp", "fsdp2"):
+        found = load_file(by_two / way / "gradients.safetensors")
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             assert gradient.norm() > 0
             assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), (way, name)
 
 
-def test_every_arm_of_every_seed_is_sharded(root, by_one, tmp_path):
+def test_every_arm_of_every_seed_is_sharded(root, by_one, by_two, tmp_path):
     """What the first run takes apart the second finds whole, its seed's warm start included."""
-    changes = {"arms": ["selected", "inverse"], "seeds": [0, 1], "parallel": "fsdp2"}
-    command = ["train", "--profile", "paper", *settings(root, **changes), "--processes", "2"]
-    call(root, tmp_path / "two", *command)
-    alone(root, tmp_path / "one", *command[:-2])
+    alone(root, tmp_path, two_processes.training(root, **two_processes.EVERY_ARM))
+    results = by_two / "every-arm"
     for run in ("selected-seed0", "inverse-seed0", "selected-seed1", "inverse-seed1"):
-        rows = [read_metrics(tmp_path / n / "paper" / "runs" / run) for n in ("one", "two")]
+        one, two = (folder / "paper" / "runs" / run for folder in (tmp_path, results))
+        rows = [read_metrics(folder) for folder in (one, two)]
         assert len(rows[0]) == 3
         for key in ("heldout_loss", "text_loss"):
             assert rows[1][-1][key] == pytest.approx(rows[0][-1][key], rel=1e-5), run
-        record = read_json(tmp_path / "two" / "paper" / "runs" / run / "provenance.json")
-        assert record["sharded"] is True
-    first = tmp_path / "two" / "paper" / "runs" / "selected-seed0"
-    assert_same_run(root, first, by_one["float32"], "float32")
+        assert read_json(two / "provenance.json")["sharded"] is True
+    assert_same_run(root, results / SELECTED, by_one["float32"], "float32")
 
 
 def worker(parent: subprocess.Popen, rank: int) -> psutil.Process:
@@ -213,17 +195,16 @@ LONGER = {"steps": 40, "eval_every": 10}
 
 @pytest.fixture(scope="module")
 def longer_by_one(root, tmp_path_factory):
-    return read_metrics(train(root, tmp_path_factory.mktemp("longer"), 1, **LONGER))
+    return read_metrics(train(root, tmp_path_factory.mktemp("longer"), **LONGER))
 
 
 @pytest.mark.parametrize(("way", "then"), [("ddp", 1), ("fsdp2", 2)])
 def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     root, longer_by_one, tmp_path, way, then
 ):
-    longer = LONGER | {"parallel": way}
-    command = ["train", "--profile", "paper", *settings(root, **longer), "--processes", "2"]
-    process = start(root, tmp_path, *command)
-    folder = tmp_path / "paper" / "runs" / "selected-seed0"
+    command = two_processes.training(root, **LONGER, parallel=way)
+    process = start(root, tmp_path, *command, "--processes", "2")
+    folder = tmp_path / SELECTED
     wait_for(folder / "resume.safetensors", process)
     worker(process, rank=1).send_signal(signal.SIGKILL)
     _, problems = process.communicate(timeout=120)
@@ -233,19 +214,18 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     assert "Traceback" not in problems.split("kappa: ")[-1]
     assert not (folder / "model.safetensors").exists()
 
-    found = read_metrics(train(root, tmp_path, then, **longer))
+    alone(root, tmp_path, [*command, "--processes", str(then)])  # which starts the others
+    found = read_metrics(folder)
     assert [row["step"] for row in found] == [0, 10, 20, 30, 40]
     # Without the optimiser's states, or with another order of utterances, it would be far off.
     for a, b in zip(found, longer_by_one, strict=True):
         assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=1e-3), a["step"]
 
 
-def test_two_processes_measure_the_same_table(root, tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
-    command = ["scan", str(root / "llama"), "-o"]
-    assert alone(root, tmp_path, *command, str(one)).count("28 matrices") == 1
-    out = call(root, tmp_path, *command, str(two), "--processes", "2")
-    assert out.count("28 matrices") == 1
+def test_two_processes_measure_the_same_table(root, by_two, tmp_path, monkeypatch):
+    one, two = tmp_path / "one", by_two / "scan"
+    out = alone(root, tmp_path, ["scan", str(root / "llama"), "-o", str(one)])
+    assert out.count("28 matrices") == said(two).count("28 matrices") == 1
     assert (one / "kappa.csv").read_bytes() == (two / "kappa.csv").read_bytes()
     assert kappa_table.read(one).attrs == kappa_table.read(two).attrs
     parts = [path.read_text().splitlines() for path in sorted(two.glob("kappa.rows*.jsonl"))]
@@ -283,7 +263,7 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     sources = [path for path in runner.sources() if not path.name.startswith(alike)]
     monkeypatch.setattr(runner, "sources", lambda folder=None: sources)
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
-    command = ["--profile", "paper", *settings(root, dtype="bfloat16", arms=arms)]
+    _, *command = two_processes.training(root, dtype="bfloat16", arms=arms)
     assert runner.main([*command, "--processes", "2"]) == 0, capsys.readouterr().out
     folder = tmp_path / "paper"
     executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
