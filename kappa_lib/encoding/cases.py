@@ -84,7 +84,7 @@ def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
     InputError for a profile of another model, or where there is too little text or speech.
     """
     if settings.model == WHISPER:
-        llm = whisper_files.decoder(assets.whisper())
+        llm = whisper_files.decoder(assets.WHISPER_BASE.get())
         return llm, _of_utterances(_recordings(settings), settings)
     if settings.speech is None:
         llm, tokenizer = models.load(settings.model)
@@ -167,7 +167,7 @@ def _recordings(sizes: Settings) -> Iterator[Batch]:
 
     key = {"encoder": WHISPER, "padded": longest, "ids": list(rows["id"])}
     encoded = encoder.encode_all(rows, padded, key, lambda: encoder.load(WHISPER))
-    tokenizer = Tokenizer.from_file(str(assets.whisper() / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(assets.WHISPER_BASE.get() / "tokenizer.json"))
     begin = [tokenizer.token_to_id(token) for token in _WHISPER_PROMPT]
     for text, frames in zip(rows["text"], encoded, strict=True):
         answer = tokenizer.encode(f" {text}", add_special_tokens=False).ids

@@ -210,7 +210,7 @@ def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
     if not utterances:
         return
     if drawn.corpus == "en_human":
-        folder = assets.human_recordings()
+        folder = assets.asterisk_asset().get()
         spoken = (audio.trim(decode_g722(folder / u.file)) for u in utterances)
     else:
         spoken = synthesis.synthesise([(u.text, u.voice) for u in utterances])

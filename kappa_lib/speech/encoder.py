@@ -136,7 +136,7 @@ Encoder = CTranslate2Encoder | TransformersEncoder
 
 def load(encoder: str, device: str = "cpu") -> Encoder:
     """The encoder that a profile names: the pinned asset, a local folder, or a model hub id."""
-    folder = assets.whisper() if encoder == DEFAULT else paths.expanded(encoder)
+    folder = assets.WHISPER_BASE.get() if encoder == DEFAULT else paths.expanded(encoder)
     if (folder / "model.bin").is_file():
         return CTranslate2Encoder(folder)
     return TransformersEncoder(encoder, device)

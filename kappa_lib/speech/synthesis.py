@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -111,22 +112,22 @@ def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
     """
     utterances = list(utterances)
     name = utterances[0][1].engine
-    engine = assets.synthesiser(name)
+    library, folder = assets.synthesiser(name)
     command = [sys.executable, "-m", "kappa_lib.speech.speaking_worker", name]
-    command += [str(engine.library), str(engine.folder)]
+    command += [str(library), str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as worker:
         for text, voice in utterances:
-            _check_variant(engine, voice)
+            _check_variant(folder, voice)
             samples, rate = _ask(worker, text, voice)
             speech = trim(samples.astype(np.float32) / 32768)
             yield np.clip(soxr.resample(speech, rate, RATE), -1.0, 1.0)
 
 
-def _check_variant(engine: assets.Synthesiser, voice: Voice) -> None:
+def _check_variant(folder: Path, voice: Voice) -> None:
     """Refuse a variant that eSpeak NG would silently replace by its plain voice."""
     variant = voice.name.partition("+")[2]
-    known = engine.folder / "espeak-ng-data" / "voices" / "!v"
+    known = folder / "espeak-ng-data" / "voices" / "!v"
     if variant and not (known / variant).is_file():
         names = sorted(path.name for path in known.iterdir())
         raise InputError(f"voice {voice.name!r}: no variant {variant!r}", f"one of {names}")

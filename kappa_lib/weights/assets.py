@@ -221,6 +221,7 @@ def _model(name: str) -> Asset:
     return Asset(name, _pins(entry["files"]), mirrors)
 
 
+# The first file of a language model is its GGUF; of Whisper, multilingual and fp16, the weights.
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
 GEMMA3 = _model("gemma-3-270m-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
@@ -232,7 +233,7 @@ def asterisk_manifest() -> dict[str, Any]:
 
 
 def asterisk_asset() -> Asset:
-    """The human recordings as an asset."""
+    """The human recordings: prompts of Asterisk (G.722, 16 kHz, Allison Smith)."""
     manifest = asterisk_manifest()
     package = DebianArchive(manifest["package"], manifest["prefix"])
     mirrors = (package, Tarball(manifest["release"]))
@@ -240,7 +241,7 @@ def asterisk_asset() -> Asset:
 
 
 def synthesiser_asset(name: str) -> Asset:
-    """A speech synthesiser of this platform as an asset; its first file is the library.
+    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico); the first file is its library here.
 
     Raises:
         UnreachableError: the pinned release has no library for this platform.
@@ -260,38 +261,11 @@ def synthesiser_asset(name: str) -> Asset:
     return Asset(full, _pins(entries), (index,))
 
 
-@dataclass(frozen=True)
-class Synthesiser:
-    """Where a speech synthesiser's library is, and the folder that holds its data."""
-
-    library: Path
-    folder: Path
-
-
-# Each returns at once, without network, when the files are in the cache already; what they raise
-# is said at ``Asset.get``.
-
-
-def language_model(asset: Asset = SMOLLM2) -> Path:
-    """The GGUF of a language model, by default SmolLM2-135M-Instruct's, stored as Q4_1."""
-    return asset.get() / asset.pins[0].name
-
-
-def whisper() -> Path:
-    """Folder of the multilingual Whisper base model, fp16, CTranslate2 format."""
-    return WHISPER_BASE.get()
-
-
-def synthesiser(name: str) -> Synthesiser:
-    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico): this platform's library and its data."""
+def synthesiser(name: str) -> tuple[Path, Path]:
+    """A speech synthesiser's library, and the folder that holds it and its data."""
     asset = synthesiser_asset(name)
     folder = asset.get()
-    return Synthesiser(folder / asset.pins[0].name, folder)
-
-
-def human_recordings() -> Path:
-    """Folder of the Asterisk prompts (G.722, 16 kHz, Allison Smith), each pinned by hash."""
-    return asterisk_asset().get()
+    return folder / asset.pins[0].name, folder
 
 
 _CATALOGUE = {

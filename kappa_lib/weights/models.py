@@ -163,7 +163,7 @@ def weights(model: str) -> Path:
     """
     if model in GGUFS:
         asset, size = GGUFS[model]
-        return _dequantised(assets.language_model(asset), size)
+        return _dequantised(asset.get() / asset.pins[0].name, size)
     folder = paths.expanded(model)
     if (folder / "config.json").is_file():
         return folder

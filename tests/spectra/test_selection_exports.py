@@ -126,7 +126,7 @@ def test_order_of_a_random_model_is_pefts(llama):
 
 @pytest.mark.slow
 def test_kappa_of_the_default_model_is_pefts_up_to_its_constant_and_float32():
-    assets.language_model()
+    assets.SMOLLM2.get()
     model, _ = models.load(models.DEFAULT)
     table = scan(model).set_index("tensor")
     theirs = peft_kappa(model)

@@ -19,9 +19,9 @@ names = st.sampled_from(corpora.CORPORA)
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache that already has the assets: the real ones, linked."""
-    folders = [assets.synthesiser(name).folder for name in ("espeak", "pico")]
+    folders = [assets.synthesiser_asset(name).get() for name in ("espeak", "pico")]
     try:
-        folders.append(assets.human_recordings())
+        folders.append(assets.asterisk_asset().get())
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     (tmp_path / "assets").mkdir()
@@ -212,7 +212,7 @@ def test_prompts_are_speech_with_words_and_not_too_long():
 
 def test_a_recording_decodes_to_the_length_its_bytes_imply():
     try:
-        folder = assets.human_recordings()
+        folder = assets.asterisk_asset().get()
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     prompt = next(p for p in corpora.prompts() if p.file == "hello-world.g722")

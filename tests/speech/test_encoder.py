@@ -33,7 +33,7 @@ def spoken(corpus: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "whisper-base"
-    return whisper_files.convert(assets.whisper(), folder)
+    return whisper_files.convert(assets.WHISPER_BASE.get(), folder)
 
 
 @pytest.mark.parametrize("bands", [80, 128])
@@ -87,7 +87,7 @@ def test_audio_that_whisper_cannot_hear_is_refused(bad, complaint):
 @pytest.mark.slow
 @pytest.mark.parametrize("corpus", ["en", "de"])
 def test_both_back_ends_agree_on_real_weights_and_speech(converted, corpus):
-    first = encoder.CTranslate2Encoder(assets.whisper())(spoken(corpus))
+    first = encoder.CTranslate2Encoder(assets.WHISPER_BASE.get())(spoken(corpus))
     second = encoder.TransformersEncoder(converted)(spoken(corpus))
     assert first.shape == second.shape
     assert first.shape[1] == 512
@@ -150,9 +150,9 @@ def test_conversion_undoes_what_ctranslate2s_own_converter_does(tmp_path):
 
 def test_the_decoder_is_that_of_ctranslate2():
     # The same transcript, greedily, from the same encoder output by both back ends.
-    ct2, llm = encoder.load("whisper-base"), whisper_files.decoder(assets.whisper())
+    ct2, llm = encoder.load("whisper-base"), whisper_files.decoder(assets.WHISPER_BASE.get())
     features = ct2(np.pad(spoken("en_human"), (0, FULL - len(spoken("en_human")))))
-    tokens = Tokenizer.from_file(str(assets.whisper() / "tokenizer.json"))
+    tokens = Tokenizer.from_file(str(assets.WHISPER_BASE.get() / "tokenizer.json"))
     names = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
     prompt = [tokens.token_to_id(name) for name in names]
     view = ctranslate2.StorageView.from_array(np.ascontiguousarray(features[None]))
@@ -170,7 +170,7 @@ def test_the_decoder_is_that_of_ctranslate2():
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "model.bin"
-    start = (assets.whisper() / "model.bin").read_bytes()[:5000]
+    start = (assets.WHISPER_BASE.get() / "model.bin").read_bytes()[:5000]
     for content, complaint in (
         (b"", "empty"),
         (start, "ends after"),
@@ -250,6 +250,6 @@ def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, 
 
 
 def test_a_ctranslate2_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
-    (tmp_path / "mine").symlink_to(assets.whisper())
+    (tmp_path / "mine").symlink_to(assets.WHISPER_BASE.get())
     monkeypatch.setenv("HOME", str(tmp_path))
     assert isinstance(encoder.load("~/mine"), encoder.CTranslate2Encoder)

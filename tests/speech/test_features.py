@@ -44,7 +44,7 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
 
 def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "assets").symlink_to(assets.whisper().parent)
+    (tmp_path / "cache" / "assets").symlink_to(assets.WHISPER_BASE.get().parent)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
     few = replace(profile, train_utterances={"de": 1}, test_utterances={"de": 1, "en": 1})
     features.load(few)
@@ -57,7 +57,7 @@ def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_pat
 
 def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):
     """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
-    real = {assets.whisper().parent, assets.synthesiser("espeak").folder.parent}
+    real = {assets.WHISPER_BASE.get().parent, assets.synthesiser_asset("espeak").get().parent}
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "assets").symlink_to(real.pop())
     assert not real

@@ -84,9 +84,8 @@ def test_an_unknown_voice_is_refused_not_replaced(name):
 def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch):
     broken = tmp_path / "libespeak-ng.so"
     broken.write_bytes(b"not a library")
-    real = assets.synthesiser("espeak")
-    broken_one = assets.Synthesiser(broken, real.folder)
-    monkeypatch.setattr(assets, "synthesiser", lambda _: broken_one)
+    _, folder = assets.synthesiser("espeak")
+    monkeypatch.setattr(assets, "synthesiser", lambda _: (broken, folder))
     with pytest.raises(AssetError, match="synthesiser cannot run"):
         list(synthesis.synthesise(UTTERANCES))
 

@@ -1,7 +1,5 @@
 """The real assets: small ones fetched anew, manifests consistent, states reported."""
 
-from functools import partial
-
 import pytest
 
 from kappa_lib.errors import AssetError
@@ -20,18 +18,18 @@ def empty_cache(tmp_path, monkeypatch):
     ("name", "part"), [("espeak", "espeak-ng-data/de_dict"), ("pico", "lang/de-DE_ta.bin")]
 )
 def test_a_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch, name, part):
-    first = assets.synthesiser(name)
-    assert first.library.is_relative_to(empty_cache)
-    assert (first.folder / part).is_file()
+    library, folder = assets.synthesiser(name)
+    assert library.is_relative_to(empty_cache)
+    assert (folder / part).is_file()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    assert assets.synthesiser_asset(name).get(verify=True) == first.folder
-    assert assets.synthesiser(name) == first
+    assert assets.synthesiser_asset(name).get(verify=True) == folder
+    assert assets.synthesiser(name) == (library, folder)
 
 
 @pytest.mark.slow
 def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
     try:
-        folder = assets.human_recordings()
+        folder = assets.asterisk_asset().get()
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     assets.check(folder, assets.asterisk_asset().pins)
@@ -40,10 +38,10 @@ def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
 
 def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkeypatch):
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    voices = [partial(assets.synthesiser, name) for name in ("espeak", "pico")]
-    for get in (assets.language_model, assets.whisper, assets.human_recordings, *voices):
-        with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
-            get()
+    voices = map(assets.synthesiser_asset, ("espeak", "pico"))
+    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, assets.asterisk_asset(), *voices):
+        with pytest.raises(AssetError, match=f"{asset.name}: .*KAPPA_OFFLINE"):
+            asset.get()
 
 
 def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch):

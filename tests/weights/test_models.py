@@ -7,7 +7,7 @@ import torch
 from gguf import dequantize
 
 from kappa_lib.errors import AssetError
-from kappa_lib.weights import assets, models
+from kappa_lib.weights import models
 from kappa_lib.weights.assets import write_record
 from kappa_lib.weights.gguf_file import Reader
 
@@ -18,7 +18,8 @@ from kappa_lib.weights.gguf_file import Reader
 )
 def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
     llm, tokenizer = models.load(name)
-    gguf = assets.language_model(models.GGUFS[name][0])
+    asset, _ = models.GGUFS[name]
+    gguf = asset.get() / asset.pins[0].name
     stored = {t.name: t for t in Reader(gguf).tensors}
     for ours, theirs in [
         ("model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"),
