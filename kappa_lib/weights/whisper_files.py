@@ -8,8 +8,6 @@ name and revision of the specification, the variables (name, shape, type, bytes)
 """
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -117,28 +115,40 @@ def _state(variables: dict[str, np.ndarray], part: str) -> dict[str, Tensor]:
     state["embed_positions.weight"] = get("position_encodings/encodings")
     for name in outside:
         keep(name, name)
-    for layer in range(_count_layers(variables, part)):
+    stored = [name for name in variables if name.startswith(part)]
+    for layer in range(sum(name.endswith("ffn/linear_0/weight") for name in stored)):
         ours, theirs = f"layers.{layer}", f"layer_{layer}"
-        for name, stored in inside.items():
-            keep(f"{ours}.{name}", f"{theirs}/{stored}")
+        for name, place in inside.items():
+            keep(f"{ours}.{name}", f"{theirs}/{place}")
         split(f"{ours}.self_attn", "qkv", f"{theirs}/self_attention/linear_0")
         if part == "decoder":
             split(f"{ours}.encoder_attn", "kv", f"{theirs}/attention/linear_1")
     return state
 
 
-def _count_layers(variables: dict[str, np.ndarray], part: str) -> int:
-    names = (name for name in variables if name.startswith(part))
-    return sum(name.endswith("ffn/linear_0/weight") for name in names)
-
-
-@contextmanager
-def _as_whisper(source: Path, part: str) -> Iterator[None]:
+def _module(source: Path, part: str) -> WhisperEncoder | WhisperForCausalLM:
+    """What transformers makes of one part, ``encoder`` or ``decoder``."""
+    variables = read_variables(source / "model.bin")
     try:
-        yield
+        state = _state(variables, part)
+        positions = len(state["embed_positions.weight"])
+        if part == "encoder":
+            width, bands, _ = state["conv1.weight"].shape
+            own = {"num_mel_bins": bands, "max_source_positions": positions}
+        else:
+            tokens, width = state["embed_tokens.weight"].shape
+            own = {"vocab_size": tokens, "pad_token_id": None, "max_target_positions": positions}
+        own[f"{part}_layers"] = sum(name.endswith("fc1.weight") for name in state)
+        own[f"{part}_attention_heads"] = int(variables[f"{part}/num_heads"])
+        own[f"{part}_ffn_dim"] = len(state["layers.0.fc1.weight"])
+        config = WhisperConfig(d_model=width, **own)
+        module = WhisperEncoder(config) if part == "encoder" else WhisperForCausalLM(config)
+        bare = module if part == "encoder" else module.get_decoder()
+        bare.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
         what = f"{source}: its variables are not those of a Whisper {part}: {first_line(error)}"
         raise CheckpointError(what, "convert a Whisper model") from error
+    return module
 
 
 def decoder(source: Path) -> WhisperForCausalLM:
@@ -147,22 +157,7 @@ def decoder(source: Path) -> WhisperForCausalLM:
     Raises:
         CheckpointError: not a Whisper model, or not readable.
     """
-    variables = read_variables(source / "model.bin")
-    with _as_whisper(source, "decoder"):
-        state = _state(variables, "decoder")
-        tokens = state["embed_tokens.weight"]
-        config = WhisperConfig(
-            vocab_size=len(tokens),
-            pad_token_id=None,
-            d_model=tokens.shape[1],
-            decoder_layers=_count_layers(variables, "decoder"),
-            decoder_attention_heads=int(variables["decoder/num_heads"]),
-            decoder_ffn_dim=len(state["layers.0.fc1.weight"]),
-            max_target_positions=len(state["embed_positions.weight"]),
-        )
-        model = WhisperForCausalLM(config)
-        model.get_decoder().load_state_dict(state)
-    return model.eval().requires_grad_(False)
+    return _module(source, "decoder").eval().requires_grad_(False)
 
 
 def convert(source: Path, target: Path) -> Path:
@@ -173,20 +168,7 @@ def convert(source: Path, target: Path) -> Path:
     Raises:
         CheckpointError: not a Whisper model, or not readable.
     """
-    variables = read_variables(source / "model.bin")
-    with _as_whisper(source, "encoder"):
-        state = _state(variables, "encoder")
-        width, bands, _ = state["conv1.weight"].shape
-        config = WhisperConfig(
-            d_model=width,
-            num_mel_bins=bands,
-            encoder_layers=_count_layers(variables, "encoder"),
-            encoder_attention_heads=int(variables["encoder/num_heads"]),
-            encoder_ffn_dim=len(state["layers.0.fc1.weight"]),
-            max_source_positions=len(state["embed_positions.weight"]),
-        )
-        encoder = WhisperEncoder(config)
-        encoder.load_state_dict(state)
+    encoder = _module(source, "encoder")
     with replacing(target) as temporary:
         encoder.save_pretrained(temporary)
     return target
