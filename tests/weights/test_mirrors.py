@@ -5,6 +5,7 @@ import shutil
 import zipfile
 
 import pytest
+from huggingface_hub import constants
 from serving import serving, tarball
 
 from kappa_lib.errors import AssetError
@@ -59,7 +60,8 @@ def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
         site.pages[page] = content
         digest = hashlib.sha256(content).hexdigest()
         site.headers = {"ETag": f'"{digest}"', "X-Repo-Commit": REVISION}
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.address)
+        addresses = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, site.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", addresses)
         hub = ModelHub("owner/model", REVISION)
         hub.fetch(tmp_path, ["model.bin"])
         assert page in site.requests
