@@ -53,27 +53,26 @@ REVISIONS = {
     "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
 }
 _PARTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-_LOCAL = "or name a local folder that holds it"
-# First match wins: a gated repository is also a repository that was not found.
+# Reason and remedy of each. First match wins: a gated repository is also one that was not found.
 _REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
     (
         GatedRepoError,
         "its owner lets in only who has accepted the licence",
-        "accept it on the model's page, then `hf auth login` with that account's token, " + _LOCAL,
+        "accept it on the model's page, then `hf auth login` with that account's token",
     ),
     (
         RepositoryNotFoundError,
         "no such repository, or a private one",
-        "check the spelling, `hf auth login` if it is private, " + _LOCAL,
+        "check the spelling, `hf auth login` if it is private",
     ),
-    (RevisionNotFoundError, "no such revision", "check the revision, " + _LOCAL),
-    (OfflineModeIsEnabled, "offline mode is on", "unset HF_HUB_OFFLINE, " + _LOCAL),
-    (LocalEntryNotFoundError, "not in the cache and not reachable", "go online, " + _LOCAL),
-    (HfHubHTTPError, "the hub refused", "read the reason above and try again later, " + _LOCAL),
-    (ConnectionError, "no connection", "go online, " + _LOCAL),
-    (OSError, "cannot be loaded", "read the reason above: spelling, network, token, " + _LOCAL),
-    (ValueError, "not readable", "check its files, " + _LOCAL),
-    (RuntimeError, "cannot be loaded", "read the reason above, " + _LOCAL),
+    (RevisionNotFoundError, "no such revision", "check the revision"),
+    (OfflineModeIsEnabled, "offline mode is on", "unset HF_HUB_OFFLINE"),
+    (LocalEntryNotFoundError, "not in the cache and not reachable", "go online"),
+    (HfHubHTTPError, "the hub refused", "read the reason above and try again later"),
+    (ConnectionError, "no connection", "go online"),
+    (OSError, "cannot be loaded", "read the reason above: spelling, network, token"),
+    (ValueError, "not readable", "check its files"),
+    (RuntimeError, "cannot be loaded", "read the reason above"),
 )
 
 
@@ -120,8 +119,8 @@ def explained(name: str | Path) -> Iterator[None]:
         remedies = list(_REMEDIES)
         # A heavy package, which has raised nothing where it was never imported.
         if datasets := sys.modules.get("datasets.exceptions"):
-            remedy = "check its files, " + _LOCAL
-            remedies.append((datasets.DatasetsError, "not readable as a data set", remedy))
+            unreadable = "not readable as a data set"
+            remedies.append((datasets.DatasetsError, unreadable, "check its files"))
         if not isinstance(error, tuple(kind for kind, _, _ in remedies)):
             raise
         refuse_full_disk(error, name)
@@ -130,6 +129,7 @@ def explained(name: str | Path) -> Iterator[None]:
             for kind, why, remedy in remedies
             if any(isinstance(cause, kind) for cause in causes(error))
         )
+        remedy += ", or name a local folder that holds it"
         raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
 
 

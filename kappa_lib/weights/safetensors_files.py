@@ -136,12 +136,11 @@ class ShardCheckpoint(Checkpoint):
         super().__init__(*_identity(folder, path))
         if (config := folder / "config.json").is_file():
             self.config = config.read_text(encoding="utf-8", errors="replace")
-        self._shards: dict[str, Shard] = {}
-        self._home: dict[str, str] = {}  # of each stored tensor: the name of its file
+        self._home: dict[str, Shard] = {}  # of each stored tensor
         expected = _expected(folder) if path.is_dir() else {path.name: set()}
         for file_name, names in sorted(expected.items()):
             self._add(folder / file_name, names)
-        stored = {name: self._shards[home].entries[name] for name, home in self._home.items()}
+        stored = {name: shard.entries[name] for name, shard in self._home.items()}
         self._packings = _packings(stored, self._stored)
         hidden = {part for packing in self._packings.values() for part in packing.parts}
         hidden |= _beside_codes(stored)
@@ -154,7 +153,7 @@ class ShardCheckpoint(Checkpoint):
             dtype = packing.label if packing else entry.dtype
             dtype = f"{via}→{dtype}" if via else dtype
             kind = kind_of(name, shape)
-            self.tensors.append(TensorInfo(name, shape, dtype, self._home[name], kind))
+            self.tensors.append(TensorInfo(name, shape, dtype, self._home[name].path.name, kind))
 
     def _add(self, path: Path, expected: set[str]) -> None:
         try:
@@ -166,16 +165,15 @@ class ShardCheckpoint(Checkpoint):
                 found = f"{path.name}: lacks {absent[0]}, which the index promises"
                 raise CheckpointError(found, _FETCH_AGAIN)
             if twice := sorted(set(shard.entries) & set(self._home)):
-                found = f"{path.name}: {twice[0]} is also in {self._home[twice[0]]}"
+                found = f"{path.name}: {twice[0]} is also in {self._home[twice[0]].path.name}"
                 raise CheckpointError(found, "keep the files of one checkpoint in the folder")
         except CheckpointError as problem:
             self.problems.append(problem)
             return
-        self._shards[path.name] = shard
-        self._home.update(dict.fromkeys(shard.entries, path.name))
+        self._home.update(dict.fromkeys(shard.entries, shard))
 
     def _stored(self, name: str) -> torch.Tensor:
-        return self._shards[self._home[name]].read(name)
+        return self._home[name].read(name)
 
     def read(self, info: TensorInfo) -> torch.Tensor:
         unknown = CheckpointError(
@@ -194,7 +192,7 @@ class ShardCheckpoint(Checkpoint):
         return tensor
 
     def digest(self, info: TensorInfo) -> str:
-        return self._shards[info.shard].digest
+        return self._home[info.name].digest
 
 
 def _identity(folder: Path, path: Path) -> tuple[str, str]:
