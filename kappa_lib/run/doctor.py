@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from kappa_lib import paths
-from kappa_lib.errors import InputError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import existing
 from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
@@ -175,16 +175,19 @@ def data(verify: bool = False) -> Iterator[Check]:
     Args:
         verify: hash every file instead of trusting the record of the last check.
     """
-    for entry in assets.status(verify=verify):
-        name = entry["name"]
-        if entry["state"] == "ready":
-            yield Check("ok", f"{name}: ready, from {entry['origin']}")
-        elif entry["state"] == "missing":
-            size = f"{entry['megabytes']:.0f} MB"
-            yield Check("warn", f"{name}: not here yet", f"the next run fetches it ({size})")
-        else:
-            what, _, remedy = entry["problem"].partition("\n  What to do: ")
-            yield Check("fail", f"{name}: {what}", remedy)
+    for name, asset_of in assets.CATALOGUE.items():
+        try:
+            asset = asset_of()
+            name = asset.name
+            if asset.folder.is_dir():
+                folder = asset.get(verify=verify)
+                origin = assets.read_record(folder)["origin"]
+                yield Check("ok", f"{name}: ready, from {origin}")
+            else:
+                size = f"{asset.size / 1e6:.0f} MB"
+                yield Check("warn", f"{name}: not here yet", f"the next run fetches it ({size})")
+        except AssetError as error:
+            yield Check("fail", f"{name}: {error.what}", error.remedy)
 
 
 def examine(verify: bool = False) -> Iterator[Check]:

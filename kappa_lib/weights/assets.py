@@ -268,34 +268,11 @@ def synthesiser(name: str) -> tuple[Path, Path]:
     return folder / asset.pins[0].name, folder
 
 
-_CATALOGUE = {
+# What ``kappa doctor`` looks at; no synthesiser is an asset on a platform without a library.
+CATALOGUE = {
     "language model": lambda: SMOLLM2,
     "speech encoder": lambda: WHISPER_BASE,
     "speech synthesiser": lambda: synthesiser_asset("espeak"),
     "voices of open sentences": lambda: synthesiser_asset("pico"),
     "human recordings": asterisk_asset,
 }
-
-
-def status(verify: bool = False) -> list[dict[str, Any]]:
-    """One entry an asset: name, state, megabytes, origin, problem.
-
-    ``state`` is ``ready``, ``missing`` (will be fetched) or ``refused`` (see ``problem``).
-    Nothing is fetched; with ``verify`` every file that is there is hashed.
-    """
-    keys = ("name", "state", "megabytes", "origin", "problem")
-    report = []
-    for name, asset_of in _CATALOGUE.items():
-        entry: dict[str, Any] = dict.fromkeys(keys) | {"name": name, "state": "refused"}
-        try:
-            asset = asset_of()
-            entry |= {"name": asset.name, "megabytes": asset.size / 1e6}
-            if asset.folder.is_dir():
-                asset.get(verify=verify)
-                entry |= {"state": "ready", "origin": read_record(asset.folder)["origin"]}
-            else:
-                entry["state"] = "missing"
-        except AssetError as error:
-            entry["problem"] = str(error)
-        report.append(entry)
-    return report

@@ -3,6 +3,7 @@
 import pytest
 
 from kappa_lib.errors import AssetError
+from kappa_lib.run import doctor
 from kappa_lib.speech import corpora
 from kappa_lib.weights import assets
 
@@ -48,21 +49,19 @@ def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch)
     monkeypatch.setattr(assets.platform, "machine", lambda: "riscv64")
     with pytest.raises(AssetError, match=r"riscv64.*linux-x86_64"):
         assets.synthesiser_asset("espeak")
-    entries = {entry["name"]: entry for entry in assets.status()}
-    assert entries["speech synthesiser"]["state"] == "refused"
-    assert len({frozenset(entry) for entry in entries.values()}) == 1
+    refused = [check for check in doctor.data() if check.level == "fail"]
+    assert any(check.what.startswith("speech synthesiser: ") for check in refused)
 
 
-def test_status_tells_missing_ready_and_refused(empty_cache):
+def test_the_doctor_tells_missing_and_refused(empty_cache):
     folder = assets.WHISPER_BASE.folder
-    states = {entry["name"]: entry["state"] for entry in assets.status()}
-    assert set(states.values()) == {"missing"}
+    assert {check.level for check in doctor.data()} == {"warn"}
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    entry = next(e for e in assets.status() if e["name"] == assets.WHISPER_BASE.name)
-    assert entry["state"] == "refused"
-    assert "model.bin: missing" in entry["problem"]
+    (check,) = (c for c in doctor.data() if c.what.startswith(assets.WHISPER_BASE.name))
+    assert check.level == "fail"
+    assert "model.bin: missing" in check.what
 
 
 @pytest.mark.parametrize(
