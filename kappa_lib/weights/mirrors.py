@@ -161,13 +161,8 @@ class Tarball:
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
         try:
-            with (
-                urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer,
-                tempfile.TemporaryFile(dir=into) as archive,
-            ):
-                shutil.copyfileobj(answer, archive, 1 << 20)
-                archive.seek(0)
-                _unpack(archive, names, into)
+            with urllib.request.urlopen(self.url, timeout=TIMEOUT) as answer:
+                _unpack(answer, names, into)
         except OSError as error:
             raise AssetError(first_line(error)) from error
 
