@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,27 +74,25 @@ class FinishedRows:
     processes can go on. The last line may be torn.
     """
 
-    def __init__(self, folder: Path | None, process: int = 0) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.path: Path | None = None
         self.rows: dict[str, dict[str, Any]] = {}
-        if folder is not None:
-            self.path = folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl"
-            for path in sorted(folder.glob("kappa.rows*.jsonl")):
-                self._load(path)
-
-    def _load(self, path: Path) -> None:
-        # Only this process' own file: another may be appending to the others.
-        for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
-            try:
-                record = parse(line, "it", dict[str, object])
-            except InputError:
-                record = {}
-            key, row = record.get("key"), record.get("row")
-            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
-                raise InputError(
-                    f"{path}: line {number} is not a finished row", "delete this file, scan again"
-                )
-            self.rows[key] = row
+        if folder is None:
+            return
+        process = distributed.rank()
+        self.path = folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl"
+        for path in sorted(folder.glob("kappa.rows*.jsonl")):
+            # Only this process' own file is mended: another may be appending to the others.
+            for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
+                try:
+                    record = parse(line, "it", dict[str, object])
+                except InputError:
+                    record = {}
+                key, row = record.get("key"), record.get("row")
+                if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
+                    what = f"{path}: line {number} is not a finished row"
+                    raise InputError(what, "delete this file, scan again")
+                self.rows[key] = row
 
     def add(self, key: str, row: dict[str, Any]) -> None:
         """Keep a finished row, on disk at once."""
@@ -141,39 +140,35 @@ def scan(
         ScanError: some tensors could not be measured, after the others were written.
     """
     distributed.initialise()
-    if out is not None:
-        require_folder(Path(out))
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        require_folder(folder)
     with distributed.main_process_first():
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = to_measure(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
-    finished = FinishedRows(Path(out) if out is not None else None, distributed.rank())
-    order = _by_cost(chosen)
-    mine = [order[i] for i in distributed.shard(len(order))]
-    scanner = _Scanner(checkpoint, settings, finished, progress, [chosen[i] for i in mine])
+    order = chosen
+    if distributed.world_size() > 1:  # dealt largest first; one alone keeps the order of storage
+        order = sorted(chosen, key=lambda info: -math.prod(info.shape) * min(info.shape))
+    infos = [order[i] for i in distributed.shard(len(order))]
+    say = progress or (lambda *_: None)
+    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), say, infos)
     scanner.run()
-    rows = distributed.all_gather({i: scanner.rows_of(chosen[i]) for i in mine})
-    parts = distributed.all_gather({distributed.rank(): scanner.failures})
-    failures = {name: what for part in parts for name, what in part.items()}
-    table = kappa_table.build(
-        [row for found in rows for row in found], _metadata(checkpoint, chosen, settings)
-    )
-    if out is not None and len(table) and distributed.is_main_process():
-        kappa_table.write(table, Path(out))
+    rows, failures = {}, {}
+    mine = {distributed.rank(): (scanner.rows, scanner.failures)}
+    for measured, failed in distributed.all_gather(mine):
+        rows |= measured
+        failures |= failed
+    names = [name for info in chosen for name in matrix_names(info) if name in rows]
+    metadata = _metadata(checkpoint, chosen, settings)
+    table = kappa_table.build([rows[name] for name in names], metadata)
+    if folder is not None and len(table) and distributed.is_main_process():
+        kappa_table.write(table, folder)
     distributed.barrier()
-    if progress:
-        progress(scanner.total, scanner.total, "")
+    say(scanner.total, scanner.total, "")
     if failures:
         raise ScanError(table, failures)
     return table
-
-
-def _by_cost(chosen: Sequence[TensorInfo]) -> list[int]:
-    """In which order tensors are dealt to several processes; one alone keeps that of storage."""
-    if distributed.world_size() == 1:
-        return list(range(len(chosen)))
-    costs = [math.prod(info.shape) * min(info.shape) for info in chosen]
-    return sorted(range(len(chosen)), key=lambda number: (-costs[number], number))
 
 
 @dataclass
@@ -193,7 +188,7 @@ class _Scanner:
     checkpoint: Checkpoint
     settings: dict[str, str]
     finished: FinishedRows
-    progress: Report | None
+    say: Report
     infos: list[TensorInfo]
 
     def __post_init__(self) -> None:
@@ -201,46 +196,48 @@ class _Scanner:
         self.failures = {p.what: (p.what, p.remedy) for p in self.checkpoint.problems}
         self.total = sum(len(matrix_names(info)) for info in self.infos)
         self._done = 0
-        self._rows: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         """Measure everything: small matrices side by side, then large ones one by one."""
         on_cpu = self.settings["device"] == "cpu"
         small, large = [], []
         for info in self.infos:
-            is_small = on_cpu and _singular_values(info) <= SIDE_BY_SIDE
+            rows, *rest = info.shape[1:] if info.kind == "experts" else info.shape
+            is_small = on_cpu and min(rows, math.prod(rest)) <= SIDE_BY_SIDE
             (small if is_small else large).append(info)
-        for found in solvers.side_by_side(self._measured, self._open(small)):
-            self._keep(*found)
-        for found in map(self._measured, self._open(large)):
-            self._keep(*found)
-
-    def rows_of(self, info: TensorInfo) -> list[dict[str, Any]]:
-        """Those rows of a stored tensor that could be measured."""
-        return [self._rows[name] for name in matrix_names(info) if name in self._rows]
+        for matrix, found in chain(
+            solvers.side_by_side(self._measured, self._open(small)),
+            map(self._measured, self._open(large)),
+        ):
+            self._done += 1
+            if isinstance(found, KappaError):
+                self.failures[matrix.name] = (found.what, found.remedy)
+            else:
+                self.rows[matrix.name] = found
+                self.finished.add(matrix.key, found)
 
     def _open(self, infos: list[TensorInfo]) -> Iterator[_Matrix]:
         """The matrices of stored tensors that no earlier scan finished, read one by one."""
+        kept = self.finished.rows
         for info in infos:
             names = matrix_names(info)
             try:
-                keys = [self._key(info, name) for name in names]
-                rows = [self.finished.rows.get(key) for key in keys]
-                self._rows |= {n: row for n, row in zip(names, rows, strict=True) if row}
-                self._done += sum(row is not None for row in rows)
-                tensor = None if all(rows) else self.checkpoint.read(info)
+                keys = {name: self._key(info, name) for name in names}
+                known = {name: kept[key] for name, key in keys.items() if key in kept}
+                self.rows |= known
+                self._done += len(known)
+                if len(known) == len(names):
+                    continue
+                tensor = self.checkpoint.read(info)
             except KappaError as problem:
                 self.failures[info.name] = (problem.what, problem.remedy)
-                self._done += sum(name not in self._rows for name in names)
+                self._done += sum(name not in self.rows for name in names)
                 continue
-            if tensor is None:
-                continue
-            for (name, weight), key in zip(matrices(info, tensor), keys, strict=True):
-                if name in self._rows:
-                    continue
-                if self.progress:
-                    self.progress(self._done, self.total, name)
-                yield _Matrix(info, name, weight, key)
+            for name, weight in matrices(info, tensor):
+                if name not in known:
+                    self.say(self._done, self.total, name)
+                    yield _Matrix(info, name, weight, keys[name])
 
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
         weight, dtype, rounded = matrix.weight, matrix.info.dtype, self.settings["as"]
@@ -252,14 +249,6 @@ class _Scanner:
         except KappaError as problem:
             return matrix, problem
 
-    def _keep(self, matrix: _Matrix, found: dict[str, Any] | KappaError) -> None:
-        self._done += 1
-        if isinstance(found, KappaError):
-            self.failures[matrix.name] = (found.what, found.remedy)
-            return
-        self._rows[matrix.name] = found
-        self.finished.add(matrix.key, found)
-
     def _key(self, info: TensorInfo, name: str) -> str:
         """What a finished row is found by again; empty where none is kept."""
         if self.finished.path is None:
@@ -267,12 +256,6 @@ class _Scanner:
         source = self.checkpoint
         origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
         return fingerprint([*origin, self.settings, kappa_table.versions(), NUMERICS])
-
-
-def _singular_values(info: TensorInfo) -> int:
-    """Number of singular values of a stored tensor's matrices."""
-    rows, *rest = info.shape[1:] if info.kind == "experts" else info.shape
-    return min(rows, math.prod(rest))
 
 
 def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
