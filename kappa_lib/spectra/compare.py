@@ -58,12 +58,9 @@ class Comparison:
         ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
         and the right one, in radians.
         """
-        sides = ("left", "right")
-        angles = {
-            f"angle_{end}": self.table[[f"angle_{end}_{side}" for side in sides]].max(axis=1)
-            for end in ("top", "bottom")
-        }
-        rows = self.table.assign(**angles)
+        rows = self.table.copy()
+        for end in ("top", "bottom"):
+            rows[f"angle_{end}"] = rows[[f"angle_{end}_left", f"angle_{end}_right"]].max(axis=1)
         inside = types(rows)
         order = inside + [kind for kind in rows["type"].unique() if kind not in inside]
         by_type = rows.groupby("type").agg(**_SUMMARY).loc[order]
@@ -71,13 +68,11 @@ class Comparison:
         parts = {"type": by_type, "layer": by_layer}
         return pd.concat(parts, names=["by", "group"]).reset_index()
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path) -> None:
         """Write ``compare.csv``, a row a matrix, and ``compare_summary.csv``, atomically."""
-        paths = [folder / "compare.csv", folder / "compare_summary.csv"]
-        for path, frame in zip(paths, (self.table, self.summary()), strict=True):
-            with replacing(path) as temporary:
+        for name, frame in (("compare", self.table), ("compare_summary", self.summary())):
+            with replacing(folder / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)
-        return paths
 
 
 def compare(
@@ -114,23 +109,22 @@ def compare(
         if checkpoint.problems:
             raise checkpoint.problems[0]
     old, new = ({i.name: i for i in to_measure(one, include, exclude)} for one in pair)
-    common = [name for name in old if name in new]
-    _same_shapes(pair, [(old[name], new[name]) for name in common])
+    common = [(info, new[name]) for name, info in old.items() if name in new]
+    _same_shapes(pair, common)
 
-    total = sum(len(matrix_names(old[common[i]])) for i in distributed.shard(len(common)))
+    say = progress or (lambda *_: None)
+    mine = distributed.shard(len(common))
+    total = sum(len(matrix_names(common[number][0])) for number in mine)
     done, rows, failures = 0, {}, {}
-    for number in distributed.shard(len(common)):
-        infos = old[common[number]], new[common[number]]
-        if progress:
-            progress(done, total, infos[0].name)
+    for number in mine:
+        info = common[number][0]
+        say(done, total, info.name)
         try:
-            rows[number] = list(_changes(pair, infos, device, rounded))
+            rows[number] = list(_changes(pair, common[number], device, rounded))
         except KappaError as problem:
-            told = f"{infos[0].name}: {problem.what}", problem.remedy
-            failures[number] = (infos[0].name, told)
-        done += len(matrix_names(infos[0]))
-    if progress:
-        progress(total, total, "")
+            failures[number] = info.name, (f"{info.name}: {problem.what}", problem.remedy)
+        done += len(matrix_names(info))
+    say(total, total, "")
     found = Comparison(
         pd.DataFrame([row for part in distributed.all_gather(rows) for row in part]),
         *(checkpoint.model_id for checkpoint in pair),
@@ -171,10 +165,9 @@ def _changes(
     rounded: torch.dtype | None,
 ) -> Iterator[dict[str, Any]]:
     """The rows of one stored tensor: one a matrix."""
-    stored = (one.read(info) for one, info in zip(pair, infos, strict=True))
-    found = (matrices(info, tensor) for info, tensor in zip(infos, stored, strict=True))
-    for (name, before), (_, after) in zip(*found, strict=True):
-        weights = [weight.to(device=device, dtype=rounded) for weight in (before, after)]
-        facts = {"tensor": name, "layer": layer_of(name)}
-        size = dict(zip(("rows", "cols"), before.shape, strict=True))
-        yield facts | size | spectral_change(*weights)
+    before, after = (matrices(info, one.read(info)) for one, info in zip(pair, infos, strict=True))
+    for (name, old), (_, new) in zip(before, after, strict=True):
+        rows, cols = old.shape
+        facts = {"tensor": name, "layer": layer_of(name), "rows": rows, "cols": cols}
+        weights = [weight.to(device=device, dtype=rounded) for weight in (old, new)]
+        yield facts | spectral_change(*weights)
