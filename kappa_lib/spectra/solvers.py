@@ -150,23 +150,18 @@ def decompose(
     product = tall.gram()
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
     if not SMALLEST_TRACE < float(product.trace()) < LARGEST_TRACE:
-        matrix, unit = _in_range(as_matrix(matrix, name))
+        ends = torch.aminmax(as_matrix(matrix, name))
+        # A power of two, so that nothing is rounded, which brings the largest entry to about one.
+        unit = 2.0 ** math.frexp(max(abs(float(end)) for end in ends))[1]
+        matrix = matrix.double() / unit
         tall = Tall(matrix, device)
         product = tall.gram()
-    if method == "gram":
-        return _scaled(_by_gram(tall, product, math.inf), unit)
+    tolerance = math.inf if method == "gram" else TOLERANCE
     ends_only = method == "extremes" and tall.k >= ENDS_FROM
-    found = (_ends if ends_only else _by_gram)(tall, product, TOLERANCE)
-    if found is None or found.kappa_error > TOLERANCE:
+    found = (_ends if ends_only else _by_gram)(tall, product, tolerance)
+    if found is None or found.kappa_error > tolerance:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
-
-
-def _in_range(matrix: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """The matrix divided by a power of two that brings its largest entry to about one."""
-    largest = max(abs(float(end)) for end in torch.aminmax(matrix))
-    unit = 2.0 ** math.frexp(largest)[1]
-    return matrix.double() / unit, unit
 
 
 def _scaled(found: Spectrum, unit: float) -> Spectrum:
