@@ -26,6 +26,8 @@ _TRACY_WIDOM = -1.2065335746, 1.2679883
 # Above this κ the Gram matrix' squared values no longer tell the smallest directions apart to
 # 1e-6 (their error is near κ²ε), and a full SVD takes its place.
 _GRAM_LIMIT = 1e5
+# Singular vectors at either end whose span is compared; fewer where the rank is lower.
+_DIRECTIONS = 8
 # Fewer eigenvalues than this do not make a tail.
 _SHORTEST = 20
 # Tails fitted together: few enough for their numbers to stay in the cache.
@@ -174,20 +176,19 @@ def null_kappa_quantile(rows: int, cols: int, share: float) -> float:
     return float(np.exp(centre + ndtri(share) * deviation * np.sqrt((widths**2).sum()) / 2))
 
 
-def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> dict[str, float]:
+def spectral_change(before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
     """What training did to a matrix: its κ, its extreme singular values, and their directions.
 
     Args:
         before: matrix (rows, cols); computed in float64 on its own device.
         after: of the same shape.
-        k: how many leading and trailing singular vectors span a subspace; fewer where the rank is
-            lower. The trailing ones are those of the smallest non-zero singular values.
 
     Returns:
         ``kappa_before``, ``kappa_after``; ``dlogkappa``, the natural logarithm of their ratio;
         ``sigma_max_*``, ``sigma_min_*``, ``effective_rank_*`` likewise; ``angle_top_left``,
         ``angle_top_right``, ``angle_bottom_left``, ``angle_bottom_right``, the largest principal
-        angle between the subspaces before and after, in radians (Björck and Golub 1973); and
+        angle, in radians, between what ``_DIRECTIONS`` singular vectors of the largest or of the
+        smallest non-zero values span before and after (Björck and Golub 1973); and
         ``relative_change``, ‖after - before‖_F/‖before‖_F.
 
     Raises:
@@ -197,14 +198,14 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor, k: int = 8) -> di
     if pair[0].shape != pair[1].shape:
         shapes = " and ".join("×".join(map(str, matrix.shape)) for matrix in pair)
         raise InputError(f"matrices of {shapes}", "compare a tensor with itself, before and after")
-    found = [singular_vectors(matrix, k) for matrix in pair]
+    found = [singular_vectors(matrix, _DIRECTIONS) for matrix in pair]
     row: dict[str, float] = {}
     for when, s in zip(("before", "after"), (s.cpu().numpy() for _, s, _ in found), strict=True):
         row[f"kappa_{when}"] = s[0] / s[-1]
         row[f"sigma_max_{when}"], row[f"sigma_min_{when}"] = s[0], s[-1]
         row[f"effective_rank_{when}"] = effective_rank(s)
     row["dlogkappa"] = math.log(row["kappa_after"] / row["kappa_before"])
-    k = min(k, *(len(s) for _, s, _ in found))
+    k = min(_DIRECTIONS, *(len(s) for _, s, _ in found))
     for place, part in (("top", slice(None, k)), ("bottom", slice(-k, None))):
         for side, vectors in (("left", 0), ("right", 2)):
             bases = (item[vectors][:, part].cpu().numpy() for item in found)

@@ -48,16 +48,13 @@ def stored(weight: torch.Tensor | np.ndarray, form: str) -> torch.Tensor:
     return read
 
 
-def study(
-    weights: Iterable[tuple[str, torch.Tensor]], formats: Iterable[str] = FORMATS
-) -> pd.DataFrame:
+def study(weights: Iterable[tuple[str, torch.Tensor]]) -> pd.DataFrame:
     """κ of named matrices, used one at a time, after storage: a row a name, a column a format."""
-    formats = list(formats)
     rows = {
-        name: [decompose(stored(weight, form), "extremes", name=name).kappa for form in formats]
+        name: [decompose(stored(weight, form), "extremes", name=name).kappa for form in FORMATS]
         for name, weight in weights
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=formats)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=FORMATS)
 
 
 def survival(kappas: pd.DataFrame, types: Mapping[str, str], share: float) -> pd.DataFrame:

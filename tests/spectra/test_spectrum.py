@@ -113,7 +113,7 @@ def test_spectral_change_finds_the_angle_that_was_planted(shape, kappa):
         column = 3 if place.startswith("top") else -2
         left = turned(u, column, angle) if "left" in place else u
         right = turned(v, column, angle) if "right" in place else v
-        row = spectrum.spectral_change(before, torch.from_numpy(left * s @ right.T), k=8)
+        row = spectrum.spectral_change(before, torch.from_numpy(left * s @ right.T))
         found = {name: row[f"angle_{name}"] for name in angles}
         expected = {name: angle if name == place else 0.0 for name in angles}
         assert found == pytest.approx(expected, abs=1e-6)

@@ -63,7 +63,7 @@ def test_weyl_interval_holds_the_stored_value():
 
 
 def test_study_measures_what_numpy_measures():
-    table = storage.study([("w", WEIGHT)], ["fp32", "bf16"])
+    table = storage.study([("w", WEIGHT)])
     assert table.loc["w", "fp32"] == pytest.approx(np.linalg.cond(WEIGHT.double().numpy()))
     expected = np.linalg.cond(WEIGHT.bfloat16().double().numpy())
     assert table.loc["w", "bf16"] == pytest.approx(expected)
