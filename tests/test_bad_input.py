@@ -270,7 +270,8 @@ def kappa():
 @functools.cache
 def kappa_bytes():
     with tempfile.TemporaryDirectory() as folder:
-        return kappa_table.write(kappa(), Path(folder))[0].read_bytes()
+        kappa_table.write(kappa(), Path(folder))
+        return Path(folder, "kappa.parquet").read_bytes()
 
 
 # How it is judged.

@@ -185,21 +185,18 @@ def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
 
 def digest(table: pd.DataFrame) -> str:
     """Fingerprint of what a selection depends on: tensors, shapes and κ."""
-    facts = table[["tensor", "rows", "cols", "kappa"]].values.tolist()
-    return fingerprint(facts)
+    return fingerprint(table[["tensor", "rows", "cols", "kappa"]].values.tolist())
 
 
-def write(table: pd.DataFrame, folder: Path) -> tuple[Path, Path]:
+def write(table: pd.DataFrame, folder: Path) -> None:
     """Write ``kappa.parquet`` (with metadata) and ``kappa.csv`` into ``folder``, atomically."""
-    parquet, csv = folder / "kappa.parquet", folder / "kappa.csv"
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     text = json.dumps(table.attrs, sort_keys=True)
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _METADATA: text})
-    with replacing(parquet) as temporary:
+    with replacing(folder / "kappa.parquet") as temporary:
         pq.write_table(arrow, temporary)
-    with replacing(csv) as temporary:
+    with replacing(folder / "kappa.csv") as temporary:
         table.to_csv(temporary, index=False)
-    return parquet, csv
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -290,11 +287,10 @@ def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
     inside = table[table["layer"].notna()]
     chosen = inside["tensor"].isin(set(tensors))
     facts = inside.assign(chosen=chosen, parameters=inside["rows"] * inside["cols"] * chosen)
-    grouped = facts.groupby("type", sort=False)
-    counted = grouped.agg(
+    parts = facts.groupby("type").agg(
         tensors=("chosen", "sum"), of=("chosen", "size"), parameters=("parameters", "sum")
     )
-    return counted.loc[types(table)]
+    return parts.loc[types(table)]
 
 
 def against_median(table: pd.DataFrame) -> pd.DataFrame:
@@ -319,16 +315,12 @@ def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.Da
     return measures.corr(method="spearman")
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
+def explained_by_type(table: pd.DataFrame) -> float:
+    """Share of the variance of log κ that lies between module types, in [0, 1]."""
     if len(table) < 2:
         what = f"a κ table of {counted(len(table), 'row')}"
         raise InputError(what, "statistics need at least two tensors")
-    return table
-
-
-def explained_by_type(table: pd.DataFrame) -> float:
-    """Share of the variance of log κ that lies between module types, in [0, 1]."""
-    logs = np.log(_checked(table)["kappa"])
+    logs = np.log(table["kappa"])
     between = logs.groupby(table["type"]).transform("mean")
     return float(((between - logs.mean()) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
 
@@ -350,7 +342,7 @@ def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
     """
     from scipy.stats import spearmanr  # a second of import that a scan does without
 
-    pairs = _checked(table).assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
+    pairs = table.assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
     groups = [group for _, group in pairs.groupby("type") if len(group) > 2]
     if not groups:
         raise InputError("no module type has three tensors", "give a table of several layers")
