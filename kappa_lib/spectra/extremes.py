@@ -16,7 +16,7 @@ On a GPU all of it but Lanczos' short recurrence stays there: the matrix goes ov
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class Tall:
                 self._kept = wide
             yield rows, wide
 
+    @cached_property
     def gram(self) -> torch.Tensor:
         """WᵀW, (k, k), of which only the lower triangle is to be read."""
         blocks = (block for _, block in self._blocks())
@@ -94,6 +95,20 @@ class Tall:
             tall = array.flags.f_contiguous
             dsyrk(1.0, array if tall else array.T, 1.0, upper, trans=tall, overwrite_c=True)
         return torch.from_numpy(upper.T)
+
+    @cached_property
+    def trace(self) -> float:
+        """‖W‖_F²: that of the Gram matrix."""
+        return float(self.gram.trace())
+
+    @property
+    def gram_error(self) -> float:
+        """Bound on the absolute error of every eigenvalue that is computed from the Gram matrix.
+
+        The trace bounds the norm of |W|ᵀ|W| that multiplies the inner products' error. The backward
+        errors of the Cholesky factorisation and of the eigensolver have the same form.
+        """
+        return product_error(self.rows) * self.trace
 
     def times(self, vectors: torch.Tensor) -> torch.Tensor:
         """W V: (k, q) → (rows, q)."""
@@ -115,15 +130,6 @@ def product_error(length: int) -> float:
     is above the worst case, length · ε/2.
     """
     return 4.0 * math.sqrt(length) * EPS
-
-
-def gram_error(rows: int, k: int, trace: float) -> float:
-    """Bound on the absolute error of every eigenvalue that is computed from the Gram matrix.
-
-    The trace, ‖W‖_F², bounds the norm of |W|ᵀ|W| that multiplies the inner products' error. The
-    backward errors of the Cholesky factorisation and of the eigensolver have the same form.
-    """
-    return product_error(max(rows, k)) * trace
 
 
 @dataclass(frozen=True)
@@ -174,25 +180,22 @@ class Factored:
         return End(math.sqrt(self.smallest), bound)
 
 
-def factor(
-    product: torch.Tensor, tall: Tall, eigenvalues: np.ndarray | None = None
-) -> Factored | None:
+def factor(tall: Tall, eigenvalues: np.ndarray | None = None) -> Factored | None:
     """Ends of the Gram matrix's spectrum; None where it is not safely positive definite.
 
     Args:
-        product: lower triangle of the Gram matrix, (k, k), k ≥ ``SMALLEST``.
-        tall: the matrix it came from.
+        tall: the matrix, k ≥ ``SMALLEST``.
         eigenvalues: all of them, descending, if they are known; else Lanczos finds the ends. A
             single start vector sees one of several equal eigenvalues, which is no error in σ,
             and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
-    if (lower := _cholesky(product, tall)) is None:
+    if (lower := _cholesky(tall)) is None:
         return None
     known = eigenvalues is not None
     try:
         inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall, 1 if known else 2)
         if not known:
-            top, _ = _lanczos(_multiplication(product, tall), tall, 1)
+            top, _ = _lanczos(_multiplication(tall), tall, 1)
     except ArpackNoConvergence:
         return None
     return Factored(
@@ -201,27 +204,27 @@ def factor(
         smallest=float(1.0 / inverse.max()),
         second=float(eigenvalues[-2] if known else 1.0 / inverse.min()),
         slack=0.0 if known else LANCZOS_TOLERANCE,
-        error=gram_error(tall.rows, tall.k, float(product.trace())),
+        error=tall.gram_error,
         vector=torch.tensor(vectors[:, int(np.argmax(inverse))], device=tall.device),
     )
 
 
-def _cholesky(product: torch.Tensor, tall: Tall) -> torch.Tensor | None:
-    """L of a matrix L Lᵀ, (k, k), that is given by its lower half; None if it is not so."""
+def _cholesky(tall: Tall) -> torch.Tensor | None:
+    """L of the Gram matrix L Lᵀ, (k, k); None if it is not positive definite."""
     if tall.by_scipy:
-        upper, info = dpotrf(product.numpy().T)  # as Fortran has it
+        upper, info = dpotrf(tall.gram.numpy().T)  # as Fortran has it
         lower = torch.from_numpy(upper.T)
     else:
-        lower, info = torch.linalg.cholesky_ex(product)
+        lower, info = torch.linalg.cholesky_ex(tall.gram)
     return None if info else lower
 
 
-def _multiplication(product: torch.Tensor, tall: Tall) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What multiplies a column (k, 1) by a symmetric matrix, (k, k), given by its lower half."""
+def _multiplication(tall: Tall) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What multiplies a column (k, 1) by the Gram matrix."""
     if tall.by_scipy:
-        upper = product.numpy().T
+        upper = tall.gram.numpy().T
         return lambda x: torch.from_numpy(dsymv(1.0, upper, x[:, 0].numpy()))[:, None]
-    whole = product.tril() + product.tril(-1).T
+    whole = tall.gram.tril() + tall.gram.tril(-1).T
     return lambda x: whole @ x
 
 
@@ -269,7 +272,7 @@ def _lanczos(
     )
 
 
-def refined_bottom(found: Factored, tall: Tall, frobenius: float, goal: float) -> End:
+def refined_bottom(found: Factored, tall: Tall, goal: float) -> End:
     """σ_k = ‖Wv‖ with v improved against W until the bound reaches ``goal`` or stalls.
 
     Each step adds the preconditioned residual to a basis of three and takes the best vector in
@@ -284,7 +287,7 @@ def refined_bottom(found: Factored, tall: Tall, frobenius: float, goal: float) -
         v, image = basis @ weights, images @ weights
         sigma = float(image.norm())
         residual = tall.transposed_times(image[:, None])[:, 0] / sigma - sigma * v
-        end = End(sigma, _kato_temple(found, tall, frobenius, sigma, float(residual.norm())))
+        end = End(sigma, _kato_temple(found, tall, sigma, float(residual.norm())))
         stalled = end.error > 0.5 * best.error
         best = min(best, end, key=lambda e: e.error)
         if best.error <= goal or stalled:
@@ -295,9 +298,7 @@ def refined_bottom(found: Factored, tall: Tall, frobenius: float, goal: float) -
     return best
 
 
-def _kato_temple(
-    found: Factored, tall: Tall, frobenius: float, sigma: float, residual: float
-) -> float:
+def _kato_temple(found: Factored, tall: Tall, sigma: float, residual: float) -> float:
     """Relative error of σ = ‖Wv‖ as the smallest singular value, from ‖Wᵀu - σv‖, u = Wv/σ.
 
     The symmetric matrix [0 W; Wᵀ 0] has the eigenvalues ±σᵢ, so (0, β) holds σ_k alone if β is
@@ -305,7 +306,7 @@ def _kato_temple(
     ε the norm of its residual (Kato 1949). Rounding in the two products is added at its bound,
     and so is what Lanczos can't part.
     """
-    rounding = product_error(max(tall.rows, tall.k)) * frobenius
+    rounding = product_error(tall.rows) * math.sqrt(tall.trace)
     epsilon = residual + 2 * rounding
     second = found.second * (1 - found.slack) - found.error
     room = min(math.sqrt(max(second, 0.0)) - sigma, sigma) - rounding

@@ -26,7 +26,7 @@ from numpy.linalg import _umath_linalg
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
-from kappa_lib.spectra.extremes import SIDE_BY_SIDE, End, Tall, gram_error
+from kappa_lib.spectra.extremes import SIDE_BY_SIDE, End, Tall
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 
 METHODS = ("auto", "gram", "extremes", "svd")
@@ -147,18 +147,16 @@ def decompose(
         return _by_svd(as_matrix(weight, name), device)
     matrix, unit = matrix_form(weight, name), 1.0
     tall = Tall(matrix, device)
-    product = tall.gram()
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
-    if not SMALLEST_TRACE < float(product.trace()) < LARGEST_TRACE:
+    if not SMALLEST_TRACE < tall.trace < LARGEST_TRACE:
         ends = torch.aminmax(as_matrix(matrix, name))
         # A power of two, so that nothing is rounded, which brings the largest entry to about one.
         unit = 2.0 ** math.frexp(max(abs(float(end)) for end in ends))[1]
         matrix = matrix.double() / unit
         tall = Tall(matrix, device)
-        product = tall.gram()
     tolerance = math.inf if method == "gram" else TOLERANCE
     ends_only = method == "extremes" and tall.k >= ENDS_FROM
-    found = (_ends if ends_only else _by_gram)(tall, product, tolerance)
+    found = (_ends if ends_only else _by_gram)(tall, tolerance)
     if found is None or found.kappa_error > tolerance:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
@@ -178,20 +176,18 @@ def _scaled(found: Spectrum, unit: float) -> Spectrum:
     )
 
 
-def _by_gram(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum:
+def _by_gram(tall: Tall, tolerance: float) -> Spectrum:
     """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
-    trace = float(product.trace())
-    eigenvalues = _eigenvalues(product)[::-1]
-    values = np.sqrt(np.clip(eigenvalues, 0.0, None))
-    errors = gram_error(tall.rows, tall.k, trace) / np.maximum(values, np.sqrt(trace) * EPS)
+    values = np.sqrt(np.clip(_eigenvalues(tall.gram)[::-1], 0.0, None))
+    errors = tall.gram_error / np.maximum(values, math.sqrt(tall.trace) * EPS)
     label = "gram (dsyrk, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, tall.shape, label)
     if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
         return found
-    factored = extremes.factor(product, tall, values**2)
+    factored = extremes.factor(tall, values**2)
     if factored is None:
         return found
-    end = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
+    end = extremes.refined_bottom(factored, tall, tolerance)
     values[-1], errors[-1] = end.value, end.error * end.value
     return _assemble(values, errors, tall.shape, f"{label}, refined")
 
@@ -218,17 +214,16 @@ def _for_numpy(product: torch.Tensor) -> bool:
     return product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
 
 
-def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | None:
+def _ends(tall: Tall, tolerance: float) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
-    trace = float(product.trace())
-    factored = extremes.factor(product, tall)
+    factored = extremes.factor(tall)
     if factored is None:
         return None
     top, bottom = factored.top, factored.bottom
     routines = "dsyrk, dpotrf" if tall.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
     if _combined(top, bottom) > tolerance:
-        bottom = extremes.refined_bottom(factored, tall, math.sqrt(trace), tolerance)
+        bottom = extremes.refined_bottom(factored, tall, tolerance)
         label += ", refined"
     floor = rank_tolerance(tall.shape) * top.value * (1 + top.error)
     if not bottom.value * (1 - bottom.error) > floor:
@@ -240,7 +235,7 @@ def _ends(tall: Tall, product: torch.Tensor, tolerance: float) -> Spectrum | Non
         sigma_min=bottom.value,
         kappa_error=_combined(top, bottom),
         rank_deficiency=0,
-        frobenius=math.sqrt(trace),
+        frobenius=math.sqrt(tall.trace),
         log_volume=factored.log_volume,
         values=None,
     )

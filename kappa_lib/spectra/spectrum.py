@@ -225,7 +225,7 @@ def singular_vectors(
     only. ``matrix`` is of float64, on any device, where the results are too.
     """
     tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
-    squares, v = eigenpairs(Tall(tall).gram() if tall.device.type == "cpu" else tall.T @ tall)
+    squares, v = eigenpairs(Tall(tall).gram if tall.device.type == "cpu" else tall.T @ tall)
     squares, v = squares.flip(0), v.flip(1)
     by_gram = bool(squares[-1] * _GRAM_LIMIT**2 > squares[0])
     if by_gram:
