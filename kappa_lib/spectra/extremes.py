@@ -163,11 +163,6 @@ class Factored:
     vector: torch.Tensor
 
     @property
-    def log_volume(self) -> float:
-        """Σ log σᵢ in nats, from the factor's diagonal."""
-        return float(self.factor.diagonal().log().sum())
-
-    @property
     def top(self) -> End:
         """σ₁: relative to itself the Gram matrix is accurate enough."""
         return End(math.sqrt(self.largest), self.error / self.largest + self.slack)

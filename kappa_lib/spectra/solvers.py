@@ -236,7 +236,7 @@ def _ends(tall: Tall, tolerance: float) -> Spectrum | None:
         kappa_error=_combined(top, bottom),
         rank_deficiency=0,
         frobenius=math.sqrt(tall.trace),
-        log_volume=factored.log_volume,
+        log_volume=float(factored.factor.diagonal().log().sum()),
         values=None,
     )
 
