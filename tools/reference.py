@@ -205,7 +205,7 @@ def _plan_row(name: str) -> list[str]:
     for changes in _WAYS.values():
         way = Plan(replace(profile, **changes), SHARDS if "parallel" in changes else 1)
         needed.append(way.memory(made.largest.parameters).total)
-    _, operations, reads = made.total_work()
+    _, operations, reads = made.work()
     hours = (operations / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)) / 3600
     return [
         f"`{name}`",

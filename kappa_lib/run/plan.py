@@ -129,27 +129,6 @@ class Memory:
         return sum(vars(self).values())
 
 
-@dataclass(frozen=True)
-class Work:
-    """Floating-point operations of one arm of one seed, and of what all share.
-
-    ``reads`` are the bytes that generating the transcripts of an arm's evaluations reads: the
-    weights once for each token of a batch's longest answer. Memory bounds it, not arithmetic.
-    """
-
-    step: float
-    training: float
-    evaluations: float
-    shared: float
-    reads: float
-
-
-def adaptor_parameters(encoder_width: int, width: int) -> int:
-    """Parameters of the adaptor between an encoder and a language model of these widths."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in Adaptor(encoder_width, width, 1.0).parameters())
-
-
 class Plan:
     """Counts and estimates for a profile, on ``processes`` devices.
 
@@ -171,7 +150,9 @@ class Plan:
         self.profile, self.processes = profile, processes
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)
-        self.adaptor = adaptor_parameters(self.encoder.width, self.llm.width)
+        with torch.device("meta"):
+            adaptor = Adaptor(self.encoder.width, self.llm.width, 1.0)
+        self.adaptor = sum(p.numel() for p in adaptor.parameters())
         self.recipes = recipes(profile, processes)
         self.recipe = self.recipes[0]
         self.load = workload(profile)
@@ -285,39 +266,39 @@ class Plan:
             "runs": finished * len(self.profile.seeds) + under_way,
         }
 
-    def work(self, trained: int) -> Work:
-        """Arithmetic, counting a multiplication and an addition as two. An estimate.
+    def step(self, trained: int) -> float:
+        """Operations of a training step, a multiplication and an addition being two. An estimate.
 
         A position costs 2 operations a matrix parameter forwards and 2 backwards, since gradients
         pass every layer on their way to the adaptor; 2 more a trained parameter; attention
         4·layers·width·length forwards and twice that backwards; the output layer 6 a parameter at
-        each label. Layers computed again add a forward pass. Shared by all arms: encoding every
-        utterance once, and the adaptor's warm start (6 operations a parameter and position).
+        each label. Layers computed again add a forward pass.
         """
-        profile, llm, load = self.profile, self.llm, self.load
+        llm, load = self.llm, self.load
         head = 2.0 * llm.vocabulary * llm.width
         passes = 3 if self.recipe.checkpointing else 2
         utterance = load.mean * (passes * forward(llm, load.mean) + 2 * trained)
-        step = profile.batch * (utterance + load.labels * 3 * head)
+        return self.profile.batch * (utterance + load.labels * 3 * head)
+
+    def work(self) -> tuple[dict[str, float], float, float]:
+        """Operations of each arm with all seeds, of everything, and bytes read. An estimate.
+
+        All arms share the encoding of every utterance, and the adaptor's warm start (6 operations
+        a parameter and position). Generating the transcripts of an evaluation reads the weights
+        once for each token of a batch's longest answer: memory bounds it, not arithmetic.
+        """
+        profile, llm, load, seeds = self.profile, self.llm, self.load, len(self.profile.seeds)
         evaluations = -(-profile.steps // profile.eval_every)
-        heard = load.test_positions * forward(llm, load.test_positions)
+        heard = load.tests * load.test_positions * forward(llm, load.test_positions)
         # The output layer twice: for the model now, and for the base model.
+        head = 2.0 * llm.vocabulary * llm.width
         scored = len(KINDS) * profile.text_tokens * (forward(llm, float(WINDOW)) + 2 * head)
+        each = {}
+        for arm in self.arms:
+            training = profile.steps * self.step(arm.parameters)
+            each[arm.name] = seeds * (training + evaluations * (heard + scored))
+        encoding = load.seconds * FRAMES * 2.0 * self.encoder.parameters
         warm = 6.0 * self.adaptor * load.mean * profile.warm_batch * profile.warm_steps
         answers = evaluations * -(-load.tests // EVAL_BATCH) * load.labels
-        encoding = load.seconds * FRAMES * 2.0 * self.encoder.parameters
-        return Work(
-            step=step,
-            training=profile.steps * step,
-            evaluations=evaluations * (load.tests * heard + scored),
-            shared=encoding + warm * len(profile.seeds),
-            reads=answers * self.size * llm.parameters,
-        )
-
-    def total_work(self) -> tuple[dict[str, float], float, float]:
-        """Operations of each arm with all seeds, of everything, and bytes that generation reads."""
-        seeds = len(self.profile.seeds)
-        work = {arm.name: self.work(arm.parameters) for arm in self.arms}
-        each = {name: (w.training + w.evaluations) * seeds for name, w in work.items()}
-        everything = sum(each.values()) + max(w.shared for w in work.values())
-        return each, everything, sum(w.reads for w in work.values()) * seeds
+        reads = answers * self.size * llm.parameters * len(self.arms) * seeds
+        return each, sum(each.values()) + encoding + warm * seeds, reads

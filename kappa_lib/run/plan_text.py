@@ -1,7 +1,7 @@
 """A plan as text, and the rate of arithmetic that turns it into hours."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -26,19 +26,11 @@ _BASIS = {
 }
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Sustained arithmetic in operations a second, and where the figure comes from."""
+def measured_rate(profile: Profile) -> tuple[float, str] | None:
+    """Operations a second in the mean of a profile's finished runs, and what these were.
 
-    value: float
-    source: str
-
-
-def measured_rate(profile: Profile) -> Rate | None:
-    """The mean rate of a profile's finished runs, from their ``provenance.json``.
-
-    The arithmetic of a step (``Plan.work``) over a run's seconds a step, for one of its
-    processes; None where nothing has run, or nothing that can be planned.
+    The arithmetic of a step (``Plan.step``) over the seconds a step in ``provenance.json``, for
+    one of a run's processes; None where nothing has run, or nothing that can be planned.
     """
     found, device = [], ""
     for path in sorted((profile.folder / "runs").glob("*/provenance.json")):
@@ -50,17 +42,19 @@ def measured_rate(profile: Profile) -> Rate | None:
             ran = Plan(replace(profile, batch=config["batch"], steps=config["steps"]))
         except InputError:
             return None  # of text, of LoRA, or of a model whose sizes nobody knows
-        step = ran.work(config["parameters"]).step
-        found.append(step / record["seconds_per_step"] / record.get("processes", 1))
+        pace = ran.step(config["parameters"]) / record["seconds_per_step"]
+        found.append(pace / record.get("processes", 1))
         device = record["device"] if record["device"] != "cpu" else record["processor"]
     if not found:
         return None
     runs = counted(len(found), "run")
-    return Rate(sum(found) / len(found), f"measured by {runs} of {profile.profile} on {device}")
+    return sum(found) / len(found), f"measured by {runs} of {profile.profile} on {device}"
 
 
-def known_rate(profile: Profile, tflops: float | None) -> Rate | None:
-    """The rate given, else the profile's own, else that of any profile that has run here.
+def known_rate(profile: Profile, tflops: float | None) -> tuple[float, str] | None:
+    """Operations a second, and where they are known from.
+
+    That is the rate given, else the profile's own, else that of any profile that has run here.
 
     Raises:
         InputError: a rate that is not positive.
@@ -68,7 +62,7 @@ def known_rate(profile: Profile, tflops: float | None) -> Rate | None:
     if tflops is not None:
         if not 0 < tflops < math.inf:
             raise InputError(f"{tflops} TFLOP/s is no rate", "give a positive number")
-        return Rate(tflops * 1e12, "given")
+        return tflops * 1e12, "given"
     others = [profiles.load(name) for name in profiles.names() if name != profile.profile]
     return next(filter(None, map(measured_rate, [profile, *others])), None)
 
@@ -89,7 +83,9 @@ def device_memory(profile: Profile, gib: float | None) -> tuple[float, str] | No
     return None
 
 
-def text(made: Plan, device: tuple[float, str] | None = None, rate: Rate | None = None) -> str:
+def text(
+    made: Plan, device: tuple[float, str] | None = None, rate: tuple[float, str] | None = None
+) -> str:
     """A plan for reading: arms, memory and whether it fits, disk, time."""
     profile, load, ways, disk = made.profile, made.load, made.ways(), made.disk()
     tokens = profile.steps * profile.batch * load.mean
@@ -177,16 +173,16 @@ def _verdict(made: Plan, ways: pd.DataFrame, device: tuple[float, str] | None) -
     return "\n".join([f"Not every arm fits {name} as it is; with these it does:", *fitting])
 
 
-def _time(made: Plan, rate: Rate | None) -> str:
-    shown = rate or Rate(ASSUMED * 1e12, "no measurement here and none given; only a unit")
-    each, everything, reads = made.total_work()
+def _time(made: Plan, rate: tuple[float, str] | None) -> str:
+    one, source = rate or (ASSUMED * 1e12, "no measurement here and none given; only a unit")
+    each, everything, reads = made.work()
     devices = f"{made.processes} devices, each" if made.processes > 1 else "one device"
-    pace = shown.value * made.processes
+    pace = one * made.processes
     lines = [
         f"  {name}: {operations:.2e} operations, {clock(operations / pace)}"
         for name, operations in {**each, "altogether": everything}.items()
     ]
-    head = f"Time on {devices} at {shown.value / 1e12:.3g} TFLOP/s sustained ({shown.source})"
+    head = f"Time on {devices} at {one / 1e12:.3g} TFLOP/s sustained ({source})"
     note = (
         f"  and the generation of transcripts, which memory bounds: {reads:.1e} bytes of weights"
         f" read, {clock(reads / BANDWIDTH / made.processes)} more at {BANDWIDTH / 1e12:g} TB/s"
