@@ -10,7 +10,7 @@ import reprlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -220,23 +220,18 @@ class Stage:
     name: str
     folder: Path
     inputs: dict[str, Any]
-    outputs: list[Path] = field(default_factory=list)
+    outputs: list[Path]
 
     @property
     def record(self) -> Path:
         return self.folder / "stages" / f"{self.name}.json"
-
-    @property
-    def key(self) -> str:
-        """Fingerprint of the inputs."""
-        return fingerprint(self.inputs)
 
     def done(self) -> bool:
         """Whether the record matches the inputs and every output still has the recorded hash."""
         if not self.record.is_file():
             return False
         record = read_json(self.record)
-        if record.get("key") != self.key:
+        if record.get("key") != fingerprint(self.inputs):
             return False
         hashes = record["outputs"]
         return all(p.is_file() and hashes.get(p.name) == sha256(p) for p in self.outputs)
@@ -244,4 +239,5 @@ class Stage:
     def finish(self) -> None:
         """Record the inputs and the hashes of the outputs."""
         outputs = {p.name: sha256(p) for p in self.outputs}
-        write_json(self.record, {"key": self.key, "inputs": self.inputs, "outputs": outputs})
+        found = {"key": fingerprint(self.inputs), "inputs": self.inputs, "outputs": outputs}
+        write_json(self.record, found)

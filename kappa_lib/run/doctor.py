@@ -44,8 +44,8 @@ class Check:
         return f"{self.level:<5} {self.what}{remedy}"
 
 
-def pins(path: Path = paths.LOCK, here: bool = False) -> list[Requirement]:
-    """The lock's lines, in its order; with ``here`` those for this platform and Python alone.
+def pins(path: Path = paths.LOCK) -> list[Requirement]:
+    """The lock's lines, in its order.
 
     Raises:
         InputError: a line that is not an exact pin, naming it.
@@ -56,24 +56,7 @@ def pins(path: Path = paths.LOCK, here: bool = False) -> list[Requirement]:
         specifiers = list(pin.specifier)
         if len(specifiers) != 1 or specifiers[0].operator != "==":
             raise InputError(f"{path.name}: {pin} is not an exact pin", "write name==version")
-    return [pin for pin in found if not here or not pin.marker or pin.marker.evaluate()]
-
-
-def drift(path: Path = paths.LOCK) -> list[str]:
-    """What is installed otherwise than pinned here, a sentence a package; empty when all agree.
-
-    A build label (``2.13.0+cpu``) satisfies the pin of its version.
-    """
-    sentences = []
-    for pin in pins(path, here=True):
-        try:
-            version = metadata.version(pin.name)
-        except metadata.PackageNotFoundError:
-            sentences.append(f"{pin.name} is missing, pinned {pin.specifier}")
-            continue
-        if not pin.specifier.contains(version, prereleases=True):
-            sentences.append(f"{pin.name} is {version}, pinned {pin.specifier}")
-    return sentences
+    return found
 
 
 def python(version: str = platform.python_version()) -> Iterator[Check]:
@@ -87,15 +70,27 @@ def python(version: str = platform.python_version()) -> Iterator[Check]:
 
 
 def packages(path: Path = paths.LOCK) -> Iterator[Check]:
-    """Installed packages against the lock."""
+    """Installed packages against the lock's pins for this platform and Python.
+
+    A build label (``2.13.0+cpu``) satisfies the pin of its version.
+    """
     if not path.is_file():
         yield Check("warn", f"{path}: no lock to compare with", "work from a clone of the project")
         return
-    sentences = drift(path)
-    for sentence in sentences:
-        yield Check("fail", f"package {sentence}", f"pip install -r {path.name}")
-    if not sentences:
-        yield Check("ok", f"{len(pins(path, here=True))} packages as pinned in {path.name}")
+    wanted = [pin for pin in pins(path) if not pin.marker or pin.marker.evaluate()]
+    faults = 0
+    for pin in wanted:
+        try:
+            found = metadata.version(pin.name)
+            agrees = pin.specifier.contains(found, prereleases=True)
+        except metadata.PackageNotFoundError:
+            found, agrees = "missing", False
+        if not agrees:
+            faults += 1
+            what = f"package {pin.name} is {found}, pinned {pin.specifier}"
+            yield Check("fail", what, f"pip install -r {path.name}")
+    if not faults:
+        yield Check("ok", f"{len(wanted)} packages as pinned in {path.name}")
 
 
 def kernel() -> Iterator[Check]:

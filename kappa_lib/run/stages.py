@@ -5,7 +5,7 @@ import pandas as pd
 from kappa_lib import distributed
 from kappa_lib.encoding import study
 from kappa_lib.evidence import tables
-from kappa_lib.files import replacing
+from kappa_lib.files import write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, scan, selection
@@ -28,18 +28,14 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     data = features.load(profile) if profile.task == "speech" else None
     table = scan.scan_stage(profile)
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
-        table = _on_inputs(profile)
+        path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
+        with distributed.main_process_first():
+            if not path.is_file():
+                settings = study.Settings(model=profile.model)
+                study.Study(settings, path.parent, Stages()).run(["tensors"])
+        table = kappa_table.read(profile.folder)
     arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if data else TextExperiment(profile), arms
-
-
-def _on_inputs(profile: Profile) -> pd.DataFrame:
-    """Measure the κ of WΣ_X^½ of every tensor on real text; the κ table with it."""
-    path = profile.folder / kappa_table.INPUTS
-    with distributed.main_process_first():
-        if not path.is_file():
-            study.Study(study.Settings(model=profile.model), path.parent, Stages()).run(["tensors"])
-    return kappa_table.read(profile.folder)
 
 
 def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFrame:
@@ -57,6 +53,5 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
                 record_spectral_change(experiment, chosen, seed)
     table = tables.results(experiment.profile)
     if distributed.is_main_process():
-        with replacing(experiment.profile.folder / "metrics.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_text(experiment.profile.folder / "metrics.csv", table.to_csv(index=False))
     return table
