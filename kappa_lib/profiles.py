@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -213,25 +213,21 @@ def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
         _require(fits, f"{key}: language", settings["language"], "a code, for instance en or de")
 
 
-def _anchored(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The values with folders of models and own corpora absolute, where relative to ``folder``.
+def _anchored(profile: Profile, keys: Collection[str], folder: Path) -> Profile:
+    """The profile with the paths among some of its values absolute, where relative to ``folder``.
 
     Notebooks work in their own folder, where a relative path leads elsewhere.
     """
-    for key in ("model", "encoder"):
-        name = values.get(key)
-        if isinstance(name, str) and (place := folder / paths.expanded(name)).is_dir():
-            values = {**values, key: str(place)}
-    corpora = values.get("corpora")
-    if not isinstance(corpora, dict):
-        return values
-    anchored = {
-        name: {**own, "folder": str(folder / paths.expanded(own["folder"]))}
-        if isinstance(own, dict) and isinstance(own.get("folder"), str)
-        else own
-        for name, own in corpora.items()
-    }
-    return {**values, "corpora": anchored}
+    found: dict[str, Any] = {}
+    for key in {"model", "encoder"}.intersection(keys):
+        if (place := folder / paths.expanded(getattr(profile, key))).is_dir():
+            found[key] = str(place)
+    if "corpora" in keys:
+        found["corpora"] = {
+            name: own | {"folder": str(folder / paths.expanded(own["folder"]))}
+            for name, own in profile.corpora.items()
+        }
+    return replace(profile, **found)
 
 
 def _files() -> dict[str, Path]:
@@ -289,8 +285,8 @@ def load(name: str, **overrides: Any) -> Profile:
         )
     if missing := sorted(known - {"corpora", *_ADDED} - set(values)):
         raise InputError(f"{path.name}: missing profile key {', '.join(missing)}", "add it")
-    filed = Profile(**_anchored(values, path.parent))
-    return replace(filed, **_anchored(overrides, Path.cwd()))
+    filed = _anchored(Profile(**values), values, path.parent)
+    return _anchored(replace(filed, **overrides), overrides, Path.cwd())
 
 
 def from_notebook(namespace: Mapping[str, Any]) -> Profile:
@@ -302,6 +298,6 @@ def from_notebook(namespace: Mapping[str, Any]) -> Profile:
     Args:
         namespace: the notebook's ``globals()``.
     """
-    known = {item.name for item in fields(Profile)} - {"profile"}
-    overrides = {name: namespace[name] for name in known if name in namespace}
-    return load(namespace["profile"], **overrides)
+    keys = [item.name for item in fields(Profile) if item.name in namespace]
+    values = {key: namespace[key] for key in keys}
+    return load(values.pop("profile"), **values)

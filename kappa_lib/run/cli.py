@@ -291,13 +291,6 @@ def _print(text: str, **where: Any) -> None:
         print(text, **where)
 
 
-def _device(options: argparse.Namespace) -> str:
-    """``auto``, ``cpu`` or ``cuda``: the scan's own option, or the profile's value."""
-    if hasattr(options, "device"):
-        return options.device
-    return profiles.load(options.profile, **overrides(options)).device
-
-
 def _extra_of(module: str) -> str:
     """The extra of this package that brings a missing module, empty where none does."""
     for line in metadata.requires("kappa-lib") or []:
@@ -315,7 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from kappa_lib.run.launch import launch
 
             given = sys.argv[1:] if arguments is None else arguments
-            launch(given, options.processes, _device(options))
+            device = getattr(options, "device", None)  # of a scan; else the profile says it
+            device = device or profiles.load(options.profile, **overrides(options)).device
+            launch(given, options.processes, device)
             return 0
         status = options.run(options)
         distributed.shut_down()
