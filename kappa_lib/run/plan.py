@@ -7,7 +7,6 @@ as such, with the formula in the function that makes them.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import pandas as pd
 import torch
 
 from kappa_lib.errors import InputError
@@ -238,17 +237,16 @@ class Plan:
         checkpoint = (4 + self.recipe.states) * trained + 12 * self.adaptor
         return self.processes * originals + answers + checkpoint
 
-    def ways(self) -> pd.DataFrame:
-        """A row an arm and recipe: ``arm``, ``recipe``, ``how`` (what to add to the command),
-        the parts of :class:`Memory` and ``total``, in bytes of one device."""
-        rows = []
-        for arm in self.arms:
-            for recipe in self.recipes:
-                needed = self.memory(arm.parameters, recipe)
-                how = recipe.options(self.profile, self.processes)
-                row = {"arm": arm.name, "recipe": recipe.name, "how": how}
-                rows.append(row | vars(needed) | {"total": needed.total})
-        return pd.DataFrame(rows)
+    def ways(self) -> list[tuple[str, str, float]]:
+        """Ways to hold the largest arm: recipe, what to add to the command, bytes on a device."""
+        return [
+            (
+                recipe.name,
+                recipe.options(self.profile, self.processes),
+                self.memory(self.largest.parameters, recipe).total,
+            )
+            for recipe in self.recipes
+        ]
 
     def disk(self) -> dict[str, float]:
         """Bytes on the disk by kind: downloads, speech, encoder features, runs. An estimate.

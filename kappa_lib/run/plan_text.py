@@ -100,7 +100,7 @@ Plan of profile {profile.profile}; nothing has been downloaded
  {profile.steps:,} steps of {profile.batch} utterances: about {tokens / 1e6:,.1f}\
  million positions a run
   speech          {load.seconds / 3600:,.1f} hours, {load.tests:,} test utterances"""
-    parts = [head, _arms(made), _memory(made, ways), _verdict(made, ways, device)]
+    parts = [head, _arms(made), _memory(made, ways), _verdict(ways, device)]
     parts += [f"Disk in GB, an estimate: {listed}", _time(made, rate)]
     return "\n\n".join(parts) + "\n"
 
@@ -129,42 +129,39 @@ def _arms(made: Plan) -> str:
     return "\n".join(["Trained tensors of the language model", *lines])
 
 
-def _memory(made: Plan, ways: pd.DataFrame) -> str:
-    now = ways[ways["recipe"] == made.recipe.name].drop(columns=["recipe", "how"])
-    in_gib = (now.set_index("arm") / GIB).map("{:.2f}".format)
-    of_largest = ways[ways["arm"] == made.largest.name]
+def _memory(made: Plan, ways: list[tuple[str, str, float]]) -> str:
+    rows = {}
+    for arm in made.arms:
+        needed = made.memory(arm.parameters)
+        rows[arm.name] = {**vars(needed), "total": needed.total}
+    in_gib = pd.DataFrame(rows).T.rename_axis("arm") / GIB
 
     def smallest(total: float) -> str:
         return next((f"{n} GB" for n in DEVICES if total <= n * GIB), "none of one device")
 
     listed = pd.DataFrame(
-        {
-            "": of_largest["recipe"],
-            "GiB": (of_largest["total"] / GIB).map("{:.1f}".format),
-            "smallest device": of_largest["total"].map(smallest),
-            "options": of_largest["how"],
-        }
+        [(recipe, f"{total / GIB:.1f}", smallest(total), how) for recipe, how, total in ways],
+        columns=["", "GiB", "smallest device", "options"],
     )
     return f"""\
 Memory of one device in GiB, an estimate: {made.recipe.name}
-{in_gib.to_string()}
+{in_gib.map("{:.2f}".format).to_string()}
   and {made.host_memory(made.largest.parameters) / GIB:.1f} GiB of the host's
 
 Ways to hold the largest arm, {made.largest.name}, and what to add to the command for them
 {listed.to_string(index=False)}"""
 
 
-def _verdict(made: Plan, ways: pd.DataFrame, device: tuple[float, str] | None) -> str:
+def _verdict(ways: list[tuple[str, str, float]], device: tuple[float, str] | None) -> str:
+    """Whether the largest arm fits, and so the others."""
     if device is None:
         return "No memory was given and there is no CUDA device here: no verdict on whether it fits"
     room, name = device
-    totals = ways.groupby(["recipe", "how"], sort=False)["total"].max()
-    if totals[made.recipe.name].iloc[0] <= room:
+    *_, as_it_is = ways[0]
+    if as_it_is <= room:
         return f"Every arm fits {name} as it is"
     fitting = [
-        f"  {how}  ({recipe})"
-        for (recipe, how), total in totals.items()
-        if total <= room and how != NOT_HERE
+        f"  {how}  ({recipe})" for recipe, how, total in ways if total <= room and how != NOT_HERE
     ]
     if not fitting:
         return (

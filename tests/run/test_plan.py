@@ -423,7 +423,7 @@ def test_smollm_is_planned_from_its_own_shapes():
     assert {arm.tensors for arm in made.arms} == {94}
     selected = next(arm for arm in made.arms if arm.name == "selected")
     assert selected.parameters > 0
-    assert math.isclose(made.ways()["weights"].max(), 4 * 134_515_008, rel_tol=0.05)
+    assert math.isclose(made.memory(made.largest.parameters).weights, 4 * 134_515_008, rel_tol=0.05)
 
 
 def test_a_local_folder_needs_no_entry_here(tmp_path):
