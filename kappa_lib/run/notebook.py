@@ -61,14 +61,16 @@ class Record:
         The one that prepares the speech is not, as long as a corpus could not be had: it asks
         again, and what it then gets makes the later ones stale.
         """
-        if self.notes[name].get("key") != self._chained(name, key) or self.interrupted(name):
+        if self.notes[name]["key"] != self._chained(name, key) or self.interrupted(name):
             return False
         # A file answers to the last notebook that has written it.
         later = self.order[self.order.index(name) + 1 :]
-        others = set().union(*map(self._files, later))
-        own = {path: h for path, h in self._files(name).items() if path not in others}
-        intact = all(self._hash(path) == digest for path, digest in own.items())
-        return intact and not (_SPLIT in own and self._lacks_a_corpus())
+        others = set().union(*(self.notes[one]["files"] for one in later))
+        own = {p: h for p, h in self.notes[name]["files"].items() if p not in others}
+        if any(self._hash(path) != digest for path, digest in own.items()):
+            return False
+        split = files.read_json(self.folder / _SPLIT, dict[str, object]) if _SPLIT in own else {}
+        return not split.get("missing")
 
     def interrupted(self, name: str) -> bool:
         """Whether an earlier call began ``name`` and did not finish it."""
@@ -89,7 +91,7 @@ class Record:
             key: fingerprint of what decided the execution, data apart.
             executed: the copy, under another name until now.
         """
-        kept = {p: h for p, h in self._files(name).items() if self._hash(p)}
+        kept = {p: h for p, h in self.notes[name]["files"].items() if self._hash(p)}
         written = kept | {path: self._hash(path) for path in self._since(self.mark(name))}
         note = {"key": self._chained(name, key), "files": written}
         notebook = nbformat.read(executed, as_version=4)
@@ -100,21 +102,16 @@ class Record:
         self.mark(name).unlink()
 
     def _read(self, name: str) -> dict[str, Any]:
+        """``key`` of the execution, and ``files`` that it wrote, path → hash."""
         path = self.executed(name)
-        return dict(files.read_json(path)["metadata"].get("kappa", {})) if path.is_file() else {}
-
-    def _files(self, name: str) -> dict[str, str]:
-        """Path → hash of the files that a notebook wrote."""
-        return self.notes[name].get("files", {})
+        metadata = files.read_json(path)["metadata"] if path.is_file() else {}
+        return metadata.get("kappa", {"key": None, "files": {}})
 
     def _chained(self, name: str, key: str) -> str:
         """The key with the data that all notebooks before ``name`` have left."""
-        before = map(self._files, self.order[: self.order.index(name)])
+        before = [self.notes[one]["files"] for one in self.order[: self.order.index(name)]]
         data = [{p: h for p, h in left.items() if not p.endswith(_DRAWN)} for left in before]
         return files.fingerprint([key, data])
-
-    def _lacks_a_corpus(self) -> bool:
-        return bool(files.read_json(self.folder / _SPLIT, dict[str, object]).get("missing"))
 
     def _hash(self, path: str) -> str | None:
         file = self.folder / path
