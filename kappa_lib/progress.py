@@ -13,7 +13,6 @@ Of several processes on one run, the leading one alone reports.
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -144,14 +143,10 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
             progress.update()
 
 
-_MEASURED = re.compile(r"(?P<what>.+), (?P<note>[^,]*\d)")
-
-
 class Stages:
     """A callback told (what, done, total) that opens and closes a :class:`Progress` a stage.
 
-    Library functions take such a callback so as not to depend on who listens. A last part of
-    ``what`` after a comma that ends in a digit is a note on the step ("train, loss 1.23").
+    Library functions take such a callback so as not to depend on who listens.
     """
 
     def __init__(self) -> None:
@@ -159,8 +154,6 @@ class Stages:
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """Report ``done`` of ``total`` steps of the stage ``what``."""
-        if found := _MEASURED.fullmatch(what):
-            what, note = found["what"], note or found["note"]
         if self._now is not None and self._now.what != what:
             self.close()
         if self._now is None:

@@ -53,12 +53,12 @@ def test_sentences_reach_the_channel(channel):
     assert channel() == [{"say": "fetching"}]
 
 
-def test_a_callback_becomes_a_stage_each_with_its_measurement_as_a_note(channel):
+def test_a_callback_becomes_a_stage_each(channel):
     stages = progress.Stages()
     scan = functools.partial(stages, "scan")
     scan(0, 2, "q_proj")
     scan(2, 2, "")
-    stages("train, seed 0, loss 2.5", 1, 3)
+    stages("train, seed 0", 1, 3, "loss 2.5")
     stages("evaluate", 0, 2)
     stages.close()
     closed = [(e["what"], e["done"], e["total"]) for e in channel() if e["closed"]]
@@ -67,8 +67,8 @@ def test_a_callback_becomes_a_stage_each_with_its_measurement_as_a_note(channel)
 
 def test_a_callback_that_begins_in_the_middle_was_resumed(channel):
     stages = progress.Stages()
-    stages("train, loss 2.5", 41, 80)
-    stages("train, loss 2.4", 80, 80)
+    stages("train", 41, 80, "loss 2.5")
+    stages("train", 80, 80, "loss 2.4")
     assert [entry["start"] for entry in channel()] == [41, 41]
     assert channel()[-1]["note"] == "loss 2.4"
 
