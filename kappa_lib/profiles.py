@@ -13,9 +13,8 @@ from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import fits, parse, shown
 
-DTYPES = ("auto", "float32", "bfloat16")
 _CHOICES = {
-    "dtype": DTYPES,
+    "dtype": ("auto", "float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
     "optimiser": ("adamw", "adafactor"),
     "schedule": ("decaying", "constant"),

@@ -43,15 +43,11 @@ def _processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _instructions() -> list[str]:
-    found = torch.cpu.get_capabilities()
-    return sorted(name for name, has in found.items() if has and name.startswith(INSTRUCTIONS))
-
-
 def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Commit (and whether the tree was clean), versions, machine, threads, device and time."""
     changes = _git("status", "--porcelain")
     gpu = torch.device(device).type == "cuda"
+    able = [name for name, has in torch.cpu.get_capabilities().items() if has]
     return {
         "kappa_lib": __version__,
         "commit": _git("rev-parse", "HEAD"),
@@ -60,7 +56,7 @@ def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
-        "instructions": _instructions(),
+        "instructions": sorted(name for name in able if name.startswith(INSTRUCTIONS)),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if gpu else "cpu",

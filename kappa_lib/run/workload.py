@@ -73,30 +73,23 @@ def forward(llm: LanguageModel, length: float) -> float:
     return 2.0 * llm.matrices + attention
 
 
-def layer_activations(llm: LanguageModel, size: int) -> float:
-    """Bytes that a decoder layer keeps for the backward pass, a position; all its weights trained.
-
-    Eight times the model's width (both norms' inputs and outputs, the query and its rotation,
-    the attention's output as computed and as projected), two of these in fp32; the keys and the
-    values; four times the MLP's width. Counted off the tensors that autograd saves for Llama with
-    fused attention; a layer with fewer trained weights keeps less.
-    """
-    widths = 8 * llm.width + 2 * llm.keys + 4 * llm.inner
-    return size * widths + 2 * (4 - size) * llm.width
-
-
 def activations(
     llm: LanguageModel, size: int, load: Workload, batch: int, checkpointing: bool
 ) -> float:
     """Bytes of activations at the end of a forward pass over the longest utterances.
 
-    Without checkpointing every layer keeps :func:`layer_activations`; with it each keeps its
-    input, and one layer at a time is computed again. The output layer adds, at label positions
-    alone, logits in the weights' type and twice in fp32 (softmax and its gradient).
+    A decoder layer, all its weights trained, keeps for each position eight times the model's width
+    (both norms' inputs and outputs, the query and its rotation, the attention's output as computed
+    and as projected), two of these in fp32; the keys and the values; four times the MLP's width.
+    Counted off the tensors that autograd saves for Llama with fused attention; a layer with fewer
+    trained weights keeps less. With checkpointing each keeps its input, and one layer at a time is
+    computed again. The output layer adds, at label positions alone, logits in the weights' type
+    and twice in fp32 (softmax and its gradient).
     """
     tokens = batch * load.longest
-    layer = tokens * layer_activations(llm, size)
+    widths = 8 * llm.width + 2 * llm.keys + 4 * llm.inner
+    layer = tokens * (size * widths + 2 * (4 - size) * llm.width)
     inputs = llm.layers * tokens * llm.width * size
     kept = inputs + layer if checkpointing else llm.layers * layer
-    labels = batch * load.longest * load.labels / load.mean
+    labels = tokens * load.labels / load.mean
     return kept + labels * llm.vocabulary * (size + 8)
