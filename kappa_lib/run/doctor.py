@@ -28,14 +28,12 @@ MEMORY_ENOUGH, MEMORY_LEAST = 8 * GB, 4 * GB
 # Downloads, dequantised weights, encoded speech and two runs' checkpoints.
 DISK_ENOUGH, DISK_LEAST = 5 * GB, 2 * GB
 
-Level = Literal["ok", "warn", "fail"]
-
 
 @dataclass(frozen=True)
 class Check:
     """One finding: ``ok``, ``warn`` (a run works, perhaps slower or with less) or ``fail``."""
 
-    level: Level
+    level: Literal["ok", "warn", "fail"]
     what: str
     remedy: str = ""
 
@@ -127,10 +125,9 @@ def _amount(kind: str, free: float, enough: float, least: float, remedy: str) ->
 
 def disk() -> Iterator[Check]:
     """Room where downloads and results go."""
-    results = paths.results("laptop").parent
     for name, folder, variable in (
         ("cache", paths.cache(), "KAPPA_HOME"),
-        ("results", results, "KAPPA_RESULTS"),
+        ("results", paths.results("laptop").parent, "KAPPA_RESULTS"),
     ):
         remedy = f"free some space, or point {variable} at a larger disk"
         free = shutil.disk_usage(existing(folder)).free
