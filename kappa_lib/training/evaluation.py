@@ -1,7 +1,6 @@
 """What a run is judged by: word error rate, held-out loss, and forgotten general text."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,11 +56,11 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
 
 
 @torch.inference_mode()
-def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> tuple[float, dict[str, float]]:
+def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> dict[str, Any]:
     """Cross-entropy of the first 16 transcripts of every test set, in nats a token.
 
     Returns:
-        Over the tokens of all, and corpus → over the tokens of that corpus.
+        ``heldout_loss`` over the tokens of all, ``heldout``: corpus → over those of that corpus.
     """
     total = count = 0.0
     found = {}
@@ -69,7 +68,7 @@ def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> tuple[float, 
         loss, tokens = model.loss(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
         found[test.corpus] = loss.item()
         total, count = total + loss.item() * tokens, count + tokens
-    return total / count, found
+    return {"heldout_loss": total / count, "heldout": found}
 
 
 def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor]:
@@ -103,38 +102,6 @@ def texts_identity(windows: dict[str, Tensor]) -> str:
     """Hash of what :func:`text_windows` gave: the texts' hashes and their token ids."""
     hashes = {kind: about()[kind]["sha256"] for kind in KINDS}
     return fingerprint([hashes, {kind: ids.tolist() for kind, ids in windows.items()}])
-
-
-@dataclass(frozen=True)
-class TextLoss:
-    """What a model lost on one kind of text, in nats a token.
-
-    Attributes:
-        losses, kls: cross-entropy and KL(base ‖ now) of each window, in the text's order.
-        tokens: predictions of all windows together.
-    """
-
-    losses: list[float]
-    kls: list[float]
-    tokens: int
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy; windows are of one length."""
-        return sum(self.losses) / len(self.losses)
-
-    @property
-    def kl(self) -> float:
-        """Mean KL divergence from the base model."""
-        return sum(self.kls) / len(self.kls)
-
-
-def pooled(text: Mapping[str, TextLoss]) -> tuple[float, float]:
-    """Mean cross-entropy and mean KL over kinds of text; each kind counts the same."""
-    return (
-        sum(t.loss for t in text.values()) / len(text),
-        sum(t.kl for t in text.values()) / len(text),
-    )
 
 
 class Forgetting:
@@ -172,8 +139,13 @@ class Forgetting:
             self._base[number] = hidden.cpu()
 
     @torch.inference_mode()
-    def measure(self, llm: PreTrainedModel) -> dict[str, TextLoss]:
-        """Kind of text → its losses now.
+    def measure(self, llm: PreTrainedModel) -> dict[str, Any]:
+        """What a model has lost, in nats a token, as ``metrics.jsonl`` has it.
+
+        Returns:
+            ``text``: kind of text → mean ``loss`` (cross-entropy) and ``kl`` (base ‖ now), the
+            same of each window as ``window_loss`` and ``window_kl``, and the predicted ``tokens``;
+            ``text_loss`` and ``kl``: their means over the kinds, each of which counts the same.
 
         Raises:
             InputError: the output layer is not the base model's.
@@ -191,14 +163,24 @@ class Forgetting:
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
             found[number] = (_loss(now, window), divergence.item())
         values = iter(distributed.all_gather(found))
-        measured = {}
+        text = {}
         for kind, windows in self.windows.items():
             losses, kls = zip(*(next(values) for _ in windows), strict=True)
-            measured[kind] = TextLoss(list(losses), list(kls), windows[:, 1:].numel())
-        return measured
+            text[kind] = {
+                "loss": sum(losses) / len(losses),
+                "kl": sum(kls) / len(kls),
+                "tokens": windows[:, 1:].numel(),
+                "window_loss": [round(value, DIGITS) for value in losses],
+                "window_kl": [round(value, DIGITS) for value in kls],
+            }
+        return {
+            "text_loss": sum(t["loss"] for t in text.values()) / len(text),
+            "kl": sum(t["kl"] for t in text.values()) / len(text),
+            "text": text,
+        }
 
     def loss(self, llm: PreTrainedModel) -> float:
-        """The pooled cross-entropy of :meth:`measure` alone, without the base model's part."""
+        """The ``text_loss`` of :meth:`measure` alone, without the base model's part."""
         found = {}
         for number in self._base:
             window = self._all[number]
@@ -244,30 +226,15 @@ def evaluate(
     """The ``metrics`` of one evaluation, for ``metrics.jsonl``, and the ``transcripts`` behind."""
     rows = {t.corpus: transcribe_all(model, t, max_new_tokens) for t in tests}
     flat = [row for of_corpus in rows.values() for row in of_corpus]
-    heldout, heldout_of = heldout_loss(model, tests)
-    text = forgetting.measure(model.llm)
-    text_loss, kl = pooled(text)
     metrics = {
-        "heldout_loss": heldout,
-        "heldout": heldout_of,
+        **heldout_loss(model, tests),
         "wer": {
             t.corpus: word_error_rate(
                 t.texts, [row["hypothesis"] for row in rows[t.corpus]], t.language
             )
             for t in tests
         },
-        "text_loss": text_loss,
-        "kl": kl,
-        "text": {
-            kind: {
-                "loss": t.loss,
-                "kl": t.kl,
-                "tokens": t.tokens,
-                "window_loss": [round(value, DIGITS) for value in t.losses],
-                "window_kl": [round(value, DIGITS) for value in t.kls],
-            }
-            for kind, t in text.items()
-        },
+        **forgetting.measure(model.llm),
         "capped": sum(r["capped"] for r in flat) / len(flat),
         "empty": sum(not r["hypothesis"] for r in flat) / len(flat),
     }
