@@ -7,19 +7,18 @@ alone writes.
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from kappa_lib import distributed, provenance
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import fingerprint, replacing, write_json
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Progress
+from kappa_lib.progress import Progress, track
 from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
@@ -82,8 +81,8 @@ def train(
         state.start()
         state.record(0, 0, 0.0, None, start)
     distributed.barrier()
-    has_stopped = _has_stopped(state.metrics(), profile.stop_loss)
-    first = profile.steps if has_stopped else resumed or 0
+    level = profile.stop_loss
+    first = profile.steps if _has_stopped(state.metrics(), level) else resumed or 0
     items = data.first(profile.tune_utterances)
     lengths = [len(data.features[i]) for i in items]
     plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
@@ -115,11 +114,13 @@ def train(
             progress.update(note=f"loss {losses[-1]:.3f}, {pace:.2f} steps/s")
 
             done = step + 1
-            stop = done == profile.steps or _has_learned(losses, profile.stop_loss)
+            recent = losses[-SMOOTHED:] if level > 0 else losses
+            mean = sum(recent) / len(recent)
+            learned = level > 0 and len(losses) >= SMOOTHED and mean <= level
+            stop = done == profile.steps or learned
             if done % profile.eval_every == 0 or stop:
                 seconds += time.perf_counter() - clock
                 found = experiment.evaluate(model)
-                mean = _smoothed(losses) if profile.stop_loss else sum(losses) / len(losses)
                 state.record(done, done * profile.batch, seconds, mean, found)
                 state.save(done, named, optimiser)
                 losses, clock = [], time.perf_counter()
@@ -130,15 +131,6 @@ def train(
 
     _finish(experiment, selection, state, named, optimiser)
     return state.metrics()
-
-
-def _smoothed(losses: list[float]) -> float:
-    return sum(losses[-SMOOTHED:]) / len(losses[-SMOOTHED:])
-
-
-def _has_learned(losses: list[float], level: float) -> bool:
-    """Whether the last steps' mean loss has come down to ``level``; never, to a level of 0."""
-    return level > 0 and len(losses) >= SMOOTHED and _smoothed(losses) <= level
 
 
 def _has_stopped(rows: list[dict[str, Any]], level: float) -> bool:
@@ -182,25 +174,31 @@ def _finish(
     distributed.barrier()
 
 
-def record_spectral_change(experiment: Experiment, selection: Selection, seed: int) -> pd.DataFrame:
+def record_spectral_change(experiment: Experiment, selection: Selection, seed: int) -> None:
     """Compare a finished run's tensors with those it began from, unless that has been done.
 
-    Several processes share the tensors.
-
-    Returns:
-        ``spectra.csv`` of the run's folder: a row a tensor with ``tensor``, ``type``, ``layer`` and
-        the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
+    Leaves ``spectra.csv`` in the run's folder: a row a tensor with ``tensor``, ``type``, ``layer``
+    and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`. Several processes share
+    the tensors.
     """
     folder = run_folder(experiment.profile, selection.arm, seed)
     path = folder / "spectra.csv"
-    if not distributed.broadcast(path.is_file()):
-        experiment.restore()
-        rows = changes(dict(experiment.llm.named_parameters()), folder / RunState.MODEL, selection)
-        if distributed.is_main_process():
-            with replacing(path) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
-        distributed.barrier()
-    return pd.read_csv(path)
+    if distributed.broadcast(path.is_file()):
+        return
+    experiment.restore()
+    before = dict(experiment.llm.named_parameters())
+    kinds, rows = types_of(before), {}
+    with safe_open(folder / RunState.MODEL, framework="pt") as after:
+        for number in track(distributed.shard(len(selection.tensors)), "spectra"):
+            name = selection.tensors[number]
+            old = before[name]
+            change = spectral_change(old, after.get_tensor(f"llm.{name}").to(old.device))
+            rows[number] = {"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change
+    table = pd.DataFrame(distributed.all_gather(rows))
+    if distributed.is_main_process():
+        with replacing(path) as temporary:
+            table.to_csv(temporary, index=False)
+    distributed.barrier()
 
 
 def spectral_changes(profile: Profile) -> pd.DataFrame:
@@ -217,17 +215,3 @@ def spectral_changes(profile: Profile) -> pd.DataFrame:
             f"{profile.folder}: no spectra.csv of a run", "set spectra: true and run notebook 04"
         )
     return pd.concat(found, names=["arm", "seed", None]).reset_index(["arm", "seed"])
-
-
-def changes(before: dict[str, Tensor], after: Path, selection: Selection) -> list[dict]:
-    """A row for each of the selection's tensors, by name before and in the file ``after``."""
-    names = selection.tensors
-    mine, rows, kinds = distributed.shard(len(names)), {}, types_of(before)
-    with safe_open(after, framework="pt") as stored, Progress("spectra", len(mine)) as progress:
-        for number in mine:
-            name = names[number]
-            old = before[name]
-            change = spectral_change(old, stored.get_tensor(f"llm.{name}").to(old.device))
-            rows[number] = {"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change
-            progress.update()
-    return distributed.all_gather(rows)

@@ -27,7 +27,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.trainer import changes, run_config, spectral_changes, train
+from kappa_lib.training.trainer import record_spectral_change, run_config, spectral_changes, train
 from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow
@@ -233,13 +233,17 @@ def test_a_run_leaves_what_it_did_to_each_tensor(finished):
         assert (table.filter(like="angle") > 0).all(axis=None)
 
 
-def test_a_tensor_that_did_not_move_has_changed_by_nothing(finished, tmp_path):
-    _, _, arms, original, _ = finished
+def test_a_tensor_that_did_not_move_has_changed_by_nothing(finished, tmp_path, monkeypatch):
+    profile, experiment, arms, original, _ = finished
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     still, doubled = arms["selected"].tensors[:2]
     after = {f"llm.{still}": original[still], f"llm.{doubled}": 2 * original[doubled]}
-    save_file(after, tmp_path / "model.safetensors")
+    folder = trainer.run_folder(profile, "selected", 0)
+    folder.mkdir(parents=True)
+    save_file(after, folder / "model.safetensors")
     two = replace(arms["selected"], tensors=[still, doubled])
-    first, second = changes(original, tmp_path / "model.safetensors", two)
+    record_spectral_change(experiment, two, 0)
+    first, second = pd.read_csv(folder / "spectra.csv").to_dict("records")
     assert first["dlogkappa"] == first["relative_change"] == 0
     assert max(value for key, value in first.items() if key.startswith("angle")) < 1e-12
     assert second["relative_change"] == pytest.approx(1)
