@@ -76,20 +76,22 @@ class Experiment:
         return new_adaptor(self.data.features[0].shape[1], table, seed).to(table.device)
 
     def speech_llm(self, seed: int, selection: Selection | None = None) -> SpeechLLM:
-        """The original language model with a warm-started adaptor, the selection unfrozen."""
-        self.restore()
-        adaptor = self.adaptor(seed)
-        adaptor.load_state_dict(load_tensors(self._warm_path(seed)))
-        model = SpeechLLM(self.llm, self.tokenizer, adaptor)
-        self.unfreeze(model, selection, seed)
-        return model
+        """The original language model behind a warm-started adaptor, the selection unfrozen.
 
-    def unfreeze(self, model: SpeechLLM, selection: Selection | None, seed: int) -> None:
-        """Make trainable what the profile says of a selection: its tensors, or LoRA beside them."""
-        names = selection.tensors if selection else []
-        if selection and self.profile.lora_rank:
-            names = insert_lora(self.llm, selection, seed)
-            self._taken_apart = True
+        With the profile's ``lora_rank`` LoRA's matrices train beside its tensors, in their place.
+
+        Raises:
+            InputError: the selection names a tensor that the model does not have.
+        """
+        self.restore()
+        model = self._untrained(seed)
+        names = []
+        if selection:
+            selection.check({name for name, _ in self.llm.named_parameters()})
+            names = selection.tensors
+            if self.profile.lora_rank:
+                names = insert_lora(self.llm, selection, seed)
+                self._taken_apart = True
         chosen = model.unfreeze(names)
         if selection and parallel.is_sharded(self.accelerator):
             # Sharding moves a part of each tensor to the device, and nothing brings them back.
@@ -99,6 +101,12 @@ class Experiment:
             pairs = zip(names, chosen, strict=True)
             self.original = {n: p.detach().to("cpu", copy=True) for n, p in pairs}
         promote(chosen)
+        return model
+
+    def _untrained(self, seed: int) -> SpeechLLM:
+        adaptor = self.adaptor(seed)
+        adaptor.load_state_dict(load_tensors(self._warm_path(seed)))
+        return SpeechLLM(self.llm, self.tokenizer, adaptor)
 
     def restore(self) -> None:
         """Put back the weights that the last run changed, and drop its gradients."""
@@ -187,20 +195,15 @@ class Experiment:
 
     def describe(self, *keys: str) -> dict[str, Any]:
         """What decides a result: the named settings, the weights, the data, this code's version."""
-        return {
-            **self.profile.values(*keys),
-            "weights": models.identity(self.profile.model),
-            **(_encoder_files(self.profile.encoder) if "encoder" in keys else {}),
-            "split": self.data.key,
-            "general_text": texts_identity(self.forgetting.windows),
-            "version": VERSION,
-        }
-
-
-def _encoder_files(name: str) -> dict[str, Any]:
-    """What pins an encoder that the profile's name of it does not."""
-    found = encoder.identity(name)
-    return {"encoder_weights": found} if isinstance(found, dict) else {}
+        found = self.profile.values(*keys)
+        found["weights"] = models.identity(self.profile.model)
+        pinned = encoder.identity(self.profile.encoder) if "encoder" in keys else None
+        if isinstance(pinned, dict):  # files: the encoder's name in the profile does not say which
+            found["encoder_weights"] = pinned
+        found["split"] = self.data.key
+        found["general_text"] = texts_identity(self.forgetting.windows)
+        found["version"] = VERSION
+        return found
 
 
 def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[str]:
@@ -211,7 +214,8 @@ def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[s
 
     Args:
         llm: without such matrices.
-        selection: of :func:`kappa_lib.spectra.selection.as_lora`; its size gives the rank.
+        selection: of :func:`kappa_lib.spectra.selection.as_lora`; its size gives the rank, and the
+            model has its tensors.
         seed: of the draw.
 
     Returns:
@@ -220,7 +224,6 @@ def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[s
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and seldom needed
 
     known = dict(llm.named_parameters())
-    selection.check(set(known))
     rank = selection.parameters // sum(sum(known[name].shape) for name in selection.tensors)
     config = LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, **selection.peft_targets())
     with torch.random.fork_rng(devices=[]):

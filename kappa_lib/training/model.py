@@ -1,7 +1,7 @@
 """The speech LLM of the paper's section 4.1: frozen encoder → adaptor → language model."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from kappa_lib.errors import InputError
 from kappa_lib.training.precision import autocast
 
 STACK = 4  # the paper sub-samples audio embeddings four times, by concatenation
@@ -99,7 +98,7 @@ class SpeechLLM(nn.Module):
         self,
         llm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        adaptor: nn.Module,
+        adaptor: Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]],
         instruction: str = INSTRUCTION,
     ) -> None:
         super().__init__()
@@ -114,22 +113,10 @@ class SpeechLLM(nn.Module):
         return self.llm.get_input_embeddings()
 
     def unfreeze(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """Make the named tensors of the language model trainable, and no others of it.
-
-        Raises:
-            InputError: a name that the model does not have.
-        """
+        """Make the named tensors of the language model trainable, and no others of it."""
         known = dict(self.llm.named_parameters())
-        if unknown := [name for name in names if name not in known]:
-            raise InputError(
-                f"the selection names {unknown[0]!r} ({len(unknown)} unknown in all), "
-                f"which {type(self.llm).__name__} does not have",
-                "use a selection made from this model's κ table",
-            )
         self.llm.requires_grad_(False)
-        for name in names:
-            known[name].requires_grad_(True)
-        return [known[name] for name in names]
+        return [known[name].requires_grad_(True) for name in names]
 
     def targets(self, text: str) -> list[int]:
         """Token ids that the model learns to answer: the transcript and the end of the turn."""

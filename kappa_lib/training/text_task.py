@@ -6,10 +6,11 @@ language, and is judged like a transcript: by the word error rate on sentences n
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +18,6 @@ from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, write_json
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import corpora
 from kappa_lib.speech.features import SpeechData, Utterances
 from kappa_lib.training.experiment import EVAL_KEYS, Experiment
@@ -57,18 +57,15 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
     return data
 
 
-class Written(nn.Module):
-    """In the adaptor's place: token ids → the language model's own embeddings of them."""
+def embedded(llm: PreTrainedModel, questions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """In the adaptor's place: the language model's own embeddings of what is asked.
 
-    def __init__(self, llm: PreTrainedModel) -> None:
-        super().__init__()
-        self._table = (llm.get_input_embeddings(),)  # in a tuple: the module stays the LLM's
-
-    def forward(self, questions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(tokens,) ids an item → (batch, longest, width) embeddings, and the lengths."""
-        (table,) = self._table
-        ids = pad_sequence(list(questions), batch_first=True).to(table.weight.device)
-        return table(ids), torch.tensor([len(q) for q in questions], device=ids.device)
+    Returns:
+        (tokens,) ids an item → (batch, longest, width) embeddings, and the lengths.
+    """
+    table = llm.get_input_embeddings()
+    ids = pad_sequence(list(questions), batch_first=True).to(table.weight.device)
+    return table(ids), torch.tensor([len(q) for q in questions], device=ids.device)
 
 
 class TextExperiment(Experiment):
@@ -77,12 +74,8 @@ class TextExperiment(Experiment):
     def __init__(self, profile: Profile) -> None:
         super().__init__(profile, load(profile, models.tokenizer(profile.model)))
 
-    def speech_llm(self, seed: int, selection: Selection | None = None) -> SpeechLLM:
-        """The original language model, the selection unfrozen or LoRA beside it."""
-        self.restore()
-        model = SpeechLLM(self.llm, self.tokenizer, Written(self.llm), INSTRUCTION)
-        self.unfreeze(model, selection, seed)
-        return model
+    def _untrained(self, seed: int) -> SpeechLLM:
+        return SpeechLLM(self.llm, self.tokenizer, partial(embedded, self.llm), INSTRUCTION)
 
     def warm_start(self, seed: int) -> dict[str, Any]:
         """Nothing to warm up: the evaluation of the original model, the same for every seed."""

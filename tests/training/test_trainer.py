@@ -266,10 +266,10 @@ def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
 
 
 def test_an_unknown_tensor_name_is_refused(finished):
-    _, experiment, *_ = finished
-    model = experiment.speech_llm(0)
+    _, experiment, arms, *_ = finished
+    wrong = replace(arms["selected"], tensors=["model.layers.0.no_such_tensor.weight"])
     with pytest.raises(InputError, match="no_such_tensor"):
-        model.unfreeze(["model.layers.0.no_such_tensor.weight"])
+        experiment.speech_llm(0, wrong)
 
 
 def intervals(profile, arm):
