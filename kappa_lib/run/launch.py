@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from kappa_lib.errors import InputError, KappaError
 
@@ -25,7 +25,7 @@ class ProcessError(KappaError):
     """One of several processes ended before its work was done; the others were ended, too."""
 
 
-def launch(arguments: Sequence[str], processes: int, device: str = "auto") -> None:
+def launch(arguments: Sequence[str], processes: int, device: str) -> None:
     """Run ``kappa ARGUMENTS`` in several processes and wait for all of them.
 
     Args:
@@ -76,7 +76,12 @@ def _unchanged_afterwards() -> Iterator[None]:
 
 
 def _explained(error: ChildFailedError, processes: int) -> ProcessError:
-    rank, failure = min(error.failures.items(), key=_how_late)
+    # Times are whole seconds, and a process that loses another one fails, or is ended, in the same
+    # second: these two come last.
+    rank, failure = min(
+        error.failures.items(),
+        key=lambda item: (item[1].exitcode in (1, -signal.SIGTERM), item[1].timestamp),
+    )
     code = failure.exitcode
     if code < 0:
         what = f"was ended by {signal.Signals(-code).name}"
@@ -89,10 +94,3 @@ def _explained(error: ChildFailedError, processes: int) -> ProcessError:
         f"process {rank} of {processes} {what}. The others were ended",
         cause + "the same command goes on from the last checkpoint, with any number of processes",
     )
-
-
-def _how_late(failure: tuple[int, ProcessFailure]) -> tuple[bool, int]:
-    """Order of what went wrong: times are whole seconds, and a process that loses another one
-    fails, or is ended, in the same second."""
-    _, process = failure
-    return process.exitcode in (1, -signal.SIGTERM), process.timestamp

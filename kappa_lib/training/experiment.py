@@ -175,19 +175,17 @@ class Experiment:
         # two machines that are to agree have to share the file that this leaves.
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
-            with Progress(f"warm start, seed {seed}", profile.warm_steps) as progress:
-                losses = warm_start(
-                    adaptor,
-                    self.llm.get_input_embeddings().weight.detach(),
-                    self.data.features,
-                    targets,
-                    steps=profile.warm_steps,
-                    batch=profile.warm_batch,
-                    lr=profile.warm_lr,
-                    dropout=profile.warm_dropout,
-                    seed=seed,
-                    progress=lambda loss: progress.update(note=f"CTC loss {loss:.2f}"),
-                )
+            losses = warm_start(
+                adaptor,
+                self.llm.get_input_embeddings().weight.detach(),
+                self.data.features,
+                targets,
+                steps=profile.warm_steps,
+                batch=profile.warm_batch,
+                lr=profile.warm_lr,
+                dropout=profile.warm_dropout,
+                seed=seed,
+            )
         finally:
             torch.use_deterministic_algorithms(True)
         save_tensors(path, adaptor.state_dict())

@@ -6,13 +6,14 @@ alone learns to place each spoken token's embedding in order (Graves et al. 2006
 pass through the LLM. Every arm of a seed starts from the same warm-started adaptor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from kappa_lib.errors import InputError
+from kappa_lib.progress import Progress
 from kappa_lib.training.model import Adaptor, positions
 from kappa_lib.training.optim import WEIGHT_DECAY, batch_plan, rate
 
@@ -61,7 +62,6 @@ def warm_start(
     lr: float,
     dropout: float = 0.0,
     seed: int,
-    progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """Train the adaptor in place and return the CTC loss of every step, in nats an utterance.
 
@@ -75,7 +75,6 @@ def warm_start(
         lr: peak AdamW learning rate.
         dropout: share of the encoder's features that a step does not see.
         seed: of the head's initialisation, the order of utterances and what is dropped.
-        progress: called with the loss of a step, after each.
 
     Raises:
         InputError: every transcript is longer than the adaptor's output for its audio.
@@ -95,27 +94,27 @@ def warm_start(
     generator = torch.Generator().manual_seed(seed)
     plan = batch_plan([len(features[i]) for i in fits], batch, steps, seed)
     losses = []
-    for step, chosen in enumerate(plan):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate("decaying", step, steps)
-        items = [fits[k] for k in chosen]
-        audio, lengths = adaptor([_dropped(features[i], dropout, generator) for i in items])
-        labels = [torch.tensor([index[t] for t in targets[i]]) for i in items]
-        loss = nn.functional.ctc_loss(
-            head(audio),
-            torch.cat(labels).to(audio.device),
-            lengths,
-            torch.tensor([len(y) for y in labels]),
-            reduction="sum",
-            zero_infinity=True,
-        ) / len(items)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimiser.step()
-        losses.append(loss.item())
-        if progress:
-            progress(losses[-1])
+    with Progress(f"warm start, seed {seed}", steps) as progress:
+        for step, chosen in enumerate(plan):
+            for group in optimiser.param_groups:
+                group["lr"] = lr * rate("decaying", step, steps)
+            items = [fits[k] for k in chosen]
+            audio, lengths = adaptor([_dropped(features[i], dropout, generator) for i in items])
+            labels = [torch.tensor([index[t] for t in targets[i]]) for i in items]
+            loss = nn.functional.ctc_loss(
+                head(audio),
+                torch.cat(labels).to(audio.device),
+                lengths,
+                torch.tensor([len(y) for y in labels]),
+                reduction="sum",
+                zero_infinity=True,
+            ) / len(items)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimiser.step()
+            losses.append(loss.item())
+            progress.update(note=f"CTC loss {losses[-1]:.2f}")
     return losses
 
 
