@@ -37,7 +37,6 @@ class RunState:
 
     def __init__(self, folder: Path, config: Any) -> None:
         self.folder, self.config, self.key = folder, config, fingerprint(config)
-        self.metrics_path = folder / "metrics.jsonl"
         self.model_path = folder / self.MODEL
         self.resume_path = folder / "resume.safetensors"
         self._config_path = folder / "config.json"
@@ -83,7 +82,7 @@ class RunState:
 
     def _write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
-        write_text(self.metrics_path, "".join(line + "\n" for line in lines))
+        write_text(self.folder / "metrics.jsonl", "".join(line + "\n" for line in lines))
 
     def start(self) -> None:
         """Forget whatever another configuration left in this folder."""

@@ -29,13 +29,12 @@ from kappa_lib.training.precision import gradient_checkpointing
 
 # Steps over which a loss is averaged before it stops a run; an evaluation begins anew.
 SMOOTHED = 20
-_KEYS = (*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every")
 
 
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
     """Everything that decides a run's metrics."""
     return {
-        **experiment.describe(*_KEYS),
+        **experiment.describe(*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every"),
         **experiment.profile.added(),
         "arm": selection.arm,
         "tensors": fingerprint(selection.tensors),
