@@ -1,7 +1,6 @@
 """Does κ track what a tensor encodes? The committed tables of the encoding study, read and joined.
 
-The tables are those of :mod:`kappa_lib.encoding.study`. Correlations are Spearman's within module
-types with intervals over whole layers (:func:`spearman_interval`).
+The tables are those of :mod:`kappa_lib.encoding.study`.
 """
 
 import argparse
@@ -90,52 +89,53 @@ def joined(tensors: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
     return tensors.merge(wide, left_on="tensor", right_index=True, validate="one_to_one")
 
 
-def spearman_interval(
-    x: Sequence[float],
-    y: Sequence[float],
-    clusters: Sequence[int],
-    strata: Sequence[str] | None = None,
-    control: Sequence[float] | None = None,
-    level: float = LEVEL,
+def within_types(
+    table: pd.DataFrame,
+    predictor: str,
+    outcome: str,
+    level: float = PAIR_LEVEL,
+    beside_layer: bool = False,
     resamples: int = 2000,
     permutations: int = 20_000,
-    seed: int = 0,
 ) -> Interval:
-    """Spearman's ρ with a bootstrap interval over clusters and a permutation p.
+    """Spearman's ρ of two columns within module types: bootstrap over layers, permutation p.
 
-    x and y hold a value a tensor (or head). Ranks are taken within ``strata`` (module types), so
-    that differences between them do not count, or all together; those of ``control`` (the layer)
-    are partialled out of both. ``clusters`` (the layer of each value) are resampled whole, for a
-    percentile interval that covers ``level``. p is at least 1/(permutations + 1), which Holm's
-    correction multiplies. ``seed`` is of both kinds of draws.
+    A row is a tensor (or head) with its ``type`` and ``layer``; where a value is missing it is left
+    out. Ranks are taken within types, so that differences between these do not count;
+    ``beside_layer`` partials the layer's out of both. Layers are resampled whole, for a percentile
+    interval that covers ``level``. p is at least 1/(permutations + 1), which Holm's correction
+    multiplies.
 
     Returns:
-        ρ, its interval, the two-sided permutation p, and the number of clusters as ``n``. Under
-        permutation whole clusters trade their y where every stratum has each cluster once, so
-        that what a layer's tensors share stays together; else y is shuffled within strata.
+        ρ, its interval, the two-sided permutation p, and the number of layers as ``n``. Under
+        permutation whole layers trade their outcomes where every type has each layer once, so
+        that what a layer's tensors share stays together; else these are shuffled within types.
 
     Raises:
-        InputError: lengths that differ, fewer than three values, or no spread in x or y.
+        InputError: fewer than three values, or no spread in one of the columns.
     """
-    x, y, clusters = np.asarray(x, float), np.asarray(y, float), np.asarray(clusters)
-    groups = np.zeros(len(x), int) if strata is None else np.unique(strata, return_inverse=True)[1]
-    if not len(x) == len(y) == len(clusters) == len(groups) or len(x) < 3:
-        raise InputError(f"{len(x)} and {len(y)} values to correlate", "give ≥ 3 of each")
-    values = [x, y] if control is None else [x, y, np.asarray(control, float)]
-    first, second, *third = (_ranks(v, groups, np.ones((1, len(x)))) for v in values)
+    rows = table.dropna(subset=[predictor, outcome])
+    if len(rows) < 3:
+        raise InputError(f"{len(rows)} values to correlate", "give ≥ 3")
+    types = np.unique(rows["type"], return_inverse=True)[1]
+    layers = rows["layer"].to_numpy()
+    values = [rows[name].to_numpy(float) for name in (predictor, outcome)]
+    if beside_layer:
+        values.append(layers.astype(float))
+    first, second, *third = (_ranks(v, types, np.ones((1, len(rows)))) for v in values)
     estimate = float(_correlations(first, second, *third)[0])
     if np.isnan(estimate):
         raise InputError("values to correlate have no spread", "leave them out")
-    rng = np.random.default_rng(seed)
-    # A resample is how often it holds each cluster, and so each value.
-    found, own = np.unique(clusters, return_inverse=True)
+    rng = np.random.default_rng(0)
+    # A resample is how often it holds each layer, and so each value.
+    found, own = np.unique(layers, return_inverse=True)
     picked = rng.integers(len(found), size=(resamples, len(found)))
     times = (picked[:, :, None] == np.arange(len(found))).sum(axis=1)[:, own]
-    drawn = _correlations(*(_ranks(v, groups, times) * np.sqrt(times) for v in values))
+    drawn = _correlations(*(_ranks(v, types, times) * np.sqrt(times) for v in values))
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    # Within a stratum a permutation of values is one of their ranks, which are taken once.
-    shuffled = second[0, _shuffles(clusters, groups, permutations, rng)]
+    # Within a type a permutation of values is one of their ranks, which are taken once.
+    shuffled = second[0, _shuffles(layers, types, permutations, rng)]
     shuffled = _correlations(first, shuffled, *third)
     extreme = int((np.abs(shuffled) >= abs(estimate) - 1e-12).sum())
     p = (extreme + 1) / (permutations + 1)
@@ -174,33 +174,21 @@ def _correlations(x: np.ndarray, y: np.ndarray, control: np.ndarray | None = Non
 
 
 def _shuffles(
-    clusters: np.ndarray, groups: np.ndarray, count: int, rng: np.random.Generator
+    layers: np.ndarray, types: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Positions of y under ``count`` permutations, (count, n)."""
-    order = np.lexsort((clusters, groups))
-    kinds, layers = len(np.unique(groups)), len(np.unique(clusters))
+    """Positions of the outcomes under ``count`` permutations, (count, n)."""
+    order, found = np.lexsort((layers, types)), np.unique(layers)
     positions = np.tile(np.arange(len(order)), (count, 1))
-    if len(order) == kinds * layers and (
-        clusters[order].reshape(kinds, layers) == np.unique(clusters)
-    ).all(axis=None):
-        traded = rng.permuted(np.tile(np.arange(layers), (count, 1)), axis=1)
-        positions[:, order] = (
-            order.reshape(kinds, layers)[:, traded].swapaxes(0, 1).reshape(count, -1)
-        )
+    size = len(np.unique(types)), len(found)
+    if len(order) == np.prod(size) and (layers[order].reshape(size) == found).all():
+        grid = order.reshape(size)
+        traded = rng.permuted(np.tile(np.arange(len(found)), (count, 1)), axis=1)
+        positions[:, grid] = grid[:, traded].swapaxes(0, 1)
         return positions
-    for group in np.unique(groups):
-        inside = np.flatnonzero(groups == group)
+    for kind in np.unique(types):
+        inside = np.flatnonzero(types == kind)
         positions[:, inside] = rng.permuted(positions[:, inside], axis=1)
     return positions
-
-
-def within_types(
-    table: pd.DataFrame, predictor: str, outcome: str, level: float = PAIR_LEVEL, **options: Any
-) -> Interval:
-    """Spearman's ρ of two columns within module types, its interval over layers, permutation p."""
-    rows = table.dropna(subset=[predictor, outcome])
-    options = {"strata": rows["type"], **options}
-    return spearman_interval(rows[predictor], rows[outcome], rows["layer"], level=level, **options)
 
 
 def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, float]:
@@ -208,11 +196,11 @@ def volume_follows(table: pd.DataFrame, measure: str) -> tuple[float, float, flo
 
     The table has at least two layers; a measure of counts is taken over the rank.
     """
-    values = table[measure].to_numpy()
+    values = table[measure]
     if measure == "effective_rank":
         values = values / np.minimum(table["rows"], table["cols"])
-    lost = volume_loss(table)
-    found = spearman_interval(values, lost, table["layer"], strata=table["type"])
+    columns = table.assign(measure=values, lost=volume_loss(table))
+    found = within_types(columns, "measure", "lost", LEVEL)
     return found.estimate, found.low, found.high
 
 
@@ -319,7 +307,7 @@ def associations(
         clean = table.dropna(subset=[predictor])
         beside = float("nan")
         if predictor != "layer":
-            once = {"control": clean["layer"], "resamples": 1, "permutations": 1}
+            once = {"beside_layer": True, "resamples": 1, "permutations": 1}
             beside = within_types(table, predictor, outcome, **once).estimate
         row = {"outcome": outcome, "predictor": predictor, "within": found.estimate}
         row |= {"low": found.low, "high": found.high, "p": found.p}

@@ -6,7 +6,7 @@ from scipy.stats import rankdata, spearmanr
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
-from kappa_lib.evidence.encoding import spearman_interval
+from kappa_lib.evidence.encoding import within_types
 from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED, Interval
 from kappa_lib.files import write_json
 
@@ -67,11 +67,11 @@ def folder(tmp_path):
 
 def test_within_types_is_spearman_s_rho_of_each_type_and_not_the_pooled_one(folder):
     table = encoding.read(folder).tensors
-    found = encoding.within_types(table, "kappa", "deficit", resamples=50)
+    found = within_types(table, "kappa", "deficit", resamples=50)
     assert found.estimate == pytest.approx(1)
     assert found.n == LAYERS
     assert spearmanr(table["kappa"], table["deficit"]).statistic < 0
-    reverse = encoding.within_types(table, "kappa", "kl_redrawn", resamples=50)
+    reverse = within_types(table, "kappa", "kl_redrawn", resamples=50)
     assert encoding.triple(reverse) == pytest.approx([-1, -1, -1])
 
 
@@ -190,11 +190,17 @@ def test_rules(claim, numbers, verdict):
     assert list(decision.interval) in [list(found[1:]) for found in numbers]
 
 
-def test_rank_correlation_is_scipys_without_strata():
+def correlated(x, y, layers, types="one", **options):
+    """ρ of two sequences with a 95 % interval, from a table of them."""
+    table = pd.DataFrame({"x": x, "y": y, "layer": layers, "type": types})
+    return within_types(table, "x", "y", level=0.95, **options)
+
+
+def test_rank_correlation_is_scipys_in_a_single_type():
     rng = np.random.default_rng(5)
     x = rng.normal(size=60)
     y = x + rng.normal(size=60)
-    found = spearman_interval(x, y, range(60), resamples=2000)
+    found = correlated(x, y, range(60))
     assert found.estimate == pytest.approx(spearmanr(x, y).statistic)
     # Fisher's interval for ranks (Bonett and Wright 2000).
     half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
@@ -203,19 +209,19 @@ def test_rank_correlation_is_scipys_without_strata():
     assert found.p < 0.001
 
 
-def test_strata_and_control_take_out_what_they_name():
+def test_types_and_the_layer_are_taken_out():
     rng = np.random.default_rng(6)
     types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
     x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
-    assert spearman_interval(x, y, layers, resamples=200).estimate > 0.8
-    within = spearman_interval(x, y, layers, strata=types.astype(str), resamples=500)
+    assert correlated(x, y, layers, resamples=200).estimate > 0.8
+    within = correlated(x, y, layers, types.astype(str), resamples=500)
     assert within.low < 0 < within.high
     deep_x, deep_y = layers + rng.normal(size=90), layers + rng.normal(size=90)
-    assert spearman_interval(deep_x, deep_y, layers, strata=types, resamples=200).estimate > 0.8
-    partial = spearman_interval(deep_x, deep_y, layers, strata=types, control=layers, resamples=500)
+    assert correlated(deep_x, deep_y, layers, types, resamples=200).estimate > 0.8
+    partial = correlated(deep_x, deep_y, layers, types, beside_layer=True, resamples=500)
     assert abs(partial.estimate) < 0.35
     with pytest.raises(InputError, match="no spread"):
-        spearman_interval([1.0] * 5, range(5), range(5))
+        correlated([1.0] * 5, range(5), range(5))
 
 
 def test_the_interval_is_that_of_resamples_written_out_one_by_one():
@@ -238,7 +244,7 @@ def test_the_interval_is_that_of_resamples_written_out_one_by_one():
         slopes = [np.linalg.lstsq(third[:, None], c, rcond=None)[0] for c in (first, second)]
         rest = [c - third * b for c, b in zip((first, second), slopes, strict=True)]
         resamples.append(rest[0] @ rest[1] / np.linalg.norm(rest[0]) / np.linalg.norm(rest[1]))
-    found = spearman_interval(x, y, layers, kinds, control=layers, resamples=300)
+    found = correlated(x, y, layers, kinds, beside_layer=True, resamples=300)
     assert [found.low, found.high] == pytest.approx(np.percentile(resamples, [2.5, 97.5]))
 
 
@@ -247,12 +253,8 @@ def test_permutation_p_is_uniform_without_an_effect_even_where_layers_share_nois
     rng = np.random.default_rng(8)
     types, layers = np.repeat(np.arange(4), 20), np.tile(np.arange(20), 4)
     p = []
-    for trial in range(200):
+    for _ in range(200):
         shared = rng.normal(size=(2, 20))
         x, y = (s[layers] + rng.normal(size=80) for s in shared)
-        p.append(
-            spearman_interval(
-                x, y, layers, strata=types, resamples=1, permutations=99, seed=trial
-            ).p
-        )
+        p.append(correlated(x, y, layers, types, resamples=1, permutations=99).p)
     assert np.mean(np.array(p) < 0.05) < 0.1
