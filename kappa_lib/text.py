@@ -27,9 +27,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown; a cell is written as ``str`` writes it."""
+    """A table in Markdown; a cell is written as ``str`` writes it, and may hold a bar."""
     lines = [columns, ["---"] * len(columns), *rows]
-    first, rule, *rest = ("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    first, rule, *rest = (f"| {' | '.join(line)} |" for line in cells)
     return "\n".join([first, rule.replace(" ", ""), *rest])
 
 

@@ -34,3 +34,4 @@ def test_a_table_in_markdown():
         "| all | 1.5 |",
         "| mlp | – |",
     ]
+    assert markdown(["log|c|"], []).startswith("| log\\|c\\| |")

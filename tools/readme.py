@@ -52,16 +52,11 @@ FIXED = (
 )
 
 
-def committed(name: str) -> Profile:
-    """A profile with the arms and seeds that its committed runs have."""
-    return tables.of_runs(profiles.load(name))
-
-
 def maybe(name: str) -> Profile | None:
-    """:func:`committed`, or None where that is fewer than three seeds, too few for an interval."""
+    """The committed runs of a profile, or None of fewer than three seeds, too few to compare."""
     if not (paths.REFERENCE / name / "runs").is_dir():
         return None
-    profile = committed(name)
+    profile = tables.of_runs(name)
     return profile if len(profile.seeds) >= ENOUGH_SEEDS else None
 
 

@@ -15,7 +15,7 @@ from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import arms, claims, report, tables
 from kappa_lib.files import read_json
-from tools import readme, reference
+from tools import reference
 
 # Notebook, what runs before its recording cells, and those whose numbers are in committed files.
 STUDY = (
@@ -42,7 +42,7 @@ def redecide(name: str) -> None:
         InputError: a record lacks a number of its rule, and no committed file has it.
     """
     os.environ["KAPPA_RESULTS"] = str(paths.REFERENCE)
-    folder, profile = paths.results(name), readme.committed(name)
+    folder, profile = paths.results(name), tables.of_runs(name)
     rows = tables.results(profile)
     lacking = set()
     for claim in claims.catalogue().values():

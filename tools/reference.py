@@ -103,7 +103,7 @@ def draw(name: str) -> None:
     if name not in PROFILES:
         return
     with paths.results_under(paths.REFERENCE):
-        profile = readme.committed(name)
+        profile = tables.of_runs(name)
         table = tables.results(profile)
         table.to_csv(profile.folder / "metrics.csv", index=False)
         if not readme.maybe(name):
@@ -135,7 +135,7 @@ def write_readme() -> None:
 
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    laptop, study = map(readme.committed, ("laptop", "study"))
+    laptop, study = map(tables.of_runs, ("laptop", "study"))
     bench, scale, steps = (
         read_json(paths.REFERENCE / name / f"{name}.json") for name in ("bench", "scale", "steps")
     )
@@ -173,7 +173,7 @@ def article() -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    return template.render(readme.article(*map(readme.committed, ("study", "cause"))))
+    return template.render(readme.article(*map(tables.of_runs, ("study", "cause"))))
 
 
 def plan_table() -> str:

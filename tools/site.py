@@ -99,7 +99,7 @@ def claim_pages(site: Site, runs: dict[str, list[Claim]]) -> None:
         ]
         text += [
             f"## {group.capitalize()}",
-            _table(["claim", "place", "it says", "verdict", "scale"], rows),
+            markdown(["claim", "place", "it says", "verdict", "scale"], rows),
         ]
     site.write_markdown("claims/index.html", "Claims", "\n\n".join(text))
     for number, claim in enumerate(found):
@@ -121,18 +121,14 @@ def _claim(claim: Claim, versions: dict[str, Claim]) -> str:
         ["minutes on two cores", claim.minutes],
     ]
     rows = [[run, f"**{listing.said(c)}**", listing.measured(c)] for run, c in versions.items()]
-    text = [f"# {claim.id}", f"> {claim.statement}", _table(["", ""], facts), "## Verdict"]
-    text.append(_table(["run", "verdict", "measured"], rows))
+    text = [f"# {claim.id}", f"> {claim.statement}", markdown(["", ""], facts), "## Verdict"]
+    text.append(markdown(["run", "verdict", "measured"], rows))
     for run, version in versions.items():
         if version.measured is not None:
             numbers = escape(json.dumps(version.measured, indent=1, ensure_ascii=False))
             told = f"<summary>The recorded numbers of {run}</summary>"
             text.append(f"<details>{told}<pre>{numbers}</pre></details>")
     return "\n\n".join(text)
-
-
-def _table(header: list[str], rows: list[list[object]]) -> str:
-    return markdown(header, [[str(cell).replace("|", "\\|") for cell in row] for row in rows])
 
 
 def build(out: Path, profile: str | None = None) -> None:

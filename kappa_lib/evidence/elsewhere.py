@@ -118,7 +118,7 @@ def _committed(name: str, model: str, **wanted: str) -> dict[str, Any]:
     if not (paths.REFERENCE / name / "runs").is_dir() or profiles.load(name).model != model:
         return {}
     with paths.results_under(paths.REFERENCE):
-        profile = tables.of_runs(profiles.load(name))
+        profile = tables.of_runs(name)
         table = tables.results(profile)
         found = {role: arms.measured(profile, table, arm) for role, arm in wanted.items()}
         return found | tables.setting(profile)
@@ -216,7 +216,7 @@ def advice() -> str:
 def contrast() -> float:
     """κ of the lower arm over that of the higher, of the deciding pair: geometric means."""
     with paths.results_under(paths.REFERENCE):
-        profile = tables.of_runs(profiles.load("cause"))
+        profile = tables.of_runs("cause")
         chosen = {arm: of_run(profile, arm) for arm in profile.arms}
         found = arms.differences(chosen, pd.read_csv(profile.folder / "kappa.csv"))
     return float(found["kappa"].iloc[0])

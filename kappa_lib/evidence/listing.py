@@ -97,19 +97,14 @@ def table(claims: Sequence[Claim]) -> str:
     for c in claims:
         scale = c.scale if c.kind == CLAIM else f"{c.scale} ({c.kind})"
         rows.append([c.id, c.place, c.statement, measured(c), f"**{said(c)}**", scale, c.cell])
-    return _table(header, rows)
+    return markdown(header, rows)
 
 
 def details(claims: Sequence[Claim]) -> str:
     """A Markdown table for who wants to check: rule, evidence, what would overturn it, minutes."""
     header = ["claim", "rule", "evidence", "would be overturned by", "minutes on two cores"]
     rows = [[c.id, c.rule, c.evidence, c.overturned_by, f"{c.minutes:,}"] for c in claims]
-    return _table(header, rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """As :func:`kappa_lib.text.markdown`, where a cell may hold a bar, as ``log|c|``."""
-    return markdown(header, [[cell.replace("|", "\\|") for cell in row] for row in rows])
+    return markdown(header, rows)
 
 
 def counts(claims: Sequence[Claim]) -> dict[str, int]:

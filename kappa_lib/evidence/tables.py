@@ -45,7 +45,7 @@ def shown(namespace: Mapping[str, Any]) -> Profile:
         shutil.copytree(source, temporary)
         shutil.rmtree(root / name, ignore_errors=True)
     os.environ["KAPPA_RESULTS"] = str(root)
-    return of_runs(profiles.load(name))
+    return of_runs(name)
 
 
 def made(profile: Profile) -> str:
@@ -55,8 +55,9 @@ def made(profile: Profile) -> str:
     return f"{origin['finished'][:10]} on {origin['processor']}"
 
 
-def of_runs(profile: Profile) -> Profile:
-    """The profile with the arms and seeds of its finished runs alone."""
+def of_runs(name: str) -> Profile:
+    """A profile with the arms and seeds of its finished runs alone."""
+    profile = profiles.load(name)
     table = results(profile)
     seeds = sorted(table["seed"].unique().tolist())
     return replace(profile, arms=list(dict.fromkeys(table["arm"])), seeds=seeds)
