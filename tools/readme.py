@@ -67,9 +67,9 @@ def glance(laptop: Profile, study: Profile) -> str:
         ("scope", _scope(study)),
         ("hardware", _hardware(laptop)),
         ("time", f"{_effort(laptop)}. {_study_effort(study)}"),
-        *((f"claims, {scale}", _counted(found, CLAIM, scale)) for scale in SCALES),
-        ("identities of the textbooks", f"{_counted(found, IDENTITY)}; they cannot fail"),
-        ("our own caveats", _counted(found, CAVEAT)),
+        *((f"claims, {scale}", listing.sentence(found, CLAIM, scale)) for scale in SCALES),
+        ("identities of the textbooks", f"{listing.sentence(found, IDENTITY)}; they cannot fail"),
+        ("our own caveats", listing.sentence(found, CAVEAT)),
     ]
     by_id = {claim.id: claim for claim in found}
     return "\n\n".join([markdown(["at a glance", ""], rows), *_sentences(study, by_id)])
@@ -86,11 +86,6 @@ def _hardware(profile: Profile) -> str:
     *_, last = tables.finished(profile).values()
     machine, run = (read_json(last / f"{name}.json") for name in ("provenance", "config"))
     return f"{machine['cores']} cores ({machine['processor']}), no GPU, {run['dtype']} arithmetic"
-
-
-def _counted(found: list[Claim], kind: str, scale: str | None = None) -> str:
-    number = sum(c.kind == kind and scale in (None, c.scale) for c in found)
-    return f"{number}: {listing.sentence(found, kind, scale)}"
 
 
 def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
@@ -441,7 +436,7 @@ def article(all_arms: Profile, pair: Profile) -> dict[str, Any]:
         "held": held,
         "fixed": FIXED,
         "scope": _scope(all_arms),
-        "counts": "\n".join(f"- Claims, {s}: {_counted(found, CLAIM, s)}." for s in SCALES),
+        "counts": "\n".join(f"- Claims, {s}: {listing.sentence(found, CLAIM, s)}." for s in SCALES),
         "claimed": {g: [c for c in of if c.primary] or of[:3] for g, of in groups.items()},
         "study": _study_effort(all_arms),
         "advice": elsewhere.advice(),

@@ -276,14 +276,16 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
         kept, _ = decisive(group["seed"].tolist())
         values = group.loc[group["seed"].isin(kept), "difference"]
         row = {"pair": pair, "outcome": outcome, "seeds": len(values), "mean": values.mean()}
-        if values.isna().any() or len(values) < ENOUGH_SEEDS:
-            few = len(values) < ENOUGH_SEEDS
-            rows.append(row | {"reading": "too few seeds" if few else "not reached"})
-            continue
-        decision = decide_difference(values, [0.0] * len(values), margin_of(outcome))
-        low, high = decision.interval
-        told = {"effect": decision.effect, "p": decision.p, "reading": READINGS[decision.verdict]}
-        rows.append(row | {"low": low, "high": high} | told)
+        if len(values) < ENOUGH_SEEDS:
+            row["reading"] = "too few seeds"
+        elif values.isna().any():
+            row["reading"] = "not reached"
+        else:
+            decision = decide_difference(values, [0.0] * len(values), margin_of(outcome))
+            row["low"], row["high"] = decision.interval
+            row["effect"], row["p"] = decision.effect, decision.p
+            row["reading"] = READINGS[decision.verdict]
+        rows.append(row)
     columns = ["pair", "outcome", "seeds", "mean", "low", "high", "effect", "p", "reading"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -76,7 +76,7 @@ class Claim:
 
 
 KEYS = tuple(f.name for f in fields(Claim) if f.name not in ("primary", "decision", "measured"))
-_KINDS = dict.fromkeys(KEYS, str) | {"numbers": list[str], "minutes": int, "primary": bool}
+_KINDS = {f.name: f.type for f in fields(Claim) if f.name in (*KEYS, "primary")}
 _KINDS["cell"] = str | None
 
 

@@ -228,10 +228,8 @@ def surgery_cost(surgery: pd.DataFrame, scope: str, change: str = "surgery") -> 
 
 def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
     """Surgery and its controls by scope: loss in nats a token, with intervals over windows."""
-    rows = []
-    for (scope, change), _ in surgery.groupby(["scope", "change"], sort=False):
-        found = surgery_cost(surgery, scope, change)
-        rows.append((scope, change, *triple(found)))
+    each = surgery[["scope", "change"]].drop_duplicates().itertuples(index=False)
+    rows = [(*of, *triple(surgery_cost(surgery, *of))) for of in each]
     return pd.DataFrame(rows, columns=["scope", "change", "loss", "low", "high"])
 
 
@@ -242,26 +240,27 @@ def anisotropy(table: pd.DataFrame, lost: Interval, shuffled: Interval, raised: 
     ``flattened_noise``, ``shuffled`` that of ``permuted`` less ``flattened``, and ``raised`` the
     :func:`surgery_cost` of everything.
     """
-    noise = table["loss_flattened_noise"]
-    each = table["loss_flattened"] - noise
-    told = f"costs {_than(lost)} noise of that size, {text(lost, 3)} nats a token in the mean"
+    each = table["loss_flattened"] - table["loss_flattened_noise"]
+    spread = ""
     if lost.low > 0:
         largest = each.nlargest(5).sum() / each.sum()
-        told += f" (five of {len(each)} tensors hold {largest:.0%} of it; the median is"
-        told += f" {each.median():+.3f})"
-    amplified = "it is which directions are amplified that counts, not how unequally"
-    meant = "; unequal values as such, which is all that κ reads, are not seen to spare anything:"
-    meant += f" {amplified}"
-    if shuffled.high < 0:
-        meant = "; unequal values spare something even on the wrong directions"
+        spread = f" (five of {len(each)} tensors hold {largest:.0%} of it; the median is"
+        spread += f" {each.median():+.3f})"
+    meant = "unequal values spare something even on the wrong directions"
+    if shuffled.high >= 0:
+        meant = (
+            "unequal values as such, which is all that κ reads, are not seen to spare anything: it"
+            " is which directions are amplified that counts, not how unequally"
+        )
     noisier = (each < 0).groupby(table["type"]).mean()
     hurts = "hurts" if raised.low > 0 else "does not hurt, by its interval,"
     return (
-        f"**We find** that making the singular values equal {told}. The same values on other"
-        f" directions, at unchanged κ, cost {_than(shuffled)} equal ones{meant}. In"
-        f" {noisier.max():.0%} of {noisier.idxmax()}, more than of any other type, noise of that"
-        " size costs more than flattening. (This is tensor by tensor; notebook 3 changes all layers"
-        f" of a type at once.) Raising every κ through σ_k alone {hurts} the model."
+        f"**We find** that making the singular values equal costs {_than(lost)} noise of that size,"
+        f" {text(lost, 3)} nats a token in the mean{spread}. The same values on other directions,"
+        f" at unchanged κ, cost {_than(shuffled)} equal ones; {meant}. In {noisier.max():.0%} of"
+        f" {noisier.idxmax()}, more than of any other type, noise of that size costs more than"
+        " flattening. (This is tensor by tensor; notebook 3 changes all layers of a type at once.)"
+        f" Raising every κ through σ_k alone {hurts} the model."
     )
 
 

@@ -131,6 +131,6 @@ def _of(claims: Sequence[Claim], kind: str, scale: str | None = None) -> list[Cl
 
 
 def sentence(claims: Sequence[Claim], kind: str, scale: str | None = None) -> str:
-    """Counts of one kind (and scale) in a line: ``holds 1, undecided 2``."""
+    """Counts of one kind (and scale) in a line: ``3: holds 1, undecided 2``."""
     of = _of(claims, kind, scale)
-    return ", ".join(f"{verdict} {n}" for verdict, n in counts(of).items() if n)
+    return f"{len(of)}: " + ", ".join(f"{verdict} {n}" for verdict, n in counts(of).items() if n)

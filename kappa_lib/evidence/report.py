@@ -173,7 +173,7 @@ def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str
         " interval lies inside 1 point or 0.01 nats. KL is from the base model."
         + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
     )
-    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}".rstrip()
+    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}"
 
 
 def outcomes_grid(summary: pd.DataFrame) -> str:
@@ -203,17 +203,13 @@ def _label(outcome: str) -> str:
 
 def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
     """What differs within each pair beside κ, a line each, and the reversed sizes."""
-    lines = []
+    lines = ["Beside κ:\n"]
     for pair in arms.present(table["arm"].unique().tolist()):
-        if not set(pair) <= set(facts):
-            continue
         unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
         alike = "size, types and the depth of each are alike"
         told = f"the first has {', '.join(unlike)}" if unlike else alike
         lines.append(f"- {arms.name_of(pair)}: {told}.")
-    if lines:
-        lines.insert(0, "Beside κ:\n")
-    if {"selected", "inverse"} <= set(facts) & set(table["arm"]):
+    if {"selected", "inverse"} <= set(table["arm"]):
         sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
         lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ def _one(kappas: Iterable[float], within: float = 1e-3) -> bool:
     return all(abs(kappa - 1) < within for kappa in kappas)
 
 
-IDENTITIES = {
+CHECKS = {
     # Scaling, rotating and transposing leave κ, to rounding.
     "kappa-invariant": lambda largest_change: _holds(largest_change < 1e-6),
     # Against a Monte Carlo average and a nearest-neighbour estimate.
@@ -51,8 +51,6 @@ IDENTITIES = {
     "lagrangian": lambda symbolic_residual, optimiser_kappas: _holds(
         symbolic_residual == 0 and _one(optimiser_kappas)
     ),
-}
-EXAMPLES = {
     # Rescaling and noise lower the entropy without teaching anything.
     "low-entropy-is-knowledge": lambda identity, rescaled, noise: _counterexample(
         rescaled < identity and noise < identity
@@ -62,7 +60,7 @@ EXAMPLES = {
         kappa_trained < 1.5 and error_trained < 1e-3 * error_untrained
     ),
 }
-for _id, _rule in (IDENTITIES | EXAMPLES).items():
+for _id, _rule in CHECKS.items():
     decides(_id)(_rule)
 
 
