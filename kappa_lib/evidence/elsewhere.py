@@ -2,7 +2,8 @@
 
 The rules here were committed before the runs that they read, but for those that ``claims.yaml``
 says were mended after them. What other models and inputs say decides no claim of its own; it says
-how far the title's verdict carries.
+how far the title's verdict carries. An arm is what :func:`kappa_lib.evidence.arms.measured`
+returns, empty where nothing was run, or is committed of this model.
 """
 
 from collections.abc import Sequence
@@ -56,11 +57,7 @@ def stability(tensors: pd.DataFrame, stable: pd.DataFrame) -> dict[str, Interval
 
 
 def text_task(model: str) -> dict[str, dict[str, Any]]:
-    """What decides new-text-task: ``kappatune`` and ``lora`` of the committed runs of ``text``.
-
-    Both as of :func:`kappa_lib.evidence.arms.measured`; empty where nothing is committed of this
-    model.
-    """
+    """What decides new-text-task: ``kappatune`` and ``lora`` of the committed runs of ``text``."""
     found = _committed("text", model, kappatune="selected", lora="all")
     return {role: found.get(role, {}) for role in ("kappatune", "lora")}
 
@@ -69,7 +66,7 @@ def cause(model: str, low: dict[str, Any], high: dict[str, Any]) -> dict[str, di
     """What decides whether it is κ: the arms at hand, or the committed runs of ``cause``, if more.
 
     Those are of neighbouring layers, alike in all that is held equal; rule and seeds were fixed
-    before them. Arms are of :func:`kappa_lib.evidence.arms.measured`, ``low`` and ``high`` κ.
+    before them.
     """
     lower, higher = arms.ALIKE_ARMS[0]
     found = _committed("cause", model, low=lower, high=higher)
@@ -83,9 +80,8 @@ def curve(
     """What decides the claims on the shape of the curves: the run at hand where it can turn.
 
     One that is too short is answered for by the committed runs of the profile ``turn``, whose arm
-    of the largest κ has the size of ``selected``. Arms are those of
-    :func:`kappa_lib.evidence.arms.measured`, epochs and schedule of its ``setting``; returned are
-    the same four of the runs that decide.
+    of the largest κ has the size of ``selected``. Returned are the same four of the runs that
+    decide.
     """
     own = {"selected": selected, "inverse": inverse, "epochs": epochs, "schedule": schedule}
     return own if can_turn(epochs, schedule) else turn(model) or own
@@ -99,9 +95,8 @@ def turn(model: str = models.DEFAULT) -> dict[str, Any]:
 def modality(model: str, selected: dict[str, Any], utterances: int) -> dict[str, Any]:
     """What decides new-modality: the arm at hand, or the committed runs of ``long``, if longer.
 
-    A run that ended before the language model understood says nothing about whether it can.
-    ``selected`` is of :func:`kappa_lib.evidence.arms.measured`, of a run on that many utterances;
-    returned is the same of the runs that decide.
+    A run that ended before the language model understood, on so many utterances, says nothing
+    about whether it can.
     """
     longer = profiles.load("long")
     if utterances >= longer.steps * longer.batch:

@@ -1,12 +1,11 @@
 """Rules for the claims about κ of a model's tensors, which no training is needed for.
 
-Those on what a tensor encodes (κ and encoding, capacity, pruning, anisotropy) read what notebook 7
-shows: rank correlations of κ within module types over the tensors of the default model, and costs
-of changing tensors, each as (estimate, low, high). Within types, because a module's shape decides
-most of its κ before any training; over types every tensor counts alike, so that no type decides
-alone. Intervals resample whole layers. They were written before the full run, but for the second
-direction of pruning. Known beforehand, from a look at one text, were the costs of taking σ_k away
-type by type.
+In words they stand in ``data/claims.yaml``. Those on what a tensor encodes read rank correlations
+of κ within module types, because a module's shape decides most of its κ before any training, and
+costs of changing tensors, each as (estimate, low, high) over whole layers. Over types every tensor
+counts alike, so that no type decides alone. They were written before the full run, but for the
+second direction of pruning. Known beforehand, from a look at one text, were the costs of taking σ_k
+away type by type.
 """
 
 from collections.abc import Sequence
@@ -56,12 +55,7 @@ def kappa_reflects_training(
 ) -> Decision:
     """Tensors above the median κ of untrained ones of their shape: half, if nothing was learned.
 
-    Each type's share has the 95 % interval of Clopper and Pearson (1934).
-
-    Args:
-        above: how many, a module type each.
-        tensors: of how many.
-        variance_explained_by_type: of log κ.
+    Counts are a module type each; a share has the 95 % interval of Clopper and Pearson (1934).
     """
     if sum(tensors) < 2:
         return Decision(NOT_TESTABLE, note="fewer than two tensors")
@@ -120,11 +114,8 @@ def anisotropy_is_central(
 ) -> Decision:
     """Equal singular values cost over 0.1 nats, and more than either control, in every type.
 
-    Args:
-        text_loss: of the unchanged model, nats a token.
-        text_loss_flattened: with all σ of a module type equal, a type each.
-        text_loss_shaken: with noise of the same size instead.
-        text_loss_permuted: with the same σ on other singular directions, κ as it was.
+    Nats a token, of the unchanged model and, a module type each, with all its σ equal, with noise
+    of that size instead, and with the same σ on other singular directions, κ as it was.
     """
     worst = min(text_loss_flattened) - text_loss
     if worst <= 0.1:
@@ -162,11 +153,10 @@ def kappa_tracks_encoding(
 ) -> Decision:
     """Two senses of "encoding", fixed beforehand, since the paper means now one, now the other.
 
-    ``information``: ρ of κ with the information deficit of the tensor's output on real text
-    (:func:`kappa_lib.encoding.information.information_deficit`), the paper's "reduced output
-    entropy". ``knowledge``: ρ of κ with the KL divergence of the model's predictions after the
-    tensor's singular vectors are redrawn at the same spectrum: what it had learned beyond σ. The
-    paper's reading makes both positive.
+    ``information``: ρ of κ with the deficit of :mod:`kappa_lib.encoding.information` on real text,
+    the paper's "reduced output entropy". ``knowledge``: with the KL after the singular vectors are
+    redrawn at the same spectrum, what the tensor had learned beyond σ. The paper's reading makes
+    both positive.
     """
     verdict, both = _both(information, knowledge), (information, knowledge)
     sense = "output information" if information[1] > RELEVANT else "what the model would lose"
@@ -189,10 +179,9 @@ def encoding_capacity(isotropic: Sequence[float], real: Sequence[float], layers:
 def pruning_by_kappa(
     truncated_10: Sequence[float], truncated_50: Sequence[float], layers: int
 ) -> Decision:
-    """ρ of κ with the KL divergence after the smallest 10 % and 50 % of σ are cut off.
+    """ρ of κ with the KL after the smallest 10 % and 50 % of σ are cut off.
 
-    Low κ being the less specialised encoding, it would be where to prune: both positive. Both
-    negative, κ would still tell where, the other way round; it is of no use where both are small.
+    Low κ being the less specialised encoding, it would be where to prune: both positive.
     """
     both, note = (truncated_10, truncated_50), "half of the singular values cut off"
     if all(low > RELEVANT for _, low, _ in both):
@@ -213,10 +202,8 @@ def anisotropy_is_desirable(
 ) -> Decision:
     """Losses in nats a token, mean over tensors: what losing, and what gaining, anisotropy costs.
 
-    ``flattened_less_noise``: all σ made equal, less noise of the same size. It fails if that is
-    negative by its interval. It holds with a correction if also shuffling σ, with κ kept, costs
-    more than flattening, or if raising every κ through σ_k alone (``raised``, the whole model)
-    costs loss: then what counts is which directions are amplified, not how unequally.
+    Flattening makes all σ equal, permuting keeps κ, and ``raised`` is the whole model with every κ
+    raised through σ_k alone.
     """
     found, nats = flattened_less_noise, "nats a token"
     if found[2] < 0:

@@ -1,9 +1,10 @@
 """Rules for the claims about training: the case study, forgetting, and the text task.
 
-An arm is what :func:`kappa_lib.evidence.arms.measured` returns, ``{}`` where it was not run. A
-comparison is paired by seed. What differs between the arms beside κ is looked for whatever the
-outcome: it can hide a difference as well as make one, so *holds*, *fails* and *no relevant
-difference* all become *confounded*.
+In words they stand in ``data/claims.yaml``. An arm is what
+:func:`kappa_lib.evidence.arms.measured` returns, ``{}`` where it was not run. A comparison is
+paired by seed. What differs between the arms beside κ is looked for whatever the outcome: it can
+hide a difference as well as make one, so *holds*, *fails* and *no relevant difference* all become
+*confounded*.
 
 The last ones are for the paper's Figure 1: whether a curve of word error rates turns, and where.
 Its curves are single arms. The lowest of several noisy points lies below the end of a curve that
@@ -101,11 +102,7 @@ def inverse_forgets_more(selected: Arm, inverse: Arm) -> Decision:
 
 @decides("mitigates-forgetting")
 def mitigates_forgetting(selected: Arm, random: Arm) -> Decision:
-    """Text loss and KL against random tensors of the same size, drawn anew for every seed.
-
-    The claim is about the method, of which the types that it picks are a part; so types are not
-    held equal here, as they are in ``kappa-is-the-cause``.
-    """
+    """Text loss and KL against random tensors of the same size, drawn anew for every seed."""
     found = compared(selected, random, ["text", "kl"])
     if not random:
         return found
@@ -150,12 +147,10 @@ def disruption_causes_forgetting(low: Arm, high: Arm) -> Decision:
 def low_kappa_is_stable(
     selected: Arm, inverse: Arm, noise_cost: Sequence[float], gradient_noise: Sequence[float]
 ) -> Decision:
-    """Within types, relative noise on a tensor costs more where κ is higher; so with its gradient.
+    """ρ of κ with what noise on a tensor costs, and with the noise scale of its gradient.
 
-    ``noise_cost`` is Spearman's ρ of κ with the KL that relative noise costs (ρ, low, high),
-    ``gradient_noise`` the same with the noise scale of the tensor's gradient. Without them there
-    is only the spread of the last WER over seeds, as a ratio with the interval of Pitman and
-    Morgan.
+    Both of :func:`kappa_lib.evidence.elsewhere.stability`, as (ρ, low, high); without them the
+    spread of the last WER over seeds decides.
     """
     if noise_cost and gradient_noise:
         found = {"noise cost": noise_cost, "gradient noise": gradient_noise}
@@ -182,11 +177,7 @@ def low_kappa_is_stable(
 
 @decides("new-modality")
 def new_modality(selected: Arm) -> Decision:
-    """The last WER of every test corpus, recorded people included, lies below one half.
-
-    A t-interval over seeds for each corpus; a corpus that is understood beside one that is not
-    is the correction "for the voices it was trained on".
-    """
+    """The last WER of every test corpus, recorded people included, lies below one half."""
     if not selected or not selected["corpora"]:
         return Decision(NOT_TESTABLE, note="the arm was not run, or not tested on speech")
     parts = {}
