@@ -125,12 +125,12 @@ def questions_table(summary: pd.DataFrame) -> str:
     for pair, group in summary.groupby("pair", sort=False):
         found = group.set_index("outcome")
         cells = []
-        for outcome, (_, digits, _) in _UNITS.items():
-            row = found.loc[outcome]
+        for outcome in arms.OUTCOMES:
+            row, digits = found.loc[outcome], 2 if outcome == "wer" else 4
             shown = listing.interval(row["mean"], row["low"], row["high"], digits)
             cells.append(f"**{shown}**" if row["reading"] in _FIRST else shown)
         rows.append([pair, *cells, _reading(found["reading"])])
-    heads = [f"{label}, {unit}" for label, _, unit in _UNITS.values()]
+    heads = map(", ".join, arms.OUTCOMES.values())
     return markdown(["first − second", *heads, "so the first"], rows)
 
 
@@ -164,7 +164,8 @@ _FIRST = {
 def _reading(readings: pd.Series) -> str:
     """What the three outcomes together say of the first arm; of forgetting two speak."""
     told = [_FIRST[readings["wer"]][0]] if readings["wer"] in _FIRST else []
-    lost = {_UNITS[name][0]: readings[name] for name in ("text", "kl") if readings[name] in _FIRST}
+    labels = {name: label for name, (label, _) in arms.OUTCOMES.items() if name != "wer"}
+    lost = {label: readings[name] for name, label in labels.items() if readings[name] in _FIRST}
     if len(lost) == 2 and len(set(lost.values())) == 1:
         told.append(_FIRST[readings["kl"]][1])
     else:
@@ -247,14 +248,6 @@ def _turn() -> list[str]:
         f" end less WER where the other seeds' mean is lowest: {'; '.join(told)} (95 %, {seeds} of"
         f" {planned} seeds; `inverse` has the size of `selected`)."
     ]
-
-
-# Outcome → its name, digits and unit.
-_UNITS = {
-    "wer": ("WER", 2, "points"),
-    "text": ("general-text loss", 4, "nats a token"),
-    "kl": ("KL", 4, "nats a token"),
-}
 
 
 def headline(profile: Profile) -> str:

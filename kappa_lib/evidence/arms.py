@@ -57,6 +57,12 @@ PAIRS = (
     ("selected", "all"),
     ("selected", "random"),
 )
+# Outcome → what it is called, and its unit.
+OUTCOMES = {
+    "wer": ("WER", "points"),
+    "text": ("general-text loss", "nats a token"),
+    "kl": ("KL", "nats a token"),
+}
 COLUMNS = ["pair", "seed", "outcome", "difference"]
 READINGS = {HOLDS: "first lower", FAILS: "second lower", SAME: SAME, UNDECIDED: UNDECIDED}
 

@@ -17,6 +17,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence import listing
 from kappa_lib.evidence.rules_kappa import PAIR_LEVEL
 from kappa_lib.evidence.verdicts import LEVEL, Interval, bootstrap_mean, holm
+from kappa_lib.figures.encoding import WORDS
 from kappa_lib.files import read_json, replacing
 from kappa_lib.spectra.kappa_table import volume_loss
 
@@ -34,22 +35,7 @@ OUTCOMES = {
     "knn_entropy": "nearest-neighbour entropy",
     "diffusion_entropy": "diffusion spectral entropy",
 }
-# What is held against them, in the order in which it is shown.
-PREDICTORS = [
-    "kappa",
-    "kappa_excess",
-    "input_kappa",
-    "head_kappa",
-    "effective_rank_share",
-    "stable_rank",
-    "alpha",
-    "trace_log_gap",
-    "volume_loss",
-    "frobenius",
-    "gradient",
-    "bottom_power",
-    "layer",
-]
+PREDICTORS = list(WORDS)  # what is held against them, in the order in which it is shown
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,7 @@ def loss_table(table: pd.DataFrame) -> str:
     return _evaluations(table, columns)
 
 
-_OUTCOMES = {
-    "wer": "WER, points",
-    "text": "general-text loss, nats a token",
-    "kl": "KL, nats a token",
-}
+_OUTCOMES = {name: ", ".join(words) for name, words in arms.OUTCOMES.items()}
 
 
 def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:

@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from kappa_lib.evidence.arms import reversed_sizes, unlike
+from kappa_lib.evidence.arms import OUTCOMES, margin_of, reversed_sizes, unlike
 from kappa_lib.evidence.verdicts import (
     CONFOUNDED,
     CORRECTED,
     ENOUGH_SEEDS,
     FAILS,
     HOLDS,
-    NATS,
     NOT_TESTABLE,
     POINTS,
     SAME,
@@ -40,12 +39,6 @@ from kappa_lib.evidence.verdicts import (
 from kappa_lib.text import counted
 
 Arm = dict[str, Any]
-# outcome -> (factor to its unit, smallest difference that matters, unit)
-OUTCOMES = {
-    "wer": (100.0, POINTS, "points"),
-    "text": (1.0, NATS, "nats a token"),
-    "kl": (1.0, NATS, "nats a token"),
-}
 # The interval of a ratio of spreads rests on normal values, which a few cannot show.
 SPREAD_SEEDS = 10
 
@@ -56,10 +49,10 @@ def compared(first: Arm, second: Arm, outcomes: Sequence[str]) -> Decision:
         return Decision(NOT_TESTABLE, note="an arm was not run")
     parts = {}
     for name in outcomes:
-        factor, margin, unit = OUTCOMES[name]
         a, b, note = same_seeds(_ends(first), _ends(second), name)
+        factor = 100.0 if name == "wer" else 1.0  # to points
         a, b = ([factor * value for value in values] for values in (a, b))
-        decision = decide_difference(a, b, margin, unit=unit)
+        decision = decide_difference(a, b, margin_of(name), unit=OUTCOMES[name][1])
         parts[name] = replace(decision, note=notes(decision.note, note))
     return next(iter(parts.values())) if len(parts) == 1 else together(parts)
 
