@@ -168,9 +168,8 @@ def wer_intervals(
 ) -> dict[str, tuple[float, float, float]]:
     """Word error rates of an evaluation, the last by default, with 95 % bootstrap intervals.
 
-    An utterance is drawn with all its errors and words, and the rate is the drawn errors over
-    the drawn words, averaged over the finished seeds, which are drawn too. The draws are seeded
-    by the profile. InputError where there is no such run or step.
+    They are of :func:`kappa_lib.evidence.verdicts.bootstrap_ratio` over utterances and finished
+    seeds, its draws seeded by the profile. InputError where there is no such run or step.
 
     Returns:
         Corpus → rate, low, high, as fractions.
@@ -210,9 +209,7 @@ def wer_bands(profile: Profile, arms: Sequence[str]) -> pd.DataFrame:
 
 
 def text_intervals(profile: Profile, arm: str) -> pd.DataFrame:
-    """What an arm forgot of each kind of text, with 95 % bootstrap intervals over windows.
-
-    Of the mean over the finished seeds, which are drawn too.
+    """What an arm forgot of each kind of text: 95 % bootstrap intervals over windows and seeds.
 
     Returns:
         A row a kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
