@@ -14,23 +14,12 @@ import pandas as pd
 
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import arms, encoding, listing, tables
-from kappa_lib.evidence.rules_kappa import NEGLIGIBLE, RELEVANT
+from kappa_lib.evidence.rules_kappa import tracks
 from kappa_lib.evidence.rules_study import can_turn
 from kappa_lib.evidence.verdicts import ENOUGH_SEEDS, LEVEL, NATS, Interval, bootstrap_mean
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.selection import of_run
 from kappa_lib.weights import models, sizes
-
-
-def tracks(found: Sequence[float]) -> str:
-    """A model's word on the title's first sense: does κ track the information of the output?
-
-    ``found`` is ρ of κ with the information deficit within types: estimate and the ends of its
-    95 % interval over layers.
-    """
-    if found[1] > RELEVANT:
-        return "yes"
-    return "no" if found[2] < NEGLIGIBLE else "open"
 
 
 def worth(found: Sequence[float]) -> str:

@@ -23,7 +23,8 @@ FILE = "REPORT.md"
 def write(profile: Profile) -> Path:
     """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
     table, path = tables.results(profile), profile.folder / FILE
-    configs = [read_json(run / "config.json") for run in tables.finished(profile).values()]
+    runs = tables.finished(profile).values()
+    configs = [read_json(run / "config.json") for run in runs]
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
     environment.undefined = jinja2.StrictUndefined
     environment.globals["counted"] = counted
@@ -49,10 +50,7 @@ def write(profile: Profile) -> Path:
         claims=claims.load(profile.folder),
         listing=listing,
         times=time_table(profile.folder),
-        runs={
-            folder.name: read_json(folder / "provenance.json")
-            for folder in tables.finished(profile).values()
-        },
+        runs={run.name: read_json(run / "provenance.json") for run in runs},
     )
     write_text(path, text.rstrip() + "\n")
     return path

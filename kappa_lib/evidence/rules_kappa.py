@@ -130,14 +130,22 @@ def anisotropy_is_central(
     return Decision(verdict, least, unit="nats a token more than a control, the least type")
 
 
+def tracks(found: Sequence[float]) -> str:
+    """Whether κ tracks a measure, from ρ and the ends of its interval: ``yes``, ``no`` or ``open``.
+
+    ``no`` is also where κ runs against it.
+    """
+    if found[1] > RELEVANT:
+        return "yes"
+    return "no" if found[2] < NEGLIGIBLE else "open"
+
+
 def _both(first: Sequence[float], second: Sequence[float]) -> str:
-    """Verdict of two intervals: a measure is supported above what is relevant, refuted below what
-    would matter, where κ does not track it or runs against it; corrected if one is each."""
-    supported = [found[1] > RELEVANT for found in (first, second)]
-    refuted = [found[2] < NEGLIGIBLE for found in (first, second)]
-    if all(supported) or all(refuted):
-        return HOLDS if all(supported) else FAILS
-    return CORRECTED if any(supported) and any(refuted) else UNDECIDED
+    """Verdict on "κ tracks both": corrected where it tracks one alone."""
+    words = {tracks(first), tracks(second)}
+    if words in ({"yes"}, {"no"}):
+        return HOLDS if words == {"yes"} else FAILS
+    return CORRECTED if words == {"yes", "no"} else UNDECIDED
 
 
 def _decision(
