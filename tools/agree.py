@@ -7,7 +7,6 @@ differ, and the table says by how much.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
@@ -41,7 +40,9 @@ def _compared(mine: Path, theirs: Path) -> list[str]:
     other = sorted(k for k in {*configs[0], *configs[1]} if configs[0].get(k) != configs[1].get(k))
     if other:
         return [f"other settings: {', '.join(other)}", "", "", "", ""]
-    runs = [[_measured(row) for row in read_metrics(folder)] for folder in (mine, theirs)]
+    runs = [read_metrics(folder) for folder in (mine, theirs)]
+    for row in (*runs[0], *runs[1]):
+        row.pop("seconds", None)
     machines = [read_json(folder / "provenance.json") for folder in (mine, theirs)]
     known = [key for key in MACHINE if all(key in machine for machine in machines)]
     apart = [key for key in known if machines[0][key] != machines[1][key]]
@@ -52,10 +53,6 @@ def _compared(mine: Path, theirs: Path) -> list[str]:
     wer = max(abs(a["wer"][c] - b["wer"][c]) for a, b in pairs for c in b["wer"])
     text, kl = (max(abs(a[k] - b[k]) for a, b in pairs) for k in ("text_loss", "kl"))
     return ["no", f"{100 * wer:.2f}", f"{text:.4f}", f"{kl:.4f}", told]
-
-
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "seconds"}
 
 
 if __name__ == "__main__":

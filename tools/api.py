@@ -8,6 +8,7 @@ from html import escape
 from kappa_lib import paths
 
 GROUND = "ground"
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 SECTIONS = r"(Args|Attributes|Returns|Yields|Raises|Note|Example):"
 
 
@@ -32,16 +33,14 @@ def page(room: str, modules: dict[str, ast.Module]) -> str:
     return "\n\n".join(text)
 
 
-def _public(node: ast.Module | ast.ClassDef) -> Iterator[ast.stmt]:
+def _public(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
     for child in node.body:
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        if isinstance(child, kinds) and not child.name.startswith("_"):
+        if isinstance(child, Definition) and not child.name.startswith("_"):
             yield child
 
 
-def _entry(node: ast.stmt, module: str, style: str) -> Iterator[str]:
+def _entry(node: Definition, module: str, style: str) -> Iterator[str]:
     """Signature and docstring of a function or class, then of a class's methods."""
-    assert isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     anchor = f"{module}.{node.name}"
     yield f'<h3 class="{style}" id="{anchor}"><code>{escape(_signature(node))}</code></h3>'
     yield prose(ast.get_docstring(node))
@@ -50,7 +49,7 @@ def _entry(node: ast.stmt, module: str, style: str) -> Iterator[str]:
             yield from _entry(method, anchor, "signature method")
 
 
-def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
+def _signature(node: Definition) -> str:
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(map(ast.unparse, node.bases))
         return f"class {node.name}({bases})" if bases else f"class {node.name}"

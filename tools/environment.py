@@ -1,6 +1,5 @@
 """Write ``environment.yml`` from ``requirements.lock``: ``python -m tools.environment``."""
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kappa_lib import files, paths
@@ -22,12 +21,11 @@ def environment_yml() -> str:
     """Text of the conda environment with the same pins."""
     head = ["name: kappa", "channels:", "  - conda-forge", "dependencies:"]
     base = [f"  - python={CONDA_PYTHON}", "  - pip", "  - pip:"]
-    lines = [f"      - {canonicalize_name(pin.name)}{_tail(pin)}" for pin in pins()]
+    lines = []
+    for pin in pins():
+        where = f" ; {pin.marker}" if pin.marker else ""
+        lines.append(f"      - {canonicalize_name(pin.name)}{pin.specifier}{where}")
     return _HEADER + "\n".join([*head, *base, *lines, "      - -e ."]) + "\n"
-
-
-def _tail(pin: Requirement) -> str:
-    return f"{pin.specifier} ; {pin.marker}" if pin.marker else str(pin.specifier)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class _Formula:
         first = self.take()
         base = self.atom(first)
         below, above = "", ""
-        while (token := self.peek()) in ("_", "^", "'") and token:
+        while (token := self.peek()) in ("_", "^", "'"):
             self.take()
             if token == "'":
                 above += "<mo>′</mo>"
@@ -108,10 +108,11 @@ class _Formula:
                 below = self.argument()
             else:
                 above += self.argument()
-        tag = "munder{}over{}" if first[1:] in LIMITS else "msub{}sup{}"
-        under, over = tag.split("{}")[0], "m" + tag.split("{}")[1]
+        under, over, both = "msub", "msup", "msubsup"
+        if first[1:] in LIMITS:
+            under, over, both = "munder", "mover", "munderover"
         if below and above:
-            return f"<{under}{over[1:]}>{base}{below}<mrow>{above}</mrow></{under}{over[1:]}>"
+            return f"<{both}>{base}{below}<mrow>{above}</mrow></{both}>"
         if below:
             return f"<{under}>{base}{below}</{under}>"
         return f"<{over}>{base}<mrow>{above}</mrow></{over}>" if above else base

@@ -14,7 +14,6 @@ from kappa_lib import paths, profiles
 from kappa_lib.evidence import tables
 from kappa_lib.evidence.verdicts import PILOT_SEED
 from kappa_lib.files import read_json, replacing
-from kappa_lib.profiles import Profile
 from kappa_lib.run import stages
 
 # A loss that no run comes down to has the training loss averaged as where it stops a run.
@@ -25,7 +24,7 @@ MEASURED = ("arm", "train_loss", "heldout_loss", "wer_mean")
 def pilot(name: str, steps: int, rates: list[float]) -> pd.DataFrame:
     """A row an arm and rate: ``train_loss`` of the last 20 steps, ``heldout_loss``, ``wer_mean``.
 
-    With it where each run came from.
+    With it commit, processor and device of each run.
     """
     found = []
     for rate in rates:
@@ -35,17 +34,14 @@ def pilot(name: str, steps: int, rates: list[float]) -> pd.DataFrame:
         stages.train_all(*stages.prepare(profile))
         table = tables.results(profile)
         ends = table[table["step"] == steps].assign(lr=rate)
-        found.append(ends[[*MEASURED, "lr", "step"]].join(_origin(profile), on="arm"))
+        records = {
+            arm: read_json(folder / "provenance.json")
+            for (arm, _), folder in tables.finished(profile).items()
+        }
+        origin = pd.DataFrame.from_dict(records, orient="index")
+        origin = origin[["commit", "processor", "device"]]
+        found.append(ends[[*MEASURED, "lr", "step"]].join(origin, on="arm"))
     return pd.concat(found, ignore_index=True)
-
-
-def _origin(profile: Profile) -> pd.DataFrame:
-    """Commit, processor and device of each arm's run."""
-    records = {
-        arm: read_json(folder / "provenance.json")
-        for (arm, _), folder in tables.finished(profile).items()
-    }
-    return pd.DataFrame.from_dict(records, orient="index")[["commit", "processor", "device"]]
 
 
 def chosen(found: pd.DataFrame) -> tuple[dict[str, float], float]:

@@ -95,7 +95,8 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
     sizes = [trained[arm]["parameters"] for arm in ("selected", "inverse")]
     _, pilot = decisive(sorted(table["seed"].unique().tolist()))
     counted = " The study has only two others, so it is counted there." if "with" in pilot else ""
-    one_text = " Their runs are from before there were three texts: they have one."
+    alone = arms.outcomes_by_text(table).empty
+    one_text = " Their runs are from before there were three texts: they have one." * alone
     summary = arms.summary(elsewhere.questions())
     return [
         questions_table(summary),
@@ -104,9 +105,7 @@ def _sentences(study: Profile, found: dict[str, Claim]) -> list[str]:
         " layer, and κ is what is left. For a verdict all outcomes of the first have to agree: that"
         f" it is κ is **{found['kappa-is-the-cause'].verdict}**. For each of the three texts, and"
         " every other number, see [the tables](results/reference/README.md)."
-        f" Of the paper's arms {arms.reversed_sizes(*sizes)}."
-        + one_text
-        * arms.outcomes_by_text(table).empty,
+        f" Of the paper's arms {arms.reversed_sizes(*sizes)}.{one_text}",
         *_adaptor_alone(),
         *_against_lora(found["new-text-task"]),
         *_turn(),
@@ -292,11 +291,6 @@ def cause(profile: Profile) -> str:
 
 def cause_by_text(profile: Profile) -> str:
     """:func:`cause` of a profile with one pair, and what the pair lost of each kind of text."""
-    return f"{cause(profile)}\n\n{by_text(profile)}"
-
-
-def by_text(profile: Profile) -> str:
-    """What the only pair of a profile lost of each kind of text."""
     differences = arms.outcomes_by_text(tables.results(profile))
     found = arms.summary(differences).set_index("outcome")
     kinds, rows = sorted(o.removeprefix("kl ") for o in found.index if o.startswith("kl ")), []
@@ -304,7 +298,8 @@ def by_text(profile: Profile) -> str:
         cells = [found.loc[f"{name} {kind}"] for name in ("text", "kl")]
         shown = [listing.interval(c["mean"], c["low"], c["high"], 3) for c in cells]
         rows.append([kind, *(f"{x}, {c['reading']}" for x, c in zip(shown, cells, strict=True))])
-    told = ["By kind of general text:", markdown(["text", "loss, nats a token", "KL"], rows)]
+    told = [cause(profile), "By kind of general text:"]
+    told.append(markdown(["text", "loss, nats a token", "KL"], rows))
     if disagree(differences):
         told.append("The mean over the three hides that they disagree.")
     return "\n\n".join(told)

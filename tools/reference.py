@@ -136,9 +136,11 @@ def write_readme() -> None:
 def blocks() -> dict[str, str]:
     """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
     laptop, study = map(tables.of_runs, ("laptop", "study"))
-    bench, scale, steps = (
-        read_json(paths.REFERENCE / name / f"{name}.json") for name in ("bench", "scale", "steps")
+    names = ("bench", "scale", "steps", "paper_size")
+    bench, scale, steps, at_size = (
+        read_json(paths.REFERENCE / name / f"{name}.json") for name in names
     )
+    on_a_gpu = read_json(paths.REFERENCE / "bench_gpu" / "bench.json")
     told = [bench_table(bench), scale_sentence(scale), steps_sentence(steps)]
     return {
         "advice": elsewhere.advice(),
@@ -146,7 +148,7 @@ def blocks() -> dict[str, str]:
         "results": readme.headline(laptop),
         "plan": plan_table(),
         "benchmark": "\n\n".join(told),
-        "gpu": gpu(*(read_json(paths.REFERENCE / p) for p in _ON_A_GPU)),
+        "gpu": gpu(on_a_gpu, at_size),
     }
 
 
@@ -215,9 +217,6 @@ def _plan_row(name: str) -> list[str]:
         f"{sum(made.disk().values()) / 1e9:.0f}",
         f"{hours:.0f}",
     ]
-
-
-_ON_A_GPU = ("bench_gpu/bench.json", "paper_size/paper_size.json")
 
 
 def gpu(measured: dict, at_size: dict) -> str:

@@ -144,7 +144,9 @@ def build(out: Path, profile: str | None = None) -> None:
         raise InputError(
             f"{sources}: no notebooks", f"run `bash reproduce.sh --profile {profile}` first"
         )
-    references = sorted(paths.REFERENCE.glob("*/REPORT.md"), key=lambda p: -len(_runs(p)))
+    references = sorted(
+        paths.REFERENCE.glob("*/REPORT.md"), key=lambda path: -len(list(path.parent.glob("runs/*")))
+    )
     reports = {f"reference {path.parent.name}": path for path in references}
     if profile and (own := paths.results(profile) / "REPORT.md").is_file():
         reports = {paths.results(profile).name: own} | reports
@@ -181,10 +183,6 @@ def build(out: Path, profile: str | None = None) -> None:
     dark = f"@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
     own = (HERE / "site.css").read_text(encoding="utf-8")
     site.save("style.css", f"{light}\n{dark}{own}".encode())
-
-
-def _runs(report: Path) -> list[Path]:
-    return list((report.parent / "runs").glob("*"))
 
 
 def main(arguments: list[str] | None = None) -> int:
