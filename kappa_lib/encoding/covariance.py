@@ -1,6 +1,6 @@
 """Passes through some of a decoder's layers; moments of what each ``nn.Linear`` is given."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -73,39 +73,35 @@ class Moments:
 
 @torch.inference_mode()
 def input_moments(
-    llm: PreTrainedModel,
-    inputs: Sequence[Mapping[str, Tensor]],
-    layers: Sequence[int] | None = None,
+    llm: PreTrainedModel, inputs: Sequence[Mapping[str, Tensor]], layers: Collection[int]
 ) -> Iterator[tuple[int, dict[str, Moments]]]:
-    """Moments of the inputs of every ``nn.Linear``, one decoder layer after the other.
+    """Moments of the inputs of every ``nn.Linear`` in some decoder layers, one after the other.
 
     At any time the hidden states between two layers are in memory, and what one batch makes of
-    them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.cases.Batch`; the walk
-    ends after the last of ``layers``; about ``SAMPLE`` input vectors are kept, spread evenly over
-    the positions.
+    them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.cases.Batch`; about
+    ``SAMPLE`` input vectors are kept, spread evenly over the positions.
 
     Yields:
         Number of the layer; path in it → moments. Paths with the same input share one object.
     """
     decoder = llm.get_decoder()
-    wanted = range(len(decoder.layers)) if layers is None else sorted(layers)
     positions = sum(next(iter(given.values())).shape[:2].numel() for given in inputs)
     every = max(1, positions // SAMPLE)
     hidden: list[Any] = [None] * len(inputs)
-    for number in range(max(wanted) + 1):
+    for number in range(max(layers) + 1):
         moments: dict[str, Moments] = {}
         for place, given in enumerate(inputs):
             seen, out = _pass(decoder, number, hidden[place], given)
             hidden[place] = out
             first: dict[int, str] = {}
-            for path, tensor in seen.items() if number in wanted else ():
+            for path, tensor in seen.items() if number in layers else ():
                 known = first.setdefault(id(tensor), path)
                 if known == path:
                     vectors = tensor.flatten(0, -2)
                     moments.setdefault(path, Moments(vectors.shape[1], every)).add(vectors)
                 else:
                     moments[path] = moments[known]
-        if number in wanted:
+        if number in layers:
             yield number, moments
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kappa_lib.encoding.covariance import Moments
 from kappa_lib.errors import InputError
+from kappa_lib.spectra.spectrum import effective_rank
 from kappa_lib.theory.checks import nonzero_spectrum, positive_number
 from kappa_lib.theory.entropy import LOG_2PI_E, knn_entropy
 
@@ -82,13 +83,6 @@ def participation_ratio(powers: ArrayLike) -> float:
     if values.max() <= 0:
         raise InputError("no power in any direction", "give a covariance that is not zero")
     return float(values.sum() ** 2 / np.square(values).sum())
-
-
-def rank_me(spectrum: ArrayLike) -> float:
-    """exp of the entropy of sᵢ/Σs, in [1, k] (RankMe, Garrido et al., ICML 2023)."""
-    s = np.asarray(spectrum, dtype=np.float64)
-    p = s[s > 0] / s.sum()
-    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def fitted_bandwidth(distances: ArrayLike) -> float:
@@ -181,6 +175,6 @@ def of_tensor(
         "deficit_10_db": information_deficit(real, 0.1),
         "deficit_30_db": information_deficit(real, 0.001),
         "participation": participation_ratio(real**2),
-        "rank_me": rank_me(real),
+        "rank_me": effective_rank(real),  # of outputs it is called so (Garrido et al., ICML 2023)
         **sample_entropies(principal_samples(weight, given.sample, seed)),
     }

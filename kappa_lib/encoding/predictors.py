@@ -83,7 +83,7 @@ def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
     }
 
 
-def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> pd.DataFrame:
+def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> list[dict]:
     """How large a tensor's gradient is, and how much it differs between windows.
 
     With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
@@ -115,15 +115,12 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
     finally:
         for parameter in chosen:
             parameter.requires_grad_(False)
-    rows = {}
+    rows = []
     for name, weight, total, square in zip(names, chosen, sums, squares, strict=True):
         of_mean = float((total / count).square().sum())
         noise = (square - count * of_mean) / (count - 1)
         signal = of_mean - noise / count
-        rows[name] = {
-            "gradient": math.sqrt(of_mean) * float(weight.detach().double().norm()),
-            "signal": signal,
-            "noise": noise,
-            "noise_scale": noise / signal if signal > 0 else math.inf,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tensor")
+        size = math.sqrt(of_mean) * float(weight.detach().double().norm())
+        row = {"tensor": name, "gradient": size, "signal": signal, "noise": noise}
+        rows.append(row | {"noise_scale": noise / signal if signal > 0 else math.inf})
+    return rows

@@ -233,11 +233,8 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
 
 def _gradients(study: Study) -> pd.DataFrame:
     windows, names = study.cases.two_blocks, list(study.chosen["tensor"])
-
-    def measure() -> list[dict]:
-        return gradients(study.llm, names, windows).reset_index().to_dict("records")
-
-    return pd.DataFrame(study.rows.get(study.key("gradients", names, windows), measure))
+    key = study.key("gradients", names, windows)
+    return pd.DataFrame(study.rows.get(key, lambda: gradients(study.llm, names, windows)))
 
 
 PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {

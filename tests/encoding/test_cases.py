@@ -102,7 +102,9 @@ def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkey
         found_loss = torch.nn.functional.cross_entropy(logits, batch.targets[0])
         assert found_loss.item() == pytest.approx(expected.item(), rel=1e-4)
     name = "model.layers.1.mlp.down_proj.weight"
-    assert gradients(llm, [name], found.inputs).loc[name, "gradient"] > 0
+    (row,) = gradients(llm, [name], found.inputs)
+    assert row["tensor"] == name
+    assert row["gradient"] > 0
 
 
 def test_a_profile_of_another_model_is_refused():

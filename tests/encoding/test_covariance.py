@@ -64,7 +64,7 @@ def test_inputs_of_every_linear_are_those_of_a_whole_pass(llm, windows):
         llm(input_ids=windows, use_cache=False)
     for hook in hooks:
         hook.remove()
-    found = dict(covariance.input_moments(llm, inputs(windows)))
+    found = dict(covariance.input_moments(llm, inputs(windows), range(2)))
     assert list(found) == [0, 1]
     for number, moments in found.items():
         assert set(moments) == {
@@ -87,5 +87,5 @@ def test_query_key_and_value_share_their_moments(llm, windows):
 
 
 def test_nothing_is_left_hooked(llm, windows):
-    list(covariance.input_moments(llm, inputs(windows)))
+    list(covariance.input_moments(llm, inputs(windows), range(2)))
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in llm.modules())

@@ -9,6 +9,7 @@ from scipy import stats
 
 from kappa_lib.encoding import information
 from kappa_lib.errors import InputError
+from kappa_lib.spectra.spectrum import effective_rank
 from kappa_lib.theory.entropy import knn_entropy, monte_carlo_entropy, mutual_information
 
 SPECTRA = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)
@@ -97,10 +98,10 @@ def test_participation_ratio_counts_equal_powers():
 
 
 def test_rank_me_counts_equal_singular_values():
-    assert information.rank_me([2.0] * 5) == pytest.approx(5)
-    assert information.rank_me([1.0, 0.0]) == pytest.approx(1)
+    assert effective_rank([2.0] * 5) == pytest.approx(5)
+    assert effective_rank([1.0, 0.0]) == pytest.approx(1)
     p = np.array([2 / 3, 1 / 3])
-    assert information.rank_me([2.0, 1.0]) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert effective_rank([2.0, 1.0]) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
 
 
 @pytest.mark.parametrize("bandwidth", [None, 0.1, 10.0])

@@ -1,5 +1,6 @@
 import math
 
+import pandas as pd
 import pytest
 import torch
 from tiny import llama
@@ -29,6 +30,10 @@ def windows():
 
 def batches(windows):
     return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(3)]
+
+
+def gradients_of(llm, names, windows):
+    return pd.DataFrame(gradients(llm, names, batches(windows))).set_index("tensor")
 
 
 def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
@@ -65,7 +70,7 @@ def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(ll
 
 
 def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
-    found = gradients(llm, NAMES, batches(windows))
+    found = gradients_of(llm, NAMES, windows)
     model = llama()
     for name in NAMES:
         weight, rows = model.get_parameter(name).requires_grad_(), []
@@ -84,7 +89,7 @@ def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
 
 
 def test_equal_windows_have_no_noise(llm, windows):
-    found = gradients(llm, NAMES, batches(windows[:1].repeat(3, 1)))
+    found = gradients_of(llm, NAMES, windows[:1].repeat(3, 1))
     assert (found["noise_scale"].abs() < 1e-9).all()
     assert (found["signal"] > 0).all()
 
@@ -96,7 +101,7 @@ def test_one_window_has_no_variance(llm, windows):
 
 def test_a_gradients_size_is_the_slope_of_the_loss(llm, windows):
     name = NAMES[2]
-    found = gradients(llm, [name], batches(windows)).loc[name, "gradient"]
+    found = gradients_of(llm, [name], windows).loc[name, "gradient"]
     parameter = llm.get_parameter(name).requires_grad_(True)
     logits, targets = llm(input_ids=windows[:, :-1]).logits, windows[:, 1:]
     direct = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
