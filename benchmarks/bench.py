@@ -16,19 +16,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from peft.helpers import KappaTuneSelector
 from torch import nn
 
-from benchmarks import figure as figures
 from benchmarks import synthetic
 from benchmarks.memory import PeakMemory
 from kappa_lib import paths
-from kappa_lib.figures.style import save
+from kappa_lib.figures.style import COLOURS, new_figure, save
 from kappa_lib.files import write_json
 from kappa_lib.progress import say
 from kappa_lib.spectra import kappa_table
@@ -44,54 +44,6 @@ FLOOR = "floor: fp64 Gram, eigvalsh"
 ROW, ALONE = OURS = ("ours, whole row", "ours, κ alone")
 # Seconds from which one call is taken as it is.
 LONG = 5.0
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a route shall reach.
-
-    Attributes:
-        what: in words.
-        bound: the number to be reached.
-        least: whether more is better.
-        measured: the report's number.
-    """
-
-    what: str
-    bound: float
-    least: bool
-    measured: Callable[[dict[str, Any]], float]
-
-    def verdict(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Goal, measured value and whether it is reached."""
-        value = self.measured(report)
-        reached = value >= self.bound if self.least else value <= self.bound
-        return {"what": self.what, "goal": self.bound, "measured": value, "reached": reached}
-
-
-def _times(slower: str, faster: str, where: str = "layer") -> Callable[[dict[str, Any]], float]:
-    def ratio(report: dict[str, Any]) -> float:
-        seconds = report[where]["seconds"]
-        return seconds[slower] / seconds[faster]
-
-    return ratio
-
-
-def _largest_error(report: dict[str, Any]) -> float:
-    parts = report["layer"]["parts"].values()
-    return max(part["routes"][name]["error"] for part in parts for name in OURS)
-
-
-LAYER_GOALS = (
-    Goal("layer, whole row: times as fast as svdvals", 3.0, True, _times(SVDVALS, ROW)),
-    Goal("layer, κ alone: times as fast as svdvals", 4.5, True, _times(SVDVALS, ALONE)),
-    Goal("layer, κ alone: times the floor's seconds", 2.0, False, _times(ALONE, FLOOR)),
-    Goal("layer: largest relative error of κ", 1e-6, False, _largest_error),
-)
-MODEL_GOALS = (
-    Goal("model, whole row: times as fast as PEFT", 2.0, True, _times(PEFT, ROW, "model")),
-    Goal("model, κ alone: times the floor's seconds", 2.0, False, _times(ALONE, FLOOR, "model")),
-)
 
 
 def _author(weight: torch.Tensor) -> float:
@@ -192,17 +144,14 @@ def default_model(device: str) -> dict[str, Any]:
         if "layers." in n and hasattr(m, "weight") and m.weight.ndim == 2
     ]
 
-    def calls() -> dict[str, Callable[[], Any]]:
-        each = {
-            name: lambda route=route: [route(w) for w in weights] for name, route in ROUTES.items()
-        }
-        # Anew in each round: the selector keeps what it has computed.
-        each[PEFT] = KappaTuneSelector(model, show_progress=False).get_best_targets
-        each[ROW] = lambda: scan(model, device=device)
-        each[ALONE] = lambda: scan(model, device=device, method="extremes")
-        return each
-
-    rounds = [{name: timed(call)[:2] for name, call in calls().items()} for _ in range(3)]
+    calls: dict[str, Callable[[], Any]] = {
+        name: lambda route=route: [route(w) for w in weights] for name, route in ROUTES.items()
+    }
+    # A new selector each time: it keeps what it has computed.
+    calls[PEFT] = lambda: KappaTuneSelector(model, show_progress=False).get_best_targets()
+    calls[ROW] = lambda: scan(model, device=device)
+    calls[ALONE] = lambda: scan(model, device=device, method="extremes")
+    rounds = [{name: timed(call)[:2] for name, call in calls.items()} for _ in range(3)]
     best = {name: min(one[name] for one in rounds) for name in ROUTES}
     for name, (seconds, _) in best.items():
         say(f"default model, {len(weights)} matrices, {name}: {seconds:.2f} s")
@@ -224,14 +173,8 @@ def commands(soup: str) -> dict[str, float]:
                 *("--no-cache", "--output", "soup.yaml"),
             ],
         }
-        return {
-            name: timed(
-                lambda command=command: subprocess.run(
-                    command, cwd=out, check=True, capture_output=True
-                )
-            )[0]
-            for name, command in wanted.items()
-        }
+        quiet = partial(subprocess.run, cwd=out, check=True, capture_output=True)
+        return {name: timed(partial(quiet, command))[0] for name, command in wanted.items()}
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -246,6 +189,58 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def verdicts(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What our routes shall reach on a layer and, where it was timed, on the default model."""
+    layer, parts = report["layer"]["seconds"], report["layer"]["parts"].values()
+    error = max(part["routes"][name]["error"] for part in parts for name in OURS)
+    # What is measured, the number, its goal, and whether more is better.
+    goals = [
+        ("layer, whole row: times as fast as svdvals", layer[SVDVALS] / layer[ROW], 3.0, True),
+        ("layer, κ alone: times as fast as svdvals", layer[SVDVALS] / layer[ALONE], 4.5, True),
+        ("layer, κ alone: times the floor's seconds", layer[ALONE] / layer[FLOOR], 2.0, False),
+        ("layer: largest relative error of κ", error, 1e-6, False),
+    ]
+    if "model" in report:
+        model = report["model"]["seconds"]
+        goals += [
+            ("model, whole row: times as fast as PEFT", model[PEFT] / model[ROW], 2.0, True),
+            ("model, κ alone: times the floor's seconds", model[ALONE] / model[FLOOR], 2.0, False),
+        ]
+    found = []
+    for what, measured, goal, more in goals:
+        reached = measured >= goal if more else measured <= goal
+        found.append({"what": what, "goal": goal, "measured": measured, "reached": reached})
+    return found
+
+
+def figure(report: dict[str, Any]) -> Figure:
+    """Seconds of each route for the matrices of one layer, stacked by kind, and largest errors."""
+    mix = report["layer"]
+    names = list(mix["seconds"])
+    drawn, (left, right) = new_figure(1, 2, figsize=(10, 3.2), sharey=True, width_ratios=[3, 2])
+    start = [0.0] * len(names)
+    for colour, (module, part) in zip(COLOURS, mix["parts"].items(), strict=False):
+        times = mix["counted"][module]
+        seconds = [times * part["routes"][name]["seconds"] for name in names]
+        rows, cols = part["shape"]
+        left.barh(names, seconds, left=start, color=colour, label=f"{times} × {rows}×{cols}")
+        start = [a + b for a, b in zip(start, seconds, strict=True)]
+    for place, total in enumerate(start):
+        left.text(total, place, f" {total:.3g} s", va="center", fontsize=9)
+    left.set(xlabel="seconds for a layer's seven matrices")
+    left.margins(x=0.12)
+    left.invert_yaxis()
+    left.legend(fontsize=8)
+    errors = [max(part["routes"][n]["error"] for part in mix["parts"].values()) for n in names]
+    right.plot([max(error, 1e-17) for error in errors], range(len(names)), "o", color="black")
+    right.axvline(1e-6, color=COLOURS[1], ls="--", lw=1, label="goal")
+    right.set(xscale="log", xlabel="largest relative error of κ")
+    right.legend(fontsize=8)
+    for axis in (left, right):
+        axis.grid(axis="y", visible=False)
+    return drawn
+
+
 def run(
     out: Path,
     *,
@@ -254,14 +249,9 @@ def run(
     with_model: bool = True,
     soup: str | None = None,
 ) -> dict[str, Any]:
-    """Run the benchmark and write ``bench.json`` and its figure.
+    """Write ``bench.json`` and its figure into ``out``; the options are those of the command line.
 
-    Args:
-        out: folder.
-        device: of every route, ``cpu`` or ``cuda``.
-        divide: makes every dimension of Llama-3-8B's matrices smaller by this factor.
-        with_model: also time the default model's matrices.
-        soup: the ``soup`` command to be timed, None for none.
+    Every dimension of Llama-3-8B's matrices is divided by ``divide``.
     """
     llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
     for route in ROUTES.values():
@@ -273,10 +263,9 @@ def run(
         report["commands"] = commands(soup)
     shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()}
     report["layer"] = layer(shapes, device)
-    goals = LAYER_GOALS + (MODEL_GOALS if with_model else ())
-    report["verdicts"] = [goal.verdict(report) for goal in goals]
+    report["verdicts"] = verdicts(report)
     write_json(out / "bench.json", report)
-    save(figures.layer(report), out, "bench")
+    save(figure(report), out, "bench")
     return report
 
 
@@ -286,16 +275,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.results("bench"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--divide", type=int, default=1, help="shrink every dimension")
-    parser.add_argument("--skip-model", action="store_true", help="leave out the default model")
+    parser.add_argument(
+        "--skip-model", dest="with_model", action="store_false", help="leave out the default model"
+    )
     parser.add_argument("--soup", help="path of soup-cli's `soup`, to be timed as well")
     options = parser.parse_args()
-    report = run(
-        options.out,
-        device=options.device,
-        divide=options.divide,
-        with_model=not options.skip_model,
-        soup=options.soup,
-    )
+    report = run(**vars(options))
     for found in report["verdicts"]:
         word = "reached" if found["reached"] else "missed"
         say(f"{found['what']}: {found['measured']:.3g} (goal {found['goal']:g}, {word})")

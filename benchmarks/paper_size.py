@@ -25,7 +25,7 @@ import hub_files
 import numpy as np
 import tiny_paper
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from benchmarks import synthetic
@@ -54,21 +54,15 @@ SCANS = {"extremes": [], "auto": ["model.layers.0.*", "model.layers.1.*"]}
 
 def write_llama(folder: Path, layers: int) -> None:
     """A sharded bf16 checkpoint of random weights, with tokenizer, in ``folder``."""
-    words = tiny_paper.tokenizer()
     config = LlamaConfig(**sizes.CONFIGS[LLAMA] | {"num_hidden_layers": layers})
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(DEVICE):
-            llm = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
+    with torch.device(DEVICE):
+        llm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     for seed, (name, weight) in enumerate(llm.model.layers.named_parameters()):
         if weight.ndim == 2:
             decay = synthetic.decay_of(name.removesuffix(".weight"))
             weight.data = synthetic.trained_like(*weight.shape, decay, seed, DEVICE)
     llm.save_pretrained(folder, max_shard_size="2GB")
-    words.save_pretrained(folder)
+    tiny_paper.tokenizer().save_pretrained(folder)
 
 
 def write_whisper(folder: Path) -> None:
@@ -151,11 +145,11 @@ def training(profile: Profile, keep: Callable[[dict[str, Any]], None]) -> dict[s
 
 
 def run(
-    out: Path, layers: int, steps: int, arm: str, optimiser: str, parts: Collection[str]
+    out: Path, layers: int, steps: int, arm: str, optimiser: str, parts: Collection[str] | None
 ) -> dict[str, Any]:
     """All of it; the checkpoints made for it stay in ``out``, the runs' results go.
 
-    ``parts`` are of ``scan`` and ``train``; what another call measured of the other stays.
+    ``parts`` are of ``PARTS``, both by default; what another call measured of the other stays.
     """
     os.environ |= {"KAPPA_CORPORA": str(out / "corpora"), "KAPPA_HOME": str(out / "cache")}
     os.environ.setdefault("KAPPA_RESULTS", str(out / "results"))
@@ -186,6 +180,7 @@ def run(
         report[part] = found | {"provenance": provenance.describe(DEVICE)}
         write_json(path, report)
 
+    parts = parts or PARTS
     if "scan" in parts:
         keep("scan", scans(out / "llama"))
     if "train" in parts:
@@ -202,10 +197,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--arm", default="inverse")
     parser.add_argument("--optimiser", default="adamw")
-    parser.add_argument("--only", action="append", choices=PARTS)
-    options = parser.parse_args()
-    parts = options.only or PARTS
-    say(str(run(options.out, options.layers, options.steps, options.arm, options.optimiser, parts)))
+    parser.add_argument("--only", dest="parts", action="append", choices=PARTS)
+    say(str(run(**vars(parser.parse_args()))))
 
 
 if __name__ == "__main__":

@@ -38,13 +38,8 @@ def run(
 ) -> dict[str, Any]:
     """Make the checkpoint, scan it, report; delete it unless ``keep``.
 
-    Args:
-        out: folder for ``scale.json``, the κ table and, meanwhile, the checkpoint.
-        shapes: module path inside a layer → (rows, cols); Llama-3-8B's by default.
-        layers: how many layers.
-        vocabulary: rows of the embedding and of the output layer.
-        method: see :mod:`kappa_lib.spectra.solvers`.
-        keep: leave the checkpoint on the disk.
+    All goes into ``out``. ``shapes`` are module path inside a layer → (rows, cols), Llama-3-8B's
+    by default; ``method`` is one of :mod:`kappa_lib.spectra.solvers`.
 
     Raises:
         SpaceError: no room for the checkpoint.
@@ -103,8 +98,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=LLAMA_3_8B.layers)
     parser.add_argument("--method", default="auto")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint on the disk")
-    options = parser.parse_args()
-    report = run(options.out, layers=options.layers, method=options.method, keep=options.keep)
+    report = run(**vars(parser.parse_args()))
     print(
         f"{report['matrices']} matrices, {report['checkpoint_gb']:.1f} GB: "
         f"{report['seconds'] / 60:.1f} min, peak memory {report['peak_gib']:.2f} GiB"

@@ -26,8 +26,7 @@ _SCALE = 0.02
 def hadamard_mix(matrix: torch.Tensor) -> torch.Tensor:
     """Rows times an orthogonal Walsh-Hadamard matrix, in place; columns in the largest 2ⁿ blocks.
 
-    Args:
-        matrix: (rows, cols) with cols = b·2ⁿ; each of the b blocks is mixed within itself.
+    Of (rows, b·2ⁿ) each of the b blocks of columns is mixed within itself.
     """
     rows, cols = matrix.shape
     block = cols & -cols
@@ -46,12 +45,8 @@ def trained_like(
 ) -> torch.Tensor:
     """A bf16 matrix (rows, cols) with a smoothly falling spectrum.
 
-    Args:
-        rows: output size.
-        cols: input size.
-        decay: natural logarithm of the ratio of the first column scale to the last.
-        seed: of the Gaussian entries and signs, which differ between devices.
-        device: where it is made.
+    ``decay`` is the natural logarithm of the first column scale over the last. The Gaussian
+    entries and signs of one ``seed`` differ between devices.
     """
     k, n = min(rows, cols), max(rows, cols)
     generator = torch.Generator(device).manual_seed(seed)
@@ -72,11 +67,8 @@ def write_checkpoint(
 ) -> Iterator[str]:
     """Write a sharded bf16 checkpoint of random weights, a shard a layer, with its index.
 
-    Args:
-        folder: where to; created.
-        shapes: module path inside a layer → (rows, cols).
-        layers: how many layers.
-        vocabulary: rows of the embedding and of the output layer.
+    ``shapes`` are module path inside a layer → (rows, cols); ``vocabulary`` is the number of rows
+    of the embedding and of the output layer.
 
     Yields:
         The name of each shard once it is written.
@@ -119,5 +111,4 @@ def _ends(vocabulary: int, width: int) -> dict[str, torch.Tensor]:
 
 def kappa_of(weight: torch.Tensor) -> float:
     """κ by a float64 SVD, the benchmark's reference."""
-    s = np.linalg.svd(weight.double().cpu().numpy(), compute_uv=False)
-    return float(s[0] / s[-1])
+    return float(np.linalg.cond(weight.double().cpu().numpy()))
