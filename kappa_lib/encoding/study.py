@@ -122,7 +122,7 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
     walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
     for done, (number, moments) in enumerate(walk, len(layers) - len(missing)):
         study.say("information", done, len(layers))
-        study.rows.get(keys[number], lambda n=number, m=moments: _layer(study, n, m))
+        study.rows.get(keys[number], partial(_layer, study, number, moments))
     found = [row for n in layers for row in study.rows.get(keys[n], list)]
     table = study.chosen.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
 
