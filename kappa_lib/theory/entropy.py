@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import quad
 from scipy.spatial import cKDTree
-from scipy.special import digamma, gammaln
+from scipy.special import digamma, entr, gammaln
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import as_spectrum, checked_matrix, nonzero_spectrum, positive_number
@@ -95,12 +95,7 @@ def quadrature_entropy(density: Callable[[float], float], low: float, high: floa
     mass = quad(density, low, high, limit=200)[0]
     if abs(mass - 1) > 1e-6:
         raise InputError(f"the density integrates to {mass:.6g} over [{low}, {high}]", "widen it")
-
-    def surprise(x: float) -> float:
-        p = density(x)
-        return -p * math.log(p) if p > 0 else 0.0
-
-    return quad(surprise, low, high, limit=200)[0]
+    return quad(lambda x: entr(max(density(x), 0.0)), low, high, limit=200)[0]
 
 
 def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import quad
-from scipy.special import log_ndtr, ndtr
+from scipy.special import entr, log_expit, log_ndtr, ndtr
 from scipy.stats import norm
 
 from kappa_lib.errors import InputError
@@ -51,13 +51,9 @@ def _log_slope_gelu(y: Array) -> Array:
     return np.where(y < 0, below, np.log(ndtr(right) + right * norm.pdf(right)))
 
 
-def _log_sigmoid(y: Array) -> Array:
-    return -np.logaddexp(0.0, -np.asarray(y, dtype=np.float64))
-
-
 def _log_slope_silu(y: Array) -> Array:
     with np.errstate(divide="ignore"):
-        return _log_sigmoid(y) + np.log(np.abs(1 + y * np.exp(_log_sigmoid(-y))))
+        return log_expit(y) + np.log(np.abs(1 + y * np.exp(log_expit(-y))))
 
 
 def _relu(leak: float) -> Activation:
@@ -74,12 +70,12 @@ def _relu(leak: float) -> Activation:
 ACTIVATIONS = {
     "identity": Activation(lambda y: y, np.zeros_like, True),
     "tanh": Activation(np.tanh, _log_slope_tanh, True),
-    "softplus": Activation(lambda y: np.logaddexp(0.0, y), _log_sigmoid, True),
+    "softplus": Activation(lambda y: np.logaddexp(0.0, y), log_expit, True),
     "leaky ReLU": _relu(LEAK),
     "ReLU": _relu(0.0),
     "GELU": Activation(lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
     "SiLU": Activation(
-        lambda y: y * np.exp(_log_sigmoid(y)), _log_slope_silu, False, (-1.2784645428,)
+        lambda y: y * np.exp(log_expit(y)), _log_slope_silu, False, (-1.2784645428,)
     ),
 }
 
@@ -146,8 +142,7 @@ def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | Non
     kernels = (np.exp(-0.5 * ((part - points[:, None]) / noise) ** 2) for part in parts)
     density = np.concatenate([share @ kernel for kernel in kernels])
     density /= noise * math.sqrt(2 * math.pi)
-    surprise = np.where(density > 0, -density * np.log(np.where(density > 0, density, 1.0)), 0.0)
-    return float(surprise.sum() * noise / 12)
+    return float(entr(density).sum() * noise / 12)
 
 
 def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float = 1.0) -> float:
@@ -180,7 +175,6 @@ def information_after_relu(sigma_n: float, mean: float = 0.0) -> float:
 def _rectified_entropy(mean: Array, std: float) -> Array:
     """-P₀ log P₀ - ∫ f log f over y > 0, of max(Z, 0) with Z ~ N(mean, std²)."""
     atom = ndtr(-mean / std)
-    surprise = np.where(atom > 0, -atom * np.log(np.where(atom > 0, atom, 1.0)), 0.0)
     # ∫ z² φ(z) above the threshold a = -mean/std is 1 - Φ(a) + a φ(a).
     second = (1 - atom) - mean / std * norm.pdf(mean / std)
-    return surprise + (1 - atom) * math.log(std * math.sqrt(2 * math.pi)) + second / 2
+    return entr(atom) + (1 - atom) * math.log(std * math.sqrt(2 * math.pi)) + second / 2
