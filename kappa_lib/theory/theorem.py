@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import softmax
+from scipy.stats import ortho_group
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import (
@@ -83,28 +84,21 @@ def am_gm_gap(s: ArrayLike) -> float:
     return max(gap, 0.0)
 
 
-def ascend_log_volume(
-    start: ArrayLike, energy: float, steps: int = 400, rate: float = 0.2
-) -> NDArray[np.float64]:
+def ascend_log_volume(start: ArrayLike, energy: float) -> NDArray[np.float64]:
     """Projected gradient ascent of the log-volume on the simplex Σtᵢ = C, tᵢ = σᵢ².
 
     Knows nothing of eq. (12): the gradient of 1/2 Σ log tᵢ loses its mean, which keeps Σtᵢ, and
-    a step is cut so that no tᵢ shrinks by more than a tenth.
-
-    ``start`` holds positive singular values, (k,), in any order, which are rescaled to the energy
-    first; at a zero the gradient is infinite (InputError). ``rate`` is the step length in units of
-    (C/k)², the inverse curvature at the maximum (over 2).
-
-    Returns:
-        The spectra on the way, (steps + 1, k), each in the order of ``start``.
+    a step is cut so that no tᵢ shrinks by more than a tenth. ``start`` holds positive singular
+    values, (k,), which are rescaled to the energy first; at a zero the gradient is infinite
+    (InputError). Returns the spectra on the way, (401, k), each in the order of ``start``.
     """
     s = as_spectrum(start)
     if s.min() == 0:
         raise InputError("the start has a zero singular value", "start from positive values")
     t = s**2 * (positive_number(energy, "energy") / float(s @ s))
-    step = positive_number(rate, "rate") * (energy / t.size) ** 2
+    step = 0.2 * (energy / t.size) ** 2  # a tenth of the inverse curvature at the maximum
     path = [np.sqrt(t)]
-    for _ in range(steps):
+    for _ in range(400):
         gradient = 0.5 / t
         move = step * (gradient - gradient.mean())
         shrink = float(np.max(-move / t, initial=0.0))
@@ -179,24 +173,19 @@ def mutual_information_band(
         mutual_information(corner_spectrum(kappa, energy, k, high), sigma_x, sigma_n)
         for high in range(1, k)
     ]
-    ratio = (positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")) ** 2
-    best = _levelled_spectrum(kappa, energy, k, _best_smallest(kappa, energy, k, ratio))
-    return min(corners), mutual_information(best, sigma_x, sigma_n)
-
-
-def _best_smallest(kappa: float, energy: float, k: int, ratio: float) -> float:
-    """a = σ_k² of the spectrum with the largest mutual information, ratio = σ_x²/σ_n²."""
-    limit = energy / (1 + kappa**2)
-    if k == 2:
-        return limit
+    ratio = (sigma_x / sigma_n) ** 2
 
     def slope(a: float) -> float:
+        """Of the information over a = σ_k², with one common value between the ends."""
         middle = (energy - a * (1 + kappa**2)) / (k - 2)
         ends = 1 / (1 + ratio * a) + kappa**2 / (1 + ratio * kappa**2 * a)
         return ends - (1 + kappa**2) / (1 + ratio * middle)
 
-    # Positive at 0, negative at the limit and falling between: exactly one root.
-    return float(brentq(slope, 0.0, limit, xtol=1e-15 * limit, rtol=1e-14))
+    smallest = energy / (1 + kappa**2)
+    if k > 2:  # the slope is positive at 0, negative here and falls between: exactly one root
+        smallest = brentq(slope, 0.0, smallest, xtol=1e-15 * smallest, rtol=1e-14)
+    best = _levelled_spectrum(kappa, energy, k, smallest)
+    return min(corners), mutual_information(best, sigma_x, sigma_n)
 
 
 def random_spectrum(kappa: float, energy: float, k: int, rng: np.random.Generator) -> Spectrum:
@@ -243,11 +232,10 @@ def search_band(
     energy: float,
     k: int,
     rng: np.random.Generator,
-    starts: int = 20,
 ) -> tuple[float, float]:
     """Smallest and largest value of a ``quantity`` of descending spectra, by SciPy's L-BFGS-B.
 
-    Knows nothing of corners or levels: from random starts it moves the k - 2 >= 1 inner values
+    Knows nothing of corners or levels: from 20 random starts it moves the k - 2 >= 1 inner values
     freely between the ends. What :func:`log_volume_band` is checked against.
     """
     kappa, energy, k = _checked_case(kappa, energy, k)
@@ -260,7 +248,7 @@ def search_band(
                 method="L-BFGS-B",
                 bounds=[(0, 1)] * (k - 2),
             )
-            for _ in range(starts)
+            for _ in range(20)
         ]
         ends.append(sign * min(float(run.fun) for run in runs))
     return ends[0], ends[1]
@@ -270,9 +258,7 @@ def random_orthogonal(size: int, rng: np.random.Generator) -> NDArray[np.float64
     """Orthogonal matrix (size, size), uniform over the orthogonal group (Mezzadri 2007)."""
     if size < 1:
         raise InputError(f"size {size} of an orthogonal matrix", "give at least 1")
-    q, r = np.linalg.qr(rng.standard_normal((size, size)))
-    # Without the signs, Q depends on the convention of the LAPACK at hand.
-    return q * np.sign(np.diag(r))
+    return ortho_group.rvs(size, random_state=rng)
 
 
 def matrix_with_spectrum(
