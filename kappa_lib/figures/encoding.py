@@ -1,4 +1,7 @@
-"""κ beside what tensors encode: scatters within types, predictors side by side, surgery."""
+"""κ beside what tensors encode: scatters within types, predictors side by side, surgery.
+
+A table of tensors is one of :func:`kappa_lib.evidence.encoding.read`.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,12 +36,9 @@ WORDS = {
 def within_types(
     table: pd.DataFrame, outcomes: Mapping[str, str], found: Mapping[tuple[str, str], Sequence]
 ) -> Figure:
-    """κ against outcomes, a row an outcome and a panel a module type, a point a tensor.
+    """κ against outcomes (column → label), a row each; a panel a module type, a point a tensor.
 
-    Args:
-        table: of :func:`kappa_lib.evidence.encoding.read`.
-        outcomes: column → label.
-        found: (outcome, type) → (ρ, low, high), shown above each panel.
+    ``found`` is (outcome, type) → (ρ, low, high), shown above each panel.
     """
     kinds = types(table)
     figure, axes = new_figure(
@@ -68,16 +68,12 @@ def within_types(
 def predictors(
     associations: pd.DataFrame, outcomes: Mapping[str, str], bands: tuple[float, float]
 ) -> Figure:
-    """ρ of every predictor within types with its interval, a panel an outcome.
+    """ρ of every predictor within types with its interval, a panel an outcome (→ title).
 
-    A measure whose interval lies between the dotted lines is no useful stand-in; one whose
-    interval lies beyond a dashed line, on either side, is. Hollow where the permutation test,
-    corrected by Holm, finds nothing.
-
-    Args:
-        associations: of :func:`kappa_lib.evidence.encoding.associations`.
-        outcomes: outcome → title.
-        bands: |ρ| of the dotted and of the dashed lines.
+    The ``associations`` are of :func:`kappa_lib.evidence.encoding.associations`. A measure whose
+    interval lies between the dotted lines is no useful stand-in; one whose interval lies beyond a
+    dashed line, on either side, is; ``bands`` are |ρ| of the dotted and of the dashed lines.
+    Hollow where the permutation test, corrected by Holm, finds nothing.
     """
     names = list(dict.fromkeys(associations["predictor"]))
     size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4)
@@ -108,9 +104,7 @@ def predictors(
 def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     """κ before and after surgery, and what it cost: σ_k, another direction, noise.
 
-    Args:
-        tensors: of :func:`kappa_lib.evidence.encoding.read`, as in the figures below.
-        costs: of :func:`kappa_lib.evidence.encoding.surgery_table`.
+    ``costs`` are of :func:`kappa_lib.evidence.encoding.surgery_table`.
     """
     figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8))
     dots(left, tensors, tensors["kappa"], tensors["kappa_reversed"])
@@ -168,6 +162,5 @@ def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
         axis.set_yscale("symlog", linthresh=LINEAR)
         axis.set(title=kind, xlabel="layer")
     axes[0][0].set_ylabel(f"change of the loss, nats a token\n{SCALE}", fontsize=9)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", fontsize=8)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure

@@ -52,8 +52,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
 def change_maps(table: pd.DataFrame) -> Figure:
     """What training changed, layer × type: relative Frobenius change above, Δ log κ below.
 
-    Args:
-        table: :attr:`kappa_lib.spectra.compare.Comparison.table`, with a change in it.
+    Of a :attr:`kappa_lib.spectra.compare.Comparison.table`, with a change in it.
     """
     # A change of zero has no logarithm: its cell stays empty.
     change = _by_type_and_layer(table, "relative_change").replace(0, np.nan)
@@ -110,11 +109,7 @@ def against_null(table: pd.DataFrame) -> Figure:
 
 
 def spectra(values: Mapping[str, np.ndarray]) -> Figure:
-    """Singular values relative to the largest over their relative index.
-
-    Args:
-        values: label → spectrum (k,), descending.
-    """
+    """Singular values relative to the largest; ``values`` are label → spectrum (k,), descending."""
     figure, axis = new_figure(figsize=(6.5, 3.8))
     for colour, (label, s) in zip(COLOURS, values.items(), strict=False):
         axis.plot((np.arange(len(s)) + 0.5) / len(s), s / s[0], color=colour, label=label)
@@ -126,8 +121,7 @@ def spectra(values: Mapping[str, np.ndarray]) -> Figure:
 def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     """What selections consist of, by type: tensors on the left, parameters on the right.
 
-    Args:
-        parts: label (beginning with the arm's name) → ``kappa_table.composition``.
+    ``parts`` are label → :func:`kappa_lib.spectra.kappa_table.composition`.
     """
     figure, axes = new_figure(1, 2, figsize=(9.5, 0.55 * len(parts) + 1.4), sharey=True)
     colours = type_colours(next(iter(parts.values())).index)
@@ -169,9 +163,7 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
 def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     """Spearman correlations between measures, over all matrices and within module types.
 
-    Args:
-        overall: :func:`kappa_lib.spectra.kappa_table.rank_correlation`.
-        within: the same with ``within_type=True``.
+    Of :func:`kappa_lib.spectra.kappa_table.rank_correlation`, without and with ``within_type``.
     """
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
     titles = ["over all matrices", "within each module type"]
@@ -191,11 +183,9 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
 
 
 def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
-    """κ after storage relative to κ before, a panel a format, a point a matrix.
+    """κ after storage relative to κ before, a panel a format, a point a matrix of a κ table.
 
-    Args:
-        table: κ table.
-        kappas: :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
+    ``kappas`` are of :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
     """
     reference, *formats = kappas.columns
     size = (2.2 * len(formats) + 1, 3.2)
@@ -213,9 +203,7 @@ def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
 def uncertainty(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     """κ as stored (bar) and κ of draws of what was there before rounding (dots).
 
-    Args:
-        table: κ table.
-        draws: tensor × draw, κ of each draw; one matrix of each type.
+    ``draws`` are tensor × draw, one matrix of each type of a κ table.
     """
     rows = table[table["tensor"].isin(draws.index)].set_index("type").loc[types(table)]
     figure, axis = new_figure(figsize=(7, 3.4))

@@ -39,13 +39,9 @@ COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_error", "kappa_mp", "effect
 def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) -> list[Path]:
     """Write ``kappa.html`` and, where matplotlib is installed, its pictures as PNGs beside it.
 
-    Args:
-        table: κ table, with its metadata in ``attrs``.
-        folder: where they go.
-        changes: what lies between this checkpoint and a second one, for a section of its own.
-
-    Returns:
-        The page, then the pictures; none where matplotlib is missing, which the page says.
+    The κ table has its metadata in ``attrs``; ``changes``, from this checkpoint to a second one,
+    have a section of their own. Returns the page, then the pictures; none where matplotlib is
+    missing, which the page says.
     """
     arms = proposed(table)
     drawable = find_spec("matplotlib") is not None
@@ -128,19 +124,15 @@ def _drawn(
 
 def _picture(path: Path, figure: "Figure", words: str) -> dict[str, str]:
     """Save a figure as PNG; data URLs of it on light and on dark ground, and its words."""
-    pictures = {"light": _png(figure)}
     with replacing(path) as temporary:
-        temporary.write_bytes(pictures["light"])
+        figure.savefig(temporary, dpi=DPI)
     _darken(figure)
-    pictures["dark"] = _png(figure)
-    encoded = {ground: base64.b64encode(data).decode() for ground, data in pictures.items()}
-    return {g: f"data:image/png;base64,{text}" for g, text in encoded.items()} | {"alt": words}
-
-
-def _png(figure: "Figure") -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
-    return stream.getvalue()
+    dark = io.BytesIO()
+    figure.savefig(dark, format="png", dpi=DPI)
+    found = {"alt": words}
+    for ground, data in (("light", path.read_bytes()), ("dark", dark.getvalue())):
+        found[ground] = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return found
 
 
 def _darken(figure: "Figure") -> None:
@@ -193,13 +185,11 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
         counts[arm] = part["tensors"]
         counts[f"{arm}, parameters"] = part["parameters"]
     counts.loc["all"] = counts.sum()
-    written = counts.map("{:,}".format).rename_axis("type").reset_index()
-    pasted = {arm: _pasted(chosen, table) for arm, chosen in arms.items()}
     return {
         "explained": explained_by_type(pool),
         "shape": shape,
-        "counts": written,
-        "pasted": pasted,
+        "counts": counts.map("{:,}".format).rename_axis("type").reset_index(),
+        "pasted": {arm: _pasted(chosen, table) for arm, chosen in arms.items()},
     }
 
 

@@ -81,10 +81,7 @@ def label_ends(
 ) -> None:
     """Write each arm's name beside its curve's end, the names moved apart where they would meet.
 
-    Args:
-        axis: with all its curves.
-        ends: arm → where its curve ends, in data coordinates; NaN has no name.
-        colours: of each arm.
+    ``ends`` are in data coordinates; one of NaN has no name. All curves must have been drawn.
     """
     axis.autoscale_view()  # or the limits would be those of an empty panel still
     names = sorted(
@@ -115,10 +112,8 @@ def label_ends(
         )
 
 
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """Save ``figure`` as ``folder/name.png`` and ``.svg``; return the PNG's path."""
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Save ``figure`` as ``folder/name.png`` and ``.svg``."""
     for suffix in ("svg", "png"):
-        path = folder / f"{name}.{suffix}"
-        with replacing(path) as temporary:
+        with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
-    return path

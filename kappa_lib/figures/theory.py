@@ -42,9 +42,7 @@ def covariance_ellipses(kappas: Sequence[float], samples: Sequence[Array]) -> Fi
 def simplex(paths: Sequence[Array], energy: float) -> Figure:
     """Log-volume over all spectra of three singular values with Σσᵢ² = C, and ascents on it.
 
-    Args:
-        paths: spectra on the way of each ascent, shape (steps + 1, 3).
-        energy: C.
+    A path is the spectra on the way of an ascent, (steps + 1, 3); ``energy`` is C.
     """
     figure, axis = new_figure(figsize=(5.2, 4.2))
     first, second = (part.ravel() for part in np.meshgrid(*[np.linspace(0, 1, 161)] * 2))
@@ -147,8 +145,7 @@ def activations(
 def information_changes(panels: Mapping[str, tuple[Array, Mapping[str, Array]]]) -> Figure:
     """I(Y; φ(Y) + N) - I(Y; Y + N) against the noise, a panel for each kind of input.
 
-    Args:
-        panels: title → (noise standard deviations, name → change in nats).
+    ``panels`` are title → (noise standard deviations, name of φ → change in nats).
     """
     size = (4.6 * len(panels), 3.3)
     figure, axes = new_figure(1, len(panels), figsize=size, sharex=True, squeeze=False)

@@ -1,4 +1,8 @@
-"""Figures of the runs: word error rate, learning and forgetting; pairs of arms; verdicts."""
+"""Figures of the runs: word error rate, learning and forgetting; pairs of arms; verdicts.
+
+A ``table`` is one of :func:`kappa_lib.evidence.tables.results`; a ``note`` is said under the
+figure, for instance that a corpus is missing.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -120,12 +124,9 @@ def wer_over_training(
 ) -> Figure:
     """Word error rate against utterances seen, on a logarithmic axis, a panel a test set.
 
-    Args:
-        table: of :func:`kappa_lib.evidence.tables.results`.
-        human_trained: whether prompts of the voice of ``en_human`` were trained on.
-        note: said under the figure, for instance that a corpus is missing.
-        intervals: of :func:`kappa_lib.evidence.tables.wer_bands`, drawn as whiskers. With several
-            seeds they must cover every evaluation, or else the seeds' spread is drawn.
+    ``human_trained``: prompts of the voice of ``en_human`` were trained on. ``intervals``, of
+    :func:`kappa_lib.evidence.tables.wer_bands`, are drawn as whiskers; with several seeds they
+    must cover every evaluation, or else the seeds' spread is drawn.
     """
     found = [c for c in table if c.startswith("wer_")]
     own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
@@ -159,12 +160,7 @@ def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
 
 
 def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
-    """Rise of the loss and KL from the base model over training, a row a kind of text.
-
-    Args:
-        table: of :func:`kappa_lib.evidence.tables.results`, with ``text_<kind>`` and ``kl_<kind>``.
-        note: said under the figure.
-    """
+    """Rise of the loss and KL from the base model over training, a row a kind of text."""
     kinds = [kind for kind in TEXTS if f"text_{kind}" in table]
     losses = [f"text_{kind}" for kind in kinds]
     start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
@@ -220,13 +216,10 @@ def paired(
 ) -> Figure:
     """A row a pair, a panel an outcome: left of zero the first arm of the pair did better.
 
-    Where the margin would be a hairline, axes are linear up to it and logarithmic beyond.
-
-    Args:
-        found: of :func:`kappa_lib.evidence.arms.outcomes`.
-        summary: of :func:`kappa_lib.evidence.arms.summary`; its intervals are drawn.
-        margins: outcome → smallest difference that matters, shaded; a panel each.
-        note: said under the figure.
+    Dots are of :func:`kappa_lib.evidence.arms.outcomes`, means and intervals of
+    :func:`kappa_lib.evidence.arms.summary`; ``margins`` (outcome → smallest difference that
+    matters) are shaded. Where one would be a hairline, its axis is linear up to it and logarithmic
+    beyond.
     """
     names = list(dict.fromkeys(found["pair"]))
     places = {name: len(names) - i for i, name in enumerate(names)}
@@ -277,11 +270,7 @@ def _logarithmic_beyond(axis: Axes, margin: float, widest: float) -> None:
 
 
 def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Stacked bars, one a group of claims.
-
-    Args:
-        counts: group → verdict → number of claims.
-    """
+    """Stacked bars, one a group of claims: group → verdict → number of claims."""
     figure, axis = new_figure(figsize=(7.5, 0.45 * len(counts) + 1.3))
     bars = pd.DataFrame(counts).T.reindex(columns=list(SHADES)).fillna(0).astype(int)
     left = np.zeros(len(bars))

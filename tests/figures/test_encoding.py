@@ -24,7 +24,8 @@ def test_scatter_has_a_panel_a_type_and_says_its_interval(table, tmp_path):
     assert len(figure.axes) == 2 * 2 + 1
     assert "+0.51 [+0.12, +0.84]" in figure.axes[0].get_title()
     assert [axis.get_yscale() for axis in figure.axes[:4]] == ["linear", "linear", "log", "log"]
-    assert save(figure, tmp_path, "scatter").is_file()
+    save(figure, tmp_path, "scatter")
+    assert (tmp_path / "scatter.png").is_file()
 
 
 def test_every_predictor_has_a_row_in_every_panel():
