@@ -62,7 +62,7 @@ def _curves(
     """
     colours, ends = arm_colours(table["arm"]), {}
     whole = table["utterances"].max()
-    floor = LOWEST if log and scale == 100 else -np.inf
+    floor = LOWEST if scale == 100 else -np.inf
     for place, (arm, colour) in enumerate(colours.items()):
         rows = table[table["arm"] == arm]
         found = rows.groupby(["step", "utterances"])[column].agg(["mean", "min", "max"])
@@ -130,7 +130,7 @@ def wer_over_training(
     """
     found = [c for c in table if c.startswith("wer_")]
     own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
-    titles = {**TITLES, **({"wer_mean": "mean of the test sets"} if own else {}), **own}
+    titles = TITLES | own | ({"wer_mean": "mean of the test sets"} if own else {})
     if human_trained:
         titles["wer_en_human"] = titles["wer_en_human"].splitlines()[0]
     columns = [c for c in titles if c in found]

@@ -135,7 +135,7 @@ def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | Non
     """h(S + N), N ~ N(0, σ_n²), on a grid: S is on the centres (J,) with probability ∝ weights."""
     points = checked_matrix(np.atleast_2d(centres), "centres")[0]
     noise = positive_number(sigma_n, "sigma_n")
-    share = np.full(points.size, 1.0) if weights is None else np.asarray(weights, dtype=np.float64)
+    share = np.ones(points.size) if weights is None else np.asarray(weights, dtype=np.float64)
     share = share / share.sum()
     grid = np.arange(points.min() - 8 * noise, points.max() + 8 * noise, noise / 12)
     parts = np.array_split(grid, max(1, grid.size * points.size // 4_000_000))
