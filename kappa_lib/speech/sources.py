@@ -42,6 +42,8 @@ _SAVED = ("dataset_dict.json", "dataset_info.json")  # of save_to_disk, with par
 _UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, DatasetsError)
 _MEASURED = 200  # recordings whose length stands for all
 
+Rows = Iterator[dict[str, Any]]
+
 
 def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
     """Relative path, bytes and time of change of every file below a folder, through links, too."""
@@ -102,14 +104,12 @@ class HubCorpus:
         local, pinned = _local_folder(corpus), asdict(self)
         return [pinned, listing(local, "*.parquet")] if local else pinned
 
-    def items(
-        self, corpus: str, counts: dict[str, int], seed: int
-    ) -> dict[str, Iterator[dict[str, Any]]]:
+    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """The rows of a part, split after split, each shuffled."""
         splits = {"test": (self.test,), "train": self.train}
         return {part: self._stream(corpus, names, seed) for part, names in splits.items()}
 
-    def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Iterator[dict[str, Any]]:
+    def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Rows:
         for split, place in self._places(corpus, splits).items():
             with models.explained(f"{corpus} ({self.repository})"):
                 rows = datasets.load_dataset(split=split, streaming=True, **place)
@@ -213,9 +213,7 @@ class OwnSpeech:
         """
         return [listing(self._path) + _elsewhere(self._path), self.language, self.text]
 
-    def items(
-        self, corpus: str, counts: dict[str, int], seed: int
-    ) -> dict[str, Iterator[dict[str, Any]]]:
+    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """Rows in an order that ``seed`` shuffles.
 
         Training rows leave out every sentence that was handed out for testing before.
@@ -237,14 +235,14 @@ class OwnSpeech:
         def item(index: int) -> dict[str, Any]:
             return {**rows[index], "id": f"{index:06d}"}
 
-        def test() -> Iterator[dict[str, Any]]:
+        def test() -> Rows:
             for index in order:
                 fits = index in given if given else keys[index] and keys[index] not in tested
                 if fits:
                     tested.add(keys[index])
                     yield item(index)
 
-        def train() -> Iterator[dict[str, Any]]:
+        def train() -> Rows:
             for index in order:
                 if index not in given and keys[index] not in tested:
                     yield item(index)
@@ -260,14 +258,17 @@ class OwnSpeech:
         """
         folder = self._path
         with _readable(folder):
-            parts = _parts(folder)
+            parts, typed = _parts(folder), []
             for name, part in parts.items():
                 if missing := {"audio", self.text} - set(part.column_names):
                     raise InputError(
                         f"{folder}: part {name} has no column {', '.join(sorted(missing))}",
                         f"name the transcripts' column; it has {', '.join(part.column_names)}",
                     )
-            typed = [_typed(part, self.text) for part in parts.values()]
+                kinds = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
+                schema = datasets.Features(part.features | kinds).arrow_schema
+                # ``Dataset.cast`` would write a copy beside the data: into the user's folder.
+                typed.append(datasets.Dataset(part.data.cast(schema)))
             rows = datasets.concatenate_datasets(typed)
         names = [name for name, part in parts.items() for _ in range(len(part))]
         given = {i for i, name in enumerate(names) if name == "test"} if len(parts) > 1 else set()
@@ -318,36 +319,22 @@ def _readable(folder: Path) -> Iterator[None]:
 def _elsewhere(folder: Path) -> list[list[Any]]:
     """As :func:`listing`, the recordings that a folder's metadata names but that are not below."""
     with _readable(folder):
-        named = {
-            path for table in _tables(folder).values() for path in _sounds(table, _read(table))
-        }
+        named = {path for table in _tables(folder).values() for path in _read(table)["audio"]}
     here = Path(os.path.normpath(folder))
     outside = (path for path in map(os.path.normpath, named) if here not in Path(path).parents)
     return [[path, *_state(Path(path))] for path in sorted(outside) if os.path.isfile(path)]
 
 
 def _parts(folder: Path) -> dict[str, datasets.Dataset]:
-    if (folder / _SAVED[0]).is_file():
-        return datasets.load_from_disk(str(folder))
-    if (folder / _SAVED[1]).is_file():
-        return {"train": datasets.load_from_disk(str(folder))}
+    if any((folder / name).is_file() for name in _SAVED):
+        saved = datasets.load_from_disk(str(folder))
+        return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     if found := _tables(folder):
-        return {part: _sound_files(table) for part, table in found.items()}
+        return {part: _read(table) for part, table in found.items()}
     if any(folder.rglob("*.parquet")):
         cache = str(paths.cache() / "datasets")
         return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
     raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
-
-
-def _typed(part: datasets.Dataset, text: str) -> datasets.Dataset:
-    """A part with undecoded audio and its transcripts as strings.
-
-    ``Dataset.cast`` would write a copy beside the data: into the user's folder, if it may.
-    """
-    typed = {"audio": datasets.Audio(decode=False), text: datasets.Value("string")}
-    features = datasets.Features(part.features | typed)
-    table = part.data.cast(features.arrow_schema)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
 def _tables(folder: Path) -> dict[str, Path]:
@@ -370,28 +357,16 @@ def _tables(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _sound_files(table: Path) -> datasets.Dataset:
-    """The rows of a metadata table; its ``file_name`` is relative to the table's folder.
+def _read(table: Path) -> datasets.Dataset:
+    """The rows of a metadata table, texts all; ``audio`` is the path of the recording.
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    frame = _read(table)
-    sounds = [{"bytes": None, "path": path} for path in _sounds(table, frame)]
-    features = datasets.Features({str(name): datasets.Value("string") for name in frame})
-    features["audio"] = datasets.Audio(decode=False)
-    columns = {str(name): frame[name].tolist() for name in frame}
-    return datasets.Dataset(
-        pa.Table.from_pydict({**columns, "audio": sounds}, schema=features.arrow_schema)
-    )
-
-
-def _read(table: Path) -> pd.DataFrame:
     frame = _TABLES[table.name](table)
     if frame.empty or "file_name" not in frame:
         raise ValueError(f"{table} has no rows with a file_name")
     # As objects: a column of pandas' own strings would take None for NaN.
-    return frame.astype(str).astype(object).where(frame.notna(), None)
-
-
-def _sounds(table: Path, frame: pd.DataFrame) -> list[str]:
-    return [str(table.parent / str(name)) for name in frame["file_name"]]
+    frame = frame.astype(str).astype(object).where(frame.notna(), None)
+    columns = {str(name): frame[name].tolist() for name in frame}
+    sounds = [str(table.parent / str(name)) for name in columns["file_name"]]
+    return datasets.Dataset.from_dict({**columns, "audio": sounds})
