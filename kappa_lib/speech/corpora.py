@@ -9,7 +9,7 @@ is made from it once and kept as a typed Arrow dataset in the cache.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -166,12 +166,8 @@ def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
     return Split(corpus, seed, utterances(rest[:train]), utterances(chosen.values()))
 
 
-def build(
-    corpus: str, train: int, test: int, seed: int, tell: Callable[[str], None] = say
-) -> datasets.DatasetDict:
+def build(corpus: str, train: int, test: int, seed: int) -> datasets.DatasetDict:
     """The rows of a :func:`split` with their audio, from the cache where they were made before.
-
-    ``tell`` is told what is being made.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
@@ -189,7 +185,7 @@ def build(
     key = files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
     folder = paths.cache() / "speech" / key
     if not folder.is_dir():
-        tell(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
+        say(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
         files.require_space(folder, (len(drawn.train) + len(drawn.test)) * _BYTES)
         with audio.making(folder) as temporary:
             for part in audio.PARTS:

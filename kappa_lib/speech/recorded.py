@@ -5,7 +5,7 @@ Audio stays encoded until soundfile decodes it; what is kept is a typed row with
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,14 @@ _BYTES = 300_000  # FLAC of a mean utterance, rounded up
 
 
 def build(
-    corpus: str,
-    source: Source,
-    train: int,
-    test: int,
-    seed: int,
-    tell: Callable[[str], None] = say,
+    corpus: str, source: Source, train: int, test: int, seed: int
 ) -> tuple[datasets.DatasetDict, dict[str, dict[str, int]]]:
     """Rows of a source, read once and kept; a second call reads what the first one kept.
 
     Rows are taken in an order that ``seed`` shuffles, so that few rows already have many speakers.
     Rows that are unreadable, silent, without a transcript, too short, sampled below 8 kHz, or
-    longer than the encoder's 30 s are left out and counted; a part that ends before enough rows
-    are found gives what it has. ``tell`` is told of all that.
+    longer than the encoder's 30 s are left out, counted and reported; a part that ends before
+    enough rows are found gives what it has.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``, an empty part absent; and part →
@@ -58,20 +53,13 @@ def build(
     folder = paths.cache() / "speech" / f"{corpus}-{key}"
     if not folder.is_dir():
         files.require_space(folder, (train + test) * _BYTES)
-        tell(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
-        _make(corpus, source, {"test": test, "train": train}, seed, folder, tell)
+        say(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
+        _make(corpus, source, {"test": test, "train": train}, seed, folder)
     needed = [part for part, count in (("train", train), ("test", test)) if count]
     return audio.load_parts(folder, needed), files.read_json(folder / "left_out.json")
 
 
-def _make(
-    corpus: str,
-    source: Source,
-    counts: dict[str, int],
-    seed: int,
-    folder: Path,
-    tell: Callable[[str], None],
-) -> None:
+def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder: Path) -> None:
     items, examples = source.items(corpus, counts, seed), []
     left_out: dict[str, Counter[str]] = {part: Counter() for part in audio.PARTS}
 
@@ -98,15 +86,15 @@ def _make(
                 "check the recordings and the transcripts",
             )
     for example in examples:
-        tell(f"speech {corpus}: left out: {example}")
+        say(f"speech {corpus}: left out: {example}")
     for part, count in counts.items():
         for reason, rows in left_out[part].items():
-            tell(f"speech {corpus}: {counted(rows, f'{part} row')} left out: {reason}")
+            say(f"speech {corpus}: {counted(rows, f'{part} row')} left out: {reason}")
         if found.get(part, 0) < count:
             asked = counted(count, f"{part} row")
-            tell(f"speech {corpus}: {asked} asked for, {found[part]} usable")
+            say(f"speech {corpus}: {asked} asked for, {found[part]} usable")
     if total := sum(reasons.total() for reasons in left_out.values()):
-        tell(f"speech {corpus}: {counted(total, 'row')} left out")
+        say(f"speech {corpus}: {counted(total, 'row')} left out")
 
 
 def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[str, Any]:

@@ -30,9 +30,17 @@ def cache(tmp_path, monkeypatch):
 ALL = 100  # more than any folder here has
 
 
-def build(folder, test, seed=0, train=ALL, tell=lambda _: None, text="text"):
+@pytest.fixture
+def said(monkeypatch):
+    """What is reported on the way."""
+    lines = []
+    monkeypatch.setattr(recorded, "say", lines.append)
+    return lines
+
+
+def build(folder, test, seed=0, train=ALL, text="text"):
     source = OwnSpeech(str(folder), "en", text)
-    return recorded.build(folder.name, source, train, test, seed, tell)[0]
+    return recorded.build(folder.name, source, train, test, seed)[0]
 
 
 def sound_folder(folder, texts, rate: int = 22_050, channels: int = 2):
@@ -72,7 +80,7 @@ def test_the_counts_hold_and_the_seed_chooses(tmp_path):
     assert build(folder, 3, seed=1, train=4)["test"]["id"][:] != parts["test"]["id"][:]
 
 
-def test_bad_rows_are_left_out_counted_and_named(tmp_path):
+def test_bad_rows_are_left_out_counted_and_named(tmp_path, said):
     folder = sound_folder(tmp_path / "mine", ["", *WORDS[1:], "ten", "eleven", "twelve"])
     soundfile.write(folder / "3.wav", np.zeros(800), 16_000)
     (folder / "4.wav").write_bytes(b"noise")
@@ -81,12 +89,11 @@ def test_bad_rows_are_left_out_counted_and_named(tmp_path):
     for name, samples, rate in (("10", loud, 16_000), ("11", loud[:800], 16_000)):
         soundfile.write(folder / f"{name}.wav", samples, rate)
     soundfile.write(folder / "12.wav", loud[:8_000], 4_000)
-    lines = []
-    parts = build(folder, 1, seed=1, tell=lines.append)
+    parts = build(folder, 1, seed=1)
     kept = {text for part in parts.values() for text in part["text"]}
     assert kept == set(WORDS) - {"zero", "three", "four", "five"}
-    assert lines[-1] == "speech mine: 7 rows left out"
-    assert any("mine-000003: silent" in line and "(3.wav)" in line for line in lines)
+    assert said[-1] == "speech mine: 7 rows left out"
+    assert any("mine-000003: silent" in line and "(3.wav)" in line for line in said)
     _, found = recorded.build("mine", OwnSpeech(str(folder), "en", "text"), ALL, 1, 1)
     assert Counter(found["train"]) + Counter(found["test"]) == {
         "empty transcript": 1,
@@ -112,22 +119,22 @@ def test_headerless_and_endless_recordings_are_left_out_as_unreadable(tmp_path):
     assert Counter(left_out["train"]) + Counter(left_out["test"]) == {"not readable": 2}
 
 
-def test_what_is_too_long_is_left_out_unread(tmp_path, monkeypatch):
+def test_what_is_too_long_is_left_out_unread(tmp_path, monkeypatch, said):
     folder = sound_folder(tmp_path / "mine", WORDS)
     soundfile.write(folder / "3.wav", np.full(60 * 8_000, 0.5), 8_000)
     # As long as the encoder hears, and longer by less than a sample at 16 kHz.
     soundfile.write(folder / "4.wav", np.full(30 * 48_000 + 1, 0.5), 48_000)
-    lines, seen, read = [], [], soundfile.read
+    seen, read = [], soundfile.read
 
     def reading(source, **how):
         seen.append(Path(source).name)
         return read(source, **how)
 
     monkeypatch.setattr(soundfile, "read", reading)
-    parts = build(folder, 1, tell=lines.append)
+    parts = build(folder, 1)
     kept = {text for part in parts.values() for text in part["text"]}
     assert kept == set(WORDS) - {"three"}
-    assert any("longer than 30 s, it lasts 60.0 s (3.wav)" in line for line in lines)
+    assert any("longer than 30 s, it lasts 60.0 s (3.wav)" in line for line in said)
     assert sorted(seen) == sorted(f"{number}.wav" for number in range(10) if number != 3)
 
 
@@ -261,14 +268,14 @@ def test_columns_of_other_types_are_refused(tmp_path, columns):
         build(tmp_path / "mine", 1)
 
 
-def test_a_changed_folder_is_read_again(tmp_path):
+def test_a_changed_folder_is_read_again(tmp_path, said):
     folder = sound_folder(tmp_path / "mine", WORDS)
     first = build(folder, 1)
-    lines = []
-    build(folder, 1, tell=lines.append)
-    assert lines == []
+    said.clear()
+    build(folder, 1)
+    assert said == []
     (folder / "9.wav").unlink()
-    second = build(folder, 1, tell=lines.append)
+    second = build(folder, 1)
     assert sum(map(len, second.values())) == sum(map(len, first.values())) - 1
 
 

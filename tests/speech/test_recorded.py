@@ -11,8 +11,16 @@ from kappa_lib.speech import audio, recorded
 from kappa_lib.speech.sources import SOURCES
 
 
-def build(corpus, train, test, seed, tell=lambda _: None):
-    return recorded.build(corpus, SOURCES[corpus], train, test, seed, tell)[0]
+def build(corpus, train, test, seed):
+    return recorded.build(corpus, SOURCES[corpus], train, test, seed)[0]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What is reported on the way."""
+    lines = []
+    monkeypatch.setattr(recorded, "say", lines.append)
+    return lines
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def test_flac_survives_to_the_last_bit(corpora):
     np.testing.assert_array_equal(audio.decode(row), before)
 
 
-def test_unusable_rows_are_left_out_counted_and_reported(corpora):
+def test_unusable_rows_are_left_out_counted_and_reported(corpora, said):
     make = hub_files.librispeech_row
     silent = {"bytes": audio.encode(np.zeros(16_000, np.float32)), "path": "silent.flac"}
     bad = [
@@ -73,8 +81,7 @@ def test_unusable_rows_are_left_out_counted_and_reported(corpora):
     good = [make(number) for number in range(7, 10)]
     hub_files.write_librispeech(corpora, "train.clean.100", [*bad, *good])
     hub_files.write_librispeech(corpora, "test.clean", good)
-    lines = []
-    built = build("librispeech", 10, 2, 0, lines.append)
+    built = build("librispeech", 10, 2, 0)
     assert sorted(built["train"]["id"]) == sorted(f"librispeech-{row['id']}" for row in good)
     expected = {
         "no audio": 2,
@@ -87,8 +94,8 @@ def test_unusable_rows_are_left_out_counted_and_reported(corpora):
     assert left_out == {"train": expected, "test": {}}
     for reason, count in expected.items():
         rows = "train row" if count == 1 else "train rows"
-        assert f"speech librispeech: {count} {rows} left out: {reason}" in lines
-    assert "speech librispeech: 10 train rows asked for, 3 usable" in lines
+        assert f"speech librispeech: {count} {rows} left out: {reason}" in said
+    assert "speech librispeech: 10 train rows asked for, 3 usable" in said
 
 
 def test_the_second_part_of_the_training_data_follows_the_first(corpora):
@@ -111,16 +118,15 @@ def test_order_depends_on_the_seed_and_more_rows_only_add(corpora):
     assert ids(5, 0) != ids(5, 1)
 
 
-def test_the_second_call_reads_what_the_first_kept_until_a_file_changes(corpora):
+def test_the_second_call_reads_what_the_first_kept_until_a_file_changes(corpora, said):
     hub_files.write_both(corpora, train=4, test=2)
-    lines = []
-    first = build("mls_german", 4, 2, 0, lines.append)
-    count = len(lines)
-    again = build("mls_german", 4, 2, 0, lines.append)
+    first = build("mls_german", 4, 2, 0)
+    count = len(said)
+    again = build("mls_german", 4, 2, 0)
     assert again["train"]["id"][:] == first["train"]["id"][:]
-    assert len(lines) == count
+    assert len(said) == count
     hub_files.write_mls(corpora, "test", [hub_files.mls_row(n) for n in (50, 51)])
-    changed = build("mls_german", 4, 2, 0, lines.append)
+    changed = build("mls_german", 4, 2, 0)
     assert sorted(changed["test"]["id"]) != sorted(first["test"]["id"])
 
 
