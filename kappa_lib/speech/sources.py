@@ -76,12 +76,9 @@ class HubCorpus:
     Those are looked for in ``$KAPPA_CORPORA/<corpus>`` where that is set.
 
     Attributes:
-        repository, revision: of the hub's copy.
-        config: its configuration, also the folder of its files.
+        repository, revision, config: of the hub's copy; its files are in a folder ``config``.
         train: splits that are trained on, one after the other.
         test: split that is tested on.
-        text: column of the transcript.
-        language: of all rows.
     """
 
     repository: str
@@ -105,7 +102,7 @@ class HubCorpus:
         return [pinned, listing(local, "*.parquet")] if local else pinned
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
-        """The rows of a part, split after split, each shuffled."""
+        """A part's splits one after the other, each shuffled."""
         splits = {"test": (self.test,), "train": self.train}
         return {part: self._stream(corpus, names, seed) for part, names in splits.items()}
 
@@ -180,19 +177,14 @@ def _local_folder(corpus: str) -> Path | None:
 class OwnSpeech:
     """A folder of recordings, split by sentence.
 
-    The folder may hold sound files beside a ``metadata.csv``, ``.jsonl`` or ``.parquet``
-    (with ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one
-    for each part; or Parquet files, or what ``save_to_disk`` wrote, both with an ``audio``
-    column. All need a column with the transcript; one called ``speaker`` or ``speaker_id`` is
-    kept. Any sampling rate from 8 kHz and any number of channels is taken.
+    The folder (absolute, or starting with ``~``) may hold sound files beside a ``metadata.csv``,
+    ``.jsonl`` or ``.parquet`` (with ``file_name``, the convention of ``datasets``' AudioFolder),
+    in the folder itself or one for each part; or Parquet files, or what ``save_to_disk`` wrote,
+    both with an ``audio`` column. A column called ``speaker`` or ``speaker_id`` is kept. Any
+    sampling rate from 8 kHz and any number of channels is taken.
 
     A part called ``test`` is what is tested on, where there is one; else sentences are drawn.
     In both cases no sentence of the test set is trained on.
-
-    Attributes:
-        folder: absolute, or starting with ``~``.
-        language: ``en``, ``de``, …, the same for all rows.
-        text: name of the transcript's column.
     """
 
     folder: str
@@ -206,17 +198,11 @@ class OwnSpeech:
         return str(self._path)
 
     def origin(self, corpus: str) -> Any:
-        """Every file of the folder or named by its metadata, and how it is read.
-
-        Raises:
-            InputError: see :meth:`rows`.
-        """
+        """Every file of the folder or its metadata, and how it is read; errors of :meth:`rows`."""
         return [listing(self._path) + _elsewhere(self._path), self.language, self.text]
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
-        """Rows in an order that ``seed`` shuffles.
-
-        Training rows leave out every sentence that was handed out for testing before.
+        """Training rows leave out every sentence that was handed out for testing before.
 
         Raises:
             InputError: see :meth:`rows`; or all sentences are asked for as a test set.
