@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
 from kappa_lib import distributed, paths
@@ -82,13 +82,37 @@ class CTranslate2Encoder:
 class TransformersEncoder:
     """Whisper's encoder from a Hugging Face folder or model hub id, in fp32.
 
+    The decoder, the larger part of a checkpoint, is never read.
+
     Raises:
         AssetError: the weights can't be had, or are not those of a Whisper model.
     """
 
     def __init__(self, source: Path | str, device: str = "cpu") -> None:
-        self._encoder = _whisper_encoder(source).to(device)
-        self.bands = self._encoder.config.num_mel_bins
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        class EncoderOnly(WhisperEncoder):
+            _keys_to_ignore_on_load_unexpected = ("decoder", "proj_out")
+
+        transformers_logging.disable_progress_bar()
+        folder = paths.expanded(source)
+        folder = folder if folder.is_dir() else models.snapshot(str(source))
+        with models.explained(source):
+            encoder, found = EncoderOnly.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                key_mapping={r"^(model\.)?encoder\.": ""},
+                output_loading_info=True,
+            )
+        if found["missing_keys"]:
+            # transformers would go on with random numbers in their place.
+            raise AssetError(
+                f"{source}: {counted(len(found['missing_keys']), 'tensor')} of a Whisper encoder"
+                f" missing, {sorted(found['missing_keys'])[0]} among them",
+                "name a Whisper model",
+            )
+        self._encoder = encoder.eval().requires_grad_(False).to(device)
+        self.bands = encoder.config.num_mel_bins
 
     @torch.inference_mode()
     def __call__(self, audio: np.ndarray) -> np.ndarray:
@@ -102,33 +126,6 @@ class TransformersEncoder:
         for layer in model.layers:
             hidden = layer(hidden, None)
         return model.layer_norm(hidden)[0].float().cpu().numpy()
-
-
-def _whisper_encoder(source: Path | str) -> PreTrainedModel:
-    """The encoder alone: the decoder, the larger part of a checkpoint, is never read."""
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    class EncoderOnly(WhisperEncoder):
-        _keys_to_ignore_on_load_unexpected = ("decoder", "proj_out")
-
-    transformers_logging.disable_progress_bar()
-    folder = paths.expanded(source)
-    folder = folder if folder.is_dir() else models.snapshot(str(source))
-    with models.explained(source):
-        encoder, found = EncoderOnly.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            key_mapping={r"^(model\.)?encoder\.": ""},
-            output_loading_info=True,
-        )
-    if found["missing_keys"]:
-        # transformers would go on with random numbers in their place.
-        raise AssetError(
-            f"{source}: {counted(len(found['missing_keys']), 'tensor')} of a Whisper encoder"
-            f" missing, {sorted(found['missing_keys'])[0]} among them",
-            "name a Whisper model",
-        )
-    return encoder.eval().requires_grad_(False)
 
 
 Encoder = CTranslate2Encoder | TransformersEncoder
