@@ -27,10 +27,10 @@ from kappa_lib.speech.synthesis import Voice
 from kappa_lib.text import carried
 from kappa_lib.weights import assets
 
-CORPORA = ("de", "en", "en_human", "de_open", "en_open")
-TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
-# Keeps the draws of the corpora apart.
+# Each with a number that keeps its draws apart from the others'.
 _SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
+CORPORA = tuple(_SOURCES)
+TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
 _BYTES = 100_000  # FLAC of an utterance of 3 s is below this
 _FORMAT = 2  # raise when the same split would give other audio
 _FEWER = "ask for fewer: in a profile, under train_utterances and test_utterances"
@@ -85,10 +85,6 @@ class Split:
     def hash(self) -> str:
         """SHA-256 over every utterance, its text, speaker and part."""
         return files.fingerprint(asdict(self))
-
-    def save(self, path: Path) -> None:
-        """Write the split and its hash as JSON."""
-        files.write_json(path, {"hash": self.hash, **asdict(self)})
 
 
 def sentence_key(text: str) -> str:
@@ -190,7 +186,8 @@ def build(corpus: str, train: int, test: int, seed: int) -> datasets.DatasetDict
         with audio.making(folder) as temporary:
             for part in audio.PARTS:
                 audio.write_part(temporary, part, _rows(drawn, part))
-            drawn.save(temporary / "split.json")
+            split_file = {"hash": drawn.hash, **asdict(drawn)}
+            files.write_json(temporary / "split.json", split_file)
     parts = audio.load_parts(folder)
     for part in audio.PARTS:
         if (found := len(parts.get(part, ()))) != (expected := len(getattr(drawn, part))):
