@@ -230,7 +230,7 @@ class OwnSpeech:
 
         def train() -> Rows:
             for index in order:
-                if index not in given and keys[index] not in tested:
+                if keys[index] not in tested:
                     yield item(index)
 
         return {"test": test(), "train": train()}
