@@ -99,10 +99,7 @@ def _source(item: dict[str, Any]) -> io.BytesIO | str | None:
 
 
 def decode(item: dict[str, Any]) -> np.ndarray:
-    """The samples of one row, checked.
-
-    Returns:
-        float32 ``(n,)`` at 16 kHz.
+    """The samples of one row, float32 ``(n,)`` at 16 kHz, checked.
 
     Raises:
         UnusableRow: corrupt, silent, not 16 kHz, or with an empty transcript; names the row.

@@ -34,13 +34,7 @@ def normaliser(language: str) -> str:
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], language: str) -> float:
     """(substitutions + deletions + insertions) / reference words, over the whole test set.
 
-    Args:
-        references: what was said, an utterance each.
-        hypotheses: what was understood, in the same order.
-        language: its code; decides the normaliser.
-
-    Returns:
-        A fraction; above 1 when the hypotheses are longer than what was said.
+    A fraction; above 1 when the hypotheses are longer than what was said.
 
     Raises:
         InputError: no utterance, or a reference that is empty after normalisation.
