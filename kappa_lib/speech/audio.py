@@ -181,15 +181,10 @@ def load_parts(folder: Path, needed: Iterable[str] = ()) -> DatasetDict:
     try:
         found = {p: f for p, f in paths.items() if p in needed or f.is_file()}
         for path in found.values():
-            _require_end(path)
+            with path.open("rb") as file:
+                file.seek(-len(END), os.SEEK_END)
+                if file.read() != END:  # Arrow takes one cut between batches for shorter
+                    raise OSError(f"{path} is not complete")
         return DatasetDict({part: Dataset.from_file(str(path)) for part, path in found.items()})
     except (pa.ArrowException, OSError) as error:
         raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error
-
-
-def _require_end(path: Path) -> None:
-    """OSError for a stream without its end: Arrow takes one cut between batches for shorter."""
-    with path.open("rb") as file:
-        file.seek(-len(END), os.SEEK_END)
-        if file.read() != END:
-            raise OSError(f"{path} is not complete")
