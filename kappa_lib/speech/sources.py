@@ -180,16 +180,17 @@ class OwnSpeech:
     The folder (absolute, or starting with ``~``) may hold sound files beside a ``metadata.csv``,
     ``.jsonl`` or ``.parquet`` (with ``file_name``, the convention of ``datasets``' AudioFolder),
     in the folder itself or one for each part; or Parquet files, or what ``save_to_disk`` wrote,
-    both with an ``audio`` column. A column called ``speaker`` or ``speaker_id`` is kept. Any
-    sampling rate from 8 kHz and any number of channels is taken.
+    both with an ``audio`` column. All need a column of transcripts, in one language; one called
+    ``speaker`` or ``speaker_id`` is kept. Any sampling rate from 8 kHz and any number of
+    channels is taken.
 
     A part called ``test`` is what is tested on, where there is one; else sentences are drawn.
     In both cases no sentence of the test set is trained on.
     """
 
     folder: str
-    language: str
-    text: str
+    language: str  # its code, for instance en or de
+    text: str  # name of the transcripts' column
 
     lower_case = False
 
@@ -305,7 +306,7 @@ def _readable(folder: Path) -> Iterator[None]:
 def _elsewhere(folder: Path) -> list[list[Any]]:
     """As :func:`listing`, the recordings that a folder's metadata names but that are not below."""
     with _readable(folder):
-        named = {path for table in _tables(folder).values() for path in _read(table)["audio"]}
+        named = {path for table in _tables(folder).values() for path in _read(table)["audio"][:]}
     here = Path(os.path.normpath(folder))
     outside = (path for path in map(os.path.normpath, named) if here not in Path(path).parents)
     return [[path, *_state(Path(path))] for path in sorted(outside) if os.path.isfile(path)]
