@@ -26,7 +26,7 @@ from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference, no
 from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
-from kappa_lib.progress import Stages
+from kappa_lib.progress import track
 from kappa_lib.spectra.scan import scan
 
 # Raise when a change here or in the measures alters any number.
@@ -59,14 +59,11 @@ class Rows:
 class Study:
     """A model's tensors, the windows they are measured on, and the rows that are finished.
 
-    ``out`` is the folder of the results and of ``rows.jsonl``, from which a killed run goes on;
-    ``progress`` is told (stage, done, total).
+    ``out`` is the folder of the results and of ``rows.jsonl``, from which a killed run goes on.
     """
 
-    def __init__(
-        self, settings: Settings, out: Path, progress: Callable[[str, int, int], None] | None = None
-    ) -> None:
-        self.settings, self.out, self.say = settings, out, progress or (lambda *_: None)
+    def __init__(self, settings: Settings, out: Path) -> None:
+        self.settings, self.out = settings, out
         self.llm, self.cases = cases.load(settings)
         self.weights = dict(self.llm.named_parameters())
         self.table = predictors.table_of(self.llm)
@@ -120,8 +117,7 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
     keys = {n: study.key("tensors", n, types, read) for n in layers}
     missing = [n for n in layers if keys[n] not in study.rows]
     walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
-    for done, (number, moments) in enumerate(walk, len(layers) - len(missing)):
-        study.say("information", done, len(layers))
+    for number, moments in track(walk, "information", len(missing)):
         study.rows.get(keys[number], partial(_layer, study, number, moments))
     found = [row for n in layers for row in study.rows.get(keys[n], list)]
     table = study.chosen.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
@@ -181,8 +177,7 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
         bases = enumerate(reference.loss.tolist())
         return [row | {"window": n, "base": b} for row, (n, b) in zip(rows, bases, strict=True)]
 
-    for done, (scope, change) in enumerate(order):
-        study.say("surgery", done, len(order))
+    for scope, change in track(order, "surgery"):
         key = study.key("surgery", list(scopes[scope]), change, windows)
         rows = study.rows.get(key, partial(measure, scope, change))
         found += [{"scope": scope, "change": change, **row} for row in rows]
@@ -207,8 +202,7 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
         return rows
 
     for number, windows in enumerate(study.cases.blocks):
-        for done, (row, part) in enumerate(order):
-            study.say(f"damage, block {number}", done, len(order))
+        for row, part in track(order, f"damage, block {number}"):
             key = study.key("damage", row.tensor, part, windows)
             rows = study.rows.get(key, partial(measure, row, part, windows))
             found += [{"tensor": row.tensor, "block": number, **each} for each in rows]
@@ -224,8 +218,7 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
         cost = noise_cost(study.reference(windows), name, draws=draws, seed=seed)
         return [{"tensor": name, **cost}]
 
-    for done, name in enumerate(study.chosen["tensor"]):
-        study.say("noise on a tensor", done, len(study.chosen))
+    for name in track(study.chosen["tensor"], "noise on a tensor"):
         key = study.key("noise", name, draws, windows)
         found += study.rows.get(key, partial(measure, name))
     yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
@@ -259,7 +252,7 @@ def main() -> None:
     out, parts = options.pop("out"), options.pop("only")
     for name in ("layers", "types"):
         options[name] = tuple(options[name]) if options[name] else None
-    Study(Settings(**options), out, Stages()).run(parts)
+    Study(Settings(**options), out).run(parts)
 
 
 if __name__ == "__main__":

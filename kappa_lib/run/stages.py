@@ -7,7 +7,6 @@ from kappa_lib.encoding import study
 from kappa_lib.evidence import tables
 from kappa_lib.files import write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Stages
 from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
@@ -31,8 +30,7 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
         path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
         with distributed.main_process_first():
             if not path.is_file():
-                settings = study.Settings(model=profile.model)
-                study.Study(settings, path.parent, Stages()).run(["tensors"])
+                study.Study(study.Settings(model=profile.model), path.parent).run(["tensors"])
         table = kappa_table.read(profile.folder)
     arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if data else TextExperiment(profile), arms

@@ -122,7 +122,8 @@ def compare(
         try:
             rows[number] = list(_changes(pair, common[number], device, rounded))
         except KappaError as problem:
-            failures[number] = info.name, (f"{info.name}: {problem.what}", problem.remedy)
+            what = problem.what.removeprefix(f"{info.name}: ")  # what cannot be read is named
+            failures[number] = info.name, (f"{info.name}: {what}", problem.remedy)
         done += len(matrix_names(info))
     say(total, total, "")
     found = Comparison(

@@ -20,7 +20,7 @@ import soxr
 from kappa_lib.errors import InputError, KappaError, UnreachableError
 from kappa_lib.paths import ROOT
 from kappa_lib.speech.audio import RATE, trim
-from kappa_lib.speech.speaking_worker import HEADER, UNKNOWN_VOICE
+from kappa_lib.speech.speaking_worker import CRASHED, HEADER, UNKNOWN_VOICE
 from kappa_lib.weights import assets
 
 _WORDS = {
@@ -56,6 +56,7 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
 PICO_SPEAKERS: dict[str, tuple[str, ...]] = {"de": ("de-DE",), "en": ("en-US", "en-GB")}
 # engine -> rates and pitches: words per minute and 0 to 99 (50 is the speaker's own); per cent
 RANGES = {"espeak": ((150, 190), (40, 60)), "pico": ((90, 120), (75, 130))}
+_AGAIN = "call again; if it was the system that did it, free some memory first"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
     Raises:
         UnreachableError: the library cannot be fetched, loaded or run.
         InputError: unknown language, or a text with nothing to say.
-        KappaError: it was killed.
+        KappaError: it crashed or was killed.
     """
     utterances = list(utterances)
     name = utterances[0][1].engine
@@ -150,6 +151,8 @@ def _ask(worker: subprocess.Popen, text: str, voice: Voice) -> tuple[np.ndarray,
             f"voice {voice.name!r}: unknown to its synthesiser",
             "use one of the languages de and en",
         )
+    if rate == -CRASHED:
+        raise KappaError(f"{text!r}: the speech synthesiser crashed or was killed at it", _AGAIN)
     samples = np.frombuffer(worker.stdout.read(size), dtype="<i2")
     if rate < 0 or not samples.any():
         raise InputError(f"{text!r}: {voice.name} says nothing", "give a text with words in it")
@@ -162,10 +165,7 @@ def _dead(worker: subprocess.Popen) -> KappaError:
     with suppress(BrokenPipeError):  # of what it never read
         worker.stdin.close()
     if (status := worker.wait()) < 0:
-        return KappaError(
-            f"the speech synthesiser was killed by signal {-status}",
-            "call again; if it was the system that did it, free some memory first",
-        )
+        return KappaError(f"the speech synthesiser was killed by signal {-status}", _AGAIN)
     words = worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no message"]
     return UnreachableError(
         f"the speech synthesiser cannot run: {words[-1]}",

@@ -7,6 +7,7 @@ import tiny
 from kappa_lib.encoding import damage, study
 from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
 from kappa_lib.errors import InputError
+from kappa_lib.progress import CHANNEL
 
 SMALL = {
     "input_windows": 4,
@@ -26,7 +27,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    Study(Settings(model=str(folder), **SMALL), out).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CHANNEL, str(out / "progress.jsonl"))
+        Study(Settings(model=str(folder), **SMALL), out).run()
     return out
 
 
@@ -41,6 +44,16 @@ def test_every_tensor_change_text_and_block_is_measured(finished):
     assert found.notna().all(axis=None)
     redrawn = found[found["change"] == "redrawn"]
     assert (redrawn["kl"] > 0).all()
+
+
+def test_every_stage_is_reported_to_its_end(finished):
+    told = map(json.loads, (finished / "progress.jsonl").read_text().splitlines())
+    ended = {e["what"]: (e["done"], e["total"]) for e in told if e["closed"]}
+    assert ended["surgery"] == (len(study.SURGERIES) * 8,) * 2
+    blocks = {f"damage, block {number}": (14 * len(study.DAMAGE_PARTS),) * 2 for number in (0, 1)}
+    assert blocks.items() <= ended.items()
+    assert ended["noise on a tensor"] == (14, 14)
+    assert ended["information"] == (2, 2)
 
 
 def test_predictors_and_information_are_there_for_every_tensor(finished):

@@ -114,6 +114,15 @@ def test_a_pair_that_cannot_be_compared_is_named_and_the_rest_kept(pair, tmp_pat
     assert pd.read_csv(tmp_path / "out" / "compare.csv")["tensor"].tolist() == [NAME.format(0)]
 
 
+def test_a_tensor_that_cannot_be_read_is_named_once(tmp_path):
+    name = "layers.0.a.qweight"
+    packed = {name: torch.ones(4, 4, dtype=torch.int32), "layers.0.b.weight": torch.eye(4)}
+    save_file(packed, tmp_path / "packed.safetensors")
+    with pytest.raises(ScanError) as found:
+        compare(tmp_path / "packed.safetensors", tmp_path / "packed.safetensors", device="cpu")
+    assert str(found.value).count(name) == 1
+
+
 def test_the_command_says_what_only_one_side_has(pair, capsys):
     before, after, *_ = pair
     assert cli.main(["scan", str(before), "--compare", str(after), "--device", "cpu"]) == 0

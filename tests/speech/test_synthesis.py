@@ -1,5 +1,6 @@
 """Synthesis: ten words in five slots, the same bytes whatever was said before, refusals."""
 
+import shutil
 import time
 
 import numpy as np
@@ -102,6 +103,17 @@ def test_a_killed_worker_is_no_missing_asset(monkeypatch):
     with pytest.raises(KappaError, match="killed by signal 9") as found:
         next(speech)
     assert not isinstance(found.value, AssetError)
+
+
+def test_an_engine_that_dies_at_work_is_no_fault_of_the_text(tmp_path, monkeypatch):
+    library, folder = assets.synthesiser("pico")
+    shutil.copytree(folder, tmp_path / "pico")
+    for path in (tmp_path / "pico" / "lang").iterdir():
+        path.write_bytes(b"not a language")
+    monkeypatch.setattr(assets, "synthesiser", lambda _: (library, tmp_path / "pico"))
+    with pytest.raises(KappaError, match="'hello': the speech synthesiser crashed") as found:
+        list(synthesis.synthesise([("hello", Voice("en-GB"))]))
+    assert not isinstance(found.value, InputError)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
