@@ -192,8 +192,8 @@ def scan(options: argparse.Namespace) -> int:
     if options.out and distributed.is_main_process():
         from kappa_lib.figures import page
 
-        path, *pictures = page.write(table, options.out, changes)
-        lacking = not pictures and find_spec("matplotlib") is None
+        path, *_ = page.write(table, options.out, changes)
+        lacking = find_spec("matplotlib") is None
         print(f"{path}: to look at in a browser" + (f"; {page.NO_PICTURES}" if lacking else ""))
     return 0
 

@@ -18,6 +18,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import arms, kappa_table
+from kappa_lib.text import counted
 from kappa_lib.weights.renaming import loaded_names
 
 PAPER_SHARE = 100 / 224
@@ -66,8 +67,8 @@ class Selection:
         unknown = sorted(set(self.tensors) - available)
         if unknown:
             raise InputError(
-                f"selection {self.arm!r}: {unknown[0]} and {len(unknown) - 1} others"
-                " are not in the model",
+                f"selection {self.arm!r}: {len(unknown)} of {counted(len(self.tensors), 'tensor')}"
+                f" not in the model, {unknown[0]} among them",
                 "scan and select on the model that is trained",
             )
 

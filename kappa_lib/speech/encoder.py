@@ -144,11 +144,11 @@ def identity(encoder: str) -> str | dict[str, str]:
 
     A model hub id that is not pinned is known by the commit that was fetched.
     """
+    if encoder == DEFAULT:
+        return encoder
     folder = paths.expanded(encoder)
     if folder.is_dir():
         return {path.name: sha256(path) for path in models.parts(folder)}
-    if encoder == DEFAULT:
-        return encoder
     if revision := models.REVISIONS.get(encoder):
         return f"{encoder}@{revision}"
     return {"hub": encoder, "revision": models.snapshot(encoder).name}

@@ -58,9 +58,17 @@ def train(
         on_step: called with the number of steps done, after each.
 
     Raises:
+        InputError: evaluations are too close for a loss to be smoothed between them.
         KappaError: the loss is not finite.
     """
     profile, data, accelerator = experiment.profile, experiment.data, experiment.accelerator
+    level = profile.stop_loss
+    if level > 0 and profile.eval_every < SMOOTHED:
+        raise InputError(
+            f"eval_every: {profile.eval_every}: a run that stops at a loss needs {SMOOTHED} steps"
+            " between evaluations, over which the loss is smoothed",
+            f"give at least {SMOOTHED}, or stop_loss: 0",
+        )
     config = run_config(experiment, selection, seed)
     state = RunState(run_folder(profile, selection.arm, seed), config)
     if distributed.broadcast(state.is_finished()):
@@ -80,7 +88,6 @@ def train(
         state.start()
         state.record(0, 0, 0.0, None, start)
     distributed.barrier()
-    level = profile.stop_loss
     first = profile.steps if _has_stopped(state.metrics(), level) else resumed or 0
     items = data.first(profile.tune_utterances)
     lengths = [len(data.features[i]) for i in items]

@@ -145,7 +145,7 @@ def _module(source: Path, part: str) -> WhisperEncoder | WhisperForCausalLM:
         module = WhisperEncoder(config) if part == "encoder" else WhisperForCausalLM(config)
         bare = module if part == "encoder" else module.get_decoder()
         bare.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = f"{source}: its variables are not those of a Whisper {part}: {first_line(error)}"
         raise CheckpointError(what, "convert a Whisper model") from error
     return module

@@ -184,6 +184,17 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_variables_of_another_shape_are_refused(tmp_path, monkeypatch):
+    variables = whisper_files.read_variables(assets.WHISPER_BASE.get() / "model.bin")
+    for part in ("encoder", "decoder"):
+        variables[f"{part}/position_encodings/encodings"] = np.zeros(())
+    monkeypatch.setattr(whisper_files, "read_variables", lambda _: variables)
+    with pytest.raises(CheckpointError, match="not those of a Whisper encoder"):
+        whisper_files.convert(tmp_path, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="not those of a Whisper decoder"):
+        whisper_files.decoder(tmp_path)
+
+
 def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
     monkeypatch.setattr(encoder, "SHARD", 3)
@@ -230,6 +241,11 @@ def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
     assert one.keys() == two.keys() > {"model.safetensors", "config.json"}
     assert one != two
     assert "@" in encoder.identity("openai/whisper-large-v3")
+
+
+def test_the_default_encoder_is_the_pinned_one_whatever_lies_around(tmp_path, monkeypatch):
+    tiny_paper.whisper().save_pretrained(tmp_path / encoder.DEFAULT)
+    monkeypatch.chdir(tmp_path)
     assert encoder.identity(encoder.DEFAULT) == encoder.DEFAULT
 
 

@@ -130,6 +130,13 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     assert (ends["train_loss"] <= level).all()
 
 
+def test_a_run_that_could_never_stop_is_refused(profile):
+    often = profile(arms=["selected"], seeds=[0], eval_every=SMOOTHED - 1, stop_loss=2.0)
+    experiment, arms = stages.prepare(often)
+    with pytest.raises(InputError, match="eval_every: 4"):
+        train(experiment, arms["selected"], 0)
+
+
 @pytest.mark.slow
 def test_a_run_killed_where_it_stopped_learns_no_further(profile):
     pace = {"lr": 0.01, "steps": SMOOTHED + 5, "eval_every": 100, "stop_loss": 100.0}
