@@ -33,7 +33,8 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 VENV="$ROOT/.venv"
 MARK="$VENV/kappa-installed"
-UNUSED='site-packages/(.*/tests?/|transformers/models/(?!auto|llama|whisper)|(pip|setuptools)/)'
+UNUSED='site-packages/(.*/(tests?|testing|_inductor|_vendored|lexers|physics)/|(pip|setuptools)/'
+UNUSED+='|transformers/models/(?!auto|llama|whisper))'
 
 fail() {
     printf 'reproduce.sh: %s\n' "$1" >&2

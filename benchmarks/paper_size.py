@@ -136,7 +136,7 @@ def training(profile: Profile, keep: Callable[[dict[str, Any]], None]) -> dict[s
         # The last step's end is after its evaluation.
         if len(pace := np.diff(ended[: profile.steps - 1])):
             found["seconds_per_step"] = float(np.median(pace))
-            operations = plan.work(chosen.parameters).step
+            operations = plan.step(chosen.parameters)
             found["tflops"] = operations / found["seconds_per_step"] / 1e12
         keep(found)
 
