@@ -22,6 +22,7 @@ from transformers import (
 from kappa_lib import profiles
 from kappa_lib.profiles import Profile
 from kappa_lib.run import stages
+from kappa_lib.training import evaluation
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.trainer import train
 from kappa_lib.weights import models
@@ -38,6 +39,10 @@ SMALL = {
     "max_new_tokens": 6,
     "text_tokens": 64,
 }
+
+# Positions of a window of general text: over a whole vocabulary, 256 of them would be most of what
+# is computed here.
+WINDOW = 32
 
 TEXT = {
     "vocab_size": 64,
@@ -141,4 +146,5 @@ def comparable(folder: Path) -> list[dict]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    evaluation.WINDOW = WINDOW
     json.dumps(run(Path(sys.argv[1]), announce=True))

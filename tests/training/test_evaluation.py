@@ -10,14 +10,16 @@ from torch.nn import functional
 from kappa_lib.errors import InputError
 from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import normalise, word_error_rate
-from kappa_lib.training.evaluation import (
-    WINDOW,
-    Forgetting,
-    batches,
-    evaluate,
-    text_windows,
-)
+from kappa_lib.training import evaluation
+from kappa_lib.training.evaluation import Forgetting, batches, evaluate, text_windows
 from kappa_lib.training.model import Adaptor, SpeechLLM
+
+WINDOW = tiny.WINDOW
+
+
+@pytest.fixture(autouse=True)
+def _short_windows(monkeypatch):
+    monkeypatch.setattr(evaluation, "WINDOW", WINDOW)
 
 
 def test_wer_of_a_hand_computed_case():
@@ -69,8 +71,8 @@ def perturbed(seed=1):
 
 def test_text_loss_equals_a_sum_written_out_by_hand():
     llm, tokenizer = tiny.llama(), tiny.tokenizer()
-    measured = Forgetting(llm, tokenizer, tokens=300).measure(llm)["text"]
-    for kind, windows in text_windows(tokenizer, 300).items():
+    measured = Forgetting(llm, tokenizer, tokens=WINDOW + 1).measure(llm)["text"]
+    for kind, windows in text_windows(tokenizer, WINDOW + 1).items():
         total = 0.0
         for window in windows:
             with torch.no_grad():
@@ -139,14 +141,15 @@ def test_an_evaluation_keeps_every_kind_of_text_and_every_corpus():
         Utterances(c, c, ["a", "b"], ["eins zwei", "drei"], [torch.randn(n, 8) for n in (6, 9)])
         for c in ("de", "en")
     ]
-    forgetting = Forgetting(llm, tokenizer, tokens=300)
+    forgetting = Forgetting(llm, tokenizer, tokens=WINDOW + 1)
     metrics, rows = evaluate(model, tests, forgetting, max_new_tokens=2).values()
     assert json.loads(json.dumps(metrics)) == metrics
     text = metrics["text"]
     assert metrics["text_loss"] == pytest.approx(sum(t["loss"] for t in text.values()) / 3)
     assert metrics["kl"] == pytest.approx(sum(t["kl"] for t in text.values()) / 3)
     for kind in text.values():
-        assert kind["tokens"] == 256 * len(kind["window_loss"]) == 256 * len(kind["window_kl"])
+        assert kind["tokens"] == 2 * WINDOW == WINDOW * len(kind["window_kl"])
+        assert len(kind["window_loss"]) == 2
         assert kind["loss"] == pytest.approx(sum(kind["window_loss"]) / 2, abs=1e-6)
     counts = {t.corpus: sum(len(model.targets(x)) for x in t.texts) for t in tests}
     weighted = sum(metrics["heldout"][corpus] * n for corpus, n in counts.items())

@@ -11,7 +11,7 @@ from kappa_lib.evidence import tables
 from kappa_lib.run import stages
 from kappa_lib.spectra import scan
 from kappa_lib.spectra.selection import as_lora, select
-from kappa_lib.training import trainer
+from kappa_lib.training import evaluation, trainer
 from kappa_lib.training.experiment import insert_lora
 from kappa_lib.training.text_task import TextExperiment, load, without_vowels
 from kappa_lib.training.trainer import train
@@ -37,6 +37,7 @@ def model(tmp_path_factory):
 def profile(model, tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     monkeypatch.setattr(trainer, "SMOOTHED", SMOOTHED)
+    monkeypatch.setattr(evaluation, "WINDOW", tiny.WINDOW)
     return lambda **changes: tiny.profile(model, **{**SETTING, **changes})
 
 

@@ -24,13 +24,20 @@ from kappa_lib.evidence import report, tables
 from kappa_lib.files import read_json, write_json
 from kappa_lib.run import stages
 from kappa_lib.spectra import kappa_table, selection
-from kappa_lib.training import trainer
+from kappa_lib.training import evaluation, trainer
 from kappa_lib.training.checkpoints import RunState
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.trainer import record_spectral_change, run_config, spectral_changes, train
 from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_windows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "WINDOW", tiny.WINDOW)
+        yield
 
 
 @pytest.fixture(scope="module")
