@@ -117,4 +117,6 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     for suffix in ("svg", "png"):
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
-        figure.set_layout_engine("none")  # or every drawing would find it anew, half of its time
+        # Or every drawing would find it anew, and be made twice for that.
+        with mpl.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
