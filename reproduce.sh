@@ -33,6 +33,7 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 VENV="$ROOT/.venv"
 MARK="$VENV/kappa-installed"
+PIP=26.3
 UNUSED='site-packages/(.*/(tests?|testing|_inductor|_vendored|lexers|physics)/|(pip|setuptools)/'
 UNUSED+='|transformers/models/(?!auto|llama|whisper))'
 
@@ -91,6 +92,10 @@ print(key.hexdigest())
 PYTHON
 }
 
+pip_install() {
+    "$VENV/bin/python" -m pip --disable-pip-version-check install "$@"
+}
+
 install() {
     local key started seconds
     started=$SECONDS
@@ -101,14 +106,13 @@ install() {
     if [ "$(sed -n 1p "$MARK" 2>/dev/null || true)" != "$key" ]; then
         echo "== installing the pinned packages into .venv (needed once; minutes)"
         rm -f "$MARK"
-        "$VENV/bin/python" -m pip --disable-pip-version-check install --no-compile \
-            -r "$ROOT/requirements.lock" ||
+        # The pip that a Python brings may be years old, and takes twice the time then.
+        { pip_install --quiet "pip==$PIP" && pip_install --no-compile -r "$ROOT/requirements.lock"; } ||
             fail "the pinned packages could not be installed; see pip's message above and call again"
         # Pip compiles on one core, and what is never imported, too: tests, hundreds of models.
         # What does not compile here is no module: templates.
         "$VENV/bin/python" -m compileall -qq -j 0 -x "$UNUSED" "$VENV/lib" || true
-        "$VENV/bin/python" -m pip --disable-pip-version-check install --quiet \
-            --no-deps --no-build-isolation -e "$ROOT"
+        pip_install --quiet --no-deps --no-build-isolation -e "$ROOT"
         seconds=$((SECONDS - started))
         printf '%s\n%s\n' "$key" "$seconds" >"$MARK.new"
         mv "$MARK.new" "$MARK"

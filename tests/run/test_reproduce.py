@@ -115,7 +115,8 @@ def test_every_notebook_is_tested_once_and_a_failure_aside_is_told(project, tmp_
         patch.setattr(os, "environ", without)
         passed = call(project, "test", TMPDIR=str(tmp_path / "scratch"))
         failed = call(project, "test", FAILING="04_c", TMPDIR=str(tmp_path / "scratch"))
-    assert (passed.returncode, passed.stderr) == (0, "")
+    assert passed.returncode == 0
+    assert "reproduce.sh: failed" not in passed.stderr
     told = [line for line in passed.stdout.splitlines() if line.startswith("PYTEST --nbval")]
     assert sorted(told) == [
         "PYTEST --nbval notebooks/01_a.ipynb notebooks/05_d.ipynb here",
@@ -123,7 +124,7 @@ def test_every_notebook_is_tested_once_and_a_failure_aside_is_told(project, tmp_
         "PYTEST --nbval-lax notebooks/04_c.ipynb aside",
     ]
     assert failed.returncode == 1
-    assert failed.stderr == "reproduce.sh: failed: notebooks-aside\n"
+    assert failed.stderr.endswith("reproduce.sh: failed: notebooks-aside\n")
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
