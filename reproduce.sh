@@ -112,7 +112,8 @@ install() {
         # Pip compiles on one core, and what is never imported, too: tests, hundreds of models.
         # What does not compile here is no module: templates.
         "$VENV/bin/python" -m compileall -qq -j 0 -x "$UNUSED" "$VENV/lib" || true
-        pip_install --quiet --no-deps --no-build-isolation -e "$ROOT"
+        # Twice quiet: a warning about every editable installation says nothing here.
+        pip_install --quiet --quiet --no-deps --no-build-isolation -e "$ROOT"
         seconds=$((SECONDS - started))
         printf '%s\n%s\n' "$key" "$seconds" >"$MARK.new"
         mv "$MARK.new" "$MARK"
