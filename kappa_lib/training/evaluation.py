@@ -161,7 +161,8 @@ class Forgetting:
             base = _log_probabilities(llm, hidden.to(llm.device))
             now = _read(llm, window)[1]
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
-            found[number] = (_loss(now, window), divergence.item())
+            loss = functional.nll_loss(now, window[1:].to(now.device))
+            found[number] = (loss.item(), divergence.item())
         values = iter(distributed.all_gather(found))
         text = {}
         for kind, windows in self.windows.items():
@@ -178,19 +179,6 @@ class Forgetting:
             "kl": sum(t["kl"] for t in text.values()) / len(text),
             "text": text,
         }
-
-    def loss(self, llm: PreTrainedModel) -> float:
-        """The ``text_loss`` of :meth:`measure` alone, without the base model's part."""
-        found = {}
-        for number in self._base:
-            window = self._all[number]
-            found[number] = _loss(_read(llm, window)[1], window)
-        losses = distributed.all_gather(found)
-        return sum(losses) / len(losses)
-
-
-def _loss(predicted: Tensor, window: Tensor) -> float:
-    return functional.nll_loss(predicted, window[1:].to(predicted.device)).item()
 
 
 @torch.inference_mode()
