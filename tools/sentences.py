@@ -121,15 +121,12 @@ def usable(paragraphs: Iterable[str], language: str) -> Iterator[str]:
     for paragraph in paragraphs:
         plain = re.sub('[“”„"»«]', "", paragraph).replace("’", "'")
         for sentence in END.split(TITLES.sub("—", plain)):
-            key = normalise(sentence, language)
-            fits = (
-                len(sentence.split()) in WORDS[language]
-                and len(sentence) <= LONGEST
-                and key not in seen
-            )
+            fits = len(sentence.split()) in WORDS[language] and len(sentence) <= LONGEST
             if fits and SENTENCE.fullmatch(sentence):
-                seen.add(key)
-                yield sentence
+                key = normalise(sentence, language)
+                if key not in seen:
+                    seen.add(key)
+                    yield sentence
 
 
 if __name__ == "__main__":
