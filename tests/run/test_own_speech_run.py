@@ -138,7 +138,7 @@ def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
     folder = write_recordings(tmp_path / "recordings")
     own = {"mine": {"folder": str(folder), "language": "de", "text": "gesagt"}}
     profile = profiles.load("smoke", corpora=own, train_utterances={"mine": 5})
-    source = paths.NOTEBOOKS / "08_verdict.ipynb"
+    source = paths.NOTEBOOKS / "09_verdicts.ipynb"
     before = notebook.execution_key(source, profile)
     assert notebook.execution_key(source, profile) == before
     (folder / "0.wav").write_bytes(hub_files.sound(2.0, 99))
@@ -152,7 +152,7 @@ def test_notebooks_are_executed_again_when_a_local_model_changes(tmp_path, part,
     weights.parent.mkdir()
     weights.write_bytes(b"old")
     profile = profiles.load("smoke", **{part: str(weights.parent)})
-    source = paths.NOTEBOOKS / "08_verdict.ipynb"
+    source = paths.NOTEBOOKS / "09_verdicts.ipynb"
     before = notebook.execution_key(source, profile)
     assert notebook.execution_key(source, profile) == before
     weights.write_bytes(b"newer")
@@ -168,7 +168,7 @@ def test_notebooks_that_read_the_committed_results_are_executed_again_when_they_
     monkeypatch.setattr(paths, "REFERENCE", tmp_path)
     profile = profiles.load("smoke")
     training, verdict = (
-        paths.NOTEBOOKS / name for name in ("04_selected_vs_inverse.ipynb", "08_verdict.ipynb")
+        paths.NOTEBOOKS / name for name in ("04_selected_vs_inverse.ipynb", "09_verdicts.ipynb")
     )
     before = [notebook.execution_key(source, profile) for source in (training, verdict)]
     table.write_text("new")
