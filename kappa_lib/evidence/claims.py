@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kappa_lib import paths
+from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import (
+    CONFOUNDED,
+    CORRECTED,
     FAILS,
     HOLDS,
     LEVEL,
@@ -151,6 +153,39 @@ def decide(claim_id: str, numbers: dict[str, Any]) -> Decision:
             raise InputError(f"claim {claim_id!r}: {name} holds NaN", "find where it came from")
     found = rule(**numbers)
     return found if isinstance(found, Decision) else Decision(found)
+
+
+def claim(
+    claim_id: str,
+    /,
+    *,
+    holds: bool = False,
+    corrected: bool = False,
+    confounded: bool = False,
+    fails: bool = True,
+    note: str = "",
+    **numbers: Any,
+) -> None:
+    """Write and print the verdict on a claim whose criterion the calling cell states.
+
+    The first of ``holds``, ``corrected`` (a corrected form of it holds), ``confounded`` (something
+    else explains it) and ``fails`` that is true is the verdict, else it is undecided: what fails
+    unless it holds leaves ``fails`` out, and a counterexample that may not be found gives it. The
+    results folder of the current profile gets ``claims/<id>.json``, with the numbers.
+    """
+    found = {HOLDS: holds, CORRECTED: corrected, CONFOUNDED: confounded, FAILS: fails}
+    verdict = next((word for word, true in found.items() if true), UNDECIDED)
+    plain = _each(lambda x: x.item() if isinstance(x, np.generic) else x, numbers)
+    value = {
+        "id": claim_id,
+        "verdict": verdict,
+        "decision": _each(_to_json, asdict(Decision(verdict, note=note))),
+        "numbers": _each(_to_json, plain),
+        "cell": catalogue()[claim_id].cell,
+        "claim": catalogue()[claim_id].fingerprint,
+    }
+    write_json(profiles.current().output / "claims" / f"{claim_id}.json", value)
+    print(f"claim {claim_id}: {verdict}")
 
 
 def record(claim_id: str, profile: str, /, **numbers: Any) -> None:
