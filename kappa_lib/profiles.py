@@ -154,6 +154,11 @@ class Profile:
         """Where this profile's results go."""
         return paths.results(self.profile)
 
+    @property
+    def output(self) -> Path:
+        """Where what a notebook shows goes: figures and claims."""
+        return self.folder
+
     def peak(self, arm: str) -> float:
         """The peak learning rate of an arm."""
         return self.arm_lr.get(arm, self.lr)
@@ -299,4 +304,16 @@ def from_notebook(namespace: Mapping[str, Any]) -> Profile:
     """
     keys = [item.name for item in fields(Profile) if item.name in namespace]
     values = {key: namespace[key] for key in keys}
-    return load(values.pop("profile"), **values)
+    global _current
+    _current = load(values.pop("profile"), **values)
+    return _current
+
+
+_current: Profile | None = None
+
+
+def current() -> Profile:
+    """The profile that the notebook has loaded last; InputError where it has loaded none."""
+    if _current is None:
+        raise InputError("no profile was loaded", "load one first: load_profile(globals())")
+    return _current

@@ -1,1 +1,24 @@
-"""Every figure of the notebooks, one module a subject, one style."""
+"""Every figure under one name: ``from kappa_lib import figures``, then ``figures.heat_map(…)``."""
+
+from importlib import import_module
+from typing import Any
+
+# Which module draws what; a module is imported, and matplotlib with it, when a figure is asked for.
+_MODULES = {
+    "style": "new_figure save show COLOURS",
+    "theory": "covariance_ellipses simplex entropy_at_fixed_norm bands activations"
+    " information_changes null_by_shape rounded_spectra",
+    "kappa": "heat_map change_maps by_layer against_null spectra compositions selection_map"
+    " correlations storage uncertainty",
+    "encoding": "within_types predictors surgery smallest_direction anisotropy WORDS",
+    "training": "wer_over_training forgetting_over_training forgetting_by_text warm_start"
+    " learning_against_forgetting paired verdicts",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"kappa_lib.figures has no figure {name!r}: {', '.join(_HOME)}")
+    return getattr(import_module(f"kappa_lib.figures.{_HOME[name]}"), name)

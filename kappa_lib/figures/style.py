@@ -1,4 +1,4 @@
-"""The one matplotlib style, the arms' colours, and saving as PNG and SVG."""
+"""The one matplotlib style, the arms' colours, alternative texts, and saving as PNG and SVG."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kappa_lib import profiles
 from kappa_lib.files import replacing
 
 # Okabe-Ito: distinguishable with any colour vision.
@@ -56,6 +57,30 @@ STYLE = {
 }
 
 
+class Picture(Figure):
+    """A figure that brings its alternative text along into a notebook's output."""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        return {}, {"image/png": {"alt": alternative_text(self)}}
+
+
+def alternative_text(figure: Figure) -> str:
+    """What a figure shows, from its own words: headings, axes, and what the legend names."""
+    axes = [axis for axis in figure.axes if axis.axison]
+    labels = [name for axis in axes for name in axis.get_legend_handles_labels()[1]]
+    parts = {
+        "": [figure.get_suptitle(), *(axis.get_title() for axis in axes)],
+        "Horizontal: ": [figure.get_supxlabel(), *(axis.get_xlabel() for axis in axes)],
+        "Vertical: ": [axis.get_ylabel() for axis in axes],
+        "Drawn: ": labels,
+    }
+    told = (
+        (start, ", ".join(dict.fromkeys(" ".join(t.split()) for t in texts if t)))
+        for start, texts in parts.items()
+    )
+    return " ".join(f"{start}{text.rstrip('.')}." for start, text in told if text)
+
+
 def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, Any]:
     """``plt.subplots`` in this style, taken off pyplot's list of open figures.
 
@@ -63,7 +88,7 @@ def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, An
     trailing semicolon under nbval; a closed one is shown once, as the cell's value.
     """
     mpl.rcParams.update(STYLE)
-    figure, axes = plt.subplots(rows, cols, **options)
+    figure, axes = plt.subplots(rows, cols, FigureClass=Picture, **options)
     plt.close(figure)
     return figure, axes
 
@@ -114,9 +139,21 @@ def label_ends(
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Save ``figure`` as ``folder/name.png`` and ``.svg``; it keeps the layout that it is given."""
+    told = {"Description": alternative_text(figure)}
     for suffix in ("svg", "png"):
         with replacing(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, metadata={"Date": None} if suffix == "svg" else None)
+            figure.savefig(temporary, metadata=told | ({"Date": None} if suffix == "svg" else {}))
         # Or every drawing would find it anew, and be made twice for that.
         with mpl.rc_context({"figure.constrained_layout.use": False}):
             figure.set_layout_engine(None)
+
+
+def show(figure: Figure, name: str, title: str = "") -> Figure:
+    """Save ``figure`` among the current profile's figures as ``name.png`` and ``.svg``; return it.
+
+    A ``title`` replaces the figure's heading. InputError where no profile was loaded.
+    """
+    if title:
+        figure.suptitle(title)
+    save(figure, profiles.current().output / "figures", name)
+    return figure

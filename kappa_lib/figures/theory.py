@@ -192,7 +192,7 @@ def null_by_shape(
     return figure
 
 
-def storage(
+def rounded_spectra(
     spectra: Mapping[str, Array], kappas: Array, reads: Mapping[str, Array], size: int
 ) -> Figure:
     """Spectra as stored, and κ as read from storage against the true κ.

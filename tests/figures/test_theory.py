@@ -114,7 +114,7 @@ def test_null_marks_every_shape():
 def test_storage_shows_the_median_over_seeds():
     kappas = np.array([10.0, 100.0])
     reads = {"bfloat16": np.array([[10.0, 90], [11, 130], [12, 200]])}
-    figure = theory.storage({"exact": np.array([2.0, 1.0])}, kappas, reads, 2)
+    figure = theory.rounded_spectra({"exact": np.array([2.0, 1.0])}, kappas, reads, 2)
     assert figure.axes[1].lines[0].get_ydata() == pytest.approx([11, 130])
     assert labelled(figure)
 
