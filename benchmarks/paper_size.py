@@ -16,7 +16,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,10 @@ def run(
         write_llama(out / "llama", layers)
         torch.cuda.empty_cache()
         say(f"checkpoints made in {time.perf_counter() - started:.0f} s")
-    profile = replace(
-        profiles.load("paper", model=str(out / "llama"), encoder=str(out / "whisper")),
+    profile = profiles.load(
+        "paper",
+        model=str(out / "llama"),
+        encoder=str(out / "whisper"),
         device=DEVICE,
         arms=[arm],
         optimiser=optimiser,

@@ -1,162 +1,124 @@
-"""A profile: one checked dataclass that says how large a run is. Same code, other values."""
+"""A profile: one validated model that says how large a run is. Same code, other values."""
 
-import math
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.files import fits, parse, shown
+from kappa_lib.files import parse
 
-_CHOICES = {
-    "dtype": ("auto", "float32", "bfloat16"),
-    "device": ("auto", "cpu", "cuda"),
-    "optimiser": ("adamw", "adafactor"),
-    "schedule": ("decaying", "constant"),
-    "parallel": ("ddp", "fsdp2"),
-    "task": ("speech", "vowels"),
-}
-# Of profiles and arms, which name files.
-_NAME = re.compile(r"\w[\w.-]{0,99}")
 # The corpora that need no folder of one's own, and their languages.
 CORPORA = {
     **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
     **{"librispeech": "en", "mls_german": "de"},
 }
+# Steps over which a loss is averaged before it may stop a run; an evaluation begins anew.
+SMOOTHED = 20
+_REFERENCE = "reference/"
+
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]  # of profiles and arms: they name files
+Count = Annotated[int, Field(gt=0, lt=2**63)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Utterances = dict[str, Whole]
+# A corpus of one's own: a folder of recordings (relative to the profile's file), a language (en,
+# de, …) and text, the transcripts' column; see ``speech/sources``.
+Corpus = Annotated[dict[Literal["folder", "language", "text"], str], Field(min_length=3)]
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(BaseModel):
     """Every setting of a run; the YAML files in ``data/profiles`` hold a value for each.
 
     Settings with a default came later: a file without them, and a run from before them, have it.
-
-    Args:
-        profile: its name, and the name of its folder under ``results/``.
-        model: ``smollm2-135m`` (a pinned asset), a local folder (relative to the profile's file),
-            or a model hub id.
-        encoder: ``whisper-base`` (a pinned asset), a local folder, or a model hub id.
-        dtype: of the language model's weights, ``float32``, ``bfloat16``, or ``auto``, which is
-            bfloat16 where the device has units for it; what trains is fp32 always.
-        device: ``auto`` (CUDA where there is one, else CPU), ``cpu`` or ``cuda``.
-        share: share of the decoder's matrices that an arm trains; the paper's is 100/224.
-        arms: selections to compare, see ``kappa_lib.spectra.selection``.
-        seed: of everything that is drawn once: speech, split, random selections.
-        seeds: one training run an arm for each.
-        train_utterances: corpus → number of training items.
-        test_utterances: corpus → number of test items.
-        warm_steps, warm_batch, warm_lr: the adaptor's CTC warm start.
-        steps, batch, lr: fine-tuning; utterances a step, of all processes together, and peak
-            learning rate.
-        parallel: what several processes do, ``ddp`` or ``fsdp2``, see ``training/parallel``.
-        eval_every: steps between two evaluations, each of which is also a checkpoint.
-        max_new_tokens: cap on a generated transcript.
-        text_tokens: predictions on each of three kinds of text, on which forgetting is measured.
-        spectra: whether κ and singular vectors of the trained tensors are compared before and
-            after each run.
-        corpora: one's own corpora, name → ``folder`` of recordings (relative to the profile's
-            file), ``language`` (``en``, ``de``, …) and ``text``, the transcripts' column; see
-            ``kappa_lib.speech.sources``. None in the profiles of this package.
-        optimiser: ``adamw``, or ``adafactor`` with small states, see ``training/optim``.
-        schedule: of the learning rate after its warm-up, ``decaying`` or ``constant``.
-        warm_dropout: share of the encoder's features that a step of the warm start does not see.
-        shared_start: whether all seeds start from one warm start, that of ``seed``; else each has
-            its own.
-        task: ``speech``, or ``vowels``, a task of text alone, see ``training/text_task``.
-        lora_rank: 0 to train the tensors themselves; else LoRA's matrices beside them, with as
-            many parameters as this rank has on every matrix of the decoder.
-        stop_loss: end a run where its smoothed training loss, nats a token, has come down to
-            this; 0 for all ``steps``.
-        arm_lr: arm → its own peak learning rate.
-        tune_utterances: corpus → how many of its training items fine-tuning sees, where that is
-            not all on which the adaptor was warmed up.
     """
 
-    profile: str
-    model: str
-    encoder: str
-    dtype: str
-    device: str
-    share: float
-    arms: list[str]
-    seed: int
-    seeds: list[int]
-    train_utterances: dict[str, int]
-    test_utterances: dict[str, int]
-    warm_steps: int
-    warm_batch: int
-    warm_lr: float
-    steps: int
-    batch: int
-    lr: float
-    parallel: str
-    eval_every: int
-    max_new_tokens: int
-    text_tokens: int
-    spectra: bool
-    corpora: dict[str, dict[str, str]] = field(default_factory=dict)
-    optimiser: str = "adamw"
-    schedule: str = "decaying"
-    warm_dropout: float = 0.0
-    shared_start: bool = False
-    task: str = "speech"
-    lora_rank: int = 0
-    stop_loss: float = 0.0
-    arm_lr: dict[str, float] = field(default_factory=dict)
-    tune_utterances: dict[str, int] = field(default_factory=dict)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __post_init__(self) -> None:
-        def require(condition: Any, key: str, wanted: str) -> None:
-            _require(condition, key, getattr(self, key), wanted)
+    profile: Name  # also the name of its folder under ``results/``
+    model: str  # ``smollm2-135m`` (a pinned asset), a folder (from the profile's file), or a hub id
+    encoder: str  # ``whisper-base`` (a pinned asset), a folder, or a hub id
+    # Of the frozen weights; what trains is fp32 always. ``auto`` is bfloat16 where the device has
+    # units for it.
+    dtype: Literal["auto", "float32", "bfloat16"]
+    device: Literal["auto", "cpu", "cuda"]  # ``auto``: CUDA where there is one
+    # Of the decoder's matrices that an arm trains; the paper's is 100/224. At most half, so that
+    # arms can differ.
+    share: float = Field(gt=0, le=0.5)
+    arms: list[Name] = Field(min_length=1)  # see ``spectra/selection``
+    seed: Whole  # of everything that is drawn once: speech, split, random selections
+    seeds: list[Whole] = Field(min_length=1)  # one training run per arm for each
+    train_utterances: Utterances  # corpus → number of training items
+    test_utterances: Utterances
+    warm_steps: Whole  # the adaptor's CTC warm start
+    warm_batch: Count
+    warm_lr: Rate
+    steps: Count  # of fine-tuning
+    batch: Count  # utterances per step, of all processes together
+    lr: Rate  # at its peak
+    parallel: Literal["ddp", "fsdp2"]  # what several processes do, see ``training/parallel``
+    eval_every: Count  # steps between two evaluations, each of which is also a checkpoint
+    max_new_tokens: Count  # of a generated transcript
+    text_tokens: Count  # predictions on each of three kinds of text, to measure forgetting
+    spectra: bool  # whether κ and singular vectors are compared before and after each run
+    corpora: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Corpus] = {}
+    optimiser: Literal["adamw", "adafactor"] = "adamw"  # see ``training/optim``
+    schedule: Literal["decaying", "constant"] = "decaying"  # of the rate after its warm-up
+    warm_dropout: float = Field(0.0, ge=0, lt=1)  # share of features hidden from a warm-up step
+    shared_start: bool = False  # all seeds start from the warm start of ``seed``
+    task: Literal["speech", "vowels"] = "speech"  # ``vowels``: see ``training/text_task``
+    # 0 to train the tensors themselves; else LoRA's matrices beside them, with as many parameters
+    # as this rank has on every matrix of the decoder.
+    lora_rank: Whole = 0
+    # A run ends where its smoothed training loss (nats per token) is down to this; 0: after steps.
+    stop_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
+    arm_lr: dict[str, Rate] = {}  # arm → its own peak learning rate
+    tune_utterances: Utterances = {}  # corpus → training items for fine-tuning, where not all
 
-        for item in fields(self):
-            kind = str(item.type) if get_args(item.type) else item.type.__name__
-            require(fits(getattr(self, item.name), item.type), item.name, f"of type {kind}")
-        require(_NAME.fullmatch(self.profile), "profile", "a plain name")
-        for name, choices in _CHOICES.items():
-            require(getattr(self, name) in choices, name, " or ".join(choices))
-        for name in ("warm_batch", "steps", "batch", "eval_every", "max_new_tokens", "text_tokens"):
-            require(getattr(self, name) > 0, name, "a positive whole number")
-        for name in ("seed", "warm_steps", "lora_rank", "stop_loss"):
-            require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("warm_lr", "lr"):
-            require(0 < getattr(self, name) < math.inf, name, "a positive number")
-        require(self.seeds, "seeds", "at least one seed")
-        require(min(self.seeds) >= 0, "seeds", "0 or more, each")
-        require(0 <= self.warm_dropout < 1, "warm_dropout", "in [0, 1)")
-        require(0 < self.share <= 0.5, "share", "in (0, 0.5], so that arms can differ")
-        require(self.arms, "arms", "at least one selection")
-        require(all(map(_NAME.fullmatch, self.arms)), "arms", "a list of plain names")
-        rates = set(self.arm_lr) <= set(self.arms) and all(
-            0 < x < math.inf for x in self.arm_lr.values()
-        )
-        require(rates, "arm_lr", "a positive number for some of the arms")
-        whole = "false with a lora_rank: LoRA leaves the tensors as they are"
-        require(not (self.lora_rank and self.spectra), "spectra", whole)
-        alone = (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms
-        require(not alone, "arms", "without adaptor_only, for no adaptor is trained")
-        states = "adamw with parallel: fsdp2, which shards AdamW's states anyway"
-        require(self.optimiser == "adamw" or self.parallel == "ddp", "optimiser", states)
-        _check_corpora(self.corpora)
-        known = [*CORPORA, *self.corpora]
-        for name in ("train_utterances", "test_utterances", "tune_utterances"):
-            counts = getattr(self, name)
-            possible = set(counts) <= set(known) and all(n >= 0 for n in counts.values())
-            require(possible, name, f"counts for some of {', '.join(known)}")
+    _source: str = PrivateAttr("")  # what :func:`load` was given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lora_rank and self.spectra:
+            raise ValueError("spectra has to be false with a lora_rank: LoRA leaves tensors alone")
+        if (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms:
+            raise ValueError("arms: without adaptor_only, since no adaptor is trained")
+        if self.optimiser != "adamw" and self.parallel != "ddp":
+            raise ValueError("optimiser has to be adamw with parallel: fsdp2, which shards states")
+        if self.stop_loss and self.eval_every < SMOOTHED:
+            raise ValueError(
+                f"eval_every has to be at least {SMOOTHED} with a stop_loss: the loss is averaged"
+                " over that many steps between two evaluations"
+            )
+        if unknown := set(self.arm_lr) - set(self.arms):
+            raise ValueError(f"arm_lr: {', '.join(sorted(unknown))} is not among the arms")
+        if taken := set(self.corpora) & set(CORPORA):
+            raise ValueError(f"corpora: {', '.join(sorted(taken))} has another meaning")
+        for name, own in self.corpora.items():
+            if not re.fullmatch("[a-z]{2,3}", own["language"]):
+                raise ValueError(f"corpora: {name}: language has to be a code, for instance en")
+        for part in ("train_utterances", "test_utterances", "tune_utterances"):
+            if unknown := set(getattr(self, part)) - {*CORPORA, *self.corpora}:
+                known = ", ".join([*CORPORA, *self.corpora])
+                raise ValueError(f"{part}: {', '.join(sorted(unknown))} is none of {known}")
+        return self
 
     @property
     def folder(self) -> Path:
-        """Where this profile's results go."""
+        """Where its runs are: ``results/<profile>``, or the committed ones of a reference."""
+        if self._source.startswith(_REFERENCE):
+            return paths.REFERENCE / self._source.removeprefix(_REFERENCE)
         return paths.results(self.profile)
 
     @property
     def output(self) -> Path:
-        """Where what a notebook shows goes: figures and claims."""
+        """Where figures, claims and reports go: beside the runs, if those are not committed."""
+        if self._source.startswith(_REFERENCE):
+            return paths.results("shown") / self._source.removeprefix(_REFERENCE)
         return self.folder
 
     def peak(self, arm: str) -> float:
@@ -167,31 +129,20 @@ class Profile:
         """Language of a corpus, which decides how its transcripts are compared."""
         return CORPORA.get(corpus) or self.corpora[corpus]["language"]
 
-    def values(self, *names: str) -> dict[str, Any]:
-        """The named settings (all, without names) as a plain dictionary, for a stage's inputs."""
-        everything = asdict(self)
-        return {name: everything[name] for name in names} if names else everything
 
-    def added(self, *names: str) -> dict[str, Any]:
-        """Those of the later settings (all, without names) that are not as they always were.
+def checked(values: Mapping[str, Any], source: str) -> Profile:
+    """The profile that has these values.
 
-        What decides a run names only these, so that earlier runs stay the same runs.
-        """
-        values = self.values(*(names or _ADDED))
-        return {name: value for name, value in values.items() if value != _ADDED[name]}
-
-
-# Settings with a default, and what runs from before them did; corpora were never without one.
-_ADDED = {
-    item.name: item.default_factory() if item.default is MISSING else item.default
-    for item in fields(Profile)
-    if item.name != "corpora" and (item.default, item.default_factory) != (MISSING, MISSING)
-}
-
-
-def _require(condition: Any, key: str, value: Any, wanted: str) -> None:
-    if not condition:
-        raise InputError(f"profile key {key!r} is {shown(value)}", f"it has to be {wanted}")
+    Raises:
+        InputError: keys are missing, unknown, or hold what they cannot; ``source`` is named.
+    """
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        found = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
+        wrong = "; ".join(f"profile key {key}: {why}" if key else why for key, why in found)
+        remedy = "correct it; kappa_lib/profiles.py says what each key means"
+        raise InputError(f"{source}: {wrong}", remedy) from error
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -204,34 +155,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
     return key, parse(value, f"--set {text}", loads=yaml.safe_load)
-
-
-def _check_corpora(corpora: dict[str, dict[str, str]]) -> None:
-    for name, settings in corpora.items():
-        key = f"corpora: {name}"
-        fits = re.fullmatch(r"[A-Za-z0-9_-]+", name) and name not in CORPORA
-        _require(fits, key, name, f"letters, digits, - and _, and none of {', '.join(CORPORA)}")
-        wanted = "a folder, a language (en, de, ...) and text, the transcripts' column"
-        _require(set(settings) == {"folder", "language", "text"}, key, settings, wanted)
-        fits = re.fullmatch("[a-z]{2,3}", settings["language"])
-        _require(fits, f"{key}: language", settings["language"], "a code, for instance en or de")
-
-
-def _anchored(profile: Profile, keys: Collection[str], folder: Path) -> Profile:
-    """The profile with the paths among some of its values absolute, where relative to ``folder``.
-
-    Notebooks work in their own folder, where a relative path leads elsewhere.
-    """
-    found: dict[str, Any] = {}
-    for key in {"model", "encoder"}.intersection(keys):
-        if (place := folder / paths.expanded(getattr(profile, key))).is_dir():
-            found[key] = str(place)
-    if "corpora" in keys:
-        found["corpora"] = {
-            name: own | {"folder": str(folder / paths.expanded(own["folder"]))}
-            for name, own in profile.corpora.items()
-        }
-    return replace(profile, **found)
 
 
 def _files() -> dict[str, Path]:
@@ -267,53 +190,85 @@ def find(name: str) -> Path:
     )
 
 
-def load(name: str, **overrides: Any) -> Profile:
-    """Read a profile's YAML file (see :func:`find`) and replace some of its values.
-
-    Raises:
-        InputError: unknown profile, unknown or missing key, value of a wrong type or range, or a
-            file that names its results folder otherwise than itself.
-    """
-    path = find(name)
-    values = parse(path.read_bytes(), path.name, dict[str, object], yaml.safe_load)
-    if values.get("profile", path.stem) != path.stem:
-        # A copy that kept its original's name would write over the original's results.
-        raise InputError(
-            f"{path}: its key profile is {shown(values['profile'])}", f"write profile: {path.stem}"
-        )
-    known = {item.name for item in fields(Profile)}
-    if unknown := sorted((set(values) | set(overrides)) - known):
-        raise InputError(
-            f"{path.name}: unknown profile key {', '.join(map(repr, unknown))}",
-            f"the keys are {', '.join(sorted(known))}",
-        )
-    if missing := sorted(known - {"corpora", *_ADDED} - set(values)):
-        raise InputError(f"{path.name}: missing profile key {', '.join(missing)}", "add it")
-    filed = _anchored(Profile(**values), values, path.parent)
-    return _anchored(replace(filed, **overrides), overrides, Path.cwd())
-
-
-def from_notebook(namespace: Mapping[str, Any]) -> Profile:
-    """The profile that a notebook's parameters cell describes.
-
-    The cell names a profile and any of its keys; its values win over the profile's file, so
-    that editing the cell in JupyterLab has the effect that the reader expects.
+def load(source: str | Path | Mapping[str, Any], **overrides: Any) -> Profile:
+    """Read a profile and replace some of its values.
 
     Args:
-        namespace: the notebook's ``globals()``.
+        source: a profile's name; the path of its YAML file; ``reference/<name>`` for the committed
+            run of a profile, with the arms and seeds that it has; or a notebook's ``globals()``,
+            whose ``profile`` is one of these. A notebook's other profile keys win over the file,
+            so that editing the parameters cell has the effect that the reader expects; a
+            committed run stays as it is. The notebook's profile becomes the :func:`current` one.
+        overrides: values by key; a relative path among them starts from the working folder.
+
+    Raises:
+        InputError: unknown profile, unknown or missing key, value of a wrong type or range, a
+            file that names its results folder otherwise than itself, or no committed run.
     """
-    keys = [item.name for item in fields(Profile) if item.name in namespace]
-    values = {key: namespace[key] for key in keys}
-    global _current
-    _current = load(values.pop("profile"), **values)
+    if isinstance(source, Mapping):
+        return _of_notebook(source, overrides)
+    source = str(source)
+    if source.startswith(_REFERENCE):
+        profile = _committed(source, overrides)
+    else:
+        profile = _of_file(find(source), overrides)
+    profile._source = source
+    return profile
+
+
+def current() -> Profile:
+    """The profile that this process' notebook loaded last.
+
+    Raises:
+        InputError: no notebook has loaded one.
+    """
+    if _current is None:
+        raise InputError("no profile is loaded", "call profile = load_profile(globals()) first")
     return _current
 
 
 _current: Profile | None = None
 
 
-def current() -> Profile:
-    """The profile that the notebook has loaded last; InputError where it has loaded none."""
-    if _current is None:
-        raise InputError("no profile was loaded", "load one first: load_profile(globals())")
+def _of_notebook(namespace: Mapping[str, Any], overrides: dict[str, Any]) -> Profile:
+    global _current
+    source = namespace["profile"]
+    if isinstance(source, Profile):  # the cell is executed again
+        source = source._source
+    values = {key: namespace[key] for key in Profile.model_fields if key in namespace}
+    del values["profile"]
+    if str(source).startswith(_REFERENCE):
+        values = {}
+    _current = load(source, **values | overrides)
     return _current
+
+
+def _committed(source: str, overrides: dict[str, Any]) -> Profile:
+    name = source.removeprefix(_REFERENCE)
+    planned, folder = _of_file(find(name), {}), paths.REFERENCE / name
+    finished = {path.parent.name for path in folder.glob("runs/*/provenance.json")}
+    runs = [(a, s) for a in planned.arms for s in planned.seeds if f"{a}-seed{s}" in finished]
+    if not runs:
+        raise InputError(f"{folder}: no committed run", "name a folder of results/reference")
+    there = {"arms": list(dict.fromkeys(a for a, _ in runs)), "seeds": sorted({s for _, s in runs})}
+    return checked(planned.model_dump() | there | overrides, source)
+
+
+def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
+    values = parse(path.read_bytes(), path.name, dict[str, object], yaml.safe_load)
+    if values.get("profile", path.stem) != path.stem:
+        # A copy that kept its original's name would write over the original's results.
+        raise InputError(f"{path}: its key profile is another", f"write profile: {path.stem}")
+    profile = checked(values | overrides, path.name)
+
+    # Notebooks work in their own folder, where a relative path leads elsewhere.
+    def absolute(key: str, written: str) -> Path:
+        return (Path.cwd() if key in overrides else path.parent) / paths.expanded(written)
+
+    places = {key: absolute(key, getattr(profile, key)) for key in ("model", "encoder")}
+    found: dict[str, Any] = {key: str(place) for key, place in places.items() if place.is_dir()}
+    found["corpora"] = {
+        name: own | {"folder": str(absolute("corpora", own["folder"]))}
+        for name, own in profile.corpora.items()
+    }
+    return profile.model_copy(update=found)

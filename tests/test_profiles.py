@@ -5,6 +5,8 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
+from kappa_lib.training.trainer import settings
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -53,14 +55,74 @@ def test_a_missing_key_is_named(tmp_path, monkeypatch):
     del values["lr"]
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.setattr(paths, "OWN_PROFILES", tmp_path)
-    with pytest.raises(InputError, match="missing profile key lr"):
+    with pytest.raises(InputError, match="profile key lr: Field required"):
         profiles.load("smoke")
 
 
-def test_a_notebook_s_cell_wins_over_the_file():
-    profile = profiles.from_notebook({"profile": "smoke", "steps": 7, "unrelated": 1})
+def test_a_run_that_stops_at_a_loss_needs_steps_to_average_it_over():
+    with pytest.raises(InputError, match="eval_every has to be at least 20"):
+        profiles.load("smoke", stop_loss=2.0, eval_every=19)
+    assert profiles.load("smoke", stop_loss=2.0, eval_every=20).stop_loss == 2.0
+
+
+COMMITTED = sorted(paths.REFERENCE.glob("*/runs/*/config.json"))
+
+
+@pytest.mark.parametrize("name", sorted({path.parts[-4] for path in COMMITTED}))
+def test_committed_runs_are_the_runs_that_their_profile_describes(name):
+    """What a profile says of a run must not change, or no earlier run could be resumed."""
+    found = settings(profiles.load(name))
+    for path in paths.REFERENCE.joinpath(name).glob("runs/*/config.json"):
+        config = read_json(path)
+        del config["seed"]  # the run's, not the profile's
+        later = {"dtype"} if found["dtype"] == "auto" else set()  # as that machine took it
+        later |= {"text_tokens"} if name == "study" else set()  # raised after its runs
+        expected = found | {key: config[key] for key in later}
+        assert {key: config[key] for key in profiles.Profile.model_fields if key in config} == (
+            expected
+        )
+
+
+def test_a_notebook_s_cell_wins_over_the_file_and_its_profile_is_the_current_one():
+    profile = profiles.load({"profile": "smoke", "steps": 7, "unrelated": 1})
     assert profile.steps == 7
     assert profile.batch == profiles.load("smoke").batch
+    assert profiles.current() is profile
+    assert profiles.load("laptop") is not profiles.current() is profile
+
+
+def test_a_notebook_s_cell_can_be_executed_again():
+    namespace = {"profile": "smoke", "steps": 7}
+    namespace["profile"] = profiles.load(namespace)
+    assert profiles.load(namespace) == namespace["profile"]
+
+
+def test_without_a_notebook_s_profile_there_is_no_current_one(monkeypatch):
+    monkeypatch.setattr(profiles, "_current", None)
+    with pytest.raises(InputError, match="no profile is loaded"):
+        profiles.current()
+
+
+def test_a_committed_run_is_read_where_it_lies_with_the_seeds_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
+    own = profiles.load("study")
+    for run in ("inverse-seed2", "selected-seed1", "selected-seed2", "unheard_of-seed1"):
+        folder = tmp_path / "reference" / "study" / "runs" / run
+        folder.mkdir(parents=True)
+        (folder / "provenance.json").touch()
+    found = profiles.load({"profile": "reference/study", "steps": 7})
+    assert (found.arms, found.seeds, found.steps) == (["selected", "inverse"], [1, 2], own.steps)
+    assert found.folder == tmp_path / "reference" / "study"
+    assert found.output == tmp_path / "shown" / "study"
+    assert own.folder == own.output == tmp_path / "study"
+    assert profiles.load("reference/study", seeds=[2]).seeds == [2]
+
+
+def test_a_profile_without_committed_runs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path)
+    with pytest.raises(InputError, match="no committed run"):
+        profiles.load("reference/laptop")
 
 
 @pytest.fixture
@@ -72,8 +134,8 @@ def mine(tmp_path):
 
 
 def test_a_profile_of_one_s_own_is_found_by_path_and_by_name(mine, monkeypatch):
-    assert profiles.load(str(mine), steps=7).values() == (
-        profiles.load("smoke").values() | {"profile": "mine", "steps": 7}
+    assert profiles.load(mine, steps=7).model_dump() == (
+        profiles.load("smoke").model_dump() | {"profile": "mine", "steps": 7}
     )
     with pytest.raises(InputError, match="there is no profile 'mine'"):
         profiles.load("mine")

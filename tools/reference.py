@@ -8,7 +8,6 @@
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -205,7 +204,7 @@ def _plan_row(name: str) -> list[str]:
     trained = {arm.name: arm.parameters / 1e9 for arm in made.arms}
     needed = []
     for changes in _WAYS.values():
-        way = Plan(replace(profile, **changes), SHARDS if "parallel" in changes else 1)
+        way = Plan(profile.model_copy(update=changes), SHARDS if "parallel" in changes else 1)
         needed.append(way.memory(made.largest.parameters).total)
     _, operations, reads = made.work()
     hours = (operations / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)) / 3600

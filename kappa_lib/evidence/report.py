@@ -79,7 +79,7 @@ def left_out(profile: Profile) -> str:
 def _counts(profile: Profile, part: str) -> str:
     """Utterances of each corpus, and how many were asked for where there were fewer."""
     used, words = tables.split(profile, "used"), []
-    for corpus, asked in profile.values()[f"{part}_utterances"].items():
+    for corpus, asked in getattr(profile, f"{part}_utterances").items():
         count = used.get(corpus, {}).get(part, asked)
         words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
     return ", ".join(words)

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def shown(namespace: Mapping[str, Any]) -> Profile:
     """
     committed, _, name = namespace["profile"].rpartition("/")
     if committed != "reference":
-        return profiles.from_notebook(namespace)
+        return profiles.load(namespace)
     source, root = paths.REFERENCE / name, paths.results("shown")
     root = root.parent if root.parent.name == "shown" else root
     if not (source / "kappa.csv").is_file():
@@ -60,7 +59,8 @@ def of_runs(name: str) -> Profile:
     profile = profiles.load(name)
     table = results(profile)
     seeds = sorted(table["seed"].unique().tolist())
-    return replace(profile, arms=list(dict.fromkeys(table["arm"])), seeds=seeds)
+    found = {"arms": list(dict.fromkeys(table["arm"])), "seeds": seeds}
+    return profile.model_copy(update=found)
 
 
 def results(profile: Profile) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import yaml
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.profiles import CORPORA, Profile
+from kappa_lib.profiles import CORPORA
 from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.sources import OwnSpeech
 
@@ -49,7 +49,7 @@ def write(target: Path, folder: Path, language: str, column: str, model: str) ->
     corpus = re.sub(r"[^A-Za-z0-9_-]", "_", folder.resolve().name) or "own"
     base = profiles.load(START)
     longest = max(map(len, texts)) / CHARACTERS
-    values = base.values() | {
+    values = base.model_dump() | {
         "profile": target.stem,
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
         "warm_batch": min(base.warm_batch, train),
@@ -73,7 +73,7 @@ def write(target: Path, folder: Path, language: str, column: str, model: str) ->
     if rest := values.keys() - yaml.safe_load(made).keys():
         made += f"# As in the profile `{START}`; kappa_lib/profiles.py says what they are.\n"
         made += yaml.safe_dump({key: values[key] for key in sorted(rest)})
-    Profile(**yaml.safe_load(made))  # refuses what a run would refuse
+    profiles.checked(yaml.safe_load(made), str(target))  # refuses what a run would refuse
     if target.exists():
         raise InputError(f"{target} is there already", "take another name, or delete it")
     files.write_text(target, made)

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +150,13 @@ def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -
         InputError: the cell declares something that is no profile key.
     """
     names = list(papermill.inspect_notebook(str(notebook)))
-    unknown = sorted(set(names) - {item.name for item in fields(Profile)})
+    unknown = sorted(set(names) - set(Profile.model_fields))
     if unknown:
         raise InputError(
             f"{notebook.name}: its parameters cell declares {', '.join(unknown)}",
             "declare profile keys only (kappa_lib.profiles.Profile)",
         )
-    return profile.values(*names, *replaced) if names else {}
+    return profile.model_dump(include={*names, *replaced}) if names else {}
 
 
 def execution_key(notebook: Path, profile: Profile) -> str:
@@ -171,7 +170,7 @@ def execution_key(notebook: Path, profile: Profile) -> str:
     return files.fingerprint(
         {
             "cells": [[cell.cell_type, cell.source] for cell in cells],
-            "profile": profile.values(),
+            "profile": profile.model_dump(),
             "recordings": _recordings(profile),
             "weights": _local_models(profile),
             "committed": _committed(cells),

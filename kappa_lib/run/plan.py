@@ -145,7 +145,7 @@ class Plan:
         if profile.dtype == "auto":  # what this machine would take
             device = models.pick_device(profile.device).type
             dtype = models.pick_dtype("auto", device)
-            profile = replace(profile, device=device, dtype=dtype)
+            profile = profile.model_copy(update={"device": device, "dtype": dtype})
         self.profile, self.processes = profile, processes
         self.llm = sizes.language_model(sizes.llama_config(profile.model))
         self.encoder = sizes.encoder(profile.encoder)

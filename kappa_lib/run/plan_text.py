@@ -1,7 +1,6 @@
 """A plan as text, and the rate of arithmetic that turns it into hours."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -39,7 +38,7 @@ def measured_rate(profile: Profile) -> tuple[float, str] | None:
         if not record.get("seconds_per_step"):
             continue
         try:
-            ran = Plan(replace(profile, batch=config["batch"], steps=config["steps"]))
+            ran = Plan(profile.model_copy(update={key: config[key] for key in ("batch", "steps")}))
         except InputError:
             return None  # of text, of LoRA, or of a model whose sizes nobody knows
         pace = ran.step(config["parameters"]) / record["seconds_per_step"]

@@ -138,8 +138,8 @@ class Run:
         # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
         by_path = source.endswith((".yaml", ".yml"))
         self.source = str(profiles.find(source)) if by_path else profile.profile
-        as_filed = profiles.load(self.source).values()
-        self.replaced = [key for key, value in profile.values().items() if as_filed[key] != value]
+        as_filed, own = profiles.load(self.source).model_dump(), profile.model_dump()
+        self.replaced = [key for key, value in own.items() if as_filed[key] != value]
         self.timings = Timings(self.folder / "timings.json", console)
 
     def notebook(self, source: Path, place: str) -> None:

@@ -269,8 +269,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     """
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
-    inputs = profile.values("share", "arms", "seed", "seeds") | {"table": kappa_table.digest(table)}
-    inputs |= profile.added("lora_rank")
+    inputs = profile.model_dump(include={"share", "arms", "seed", "seeds"})
+    inputs |= profile.model_dump(include={"lora_rank"}, exclude_defaults=True)
+    inputs["table"] = kappa_table.digest(table)
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
         inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))

@@ -3,7 +3,6 @@
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,8 @@ class Experiment:
                 "raise the profile's batch, or start fewer processes",
             )
         # Of a run's type, not of its wish: a machine that picks another one makes another run.
-        profile = replace(profile, dtype=models.pick_dtype(profile.dtype, profile.device))
+        dtype = models.pick_dtype(profile.dtype, profile.device)
+        profile = profile.model_copy(update={"dtype": dtype})
         self.profile, self.data = profile, data
         device = models.pick_device(profile.device)
         self.accelerator = parallel.accelerator(profile.parallel, device)
@@ -138,7 +138,7 @@ class Experiment:
         profile, path = self.profile, self._warm_path(seed)
         seed = profile.seed if profile.shared_start else seed
         inputs = {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed}
-        inputs |= profile.added("warm_dropout")
+        inputs |= profile.model_dump(include={"warm_dropout"}, exclude_defaults=True)
         outputs = [path, path.with_suffix(".json")]
         stage = Stage(f"warm-seed{seed}", profile.folder, inputs, outputs)
 
@@ -193,7 +193,7 @@ class Experiment:
 
     def describe(self, *keys: str) -> dict[str, Any]:
         """What decides a result: the named settings, the weights, the data, this code's version."""
-        found = self.profile.values(*keys)
+        found = {key: getattr(self.profile, key) for key in keys}
         found["weights"] = models.identity(self.profile.model)
         pinned = encoder.identity(self.profile.encoder) if "encoder" in keys else None
         if isinstance(pinned, dict):  # files: the encoder's name in the profile does not say which

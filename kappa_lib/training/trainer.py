@@ -31,11 +31,26 @@ from kappa_lib.training.precision import gradient_checkpointing
 SMOOTHED = 20
 
 
+# Keys of a profile that no run's numbers depend on, or that "arm", "seed", "tensors" and "split"
+# of its config stand for.
+_NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "parallel", "spectra"} | {
+    "train_utterances",
+    "test_utterances",
+    "corpora",
+}
+
+
+def settings(profile: Profile) -> dict[str, Any]:
+    """What of a profile decides a run; later settings only where they are not at their default,
+    so that earlier runs stay the same runs."""
+    return profile.model_dump(exclude_defaults=True, exclude=_NOT_OF_A_RUN)
+
+
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
     """Everything that decides a run's metrics."""
     return {
-        **experiment.describe(*WARM_KEYS, *EVAL_KEYS, "steps", "batch", "lr", "eval_every"),
-        **experiment.profile.added(),
+        **experiment.describe(*WARM_KEYS, *EVAL_KEYS),
+        **settings(experiment.profile),
         "arm": selection.arm,
         "tensors": fingerprint(selection.tensors),
         "parameters": selection.parameters,

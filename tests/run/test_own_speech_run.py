@@ -3,7 +3,6 @@
 import csv
 import io
 from collections import Counter
-from dataclasses import replace
 
 import hub_files
 import nbformat
@@ -96,7 +95,7 @@ def run(root):
 def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, capsys):
     assert init(root, "-o", str(tmp_path / "new.yaml")) == 0
     text = (tmp_path / "new.yaml").read_text(encoding="utf-8")
-    assert set(yaml.safe_load(text)) == set(profiles.load("laptop").values())
+    assert set(yaml.safe_load(text)) == set(profiles.load("laptop").model_dump())
     assert text.count("#") > 15
     profile = profiles.load(str(tmp_path / "new.yaml"))
     assert (profile.profile, profile.model) == ("new", str(root / "llama"))
@@ -256,7 +255,7 @@ def test_another_language_of_the_recordings_makes_another_run(run):
     profile, bench, *_ = run
     english = {CORPUS: {**profile.corpora[CORPUS], "language": "en"}}
     before = (profile.folder / "split.json").read_text(encoding="utf-8")
-    changed = features.load(replace(profile, corpora=english))
+    changed = features.load(profile.model_copy(update=dict(corpora=english)))
     (profile.folder / "split.json").write_text(before, encoding="utf-8")
     assert changed.tests[0].language == "en"
     assert changed.texts == bench.data.texts

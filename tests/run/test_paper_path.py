@@ -137,7 +137,7 @@ def test_the_papers_profiles_differ_in_the_model_alone(name):
     assert profile.dtype == "bfloat16"
     assert {"selected", "inverse"} < set(profile.arms)
     own = {"profile", "model", "lr"}
-    settings, same = profile.values(), largest.values()
+    settings, same = profile.model_dump(), largest.model_dump()
     assert {k: v for k, v in settings.items() if k not in own} == {
         k: v for k, v in same.items() if k not in own
     }

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 WRITES = [
     "from kappa_lib import files, profiles",
-    "profile = profiles.from_notebook(globals())",
+    "profile = profiles.load(globals())",
     "files.write_json(profile.folder / 'data' / f'{seed}.json', profile.steps)",
 ]
 

@@ -290,7 +290,7 @@ def test_a_budget_takes_what_fits_and_no_more_would(arm):
 def test_runs_of_a_drawn_arm_have_draws_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     arms = ["selected", "random", "random_matched_size"]
-    profile = replace(profiles.load("smoke"), arms=arms, seeds=[0, 1, 2])
+    profile = profiles.load("smoke").model_copy(update=dict(arms=arms, seeds=[0, 1, 2]))
     returned = selection.select_stage(profile, TABLE)
     written = {path.name for path in (profile.folder / "selections").iterdir()}
     drawn = {f"{arm}-seed{seed}.json" for arm in arms[1:] for seed in profile.seeds}

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import soundfile
@@ -46,7 +44,9 @@ def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_pat
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "assets").symlink_to(assets.WHISPER_BASE.get().parent)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
-    few = replace(profile, train_utterances={"de": 1}, test_utterances={"de": 1, "en": 1})
+    few = profile.model_copy(
+        update=dict(train_utterances={"de": 1}, test_utterances={"de": 1, "en": 1})
+    )
     features.load(few)
     for part in (tmp_path / "cache" / "speech").glob("*/test.arrow"):
         part.write_bytes(part.read_bytes()[:-500])
@@ -74,10 +74,10 @@ def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monk
     own = {"mine": {"folder": str(folder), "language": "en", "text": "text"}}
     own_alone = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2}}
     with pytest.raises(InputError, match="nothing to test on"):
-        features.load(replace(profile, corpora=own, **own_alone))
+        features.load(profile.model_copy(update=dict(corpora=own, **own_alone)))
     beside = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2, "en": 1}}
-    data = features.load(replace(profile, corpora=own, **beside))
+    data = features.load(profile.model_copy(update=dict(corpora=own, **beside)))
     assert data.left_out["mine"]["test"] == {"nothing left by the normaliser": 2}
     assert data.used == {"mine": {"train": 2}, "en": {"test": 1}}
     with pytest.raises(InputError, match="nothing to train on"):
-        features.load(replace(profile, train_utterances={}))
+        features.load(profile.model_copy(update=dict(train_utterances={})))

@@ -167,7 +167,7 @@ def test_arms_by_input_kappa_have_it_measured_once(model, tmp_path, monkeypatch)
 def test_a_shared_start_serves_every_seed(finished, monkeypatch):
     profile, experiment, arms, *_ = finished
     other = copy.copy(experiment)
-    other.profile = replace(profile, shared_start=True, seeds=[0, 3])
+    other.profile = profile.model_copy(update=dict(shared_start=True, seeds=[0, 3]))
     monkeypatch.setattr(other, "_train_adaptor", lambda *_: pytest.fail("made again"))
     assert other.warm_start(3) == experiment.warm_start(0)
     adaptors = [e.speech_llm(s).adaptor for e, s in ((other, 3), (experiment, 0))]
@@ -194,14 +194,14 @@ def test_another_optimiser_is_another_run(finished):
     assert "optimiser" not in recorded, "runs made before there was a choice stay valid"
     other = copy.copy(experiment)
     for changed in ({"optimiser": "adafactor"}, {"schedule": "constant"}):
-        other.profile = replace(profile, **changed)
+        other.profile = profile.model_copy(update=changed)
         assert trainer.run_config(other, arms["selected"], 0) == {**recorded, **changed}
 
 
 def test_a_run_of_dtype_auto_is_one_of_the_dtype_that_was_picked(finished, monkeypatch):
     profile, experiment, arms, *_ = finished
     monkeypatch.setattr(models, "pick_dtype", lambda *_: "bfloat16")
-    other = Experiment(replace(profile, dtype="auto"), experiment.data)
+    other = Experiment(profile.model_copy(update=dict(dtype="auto")), experiment.data)
     found = trainer.run_config(other, arms["selected"], 0)
     assert found["dtype"] == "bfloat16"
     assert found == {**trainer.run_config(experiment, arms["selected"], 0), "dtype": "bfloat16"}
@@ -265,7 +265,7 @@ def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
     path.unlink()
     assert set(spectral_changes(profile)["arm"]) == {"inverse"}
     other = copy.copy(experiment)
-    other.profile = replace(profile, spectra=False)
+    other.profile = profile.model_copy(update=dict(spectra=False))
     stages.train_all(other, arms)
     assert not path.exists()
     stages.train_all(experiment, arms)
