@@ -223,7 +223,7 @@ def current() -> Profile:
         InputError: no notebook has loaded one.
     """
     if _current is None:
-        raise InputError("no profile is loaded", "call profile = load_profile(globals()) first")
+        raise InputError("no profile was loaded", "load one first: load_profile(globals())")
     return _current
 
 

@@ -99,7 +99,7 @@ def test_a_notebook_s_cell_can_be_executed_again():
 
 def test_without_a_notebook_s_profile_there_is_no_current_one(monkeypatch):
     monkeypatch.setattr(profiles, "_current", None)
-    with pytest.raises(InputError, match="no profile is loaded"):
+    with pytest.raises(InputError, match="no profile was loaded"):
         profiles.current()
 
 
