@@ -10,8 +10,7 @@
 #   bash reproduce.sh test         lint, unit tests, and every notebook under nbval
 #   bash reproduce.sh lab [...]    JupyterLab on the notebooks; more arguments go to JupyterLab
 #   bash reproduce.sh bench [...]  κ timed against the author's and PEFT's way, 15 minutes
-#   bash reproduce.sh site         a static site of notebooks, reports, claims and API, in site/;
-#       --profile NAME: with the notebooks that a run of this profile executed
+#   bash reproduce.sh site         chapters, guides, claims, reports and API as a site, in site/
 #   bash reproduce.sh --help
 #
 # What it needs: Linux or macOS (Apple silicon), Python 3.11 or newer with venv, 6 GB of disk and
@@ -160,14 +159,13 @@ run_tests() {
 }
 
 profile=laptop
-asked=""
 command=""
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help | help) usage; exit 0 ;;
-        --profile) [ $# -ge 2 ] || fail "--profile needs a name" 2; profile="$2"; asked=1; shift 2 ;;
-        --profile=*) profile="${1#--profile=}"; asked=1; shift ;;
+        --profile) [ $# -ge 2 ] || fail "--profile needs a name" 2; profile="$2"; shift 2 ;;
+        --profile=*) profile="${1#--profile=}"; shift ;;
         --set | --only | --processes) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
         --force) options+=("$1"); shift ;;
         run | test | site) [ -z "$command" ] || fail "one command at a time, see --help" 2; command="$1"; shift ;;
@@ -192,7 +190,9 @@ install
 case "${command:-run}" in
     run) exec python -m kappa_lib.run.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
     test) run_tests ;;
-    site) exec python -m tools.site ${asked:+--profile "$profile"} ;;
+    site)
+        python -m sphinx -q -b html -c docs . site
+        echo "== open site/index.html" ;;
     bench) exec python -m benchmarks.bench ${1+"$@"} ;;
     lab) exec python -m jupyterlab --notebook-dir "$ROOT/notebooks" ${1+"$@"} ;;
 esac
