@@ -43,6 +43,7 @@ html_title = project
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_extra_path = ["index.html"]
+html_context = {"default_mode": "auto"}
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
@@ -110,22 +111,25 @@ def complete(app, name, source):
 
 
 def name_cells(app, tree):
-    """Let links lead to a notebook's cell, and describe a figure that the notebook does not."""
-    path = Path(app.env.doc2path(app.env.current_document.docname))
+    """Let links lead to a notebook's code cells, and give its figures their alternative texts."""
+    name = app.env.current_document.docname
+    path = Path(app.env.doc2path(name))
     if path.suffix != ".ipynb":
         return
     cells = nbformat.read(path, as_version=4).cells
-    slugs = app.env.metadata[app.env.current_document.docname]["myst_slugs"]
-    for node in tree.findall(nodes.container):
-        if "cell_index" in node:
-            name = cells[node["cell_index"]].id
-            node["ids"].append(name)
-            slugs[name] = (None, name, name)
-    for image in tree.findall(nodes.image):
-        section = image
-        while not isinstance(section, nodes.section):
-            section = section.parent
-        image.setdefault("alt", f"Figure: {section.next_node(nodes.title).astext()}")
+    for node in tree.findall(lambda node: "cell_index" in getattr(node, "attributes", ())):
+        cell = cells[node["cell_index"]]
+        node["ids"].append(cell.id)
+        app.env.metadata[name]["myst_slugs"][cell.id] = (None, cell.id, cell.id)
+        shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+        for image, output in zip(node.findall(nodes.image), shown, strict=True):
+            image["alt"] = output.metadata.get("image/png", {}).get("alt", _heading(image))
+
+
+def _heading(node):
+    while not isinstance(node, nodes.section):
+        node = node.parent
+    return f"Figure: {node.next_node(nodes.title).astext()}"
 
 
 def math(writer, node):
