@@ -113,10 +113,3 @@ def checked_matrix(weight: ArrayLike, name: str = "weight") -> NDArray[np.float6
     if not np.isfinite(matrix).all():
         raise InputError(f"{name} holds NaN or infinite values", "remove or repair them first")
     return matrix
-
-
-def checked_rank(k: int) -> int:
-    """Return k; InputError unless it is a whole number >= 1."""
-    if int(k) != k or k < 1:
-        raise InputError(f"rank k is {k!r}", "give a whole number of at least 1")
-    return int(k)

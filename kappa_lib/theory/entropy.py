@@ -1,20 +1,18 @@
-"""Entropy and information of Y = WX with Gaussian X, eqs. (2)-(7), and estimates from samples.
+"""Entropy and information of Y = WX with Gaussian X, eqs. (3)-(7), and entropy from samples.
 
 Everything is in nats. ``s`` are the singular values of W in any order, shape (r,); those at or
 below ``rtol * max(s)`` count as zero, because for a rank-deficient W the output lives on a
 k-dimensional subspace and only there it has a density. ``sigma_x`` and ``sigma_n`` are the
-standard deviations of each input and of the noise added to each output. The estimators are what
-the closed forms are checked against.
+standard deviations of each input and of the noise added to each output. The estimate from samples
+is what the closed forms are checked against.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import quad
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
-from scipy.special import digamma, entr, gammaln
+from scipy.special import digamma, gammaln
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import as_spectrum, checked_matrix, nonzero_spectrum, positive_number
@@ -41,17 +39,6 @@ def gaussian_entropy(covariance: ArrayLike) -> float:
     return sigma.shape[0] / 2 * LOG_2PI_E + float(np.log(np.diag(factor)).sum())
 
 
-def linear_covariance(weight: ArrayLike, sigma_x: float = 1.0) -> NDArray[np.float64]:
-    """Eq. (4): Σ_Y = σ_x² W Wᵀ, (m, m), of Y = WX with X ~ N(0, σ_x² I) and W (m, n)."""
-    matrix = checked_matrix(weight)
-    return positive_number(sigma_x, "sigma_x") ** 2 * (matrix @ matrix.T)
-
-
-def log_det_gram(s: ArrayLike, rtol: float | None = None) -> float:
-    """Eq. (5): log det(W Wᵀ) = Σ log σᵢ²; over the non-zero σᵢ, the log pseudo-determinant."""
-    return 2 * float(np.log(nonzero_spectrum(s, rtol)).sum())
-
-
 def linear_entropy(s: ArrayLike, sigma_x: float = 1.0, rtol: float | None = None) -> float:
     """Eq. (6): h(Y) = (k/2) log(2πe σ_x²) + Σ log σᵢ.
 
@@ -60,7 +47,7 @@ def linear_entropy(s: ArrayLike, sigma_x: float = 1.0, rtol: float | None = None
     """
     positive = nonzero_spectrum(s, rtol)
     log_variance = 2 * math.log(positive_number(sigma_x, "sigma_x"))
-    return positive.size / 2 * (LOG_2PI_E + log_variance) + log_det_gram(s, rtol) / 2
+    return positive.size / 2 * (LOG_2PI_E + log_variance) + float(np.log(positive).sum())
 
 
 def mutual_information(s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0) -> float:
@@ -71,31 +58,6 @@ def mutual_information(s: ArrayLike, sigma_x: float = 1.0, sigma_n: float = 1.0)
     values = as_spectrum(s)
     gain = positive_number(sigma_x, "sigma_x") / positive_number(sigma_n, "sigma_n")
     return float((0.5 * np.log1p((gain * values) ** 2)).sum())
-
-
-def monte_carlo_entropy(log_density: ArrayLike) -> tuple[float, float]:
-    """Eq. (2) as an average: h(X) = -E log p(X), with its standard error.
-
-    ``log_density`` is log p at samples drawn from p itself, (N,), finite, N >= 2; else InputError.
-    """
-    values = np.asarray(log_density, dtype=np.float64)
-    if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
-        raise InputError(
-            f"log_density has shape {values.shape} or values that are not finite",
-            "give at least two finite log densities, at samples of the same density",
-        )
-    return -float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
-
-
-def quadrature_entropy(density: Callable[[float], float], low: float, high: float) -> float:
-    """Eq. (2) as an integral: -∫ p log p over [low, high], for a scalar X.
-
-    InputError where p does not integrate to one within 1e-6.
-    """
-    mass = quad(density, low, high, limit=200)[0]
-    if abs(mass - 1) > 1e-6:
-        raise InputError(f"the density integrates to {mass:.6g} over [{low}, {high}]", "widen it")
-    return quad(lambda x: entr(max(density(x), 0.0)), low, high, limit=200)[0]
 
 
 def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:
@@ -124,21 +86,3 @@ def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:
     log_ball = dimension / 2 * math.log(math.pi) - gammaln(dimension / 2 + 1)
     spread = dimension * float(np.log(distance).mean())
     return float(digamma(count) - digamma(neighbours) + log_ball + spread)
-
-
-def image_coordinates(samples: ArrayLike, rank: int) -> NDArray[np.float64]:
-    """Coordinates (N, rank) of samples (N, m) within the subspace of that rank that they span.
-
-    Lengths and volumes of the subspace are kept, so an entropy of the result is the entropy on
-    the image of a rank-deficient map.
-
-    Raises:
-        InputError: rank out of [1, min(N, m)], or the samples leave a subspace of that dimension.
-    """
-    points = checked_matrix(samples, "samples")
-    if not 1 <= rank <= min(points.shape):
-        raise InputError(f"rank {rank} for samples of shape {points.shape}", "give 1 <= rank <= m")
-    _, spread, axes = np.linalg.svd(points, full_matrices=False)
-    if rank < spread.size and spread[rank] > 1e-9 * spread[0]:
-        raise InputError(f"the samples span more than {rank} dimensions", "give a larger rank")
-    return points @ axes[:rank].T

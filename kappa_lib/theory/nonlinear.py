@@ -19,7 +19,7 @@ from scipy.stats import norm
 
 from kappa_lib.errors import InputError
 from kappa_lib.theory.checks import checked_matrix, positive_number
-from kappa_lib.theory.entropy import LOG_2PI_E, gaussian_entropy
+from kappa_lib.theory.entropy import LOG_2PI_E
 
 Array = NDArray[np.float64]
 LEAK = 0.1
@@ -31,7 +31,6 @@ class Activation:
 
     function: Callable[[Array], Array]  # φ, array to array of the same shape
     log_slope: Callable[[Array], Array]  # log|φ'| likewise; -inf where the slope vanishes
-    invertible: bool  # whether φ is strictly monotone
     # Where log|φ'| is not smooth (for GELU and SiLU the zero of φ'), for the quadrature.
     breaks: tuple[float, ...] = ()
 
@@ -62,21 +61,18 @@ def _relu(leak: float) -> Activation:
     return Activation(
         lambda y: np.where(y > 0, y, leak * y),
         lambda y: np.where(np.asarray(y) > 0, 0.0, low),
-        leak > 0,
         (0.0,),
     )
 
 
 ACTIVATIONS = {
-    "identity": Activation(lambda y: y, np.zeros_like, True),
-    "tanh": Activation(np.tanh, _log_slope_tanh, True),
-    "softplus": Activation(lambda y: np.logaddexp(0.0, y), log_expit, True),
+    "identity": Activation(lambda y: y, np.zeros_like),
+    "tanh": Activation(np.tanh, _log_slope_tanh),
+    "softplus": Activation(lambda y: np.logaddexp(0.0, y), log_expit),
     "leaky ReLU": _relu(LEAK),
     "ReLU": _relu(0.0),
-    "GELU": Activation(lambda y: y * ndtr(y), _log_slope_gelu, False, (-0.7517915247, 0.0)),
-    "SiLU": Activation(
-        lambda y: y * np.exp(log_expit(y)), _log_slope_silu, False, (-1.2784645428,)
-    ),
+    "GELU": Activation(lambda y: y * ndtr(y), _log_slope_gelu, (-0.7517915247, 0.0)),
+    "SiLU": Activation(lambda y: y * np.exp(log_expit(y)), _log_slope_silu, (-1.2784645428,)),
 }
 
 
@@ -110,27 +106,6 @@ def mean_log_slope(name: str, mean: float = 0.0, std: float = 1.0) -> float:
     return sum(quad(weighted, low, high, limit=200)[0] for low, high in itertools.pairwise(ends))
 
 
-def entropy_after(name: str, covariance: ArrayLike, mean: ArrayLike | None = None) -> float:
-    """h(φ(Y)) = h(Y) + Σ E log|φ'(Yᵢ)| for Y ~ N(mean, Σ), (m,) and (m, m), and an invertible φ.
-
-    Correlations between outputs only enter through h(Y): the Jacobian of an element-wise map is
-    diagonal, so its log-determinant is a sum over outputs. InputError where φ is not invertible
-    (ReLU maps half the space onto an atom).
-    """
-    if not activation(name).invertible:
-        raise InputError(
-            f"{name} is not invertible, so this formula does not give its entropy",
-            "use noisy_information, which is finite for every activation",
-        )
-    sigma = checked_matrix(covariance, "covariance")
-    means = np.zeros(len(sigma)) if mean is None else np.asarray(mean, dtype=np.float64)
-    slopes = [
-        mean_log_slope(name, float(m), math.sqrt(v))
-        for m, v in zip(means, np.diag(sigma), strict=True)
-    ]
-    return gaussian_entropy(sigma) + sum(slopes)
-
-
 def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | None = None) -> float:
     """h(S + N), N ~ N(0, σ_n²), on a grid: S is on the centres (J,) with probability ∝ weights."""
     points = checked_matrix(np.atleast_2d(centres), "centres")[0]
@@ -158,23 +133,3 @@ def noisy_information(name: str, sigma_n: float, mean: float = 0.0, std: float =
     z = np.linspace(-8, 8, 3201)
     centres = activation(name).function(mean + scale * z)
     return mixture_entropy(centres, noise, norm.pdf(z)) - 0.5 * LOG_2PI_E - math.log(noise)
-
-
-def information_after_relu(sigma_n: float, mean: float = 0.0) -> float:
-    """I(Y; ReLU(Y + N)), Y ~ N(mean, 1), N ~ N(0, σ_n²) before it: data processing for ReLU.
-
-    The output is an atom at zero plus a density above it, so each entropy has both parts.
-    """
-    noise, z = positive_number(sigma_n, "sigma_n"), np.linspace(-8, 8, 3201)
-    weights = norm.pdf(z) / norm.pdf(z).sum()
-    given = _rectified_entropy(mean + z, noise)
-    total = _rectified_entropy(np.float64(mean), math.hypot(1.0, noise))
-    return float(total - weights @ given)
-
-
-def _rectified_entropy(mean: Array, std: float) -> Array:
-    """-P₀ log P₀ - ∫ f log f over y > 0, of max(Z, 0) with Z ~ N(mean, std²)."""
-    atom = ndtr(-mean / std)
-    # ∫ z² φ(z) above the threshold a = -mean/std is 1 - Φ(a) + a φ(a).
-    second = (1 - atom) - mean / std * norm.pdf(mean / std)
-    return entr(atom) + (1 - atom) * math.log(std * math.sqrt(2 * math.pi)) + second / 2

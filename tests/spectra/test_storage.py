@@ -7,7 +7,6 @@ import torch
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import storage
-from kappa_lib.theory import theorem
 
 WEIGHT = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
 
@@ -50,16 +49,6 @@ def test_q4_1_has_sixteen_levels_a_run_and_errs_by_half_a_step():
     assert np.median(np.abs(read.reshape(-1, 32) - expected)) < 1e-6
     constant = storage.stored(np.full((1, 32), 0.25), "4-bit (Q4_1)")
     assert constant.numpy() == pytest.approx(0.25)
-
-
-def test_weyl_interval_holds_the_stored_value():
-    rng = np.random.default_rng(0)
-    weight = theorem.matrix_with_spectrum(np.geomspace(1, 1e-2, 32), 32, 32, rng)
-    for form in ("bf16", "4-bit (Q4_1)"):
-        read = storage.stored(weight, form).double().numpy()
-        low, high = theorem.smallest_value_interval(weight, read)
-        assert low <= np.linalg.svd(read, compute_uv=False)[-1] <= high
-        assert low < 1e-2 < high
 
 
 def test_study_measures_what_numpy_measures():
