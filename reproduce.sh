@@ -5,7 +5,6 @@
 #       the whole flow (default profile: laptop); another profile by its path, mine.yaml
 #       --set KEY=VALUE   another value for a profile key, e.g. --set seeds=[0,1]; repeatable
 #       --only NN         this notebook only; repeatable
-#       --processes N     train in N processes first, a GPU each where there are GPUs
 #       --force           execute what is unchanged, too
 #   bash reproduce.sh test         lint, unit tests, and every notebook under nbval
 #   bash reproduce.sh lab [...]    JupyterLab on the notebooks; more arguments go to JupyterLab
@@ -166,7 +165,7 @@ while [ $# -gt 0 ]; do
         -h | --help | help) usage; exit 0 ;;
         --profile) [ $# -ge 2 ] || fail "--profile needs a name" 2; profile="$2"; shift 2 ;;
         --profile=*) profile="${1#--profile=}"; shift ;;
-        --set | --only | --processes) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
+        --set | --only) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
         --force) options+=("$1"); shift ;;
         run | test | site) [ -z "$command" ] || fail "one command at a time, see --help" 2; command="$1"; shift ;;
         lab | bench)

@@ -1,4 +1,4 @@
-"""Large random matrices with the spectrum of trained ones, and whole checkpoints of them.
+"""Large random matrices with the spectrum of trained ones.
 
 W = G D H: a Gaussian G, column scales D that fall off as trained spectra do, and an orthogonal
 mixing H (signs and a fast Walsh-Hadamard transform), so that no axis is special. Making one costs
@@ -6,14 +6,9 @@ a few passes over it, where a matrix of exact spectrum would cost two QR factori
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-
-from kappa_lib.files import replacing, require_space, write_json
 
 # Fall-off exp(-decay·x) over the relative index x, by module type, such that at the default
 # model's sizes κ comes near the default model's medians (about 1e4 for q and o, 6 to 30 else).
@@ -60,53 +55,6 @@ def trained_like(
 def decay_of(module: str) -> float:
     """Fall-off used for a module path such as ``self_attn.q_proj``."""
     return DECAY.get(module.rsplit(".", 1)[-1], MLP_DECAY)
-
-
-def write_checkpoint(
-    folder: Path, shapes: Mapping[str, tuple[int, int]], layers: int, vocabulary: int
-) -> Iterator[str]:
-    """Write a sharded bf16 checkpoint of random weights, a shard a layer, with its index.
-
-    ``shapes`` are module path inside a layer → (rows, cols); ``vocabulary`` is the number of rows
-    of the embedding and of the output layer.
-
-    Yields:
-        The name of each shard once it is written.
-
-    Raises:
-        SpaceError: the disk has no room for all of it.
-    """
-    width = shapes["self_attn.q_proj"][1]
-    numbers = layers * sum(m * n for m, n in shapes.values()) + 2 * vocabulary * width
-    require_space(folder, 2 * numbers + 100_000_000)
-    folder.mkdir(parents=True, exist_ok=True)
-    index: dict[str, str] = {}
-    total = layers + 1
-    for part in range(total):
-        name = f"model-{part + 1:05d}-of-{total:05d}.safetensors"
-        tensors = _ends(vocabulary, width) if part == layers else _layer(shapes, part)
-        with replacing(folder / name) as temporary:
-            save_file(tensors, temporary)
-        index.update(dict.fromkeys(tensors, name))
-        yield name
-    write_json(folder / "model.safetensors.index.json", {"weight_map": index})
-
-
-def _layer(shapes: Mapping[str, tuple[int, int]], layer: int) -> dict[str, torch.Tensor]:
-    return {
-        f"model.layers.{layer}.{module}.weight": trained_like(
-            *shape, decay_of(module), seed=1000 * layer + place
-        )
-        for place, (module, shape) in enumerate(shapes.items())
-    }
-
-
-def _ends(vocabulary: int, width: int) -> dict[str, torch.Tensor]:
-    """Embedding and output layer; κ is not measured on them, so their spectrum is left plain."""
-    generator = torch.Generator().manual_seed(0)
-    names = ("model.embed_tokens.weight", "lm_head.weight")
-    shape = (vocabulary, width)
-    return {n: torch.randn(shape, generator=generator).mul_(_SCALE).bfloat16() for n in names}
 
 
 def kappa_of(weight: torch.Tensor) -> float:

@@ -8,8 +8,8 @@ import platform
 import re
 import reprlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -75,21 +75,23 @@ def require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a results folder for this process; the system frees it when the process ends.
+def alone(folder: Path, names: Iterable[str] = ("running",)) -> Iterator[None]:
+    """Hold parts of a results folder, by name, for this process; freed when the process ends.
 
     Raises:
-        InputError: another run holds it.
+        InputError: another run holds one of them.
     """
-    path = folder / "stages" / "running"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another run is writing to {folder}", "wait for it, or take another profile"
-            ) from None
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        for name in names:
+            stream = held.enter_context((folder / "stages" / name).open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another run is writing to {folder} ({name})",
+                    "wait for it, or take another profile",
+                ) from None
         yield
 
 

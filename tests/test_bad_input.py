@@ -299,7 +299,7 @@ def run(arguments, folder):
     wrote = status == 0 or "could not be measured" in text
     if status:
         named = "\nkappa: " in f"\n{text}" and "What to do: " in text
-        assert named or "usage: kappa" in text, text
+        assert named or "Usage: kappa" in text, text
         assert len(text) < 20_000
     made = [folder / name for name in ("out", "new", "new.yaml", "~nobody")] if wrote else []
     for path in before.keys() | after.keys():
@@ -578,10 +578,9 @@ def test_tables_of_speech(data):
 
 WORDS = {
     "scan": ["--device", "--method", "--include", "--exclude", "--dtype"],
-    "select": ["--arm", "--count", "--share", "--seed"],
-    "plan": ["--memory", "--tflops", "--processes", "--set", "--profile"],
+    "select": ["--arm", "--count", "--share", "--parameters", "--seed"],
+    "plan": ["--set", "--profile"],
     "report": ["--profile"],
-    "doctor": [],
 }
 VALUES = """nan inf -inf 0 -0.0 -1 1 2 0.5 1e400 1e-400 none auto cpu svd float16 float8_e4m3fn
     float8_e8m0fnu float4_e2m1fn_x2 complex64 int8 __class__ selected all smoke steps=2 = KEY={
@@ -593,7 +592,7 @@ values = st.sampled_from(VALUES.split()) | st.text(max_size=5)
 @damage
 @given(st.data())
 def test_arguments(data):
-    command = data.draw(st.sampled_from([c for c in WORDS if c != "doctor"]))
+    command = data.draw(st.sampled_from(sorted(WORDS)))
     pairs = st.tuples(st.sampled_from(WORDS[command]), values)
     words = [word for pair in data.draw(st.lists(pairs, max_size=3)) for word in pair]
     with workplace() as folder, pytest.MonkeyPatch.context() as patch:

@@ -4,9 +4,10 @@ import re
 
 import declared
 import pytest
+import typer
 
 from kappa_lib import paths
-from kappa_lib.run.cli import parser
+from kappa_lib.run.cli import app
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 TREE = README.partition("## File tree")[2].split("```")[1].strip("\n").splitlines()
@@ -39,7 +40,9 @@ def test_every_room_and_ground_module_is_in_the_tree():
 
 @pytest.mark.parametrize("line", re.findall(r"^kappa .+?(?=  #|$)", README, re.MULTILINE))
 def test_its_kappa_commands_are_grammatical(line):
-    assert parser().parse_args(line.split()[1:]).command == line.split()[1]
+    _, name, *arguments = line.split()
+    command = typer.main.get_command(app).commands[name]
+    assert command.make_context(name, arguments).params
 
 
 def test_its_extras_are_declared():

@@ -64,7 +64,6 @@ def run(folder: Path, arguments: list[str]) -> None:
 
 def main(root: Path, folder: Path) -> None:
     """DDP first: Accelerate does not go back from sharding within a process."""
-    run(folder / "scan", ["scan", str(root / "llama"), "-o", str(folder / "scan")])
     run(folder / "ddp-float32", training(root, parallel="ddp"))
     write_gradients(root, "ddp", folder / "ddp")
     run(folder / "fsdp2-bfloat16", training(root, parallel="fsdp2", dtype="bfloat16"))

@@ -1,9 +1,12 @@
 """Write ``environment.yml`` from ``requirements.lock``: ``python -m tools.environment``."""
 
+from pathlib import Path
+
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from kappa_lib import files, paths
-from kappa_lib.run.doctor import pins
+from kappa_lib.errors import InputError
 
 ENVIRONMENT = paths.ROOT / "environment.yml"
 # The oldest Python that the project supports; every pin has a build for it.
@@ -15,6 +18,21 @@ _HEADER = """\
 # The pins are repeated here because conda, mamba and micromamba disagree on where a relative
 # `-r` path starts.
 """
+
+
+def pins(path: Path = paths.LOCK) -> list[Requirement]:
+    """The lock's lines, in its order.
+
+    Raises:
+        InputError: a line that is not an exact pin, naming it.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    for pin in found:
+        specifiers = list(pin.specifier)
+        if len(specifiers) != 1 or specifiers[0].operator != "==":
+            raise InputError(f"{path.name}: {pin} is not an exact pin", "write name==version")
+    return found
 
 
 def environment_yml() -> str:

@@ -1,9 +1,9 @@
 """Keep the small results of a run in the repository, and the README's tables true to them.
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
-``results/reference/laptop`` and writes the README's results from the copy; with ``bench``,
-``scale`` and ``steps`` the same for what the benchmarks measured, with those of
-``PROFILES`` the same for the runs that are finished, be they all or not.
+``results/reference/laptop`` and writes the README's results from the copy; with ``bench``
+the same for what the benchmark measured, with those of ``PROFILES`` the same for the runs that are
+finished, be they all or not.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from kappa_lib.evidence import arms, elsewhere, report, tables
 from kappa_lib.figures import training
 from kappa_lib.figures.style import save
 from kappa_lib.files import read_json, replacing, write_text
-from kappa_lib.run.plan import Plan
+from kappa_lib.run import plan
 from kappa_lib.text import markdown
 from tools import readme
 
@@ -43,20 +43,12 @@ KEPT = (
     "runs/*/provenance.json",
     "runs/*/spectra.csv",
     "bench.*",
-    "scale.json",
-    "steps.json",
-    "paper_size.json",
 )
-# The README's estimate of GPU hours, which says so: sustained rates of an H100, a quarter of the
-# arithmetic and a third of the memory bandwidth on its data sheet; and how many GPUs share a model.
-TFLOPS, BANDWIDTH, SHARDS = 250.0, 1.0, 4
 # Profiles that are trained without notebooks and committed as far as they have come.
 PROFILES = ("cause", "understood", "type", "long", "text", "turn")
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
-    "scale": ("scale.json", "python -m benchmarks.scale"),
-    "steps": ("steps.json", "python -m benchmarks.steps"),
     **{name: ("stages/select.json", f"kappa train --profile {name}") for name in PROFILES},
 }
 
@@ -180,41 +172,25 @@ def article() -> str:
 def plan_table() -> str:
     """What the profiles of the paper's size take, by `kappa plan`; nothing of it was measured."""
     names = [name for name in profiles.names() if name.startswith("paper")]
-    sizes = [f"GiB, {way}" for way in _WAYS]
-    columns = ["profile", "trained, selected / inverse", *sizes, "disk, GB", "GPU hours"]
+    columns = ["profile", "trained, selected / inverse", "GB, AdamW", "GB, Adafactor"]
     return (
         markdown(columns, map(_plan_row, names))
         + "\n\nBillions are parameters of the language model; the selections are those of an"
-        " untrained model of these shapes, until a scan knows better. GiB are of each GPU, for"
-        " the largest arm. GPU hours are all arms with one seed, if a GPU sustains"
-        f" {TFLOPS:g} TFLOP/s and reads weights at {BANDWIDTH:g} TB/s."
+        " untrained model of these shapes, until a scan knows better. GB are weights, gradients"
+        " and the optimiser's states of the largest arm; activations come on top."
     )
-
-
-_WAYS = {
-    "AdamW": {},
-    "Adafactor": {"optimiser": "adafactor"},
-    f"FSDP2 on {SHARDS} GPUs, each": {"parallel": "fsdp2"},
-}
 
 
 def _plan_row(name: str) -> list[str]:
     profile = profiles.load(name)
-    made = Plan(profile)
-    trained = {arm.name: arm.parameters / 1e9 for arm in made.arms}
-    needed = []
-    for changes in _WAYS.values():
-        way = Plan(profile.model_copy(update=changes), SHARDS if "parallel" in changes else 1)
-        needed.append(way.memory(made.largest.parameters).total)
-    _, operations, reads = made.work()
-    hours = (operations / (TFLOPS * 1e12) + reads / (BANDWIDTH * 1e12)) / 3600
+    optimisers = ({"optimiser": name} for name in ("adamw", "adafactor"))
+    ways = [plan.arms(profile.model_copy(update=changes)) for changes in optimisers]
+    trained = ways[0]["parameters"] / 1e9
+    memory = (way[["weights", "gradients", "optimiser"]].sum(axis=1).max() for way in ways)
     return [
         f"`{name}`",
-        f"{trained['selected']:.2f} / {trained['inverse']:.2f} billion of"
-        f" {made.llm.parameters / 1e9:.2f}",
-        *(f"{size / 2**30:.0f}" for size in needed),
-        f"{sum(made.disk().values()) / 1e9:.0f}",
-        f"{hours:.0f}",
+        f"{trained['selected']:.2f} / {trained['inverse']:.2f} billion",
+        *(f"{size:.0f}" for size in memory),
     ]
 
 
@@ -281,7 +257,7 @@ def steps_sentence(found: dict) -> str:
     return (
         f"A training step of profile `{found['profile']}` on {found['machine']['cores']} cores is"
         f" {times} times as fast as a plain Hugging Face one in float32 on the same batches"
-        " (`python -m benchmarks.steps`)."
+        " (`benchmarks.steps` of the tag v0.1.0)."
     )
 
 

@@ -1,18 +1,24 @@
-"""The ``kappa`` command: its grammar, what each subcommand does, how errors reach a person."""
+"""The ``kappa`` command: what each subcommand does, and how errors reach a person."""
 
-import argparse
+import codecs
+import io
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
+from typer import Argument, Context, Option
+from typer.core import TyperGroup
 
 from kappa_lib import __version__, distributed, files, profiles
-from kappa_lib.errors import KappaError, from_system
+from kappa_lib.errors import InputError, KappaError, from_system
 from kappa_lib.text import counted
 
 WRONG = 2  # exit status of an error that a person can act on
@@ -21,320 +27,269 @@ INTERRUPTED = 130
 # The heavy imports wait until a command needs them, so that --help answers at once.
 
 
-def parser() -> argparse.ArgumentParser:
-    """The grammar; what it finds has the subcommand's name as ``command``, and ``run`` for it."""
-    description = "The condition number of a model's matrices: measured, and trained by."
-    main_parser = argparse.ArgumentParser(prog="kappa", description=description)
-    main_parser.add_argument("--version", action="version", version=f"kappa_lib {__version__}")
-    main_parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+class Kappa(TyperGroup):
+    """Subcommands whose errors end in a message and an exit status; with --debug, a traceback."""
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> Any:
-        added = commands.add_parser(name, help=about)
-        added.set_defaults(run=run)
-        return added
+    def invoke(self, ctx: Context) -> Any:
+        """Run the subcommand.
 
-    _scan_options(command("scan", scan, "measure κ of every matrix of a checkpoint"))
-    _select_options(command("select", select, "choose tensors from a κ table"))
-    about = "write a profile for speech and a model of yours"
-    _init_profile_options(command("init-profile", init_profile, about))
-    _train_options(command("train", train, "train the arms of a profile, or go on with them"))
-    _add_profile(command("report", report, "write REPORT.md of a profile's results"))
-    _plan_options(command("plan", plan, "say what a profile would cost, without a download"))
-    examining = command("doctor", doctor, "say what would stop a run, and what to do")
-    examining.add_argument("--verify", action="store_true", help="hash every cached file")
-    return main_parser
-
-
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Profile values that ``--set``, ``--arm`` and ``--seed`` replace, where there are such.
-
-    Raises:
-        InputError: see :func:`kappa_lib.profiles.parse_setting`.
-    """
-    values = dict(map(profiles.parse_setting, options.set))
-    if getattr(options, "arm", None):
-        values["arms"] = options.arm
-    if getattr(options, "seed", None):
-        values["seeds"] = options.seed
-    return values
+        Raises:
+            typer.Exit: with status 2 for what a person can mend, 130 for an interruption.
+        """
+        try:
+            return super().invoke(ctx)
+        except (KappaError, OSError, ModuleNotFoundError) as found:
+            error = _extra_missing(found) if isinstance(found, ImportError) else from_system(found)
+            if ctx.params["debug"] or error is None:
+                raise
+            who = "" if distributed.is_main_process() else f", process {distributed.rank()}"
+            if not who or not error.of_all:
+                print(f"kappa{who}: {error}", file=sys.stderr)
+            raise typer.Exit(WRONG) from found
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
 
 
-def _scan_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="folder of safetensors, one safetensors or GGUF file, a model hub id,"
-        " or smollm2-135m for the pinned default model",
-    )
-    outputs = "where the table and the page kappa.html go"
-    command.add_argument("-o", "--out", type=Path, metavar="DIR", help=outputs)
-    second = "a second checkpoint of the same shapes: what did training change?"
-    command.add_argument("--compare", metavar="OTHER", help=second)
-    devices = ("auto", "cpu", "cuda")
-    where = "default: auto, CUDA where there is one"
-    command.add_argument("--device", default="auto", choices=devices, help=where)
-    methods = ("auto", "gram", "extremes", "svd")
-    more = "default: auto, all singular values; extremes: κ alone, faster where matrices are large"
-    command.add_argument("--method", default="auto", choices=methods, help=more)
-    kept = "measure names like '*.mlp.*' alone; repeatable; default: all but embeddings and head"
-    command.add_argument("--include", action="append", default=[], metavar="PATTERN", help=kept)
-    left = "leave such names out, '*vision*' for instance; repeatable"
-    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help=left)
-    command.add_argument("--dtype", help="round the weights to this torch dtype first")
-    _add_processes(command)
+app = typer.Typer(
+    cls=Kappa,
+    help="The condition number κ of a model's matrices: measured, and trained by.",
+    epilog="Begin with `kappa scan smollm2-135m -o out`, then look at out/kappa.html.",
+    rich_markup_mode=None,  # boxes neither wrap well nor read well in a log
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+Several = list[str] | None
+SOURCE = (
+    "Folder of safetensors, one safetensors or GGUF file, a model hub id, or smollm2-135m for the"
+    " pinned default model."
+)
+METHOD = "auto: all singular values; extremes: κ alone, faster where matrices are large."
+INCLUDE = "Only names like '*.mlp.*'; repeatable; without it all but embeddings and head."
+SHARE = (
+    "Which share of the candidates. Without any size it is the paper's, 100 of 224, so that the"
+    " arms are the paper's; PEFT's find_kappa_target_modules takes 0.2."
+)
+SPEECH = (
+    "Sound files beside a metadata.csv with file_name and the transcripts, Parquet files with an"
+    " audio column, or a saved dataset."
+)
+Profile = Annotated[str, Option(help="A name, or the path of a YAML file.")]
+SET = Option("--set", metavar="KEY=VALUE", help="Another value for a profile's key; repeatable.")
 
 
-def _select_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("table", type=Path, metavar="TABLE", help="kappa.parquet or its folder")
-    kinds = "repeatable; default: selected and inverse; an unknown one lists them all"
-    command.add_argument("--arm", action="append", help=kinds)
-    size = command.add_mutually_exclusive_group()
-    size.add_argument("--count", type=int, help="how many tensors")
-    share = "which share of them; default: 100 of 224"
-    size.add_argument("--share", type=float, default=100 / 224, help=share)
-    size.add_argument("--parameters", type=int, help="as many as stay within so many parameters")
-    gap = "as many as lie below the widest gap in sorted log κ"
-    size.add_argument("--gap", action="store_true", help=gap)
-    command.add_argument("--seed", type=int, default=0, help="of random arms")
-    here = "where the selections go; default: here"
-    command.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR", help=here)
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kappa_lib {__version__}")
+        raise typer.Exit
 
 
-def _init_profile_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--speech",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="sound files beside a metadata.csv with file_name and the transcripts,"
-        " Parquet files with an audio column, or a saved dataset",
-    )
-    command.add_argument("--language", required=True, help="en, de, ...")
-    column = "of the transcripts; default: text"
-    command.add_argument("--text", default="text", metavar="COLUMN", help=column)
-    command.add_argument(
-        "--model",
-        default="smollm2-135m",
-        metavar="FOLDER_OR_ID",
-        help="a Llama model's folder or hub id; default: the pinned default model",
-    )
-    command.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.yaml")
+VERSION = Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
 
 
-def _train_options(command: argparse.ArgumentParser) -> None:
-    _add_profile(command)
-    command.add_argument("--arm", action="append", help="repeatable; default: the profile's")
-    seeds = "repeatable; default: the profile's"
-    command.add_argument("--seed", type=int, action="append", help=seeds)
-    _add_set(command)
-    _add_processes(command)
+@app.callback()
+def _common(
+    version: Annotated[bool, VERSION] = False,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """What stands before a subcommand: :class:`Kappa` reads it."""
 
 
-def _plan_options(command: argparse.ArgumentParser) -> None:
-    _add_profile(command)
-    command.add_argument("--memory", type=float, metavar="GIB", help="of the device to fit")
-    measured = "sustained by one device; default: as measured by runs here"
-    command.add_argument("--tflops", type=float, help=measured)
-    command.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="on N devices instead of one"
-    )
-    _add_set(command)
-
-
-def _add_set(command: argparse.ArgumentParser) -> None:
-    other = "another value for a key of the profile; repeatable"
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=other)
-
-
-def _add_profile(command: argparse.ArgumentParser) -> None:
-    kinds = "a name, or the path of a YAML file; default: laptop"
-    command.add_argument("--profile", default="laptop", help=kinds)
-
-
-def _add_processes(command: argparse.ArgumentParser) -> None:
-    shared = "share the work among N processes, a GPU each where there are GPUs"
-    command.add_argument("--processes", type=int, default=1, metavar="N", help=shared)
-
-
-def scan(options: argparse.Namespace) -> int:
-    """``kappa scan``: checkpoint → κ table, a page, and what a second checkpoint changed."""
+@app.command(epilog="Example: kappa scan Qwen/Qwen3-0.6B -o out --exclude '*.mlp.*'")
+def scan(
+    source: Annotated[str, Argument(help=SOURCE)],
+    out: Annotated[Path | None, Option("--out", "-o", help="For table and kappa.html.")] = None,
+    compare: Annotated[str | None, Option(help="A checkpoint trained from SOURCE.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option()] = "auto",
+    method: Annotated[Literal["auto", "gram", "extremes", "svd"], Option(help=METHOD)] = "auto",
+    include: Annotated[Several, Option(metavar="PATTERN", help=INCLUDE)] = None,
+    exclude: Annotated[Several, Option(metavar="PATTERN", help="Not these; repeatable.")] = None,
+    dtype: Annotated[str | None, Option(help="Round the weights to this dtype first.")] = None,
+) -> None:
+    """Measure κ of every matrix of a checkpoint, and what training changed of it."""
     from kappa_lib.progress import Stages
-    from kappa_lib.spectra.compare import compare
+    from kappa_lib.spectra.compare import compare as compared
     from kappa_lib.spectra.scan import scan as measure
     from kappa_lib.weights import models
 
-    with distributed.main_process_first():
-        sources = [
-            models.weights(source) if source == models.DEFAULT else source
-            for source in (options.source, options.compare)
-        ]
-    same = {key: getattr(options, key) for key in ("device", "include", "exclude", "dtype")}
-    # First, for it refuses at once what can't be compared.
+    source, compare = (models.weights(s) if s == models.DEFAULT else s for s in (source, compare))
+    same = {"device": device, "include": include or [], "exclude": exclude or [], "dtype": dtype}
     changes = None
-    if options.compare:
-        changes = compare(*sources, options.out, progress=partial(Stages(), "compare"), **same)
-    scanning = {"method": options.method, "progress": partial(Stages(), "scan"), **same}
-    table = measure(sources[0], options.out, **scanning)
-    summary = table.groupby("type")["kappa"].describe()[["count", "min", "50%", "max"]]
-    summary["count"] = summary["count"].astype(int)
-    _print(summary.rename(columns={"50%": "median"}).to_string(float_format="{:.4g}".format))
-    if options.out:
-        found = counted(len(table), "matrix", "matrices")
-        _print(f"{found} in {options.out}/kappa.parquet and kappa.csv")
+    if compare:  # first, for it refuses at once what can't be compared
+        changes = compared(source, compare, out, progress=partial(Stages(), "compare"), **same)
+    table = measure(source, out, method=method, progress=partial(Stages(), "scan"), **same)
+    by_type = table.groupby("type")
+    shown = by_type["kappa"].agg(["size", "min", "median", "max"]).rename(columns={"size": "count"})
+    shown["median κ/null"] = by_type["kappa_excess"].median()
+    print("κ by module type; κ/null is over what a random matrix of the same shape has")
+    print(shown.to_string(float_format="{:.4g}".format))
     if changes:
-        for place, names in (("first", changes.only_before), ("second", changes.only_after)):
-            if names:
-                found = counted(len(names), "tensor")
-                _print(f"only in the {place}: {found}, {names[0]} among them")
-        shown = changes.summary().query("by == 'type'").drop(columns="by")
-        _print(shown.to_string(index=False, float_format="{:.3g}".format))
-    if options.out and distributed.is_main_process():
-        from kappa_lib.figures import page
+        _print_changes(changes)
+    if out is None:
+        print("Nothing was kept; with -o DIR, `kappa select DIR` can choose from the table")
+        return
+    from kappa_lib.figures import page
 
-        path, *_ = page.write(table, options.out, changes)
-        lacking = find_spec("matplotlib") is None
-        print(f"{path}: to look at in a browser" + (f"; {page.NO_PICTURES}" if lacking else ""))
-    return 0
+    print(f"{counted(len(table), 'matrix', 'matrices')} in {out}/kappa.parquet and kappa.csv")
+    shown_at, *pictures = page.write(table, out, changes)
+    print(f"{shown_at}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
+    print(f"Next: kappa select {shlex.quote(str(out))} -o arms")
 
 
-def select(options: argparse.Namespace) -> int:
-    """``kappa select``: κ table → the tensors of each arm, as JSON and for PEFT and Axolotl."""
+def _print_changes(changes: Any) -> None:
+    for place, names in (("first", changes.only_before), ("second", changes.only_after)):
+        if names:
+            print(f"only in the {place}: {counted(len(names), 'tensor')}, {names[0]} among them")
+    shown = changes.summary().query("by == 'type'").drop(columns="by")
+    print(shown.to_string(index=False, float_format="{:.3g}".format))
+
+
+def _list_arms(asked: bool) -> None:
+    if asked:
+        from kappa_lib.spectra.arms import ARMS
+
+        print("\n".join(f"{arm:22} {words}" for arm, (words, _) in ARMS.items()))
+        raise typer.Exit
+
+
+LIST = Option("--list-arms", callback=_list_arms, is_eager=True, help="Show them and exit.")
+
+
+@app.command(epilog="Example: kappa select out --arm selected --share 0.2 -o arms")
+def select(
+    table: Annotated[Path, Argument(help="kappa.parquet of a scan, or its folder.")],
+    arm: Annotated[Several, Option(help="Repeatable; without it selected and inverse.")] = None,
+    list_arms: Annotated[bool, LIST] = False,
+    count: Annotated[int | None, Option(help="How many tensors.")] = None,
+    share: Annotated[float | None, Option(help=SHARE)] = None,
+    parameters: Annotated[int | None, Option(help="Up to so many parameters.")] = None,
+    gap: Annotated[bool, Option("--gap", help="Below the widest gap in sorted log κ.")] = False,
+    seed: Annotated[int, Option(help="Of random arms.")] = 0,
+    out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
+) -> None:
+    """Choose tensors from a κ table: as JSON, for PEFT and for Axolotl."""
     from kappa_lib.spectra import kappa_table, selection
 
-    table = kappa_table.read(options.table)
-    count = selection.count_below_gap(table) if options.gap else options.count
-    if count is None:
-        count = selection.count_for(table, options.share)
+    if sum([count is not None, share is not None, parameters is not None, gap]) > 1:
+        raise InputError("two sizes", "give one of --count, --share, --parameters, --gap")
+    found = kappa_table.read(table)
+    if gap:
+        count = selection.count_below_gap(found)
+    elif count is None:
+        count = selection.count_for(found, selection.PAPER_SHARE if share is None else share)
 
-    def chosen_of(arm: str) -> selection.Selection:
-        if options.parameters is not None:
-            return selection.select_within(table, arm, options.parameters, options.seed)
-        return selection.select(table, arm, count, options.seed)
+    def chosen_of(name: str) -> selection.Selection:
+        if parameters is not None:
+            return selection.select_within(found, name, parameters, seed)
+        return selection.select(found, name, count, seed)
 
-    files.require_folder(options.out)
-    arms = options.arm or ["selected", "inverse"]
+    files.require_folder(out)
     # All of them before the first is written: an impossible one leaves nothing half done.
-    selections = [chosen_of(arm) for arm in arms]
+    selections = [chosen_of(name) for name in arm or ["selected", "inverse"]]
     for chosen in selections:
-        chosen.save(options.out / f"{chosen.arm}.json")
+        chosen.save(out / f"{chosen.arm}.json")
     for chosen in selections:
-        paths = chosen.export(options.out, table)
-        written = ", ".join([f"{chosen.arm}.json", *(path.name for path in paths)])
+        written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(out, found))]
         size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
-        print(f"{options.out / chosen.arm}: {size} ({written})")
-    return 0
+        print(f"{out / chosen.arm}: {size} ({', '.join(written)})")
 
 
-def train(options: argparse.Namespace) -> int:
-    """``kappa train``: the arms and seeds of a profile, with everything they need first."""
-    profile = profiles.load(options.profile, **overrides(options))
+@app.command(epilog="Example: kappa init-profile --speech takes --language de -o mine.yaml")
+def init_profile(
+    speech: Annotated[Path, Option(metavar="FOLDER", help=SPEECH)],
+    language: Annotated[str, Option(help="en, de, ...")],
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE.yaml")],
+    text: Annotated[str, Option(metavar="COLUMN", help="Of the transcripts.")] = "text",
+    model: Annotated[str, Option(help="A Llama model's folder or hub id.")] = "smollm2-135m",
+) -> None:
+    """Write a profile for speech and a model of yours."""
+    from kappa_lib.run import init_profile as writer
+
+    writer.write(out, speech, language, text, model)
+    print(f"{out}: read it, then `bash reproduce.sh --profile {out}`")
+
+
+@app.command(epilog="Example: kappa train --profile laptop --arm selected --set steps=40")
+def train(
+    profile: Profile = "laptop",
+    arm: Annotated[Several, Option(help="Repeatable; else the profile's.")] = None,
+    seed: Annotated[list[int] | None, Option(help="Repeatable; else the profile's.")] = None,
+    settings: Annotated[Several, SET] = None,
+) -> None:
+    """Train the arms of a profile, or go on with them.
+
+    Where the model doesn't fit one GPU: accelerate launch --num_processes N -m kappa_lib.run.cli
+    train --profile NAME --set parallel=fsdp2
+    """
+    values = dict(map(profiles.parse_setting, settings or []))
+    values |= {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}
+    loaded = profiles.load(profile, **values)
 
     from kappa_lib.run import stages
 
-    with files.alone(profile.folder) if distributed.is_main_process() else nullcontext():
-        experiment, arms = stages.prepare(profile)
-        for corpus, problem in experiment.data.missing.items():
-            _print(f"without {corpus}: {problem}", file=sys.stderr)
+    main_process = distributed.is_main_process()
+    # Other arms of the same profile may train beside these, on a GPU of their own each.
+    runs = [f"running-{one}-seed{n}" for one in loaded.arms for n in loaded.seeds]
+    with files.alone(loaded.folder, runs) if main_process else nullcontext():
+        experiment, arms = stages.prepare(loaded)
+        if main_process:
+            for corpus, problem in experiment.data.missing.items():
+                print(f"without {corpus}: {problem}", file=sys.stderr)
         table = stages.train_all(experiment, arms)
-    last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
-    rates = [name for name in last.columns if name.startswith("wer_")]
-    _print(last[["step", *rates]].to_string(float_format="{:.1%}".format))
-    return 0
+    if main_process:
+        last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
+        print(last.filter(regex="^(step|wer_.*)$").to_string(float_format="{:.1%}".format))
+    distributed.shut_down()
 
 
-def report(options: argparse.Namespace) -> int:
-    """``kappa report``: what is in a profile's results folder → REPORT.md."""
-    profile = profiles.load(options.profile)
-
+@app.command(epilog="Example: kappa report --profile laptop")
+def report(profile: Profile = "laptop") -> None:
+    """Write REPORT.md of a profile's results."""
     from kappa_lib.evidence import report as writer
 
-    writer.write(profile)
-    print(profile.folder / "REPORT.md")
-    return 0
+    print(writer.write(profiles.load(profile)))
 
 
-def plan(options: argparse.Namespace) -> int:
-    """``kappa plan``: what a profile would cost, before anything is downloaded."""
-    from kappa_lib.run import plan_text
+@app.command(epilog="Example: kappa plan --profile paper --set arms=[all]")
+def plan(profile: Profile = "laptop", settings: Annotated[Several, SET] = None) -> None:
+    """Say what memory and disk a profile's arms take, without a download."""
+    loaded = profiles.load(profile, **dict(map(profiles.parse_setting, settings or [])))
 
-    limits = options.memory, options.tflops, options.processes
-    print(plan_text.main_text(options.profile, *limits, **overrides(options)), end="")
-    return 0
+    from kappa_lib.run import plan as planner
 
-
-def init_profile(options: argparse.Namespace) -> int:
-    """``kappa init-profile``: a folder of recordings → a commented profile to start from."""
-    from kappa_lib.run import init_profile as writer
-
-    given = options.speech, options.language, options.text, options.model
-    writer.write(options.out, *given)
-    print(f"{options.out}: read it, then `bash reproduce.sh --profile {options.out}`")
-    return 0
+    print(planner.text(loaded))
 
 
-def doctor(options: argparse.Namespace) -> int:
-    """``kappa doctor``: everything that would stop a run; fails when something does."""
-    from kappa_lib.run import doctor as examiner
-
-    found = []
-    for check in examiner.examine(options.verify):
-        print(check, flush=True)
-        found.append(check.level)
-    print(f"{found.count('fail')} to mend, {found.count('warn')} to know")
-    return 1 if "fail" in found else 0
-
-
-def _print(text: str, **where: Any) -> None:
-    """Print once, however many processes do this."""
-    if distributed.is_main_process():
-        print(text, **where)
-
-
-def _extra_of(module: str) -> str:
-    """The extra of this package that brings a missing module, empty where none does."""
+def _extra_missing(error: ImportError) -> KappaError | None:
+    """What to install for a module that an extra of this package brings; None for any other."""
+    name = (error.name or "").partition(".")[0]
     for line in metadata.requires("kappa-lib") or []:
-        if found := re.match(rf"{module.partition('.')[0]}\b.*; extra == \"(\w+)\"", line):
-            return found[1]
-    return ""
+        if found := re.match(rf"{re.escape(name)}\b.*; extra == \"(\w+)\"", line):
+            what = f"this needs the package {name}, which the extra {found[1]!r} brings"
+            return KappaError(what, f"pip install '.[{found[1]}]' in the clone of the repository")
+    return None
+
+
+def _spelt_out(error: UnicodeError) -> tuple[str, int]:
+    """What an output without Greek letters gets for them: ``kappa`` for κ."""
+    assert isinstance(error, UnicodeEncodeError)
+    names = [unicodedata.name(c, "?").split() for c in error.object[error.start : error.end]]
+    return "".join(n[-1].lower() if n[0] == "GREEK" else "?" for n in names), error.end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 1 (found faults), 2 (error), 130."""
-    options = parser().parse_args(arguments)
+    """Run the command; returns the exit status: 0, 2 (an error) or 130 (interrupted)."""
+    codecs.register_error("spelt out", _spelt_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a caller has put there
+            stream.reconfigure(errors="spelt out")
     try:
-        several = options.command in ("scan", "train") and options.processes != 1
-        if several and not distributed.launched():
-            from kappa_lib.run.launch import launch
-
-            given = sys.argv[1:] if arguments is None else arguments
-            device = getattr(options, "device", None)  # of a scan; else the profile says it
-            device = device or profiles.load(options.profile, **overrides(options)).device
-            launch(given, options.processes, device)
-            return 0
-        status = options.run(options)
-        distributed.shut_down()
-        return status
-    except (KappaError, OSError) as found:
-        if options.debug:
-            raise
-        error = from_system(found)
-        who = "kappa" if distributed.is_main_process() else f"kappa, process {distributed.rank()}"
-        if distributed.is_main_process() or not error.of_all:
-            print(f"{who}: {error}", file=sys.stderr)
-        return WRONG
-    except ModuleNotFoundError as error:
-        if options.debug or not (extra := _extra_of(error.name or "")):
-            raise
-        missing = KappaError(
-            f"this needs the package {error.name}, which the extra {extra!r} brings",
-            f"pip install '.[{extra}]' in the clone of the repository",
-        )
-        print(f"kappa: {missing}", file=sys.stderr)
-        return WRONG
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
-        return INTERRUPTED
+        app(arguments, prog_name="kappa")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 if __name__ == "__main__":

@@ -234,21 +234,6 @@ def _chosen(only: list[str]) -> list[Path]:
     return found
 
 
-def _train_together(options: argparse.Namespace, profile: Profile, console: Console) -> None:
-    """Train in several processes, so that the notebooks find the runs finished.
-
-    Raises:
-        ProcessError, InputError: see :func:`kappa_lib.run.launch.launch`.
-    """
-    from kappa_lib.run.launch import launch  # heavy, and one process does without
-
-    name = f"training in {options.processes} processes"
-    console.say(f"{name}; the notebooks follow")
-    values = [word for text in options.set for word in ("--set", text)]
-    with Timings(profile.folder / "timings.json", console).measuring(name):
-        launch(["train", "--profile", options.profile, *values], options.processes, profile.device)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the runner; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m kappa_lib.run.runner", description=__doc__)
@@ -257,8 +242,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="NN", help="this notebook only", **several)
     parser.add_argument("--force", action="store_true", help="execute what is unchanged, too")
     parser.add_argument("--set", metavar="KEY=VALUE", help="another profile value", **several)
-    together = "train in N processes, see kappa train"
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help=together)
     options = parser.parse_args(arguments)
     # The kernels inherit it: a warning of the debugger would be the first line of every log.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
@@ -281,8 +264,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.say(f"profile {profile.profile}: results in {profile.folder}")
         notebooks = _chosen(options.only)
         begun = partial(Run, profile, notebooks, console, options.force, options.profile)
-        if options.processes != 1 and begun().stale():
-            _train_together(options, profile, console)
         with files.alone(profile.folder):
             execution = begun()
             for index, source in enumerate(notebooks, start=1):

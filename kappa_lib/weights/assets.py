@@ -278,13 +278,3 @@ def synthesiser(name: str) -> tuple[Path, Path]:
     asset = synthesiser_asset(name)
     folder = asset.get()
     return folder / asset.pins[0].name, folder
-
-
-# What ``kappa doctor`` looks at; no synthesiser is an asset on a platform without a library.
-CATALOGUE = {
-    "language model": lambda: SMOLLM2,
-    "speech encoder": lambda: WHISPER_BASE,
-    "speech synthesiser": lambda: synthesiser_asset("espeak"),
-    "voices of open sentences": lambda: synthesiser_asset("pico"),
-    "human recordings": asterisk_asset,
-}

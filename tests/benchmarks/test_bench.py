@@ -1,10 +1,10 @@
-"""The benchmark and the scale run at small sizes."""
+"""The benchmark at small sizes."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import bench, scale
+from benchmarks import bench
 from kappa_lib.files import read_json
 
 
@@ -77,12 +77,3 @@ def test_the_floor_is_numpys_condition_number():
     weight = torch.randn(40, 90, generator=torch.Generator().manual_seed(0))
     expected = np.linalg.cond(weight.double().numpy())
     assert bench.ROUTES[bench.FLOOR](weight) == pytest.approx(expected, rel=1e-9)
-
-
-def test_scale_run_measures_and_cleans_up(tmp_path):
-    shapes = {"self_attn.q_proj": (64, 64), "mlp.up_proj": (128, 64)}
-    report = scale.run(tmp_path, shapes=shapes, layers=2, vocabulary=100)
-    assert report["matrices"] == 4
-    assert report["peak_gib"] > 0.05
-    assert report == read_json(tmp_path / "scale.json")
-    assert not (tmp_path / "checkpoint").exists()

@@ -1,18 +1,23 @@
 """The command line on small real files, and how its errors reach a person."""
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 
 from kappa_lib import __version__, files
 from kappa_lib.errors import InputError
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table, selection
+from kappa_lib.spectra.arms import ARMS
 
 SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
 
@@ -106,8 +111,8 @@ def test_debug_shows_the_traceback(tmp_path):
     [
         (["train", "--profile", "nope"], "there is no profile 'nope'"),
         (["train", "--profile", "smoke", "--set", "steps"], "--set steps"),
-        (["train", "--profile", "smoke", "--set", "stepz=1"], "unknown profile key 'stepz'"),
-        (["train", "--profile", "smoke", "--set", "steps=many"], "profile key 'steps' is 'many'"),
+        (["train", "--profile", "smoke", "--set", "stepz=1"], "profile key stepz"),
+        (["train", "--profile", "smoke", "--set", "steps=many"], "profile key steps"),
         (["report", "--profile", "nope"], "there is no profile 'nope'"),
     ],
 )
@@ -116,18 +121,94 @@ def test_wrong_settings_are_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_settings_of_a_training():
+def test_settings_of_a_training_replace_the_profile_s(monkeypatch, tmp_path):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    loaded = []
+
+    def stop(profile):
+        loaded.append(profile)
+        raise InputError("stopped")
+
+    monkeypatch.setattr("kappa_lib.run.stages.prepare", stop)
     arms = ["--arm", "random", "--arm", "all"]
-    options = cli.parser().parse_args(["train", "--set", "steps=40", "--seed", "3", *arms])
-    values = cli.overrides(options)
-    assert values == {"steps": 40, "seeds": [3], "arms": ["random", "all"]}
+    given = ["train", "--profile", "smoke", "--set", "steps=40", "--seed", "3", *arms]
+    assert cli.main(given) == cli.WRONG
+    (profile,) = loaded
+    assert (profile.steps, profile.seeds, profile.arms) == (40, [3], ["random", "all"])
 
 
-def test_a_command_is_needed(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main([])
-    assert caught.value.code == 2
-    assert "usage: kappa" in capsys.readouterr().err
+def test_arms_train_beside_each_other_and_none_twice(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    inside = []
+
+    def begin(profile):
+        (arm,) = profile.arms
+        if arm == "selected":
+            inside.extend(
+                cli.main(["train", "--profile", "smoke", "--arm", a])
+                for a in ("inverse", "selected")
+            )
+        raise InputError(f"{arm} had its turn")
+
+    monkeypatch.setattr("kappa_lib.run.stages.prepare", begin)
+    cli.main(["train", "--profile", "smoke", "--arm", "selected"])
+    shown = capsys.readouterr().err
+    assert "inverse had its turn" in shown
+    assert "another run is writing to" in shown
+    assert shown.count("selected had its turn") == 1
+    assert inside == [cli.WRONG] * 2
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    assert cli.main([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage: kappa" in shown.out + shown.err
+
+
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_in_a_help_is_grammatical(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    (example,) = re.findall(r"Example: kappa (.+(?:\n.+)*)", capsys.readouterr().out)
+    asked, *arguments = shlex.split(example)
+    assert asked == name
+    command = typer.main.get_command(cli.app).commands[name]
+    assert command.make_context(name, arguments).params
+
+
+def test_the_arms_are_listed_with_what_they_train(capsys):
+    assert cli.main(["select", "--list-arms"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown == {name: words for name, (words, _) in ARMS.items()}
+
+
+def test_two_sizes_of_a_selection_are_refused(checkpoint, tmp_path, capsys):
+    given = ["select", str(tmp_path), "--share", "0.2", "--gap"]
+    assert cli.main(given) == cli.WRONG
+    assert "one of --count, --share, --parameters, --gap" in capsys.readouterr().err
+
+
+def test_a_scan_shows_k_over_null_and_the_next_command(checkpoint, tmp_path, capsys):
+    path, _ = checkpoint
+    out = tmp_path / "my out"
+    assert cli.main(["scan", str(path), "-o", str(out), "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    table = kappa_table.read(out)
+    ratio = (table["kappa"] / table["kappa_mp"])[table["type"] == "q_proj"].median()
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("q_proj")]
+    assert float(row[-1]) == pytest.approx(ratio, rel=1e-3)
+    *command, _ = shlex.split(shown.partition("Next: kappa ")[2])
+    assert cli.main([*command, str(tmp_path / "arms")]) == 0
+    assert (tmp_path / "arms" / "selected.json").is_file()
+
+
+def test_an_output_without_greek_letters_spells_them():
+    inherited = os.environ | {"PYTHONIOENCODING": "iso-8859-1", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "kappa_lib.run.cli", "scan", "--help"]
+    done = subprocess.run(command, capture_output=True, env=inherited, check=True)
+    assert "Measure kappa of every matrix" in done.stdout.decode("iso-8859-1")
 
 
 def test_the_console_script_is_installed():

@@ -18,7 +18,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, report, tables
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
-from kappa_lib.run import cli, notebook, plan, stages
+from kappa_lib.run import cli, notebook, stages
 from kappa_lib.speech import features
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.trainer import run_config
@@ -121,16 +121,6 @@ def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_p
         assert complaint in capsys.readouterr().err
     assert taken.read_text() == "mine"
     assert not (tmp_path / "x.yaml").exists()
-
-
-def test_a_run_s_size_is_planned_from_the_recordings(root, tmp_path):
-    init(root, "-o", str(tmp_path / "planned.yaml"))
-    profile = profiles.load(str(tmp_path / "planned.yaml"))
-    found = plan.Plan(profile)
-    files = [root / "meine Aufnahmen: 2026" / f"{number}.wav" for number in range(len(TEXTS))]
-    heard = [*(soundfile.info(path).duration for path in files), BAD["kurz"], 1.0]
-    seconds = (len(TEXTS) + 4) * np.mean(heard)
-    assert found.disk()["speech"] == pytest.approx(seconds * plan.FLAC_BYTES)
 
 
 def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):

@@ -1,6 +1,7 @@
-"""Several processes against one: the same training, the same table, and what happens when one dies.
+"""Several processes against one: the same training, and what happens when one dies.
 
-Several are started by the command, as a user does; with no GPU here they talk through gloo.
+torchrun starts them, to which `accelerate launch` hands over; with no GPU here they talk through
+gloo.
 """
 
 import contextlib
@@ -19,14 +20,11 @@ import tiny_paper
 import torch
 import two_processes
 from safetensors.torch import load_file
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from kappa_lib import distributed, paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
-from kappa_lib.run import cli, launch, runner
-from kappa_lib.spectra import kappa_table, scan
+from kappa_lib.run import cli, runner
 from kappa_lib.training import parallel
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.experiment import Experiment
@@ -54,15 +52,28 @@ def places(root: Path, results: Path) -> dict[str, str]:
     }
 
 
-def start(root: Path, results: Path, *arguments: str) -> subprocess.Popen:
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def start(root: Path, results: Path, *command: str) -> subprocess.Popen:
+    """Two processes of a script or, after ``-m``, of a module."""
+    on_cpu = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "kappa_lib.run.cli", *arguments],
+        [*TWO, *command],
         cwd=paths.ROOT,
-        env=os.environ | places(root, results),
+        env=os.environ | places(root, results) | on_cpu,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, problems = process.communicate(timeout=600)
+    assert process.returncode == 0, problems
+
+
+COMMAND = ("-m", "kappa_lib.run.cli")
 
 
 def alone(root: Path, results: Path, arguments: list[str]) -> str:
@@ -84,12 +95,7 @@ def train(root: Path, results: Path, **changes) -> Path:
 def by_two(root, tmp_path_factory):
     """What two processes wrote and said, a folder for each piece of their work."""
     folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | places(root, folder)
-    environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(paths.ROOT)}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", two_processes.__file__, str(root), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    finish(start(root, folder, two_processes.__file__, str(root), str(folder)))
     return folder
 
 
@@ -203,18 +209,19 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
     root, longer_by_one, tmp_path, way, then
 ):
     command = two_processes.training(root, **LONGER, parallel=way)
-    process = start(root, tmp_path, *command, "--processes", "2")
+    process = start(root, tmp_path, *COMMAND, *command)
     folder = tmp_path / SELECTED
     wait_for(folder / "resume.safetensors", process)
     worker(process, rank=1).send_signal(signal.SIGKILL)
     _, problems = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "process 1 of 2 was ended by SIGKILL" in problems
-    assert "goes on from the last checkpoint, with any number of processes" in problems
-    assert "Traceback" not in problems.split("kappa: ")[-1]
+    assert process.returncode != 0
+    assert "Signal 9 (SIGKILL)" in problems
     assert not (folder / "model.safetensors").exists()
 
-    alone(root, tmp_path, [*command, "--processes", str(then)])  # which starts the others
+    if then == 1:
+        alone(root, tmp_path, command)
+    else:
+        finish(start(root, tmp_path, *COMMAND, *command))
     found = read_metrics(folder)
     assert [row["step"] for row in found] == [0, 10, 20, 30, 40]
     # Without the optimiser's states, or with another order of utterances, it would be far off.
@@ -222,38 +229,9 @@ def test_a_killed_process_ends_the_job_and_any_number_goes_on(
         assert a["heldout_loss"] == pytest.approx(b["heldout_loss"], rel=1e-3), a["step"]
 
 
-def test_two_processes_measure_the_same_table(root, by_two, tmp_path, monkeypatch):
-    one, two = tmp_path / "one", by_two / "scan"
-    out = alone(root, tmp_path, ["scan", str(root / "llama"), "-o", str(one)])
-    assert out.count("28 matrices") == said(two).count("28 matrices") == 1
-    assert (one / "kappa.csv").read_bytes() == (two / "kappa.csv").read_bytes()
-    assert kappa_table.read(one).attrs == kappa_table.read(two).attrs
-    parts = [path.read_text().splitlines() for path in sorted(two.glob("kappa.rows*.jsonl"))]
-    assert len(parts) == 2
-    assert all(len(rows) == 14 for rows in parts)
-    # One process takes over what both have finished.
-    monkeypatch.setattr(scan, "measure", None)
-    again = scan.scan(root / "llama", two, device="cpu")
-    assert again.equals(kappa_table.read(one))
-
-
-def test_a_scan_that_fails_says_so_once_and_keeps_what_both_measured(root, tmp_path):
-    model = tiny_paper.llama()
-    with torch.no_grad():
-        model.model.layers[2].mlp.up_proj.weight[0, 0] = float("nan")
-    model.save_pretrained(tmp_path / "broken")
-    command = ["scan", str(tmp_path / "broken"), "-o", str(tmp_path / "out"), "--processes", "2"]
-    process = start(root, tmp_path, *command)
-    _, problems = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert problems.count("model.layers.2.mlp.up_proj.weight") == 1
-    assert "Traceback" not in problems
-    assert len(kappa_table.read(tmp_path / "out")) == 27
-
-
 @pytest.mark.slow(ahead=True)
 def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypatch, capsys):
-    """``bash reproduce.sh --profile paper --processes 2`` on miniature files, after the set-up.
+    """``bash reproduce.sh --profile paper`` on miniature files, trained by two processes before.
 
     The notebooks of theory and of the default model's activations are the same in every profile.
     """
@@ -263,8 +241,9 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     sources = [path for path in runner.sources() if not path.name.startswith(alike)]
     monkeypatch.setattr(runner, "sources", lambda folder=None: sources)
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
-    _, *command = two_processes.training(root, dtype="bfloat16", arms=arms)
-    assert runner.main([*command, "--processes", "2"]) == 0, capsys.readouterr().out
+    _, *options = two_processes.training(root, dtype="bfloat16", arms=arms)
+    finish(start(root, tmp_path, *COMMAND, "train", *options))
+    assert runner.main(options) == 0, capsys.readouterr().out
     folder = tmp_path / "paper"
     executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
     assert executed == {path.name for path in sources}
@@ -274,54 +253,10 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     text = (folder / "REPORT.md").read_text()
     assert "| WER librispeech, % | WER mls_german, % | mean of both, % |" in text
     assert "weights stored as bfloat16, computed in bfloat16" in text
-    assert "| training in 2 processes |" in text
     assert (folder / "figures" / "wer_over_training.png").is_file()
-    # Nothing has changed, so nothing is launched and nothing is executed.
     capsys.readouterr()
-    assert runner.main([*command, "--processes", "2"]) == 0
-    second = capsys.readouterr().out
-    assert second.count("unchanged, skipped") == len(executed)
-    assert "training in" not in second
-
-
-def test_a_launch_leaves_no_trace_in_the_process_that_waits(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.torchrun, "run", lambda _: os.environ.update(LEFT="behind"))
-    environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
-    launch.launch(["scan", "x"], 2, "cpu")
-    assert dict(os.environ) == environment
-
-    def replace(_):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise SignalException("asked to end", signal.SIGINT)
-
-    monkeypatch.setattr(launch.torchrun, "run", replace)
-    with pytest.raises(KeyboardInterrupt):
-        launch.launch(["scan", "x"], 2, "cpu")
-    assert signal.getsignal(signal.SIGINT) == handler
-
-
-def failed(rank: int, code: int, timestamp: int = 5) -> ProcessFailure:
-    failure = ProcessFailure(rank, 1000 + rank, code, "no such file")
-    object.__setattr__(failure, "timestamp", timestamp)
-    return failure
-
-
-@pytest.mark.parametrize(
-    ("failures", "said"),
-    [
-        # The one that was killed, though its neighbour's complaint was recorded first.
-        ({0: failed(0, 1), 1: failed(1, -9)}, "process 1 of 2 was ended by SIGKILL"),
-        ({0: failed(0, -15), 1: failed(1, 2)}, "process 1 of 2 stopped; its reason stands above"),
-        ({0: failed(0, 1, 7), 1: failed(1, 1, 6)}, "process 1 of 2 failed with exit status 1"),
-    ],
-)
-def test_who_is_blamed(failures, said, monkeypatch):
-    def fail(_):
-        raise ChildFailedError("kappa_lib.run.cli", failures)
-
-    monkeypatch.setattr(launch.torchrun, "run", fail)
-    with pytest.raises(launch.ProcessError, match=said):
-        launch.launch(["train"], 2, "cpu")
+    assert runner.main(options) == 0
+    assert capsys.readouterr().out.count("unchanged, skipped") == len(executed)
 
 
 def test_a_configuration_of_accelerates_does_not_change_a_run(monkeypatch):
@@ -330,15 +265,6 @@ def test_a_configuration_of_accelerates_does_not_change_a_run(monkeypatch):
     found = parallel.accelerator("fsdp2", torch.device("cpu"))
     assert found.gradient_accumulation_steps == 1
     assert not parallel.is_sharded(found)
-
-
-def test_numbers_of_processes_that_cannot_be(monkeypatch):
-    with pytest.raises(InputError, match="positive number"):
-        launch.launch(["train"], 0, "cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="need a GPU each, and 1 are visible"):
-        launch.launch(["train"], 2, "auto")
 
 
 def test_a_batch_has_to_have_an_utterance_for_each_process(root, monkeypatch):

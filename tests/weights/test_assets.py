@@ -3,7 +3,6 @@
 import pytest
 
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.run import doctor
 from kappa_lib.speech import corpora
 from kappa_lib.weights import assets, models
 from kappa_lib.weights.mirrors import ModelHub, PackageIndex
@@ -50,19 +49,6 @@ def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch)
     monkeypatch.setattr(assets.platform, "machine", lambda: "riscv64")
     with pytest.raises(AssetError, match=r"riscv64.*linux-x86_64"):
         assets.synthesiser_asset("espeak")
-    refused = [check for check in doctor.data() if check.level == "fail"]
-    assert any(check.what.startswith("speech synthesiser: ") for check in refused)
-
-
-def test_the_doctor_tells_missing_and_refused(empty_cache):
-    folder = assets.WHISPER_BASE.folder
-    assert {check.level for check in doctor.data()} == {"warn"}
-
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (check,) = (c for c in doctor.data() if c.what.startswith(assets.WHISPER_BASE.name))
-    assert check.level == "fail"
-    assert "model.bin: missing" in check.what
 
 
 @pytest.mark.parametrize(
