@@ -1,14 +1,18 @@
 """Weights of a model, one tensor in memory at a time: what every kind of storage offers.
 
-Names are the torch module's, or, of files, those that are stored: for one text decoder the same,
-while transformers renames parts of multimodal models, and fuses experts, as it loads them:
-:mod:`kappa_lib.weights.renaming` translates. :mod:`kappa_lib.weights.models` opens a checkpoint.
+A :class:`Source` says how one weight is had; what is packed or stored in factors is put together
+on the way (:mod:`kappa_lib.weights.packing`, :mod:`kappa_lib.weights.assembling`). Names are the
+torch module's, or, of files, those that are stored: for one text decoder the same, while
+transformers renames parts of multimodal models, and fuses experts, as it loads them.
+:mod:`kappa_lib.weights.models` opens a checkpoint.
 """
 
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,6 +62,56 @@ def kind_of(name: str, shape: tuple[int, ...]) -> str:
     return "matrix" if len(shape) == 2 else "convolution"
 
 
+@dataclass(frozen=True)
+class Source:
+    """How one weight is had from what is stored.
+
+    Attributes:
+        dtype: as stored, e.g. ``BF16`` or ``NF4``.
+        shape: of the values.
+        read: returns them; raises CheckpointError where they can't be had.
+        file: name of the file that holds it, ``memory`` for a module.
+        refused: whether ``read`` can only raise; the shape is then that of what is stored.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+    file: str = "memory"
+    refused: bool = False
+
+
+def refusal(stored: Source, what: str, remedy: str) -> Source:
+    """A weight that is known to be there and can't be read: its name stays in the list."""
+
+    def read() -> torch.Tensor:
+        raise CheckpointError(what, remedy)
+
+    # A plain list of codes is shown as a column, so that patterns for matrices reach it.
+    shape = stored.shape if len(stored.shape) > 1 else (*stored.shape, 1)
+    return Source(stored.dtype, shape, read, refused=True)
+
+
+def replaced(
+    stored: Mapping[str, Source], made: Mapping[str, tuple[str, Source]], hidden: set[str]
+) -> dict[str, Source]:
+    """Sources in the order of storage, some of them put together from others.
+
+    Args:
+        stored: name → source.
+        made: stored name → name and source of the weight that takes its place.
+        hidden: names of what is a part of those and no weight by itself.
+    """
+    found = {}
+    for name, source in stored.items():
+        if name in made:
+            new, together = made[name]
+            found[new] = replace(together, file=source.file)
+        elif name not in hidden:
+            found[name] = source
+    return found
+
+
 class Checkpoint(ABC):
     """A source of named tensors.
 
@@ -65,7 +119,8 @@ class Checkpoint(ABC):
         model_id: what the source calls itself.
         revision: commit of a hub snapshot, else empty.
         config: text of the ``config.json`` beside the files, else empty.
-        tensors: everything readable, in storage order.
+        tensors: every weight, in storage order; reading one that is refused raises the reason.
+        left_out: what is no weight, or not read: name of a tensor or file → why.
         problems: what is broken, each named; the rest can still be read.
     """
 
@@ -74,6 +129,7 @@ class Checkpoint(ABC):
         self.revision = revision
         self.config = ""
         self.tensors: list[TensorInfo] = []
+        self.left_out: dict[str, str] = {}
         self.problems: list[CheckpointError] = []
 
     @abstractmethod
@@ -81,7 +137,8 @@ class Checkpoint(ABC):
         """The tensor's values: a floating-point CPU tensor of ``info.shape``.
 
         Raises:
-            CheckpointError: truncated data, or a packing that is not understood.
+            CheckpointError: truncated data, a packing that is not understood, or factors that
+                can't be put together.
         """
 
     @abstractmethod
@@ -93,31 +150,49 @@ class ModuleCheckpoint(Checkpoint):
     """The parameters of a loaded module; tied ones once, under their first name."""
 
     def __init__(self, module: nn.Module) -> None:
+        from kappa_lib.weights.assembling import assembled  # it imports this module
+
         config = getattr(module, "config", None)
         # The folder's name where it was loaded from a folder: where that lay says nothing.
         name = Path(getattr(config, "_name_or_path", ""))
         shown = name.name if name.is_absolute() else name.as_posix()
         super().__init__(shown if name.name else type(module).__name__)
-        self._parameters = dict(module.named_parameters())
+        held = dict(module.named_parameters())
+        pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
+        held |= {name: mask for name, mask in module.named_buffers() if name in pruned}
+        sources = {
+            name: Source(
+                str(tensor.dtype).removeprefix("torch."),
+                tuple(tensor.shape),
+                partial(_values, name, tensor),
+            )
+            for name, tensor in held.items()
+        }
+        self._sources, self.problems = assembled(sources)
         owners = dict(module.named_modules())
-        for name, parameter in self._parameters.items():
-            shape = tuple(parameter.shape)
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            table = isinstance(owners[name.rpartition(".")[0]], nn.Embedding)
-            kind = "embedding" if table else kind_of(name, shape)
-            self.tensors.append(TensorInfo(name, shape, dtype, "memory", kind))
+        for name, source in self._sources.items():
+            table = isinstance(owners.get(name.rpartition(".")[0]), nn.Embedding)
+            kind = "embedding" if table else kind_of(name, source.shape)
+            self.tensors.append(TensorInfo(name, source.shape, source.dtype, source.file, kind))
 
     def read(self, info: TensorInfo) -> torch.Tensor:
-        parameter = self._parameters[info.name].detach()
-        if parameter.is_meta:
-            raise CheckpointError(f"{info.name}: on the meta device, without values", "load it")
-        if not parameter.is_floating_point():
-            raise CheckpointError(
-                f"{info.name}: packed as {info.dtype}, which holds codes and not weights",
-                "scan the folder the model was loaded from, or load it unquantised",
-            )
-        return parameter.cpu()
+        return self._sources[info.name].read()
 
     def digest(self, info: TensorInfo) -> str:
         values = self.read(info).contiguous().reshape(-1).view(torch.uint8)
         return hashlib.sha256(values.numpy().data).hexdigest()
+
+
+def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """Of a parameter; refused where they are not its own."""
+    if parameter.is_meta:
+        raise CheckpointError(f"{name}: on the meta device, without values", "load it")
+    # Packed ones are of a class of their own, and may pose as floating-point numbers.
+    kind = type(parameter).__name__
+    plain = kind in ("Parameter", "Tensor", "DTensor") and parameter.is_floating_point()
+    if not plain or parameter.dtype.itemsize == 1:
+        raise CheckpointError(
+            f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights",
+            "scan the folder the model was loaded from, or load it unquantised",
+        )
+    return parameter.detach().cpu()

@@ -90,6 +90,11 @@ class GgufCheckpoint(Checkpoint):
             raise CheckpointError(
                 f"{path.name}: not a complete GGUF file ({error})", "fetch it again"
             ) from error
+        if reader.endianess != gguf.GGUFEndian.LITTLE:
+            raise CheckpointError(
+                f"{path.name}: its byte order is big-endian, for another kind of machine",
+                f"turn it round: gguf-convert-endian {path.name} little",
+            )
         self._fields = reader.fields
         self._map = reader.data._mmap
         super().__init__(str(self._field("general.name", path.stem)))

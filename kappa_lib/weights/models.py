@@ -190,12 +190,12 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):
         checkpoint: Checkpoint = ModuleCheckpoint(source)
-    elif path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
-        checkpoint = ShardCheckpoint(path)
-    elif path.suffix == ".gguf" and path.is_file():
+    elif (gguf := _only_gguf(path)).suffix == ".gguf" and gguf.is_file():
         from kappa_lib.weights.gguf_file import GgufCheckpoint  # gguf is not needed otherwise
 
-        checkpoint = GgufCheckpoint(path)
+        checkpoint = GgufCheckpoint(gguf)
+    elif path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
+        checkpoint = ShardCheckpoint(path)
     elif not path.exists() and _HUB_ID.match(str(source)):
         checkpoint = ShardCheckpoint(snapshot(str(source)))
     else:
@@ -208,6 +208,18 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
         raise (checkpoint.problems or [empty])[0]
     return checkpoint
+
+
+def _only_gguf(path: Path) -> Path:
+    """The GGUF of a folder with nothing else that holds weights; otherwise the path itself."""
+    if not path.is_dir() or any(path.glob("*.safetensors*")):
+        return path
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise InputError(
+            f"{path}: holds {len(found)} GGUF files", f"name one of them, such as {found[0]}"
+        )
+    return found[0] if found else path
 
 
 def stored_as(model: str) -> str:

@@ -1,0 +1,257 @@
+"""Packed weights among stored tensors: unpacked by what is stored beside the codes, or refused.
+
+Unpacked are bitsandbytes' NF4 and FP4, plain or nested, in bytes or in any wider type that carries
+them; its LLM.int8 (``SCB``); and 8-bit codes, FP8 or integers, with a scale a tensor, row, group of
+columns or block. All else that stores codes is refused as a whole: codes and scales have singular
+values too, of no meaning. What is neither a weight nor belongs to one is named as left out.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.files import fits, parse
+from kappa_lib.weights.checkpoint import Source, refusal, replaced
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+_EIGHT_BIT = ("I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_NO_CODES = ("I64", "U64", "BOOL", "C64")  # positions, masks, rotations
+_LOCAL = re.compile(r"(?:(.+?)\.)?(weight[.:].+|[^.]+)")  # module, and the name in it
+# What only packed weights have beside them; of other helpers the type of the codes tells.
+_MARK = re.compile(
+    r"SCB|q_?weight|q_?zeros|W_q|bitmask|g_idx|codebooks|\w+_blocks|\w+_scale_inv"
+    r"|\w*weight[_.:]\w*(scale|zero|packed|shape|absmax|quant|data|shift|g_idx)\w*"
+)
+_PART = re.compile(r"\w*(centroid|codebook|scale|zero|quant)\w*")  # a module within a packed one
+_STATE = ".quant_state.bitsandbytes__"
+_BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+_FIELDS = {"shape": list[int], "blocksize": int, "quant_type": str}
+_FIELDS |= {"nested_blocksize": int | None, "nested_offset": float | None}
+_BLOCK_LIMIT = 2**16  # of bitsandbytes' blocks; its largest is 4096
+
+
+def unpacked(
+    stored: Mapping[str, Source], config: Mapping[str, Any]
+) -> tuple[dict[str, Source], dict[str, str]]:
+    """Sources of the weights, and why each of the other tensors is left out.
+
+    Args:
+        stored: name → source of every stored tensor, whatever its type.
+        config: the model's configuration; its ``quantization_config`` says that some are packed.
+    """
+    made, hidden = _four_bit(stored)
+    left_out: dict[str, str] = {}
+    record, modules = _record(config), _modules(stored, hidden)
+    for module, names in modules.items():
+        held = {local: stored[name] for local, name in names.items() if not local.endswith("bias")}
+        found, parts = _eight_bit(held, record)
+        rest = {local: held[local] for local in held if local not in parts | found.keys()}
+        if codes := _codes(module, rest, record):
+            # The codes themselves, if they are there; some formats add lists of shapes to them.
+            odd = [local for local in codes if held[local].dtype not in FLOATS]
+            first = max(odd or codes, key=lambda local: len(held[local].shape))
+            made[names[first]] = names[first], _not_understood(names[first], first, held, record)
+            hidden |= {names[local] for local in held} | _within(module, modules)
+            continue
+        made |= {names[local]: (names[local], source) for local, source in found.items()}
+        hidden |= {names[local] for local in parts}
+        odd = {names[local]: s.dtype for local, s in rest.items() if _is_odd(local, s, rest)}
+        left_out |= {name: f"no weights: {dtype}" for name, dtype in odd.items()}
+    return replaced(stored, made, hidden | left_out.keys()), left_out
+
+
+def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the configuration says of the packing; empty where it says nothing."""
+    inner = config.get("text_config")
+    for place in (config, inner if isinstance(inner, dict) else {}):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            if isinstance(place.get(key), dict) and place[key]:
+                return place[key]
+    return {}
+
+
+def _modules(stored: Mapping[str, Source], skipped: set[str]) -> dict[str, dict[str, str]]:
+    """Module → name of a tensor in it → its stored name."""
+    modules: dict[str, dict[str, str]] = {}
+    for name in stored:
+        if name not in skipped:
+            module, local = _LOCAL.fullmatch(name).groups("")
+            modules.setdefault(module, {})[local] = name
+    return modules
+
+
+def _is_odd(local: str, source: Source, held: Mapping[str, Source]) -> bool:
+    """Whether a tensor is no floating-point one; the mask of a pruned weight belongs to that."""
+    pruning = local.endswith("_mask") and f"{local.removesuffix('_mask')}_orig" in held
+    return source.dtype not in FLOATS and not pruning
+
+
+def _codes(module: str, held: Mapping[str, Source], record: Mapping[str, Any]) -> list[str]:
+    """Which tensors of a module give away that it holds a packed weight; none where it does not."""
+    odd = [local for local, source in held.items() if _is_odd(local, source, held)]
+    if found := [x for x in held if _MARK.fullmatch(x) or (x in odd and x.endswith("weight"))]:
+        return found + odd
+    wide = [x for x in odd if len(held[x].shape) > 1 and held[x].shape[:2] != (1, 1)]
+    weight = held["weight"].shape if "weight" in held else ()
+    # A mask of the weight's own shape acts on it; codes in a wide type lie in a single column.
+    masks = [local for local in wide if held[local].shape == weight]
+    if record and len(weight) == 2 and weight[1] == 1:
+        return ["weight"]
+    codes = [local for local in wide if held[local].dtype not in _NO_CODES]
+    scaled = any(len(held[x].shape) > 1 for x in held.keys() - {*odd, "weight"})
+    return masks or (codes if record or (module and scaled) else [])
+
+
+def _within(module: str, modules: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Stored names of the modules in which a packed one keeps parts of its weight."""
+    inner = {m for m in modules if m.rpartition(".")[0] == module and module}
+    return {
+        name
+        for part in inner
+        if _PART.fullmatch(part.rpartition(".")[2])
+        for name in modules[part].values()
+    }
+
+
+def _not_understood(
+    name: str, local: str, held: Mapping[str, Source], record: Mapping[str, Any]
+) -> Source:
+    """A packed weight that can't be read here, under the name of its codes."""
+    method = record.get("quant_method") or record.get("quant_algo") or ""
+    others = ", ".join(sorted(held.keys() - {local}))
+    what = f"{name}: packed as {held[local].dtype}"
+    what += f" by {method}" if method else ""
+    what += f" with {others}" if others else ""
+    what += " in a layout that is not understood"
+    return refusal(held[local], what, "scan the unquantised checkpoint, or a GGUF of it")
+
+
+def _source(
+    name: str, label: str, shape: tuple[int, ...], unpack: Callable[[], torch.Tensor]
+) -> Source:
+    """A packed weight; whose parts contradict each other is refused as it is read."""
+
+    def read() -> torch.Tensor:
+        try:
+            return unpack()
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            what = f"{name}: packed as {label} in a layout that is not understood"
+            raise CheckpointError(what, "scan the unquantised checkpoint") from error
+
+    return Source(label, shape, read)
+
+
+def _four_bit(
+    stored: Mapping[str, Source],
+) -> tuple[dict[str, tuple[str, Source]], set[str]]:
+    """Weights in bitsandbytes' 4 bits, each with a record of its state, and all their parts."""
+    made, hidden = {}, set()
+    for state_name in stored:
+        name, found, kind = state_name.partition(_STATE)
+        if not found or name not in stored:
+            continue
+        parts = {part: stored[key] for part in _BESIDE if (key := f"{name}.{part}") in stored}
+        hidden |= {name, state_name, *(f"{name}.{part}" for part in parts)}
+        if state := _state(stored[state_name]):
+            codes, shape = stored[name], tuple(state["shape"])
+            unpack = partial(_unpack_four_bit, codes, parts, state)
+            made[name] = name, _source(name, kind.upper(), shape, unpack)
+        else:
+            made[name] = name, _not_understood(name, "", {"": stored[name]}, {"quant_method": kind})
+    return made, hidden
+
+
+def _state(record: Source) -> dict[str, Any] | None:
+    """Shape, size of blocks and the rest; None where the bytes hold no such record."""
+    try:
+        state = parse(record.read().numpy().tobytes(), "it", dict[str, object])
+    except InputError:
+        return None
+    known = all(fits(state.get(key), kind) for key, kind in _FIELDS.items())
+    blocks = [state.get("blocksize"), state.get("nested_blocksize") or 1]
+    return (
+        state
+        if known
+        and min(state["shape"], default=0) > 0
+        and all(0 < size <= _BLOCK_LIMIT for size in blocks)
+        else None
+    )
+
+
+def _unpack_four_bit(
+    codes: Source, parts: Mapping[str, Source], state: Mapping[str, Any]
+) -> torch.Tensor:
+    scales = parts["absmax"].read()
+    if not scales.is_floating_point():  # nested: the scales are themselves 8-bit codes
+        outer = parts["nested_absmax"].read().float()
+        outer = outer.repeat_interleave(state["nested_blocksize"])
+        inner = parts["nested_quant_map"].read().float()[scales.long()]
+        scales = inner * outer[: len(inner)] + state["nested_offset"]
+    # Whatever type carries them, the codes are its bytes.
+    packed = codes.read().contiguous().reshape(-1).view(torch.uint8)
+    count = math.prod(state["shape"])
+    if len(packed) != -(-count // 2):
+        raise ValueError("more or fewer codes than weights")
+    values = parts["quant_map"].read().float()
+    # The high half of a byte is the earlier weight.
+    pairs = torch.stack([values[(packed >> 4).long()], values[(packed & 15).long()]], dim=1)
+    numbers = pairs.reshape(-1)[:count]
+    per_number = scales.float().repeat_interleave(state["blocksize"])[:count]
+    return (numbers * per_number).reshape(state["shape"])
+
+
+def _eight_bit(
+    held: Mapping[str, Source], record: Mapping[str, Any]
+) -> tuple[dict[str, Source], set[str]]:
+    """Weights of a module in 8-bit codes with scales, and the names of their helpers."""
+    found, helpers = {}, set()
+    for local, codes in held.items():
+        scales = ["SCB"] if local == "weight" and codes.dtype == "I8" else []
+        scales += [f"{local}_scale_inv", f"{local}_scale"]
+        scale = next((name for name in scales if name in held), None)
+        if codes.dtype not in _EIGHT_BIT or scale is None:
+            continue
+        zero = held.get(f"{local}_zero_point")
+        label = "I8+SCB" if scale == "SCB" else codes.dtype
+        unpack = partial(_unpack_eight_bit, codes, held[scale], scale, zero, record)
+        found[local] = _source(local, label, codes.shape, unpack)
+        helpers |= {scale, f"{local}_zero_point", "weight_format"} & held.keys()
+    return found, helpers
+
+
+def _unpack_eight_bit(
+    codes: Source, scale: Source, name: str, zero: Source | None, record: Mapping[str, Any]
+) -> torch.Tensor:
+    """Codes times scale; ``_inv`` in DeepSeek's name notwithstanding, all kinds multiply."""
+    numbers, factor = codes.read().float(), scale.read().float()
+    block = record.get("weight_block_size")
+    block = tuple(block) if fits(block, list[int]) and len(block) == 2 else (128, 128)
+    if name == "SCB":  # the largest magnitude of each row, which was brought to 127
+        factor = factor.reshape(-1, 1) / 127.0
+    if zero is not None:
+        numbers = numbers - _spread(zero.read().float(), numbers.shape, block)
+    return numbers * _spread(factor, numbers.shape, block)
+
+
+def _spread(scale: torch.Tensor, shape: torch.Size, block: tuple[int, int]) -> torch.Tensor:
+    """A scale for each weight, by the shape of what is stored."""
+    *lead, rows, cols = shape
+    if scale.numel() == 1:
+        return scale.reshape(())
+    # As many blocks as rows there may be, too.
+    if scale.shape in ((*lead, rows), (*lead, rows, 1)):
+        return scale.reshape(*lead, rows, 1)
+    if scale.shape == (*lead, -(-rows // block[0]), -(-cols // block[1])):
+        wide = scale.repeat_interleave(block[0], -2).repeat_interleave(block[1], -1)
+        return wide[..., :rows, :cols]
+    if scale.shape[:-1] == (*lead, rows) and cols % scale.shape[-1] == 0:
+        return scale.repeat_interleave(cols // scale.shape[-1], -1)
+    raise CheckpointError(
+        f"scales {tuple(scale.shape)} fit no known layout of a weight {tuple(shape)}",
+        "scan the unquantised checkpoint",
+    )
