@@ -89,7 +89,7 @@ def refusal(stored: Source, what: str, remedy: str) -> Source:
 
     # A plain list of codes is shown as a column, so that patterns for matrices reach it.
     shape = stored.shape if len(stored.shape) > 1 else (*stored.shape, 1)
-    return Source(stored.dtype, shape, read, refused=True)
+    return Source(stored.dtype, shape, read, stored.file, refused=True)
 
 
 def replaced(

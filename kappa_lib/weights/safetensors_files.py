@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.files import fits, parse, sha256
-from kappa_lib.text import counted
 from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.assets import read_record
-from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, kind_of
+from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, kind_of, refusal
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
@@ -107,19 +106,11 @@ class ShardCheckpoint(Checkpoint):
 
     def _weights(self, stored: dict[str, Source]) -> dict[str, Source]:
         """What the stored tensors make up; the rest is left out, by name, or a problem."""
-        empty = [name for name, source in stored.items() if 0 in source.shape]
-        self.left_out |= {name: "no values: empty" for name in empty}
-        if weights := [name for name in empty if name.endswith("weight")]:
-            what = f"{counted(len(weights), 'weight')} without values, {weights[0]} for one: its"
-            what += f" shape is {list(stored[weights[0]].shape)}, as one process of ZeRO-3 saves it"
-            remedy = "gather the weights (DeepSpeed's zero_to_fp32.py), and scan those"
-            self.problems.append(CheckpointError(what, remedy))
         try:
             config = parse(self.config or "{}", "config.json", dict[str, object])
         except InputError:
             config = {}  # names of its tensors alone decide
-        full = {name: source for name, source in stored.items() if name not in empty}
-        sources, odd = unpacked(full, config)
+        sources, odd = unpacked({n: _refused_if_empty(n, s) for n, s in stored.items()}, config)
         sources, problems = assembled(sources)
         self.left_out |= odd
         self.problems += problems
@@ -130,6 +121,15 @@ class ShardCheckpoint(Checkpoint):
 
     def digest(self, info: TensorInfo) -> str:
         return self._shards[info.shard].digest
+
+
+def _refused_if_empty(name: str, source: Source) -> Source:
+    if 0 not in source.shape:
+        return source
+    what = f"{name}: empty, its shape is {list(source.shape)}"
+    return refusal(
+        source, what, "if one process of ZeRO-3 saved it, gather the weights: zero_to_fp32.py"
+    )
 
 
 def _identity(folder: Path, path: Path) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
         hub = ModelHub("owner/model", REVISION)
         hub.fetch(tmp_path, ["model.bin"])
         assert page in site.requests
-        with pytest.raises(AssetError, match="Not ?Found"):
+        with pytest.raises(AssetError, match=r"Not ?Found"):
             hub.fetch(tmp_path, ["absent.bin"])
     assert (tmp_path / "model.bin").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
