@@ -1,7 +1,7 @@
-"""The processes that work on one run together: one, unless a launcher started more.
+"""The processes that train one model together: one, unless ``accelerate launch`` started more.
 
-Talking to each other is Accelerate's part; a process that is alone never calls it. Every function
-that says "all" has to be called by all processes, in the same order.
+Talking to each other is Accelerate's part, and it is imported only where there are several. What
+follows ``is_main_process`` has to be called by all of them, in the same order.
 """
 
 import os
@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-# Accelerate is heavy, and a process that is alone does without: it is imported where it is needed.
-
 # How long the others wait for what one process does alone, a warm start for instance. A process
 # that ends ends the job at once, whatever this is.
-PATIENCE = timedelta(hours=12)
+TIMEOUT = timedelta(hours=12)
 
 T = TypeVar("T")
 
@@ -22,11 +20,6 @@ T = TypeVar("T")
 def world_size() -> int:
     """Number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched() -> bool:
-    """Whether a launcher (torchrun, ``accelerate launch``) started this process."""
-    return "WORLD_SIZE" in os.environ
 
 
 def rank() -> int:
@@ -39,40 +32,27 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-# Settings of an Accelerate configuration that lies around; the profile decides instead.
-_OVERRULED = ("FSDP_", "ACCELERATE_USE_", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-
-
-def initialise() -> Any:
-    """Meet the other processes; the first call sets up how they talk (NCCL, gloo on CPUs).
-
-    Returns:
-        Accelerate's handle on them; None for a process that is alone.
-    """
-    for name in list(os.environ):
-        if name.startswith(_OVERRULED) and name != "ACCELERATE_USE_CPU":
-            del os.environ[name]
-    if world_size() == 1:
-        return None
+def state() -> Any:
+    """Accelerate's state of the processes; the first call connects them (NCCL, gloo on CPUs)."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    return PartialState(cpu=cpu, timeout=PATIENCE)
+    return PartialState(cpu=cpu, timeout=TIMEOUT)
 
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if state := initialise():
-        state.wait_for_everyone()
+    if world_size() > 1:
+        state().wait_for_everyone()
 
 
 def shut_down() -> None:
     """Wait for all processes, then take the connections between them down."""
     barrier()
-    if state := initialise():
-        state.destroy_process_group()
+    if world_size() > 1:
+        state().destroy_process_group()
 
 
 @contextmanager
@@ -94,23 +74,21 @@ def shard(total: int) -> range:
 
 
 def all_gather(found: Mapping[int, T]) -> list[T]:
-    """The results of all processes' pieces, in the order of their numbers, for all of them.
-
-    Args:
-        found: number of the piece → its result.
-    """
+    """Number of a piece → its result, from each process; for all, in the order of numbers."""
     pairs = list(found.items())
-    if initialise():
+    if world_size() > 1:
         from accelerate.utils import gather_object
 
+        state()
         pairs = gather_object(pairs)
     return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def broadcast(value: T) -> T:
     """The main process' value, for all."""
-    if not initialise():
+    if world_size() == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
+    state()
     return broadcast_object_list([value])[0]

@@ -13,12 +13,7 @@ class KappaError(Exception):
     Args:
         what: the thing that is wrong, named (file, tensor, key, value).
         remedy: the next step for the person reading it.
-
-    Attributes:
-        of_all: whether all processes of a run raise it alike, so that one of them says it.
     """
-
-    of_all = False
 
     def __init__(self, what: str, remedy: str = "") -> None:
         self.what = what

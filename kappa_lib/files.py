@@ -8,8 +8,8 @@ import platform
 import re
 import reprlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -75,23 +75,26 @@ def require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, names: Iterable[str] = ("running",)) -> Iterator[None]:
-    """Hold parts of a results folder, by name, for this process; freed when the process ends.
+def alone(folder: Path, what: str = "running", wait: bool = False) -> Iterator[None]:
+    """Hold a results folder for this process; the system frees it when the process ends.
+
+    Args:
+        folder: of the results.
+        what: holds a part of it, for instance one run.
+        wait: until whoever holds it is done.
 
     Raises:
-        InputError: another run holds one of them.
+        InputError: another process holds it, and ``wait`` is not asked for.
     """
-    (folder / "stages").mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        for name in names:
-            stream = held.enter_context((folder / "stages" / name).open("w"))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"another run is writing to {folder} ({name})",
-                    "wait for it, or take another profile",
-                ) from None
+    path = folder / "stages" / f"{what}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InputError(
+                f"another run is writing to {folder}", "wait for it, or take another profile"
+            ) from None
         yield
 
 

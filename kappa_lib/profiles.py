@@ -139,8 +139,12 @@ def checked(values: Mapping[str, Any], source: str) -> Profile:
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        found = ((".".join(map(str, e["loc"])), e["msg"]) for e in error.errors())
-        wrong = "; ".join(f"profile key {key}: {why}" if key else why for key, why in found)
+        wrong = "; ".join(
+            f"profile key {'.'.join(map(str, e['loc']))}: {e['msg']}"
+            if e["loc"]
+            else e["msg"].removeprefix("Value error, ")
+            for e in error.errors()
+        )
         remedy = "correct it; kappa_lib/profiles.py says what each key means"
         raise InputError(f"{source}: {wrong}", remedy) from error
 

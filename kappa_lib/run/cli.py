@@ -7,7 +7,6 @@ import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -43,8 +42,7 @@ class Kappa(TyperGroup):
             if ctx.params["debug"] or error is None:
                 raise
             who = "" if distributed.is_main_process() else f", process {distributed.rank()}"
-            if not who or not error.of_all:
-                print(f"kappa{who}: {error}", file=sys.stderr)
+            print(f"kappa{who}: {error}", file=sys.stderr)
             raise typer.Exit(WRONG) from found
         except KeyboardInterrupt:
             print("\ninterrupted; the same command goes on where it can", file=sys.stderr)
@@ -230,14 +228,11 @@ def train(
     from kappa_lib.run import stages
 
     main_process = distributed.is_main_process()
-    # Other arms of the same profile may train beside these, on a GPU of their own each.
-    runs = [f"running-{one}-seed{n}" for one in loaded.arms for n in loaded.seeds]
-    with files.alone(loaded.folder, runs) if main_process else nullcontext():
-        experiment, arms = stages.prepare(loaded)
-        if main_process:
-            for corpus, problem in experiment.data.missing.items():
-                print(f"without {corpus}: {problem}", file=sys.stderr)
-        table = stages.train_all(experiment, arms)
+    experiment, arms = stages.prepare(loaded)
+    if main_process:
+        for corpus, problem in experiment.data.missing.items():
+            print(f"without {corpus}: {problem}", file=sys.stderr)
+    table = stages.train_all(experiment, arms)
     if main_process:
         last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
         print(last.filter(regex="^(step|wer_.*)$").to_string(float_format="{:.1%}".format))

@@ -5,11 +5,12 @@ import pandas as pd
 from kappa_lib import distributed
 from kappa_lib.encoding import study
 from kappa_lib.evidence import tables
-from kappa_lib.files import write_text
+from kappa_lib.files import alone, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
+from kappa_lib.training import text_task
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.text_task import TextExperiment
 from kappa_lib.training.trainer import record_spectral_change, train
@@ -22,18 +23,19 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     Returns:
         What the runs share: model, data and evaluation; and the arms by name.
     """
-    with distributed.main_process_first():
+    # Another process may prepare the same, to train other arms on another GPU.
+    with distributed.main_process_first(), alone(profile.folder, "preparing", wait=True):
         models.weights(profile.model)
-    data = features.load(profile) if profile.task == "speech" else None
-    table = scan.scan_stage(profile)
-    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
-        path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
-        with distributed.main_process_first():
+        speech = profile.task == "speech"
+        data = features.load(profile) if speech else text_task.load(profile)
+        table = scan.scan_stage(profile)
+        if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
+            path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
             if not path.is_file():
                 study.Study(study.Settings(model=profile.model), path.parent).run(["tensors"])
-        table = kappa_table.read(profile.folder)
-    arms = selection.select_stage(profile, table)
-    return Experiment(profile, data) if data else TextExperiment(profile), arms
+            table = kappa_table.read(profile.folder)
+        arms = selection.select_stage(profile, table)
+    return Experiment(profile, data) if speech else TextExperiment(profile, data), arms
 
 
 def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFrame:

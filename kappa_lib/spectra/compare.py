@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
 from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, types, types_of
@@ -88,9 +87,8 @@ def compare(
 ) -> Comparison:
     """Compare every matrix of two checkpoints, for instance before and after fine-tuning.
 
-    Several processes share the matrices; the leading one writes what :meth:`Comparison.write` does
-    into ``out``. Arguments and progress as for :func:`kappa_lib.spectra.scan.scan`, whose choice
-    of matrices this follows.
+    What :meth:`Comparison.write` writes goes into ``out``. Arguments and progress are as for
+    :func:`kappa_lib.spectra.scan.scan`, whose choice of matrices this follows.
 
     Raises:
         InputError: an unusable argument, no matrix in common, or one of different shapes; before
@@ -98,13 +96,11 @@ def compare(
         CheckpointError: one of the two is broken.
         ScanError: some pairs could not be compared, after the others were written.
     """
-    distributed.initialise()
     if out is not None:
         require_folder(Path(out))
     device = pick_device(device).type
     rounded = None if dtype is None else torch_dtype(dtype)
-    with distributed.main_process_first():
-        pair = [s if isinstance(s, Checkpoint) else open_checkpoint(s) for s in (before, after)]
+    pair = [s if isinstance(s, Checkpoint) else open_checkpoint(s) for s in (before, after)]
     for checkpoint in pair:
         if checkpoint.problems:
             raise checkpoint.problems[0]
@@ -113,21 +109,20 @@ def compare(
     _same_shapes(pair, common)
 
     say = progress or (lambda *_: None)
-    mine = distributed.shard(len(common))
-    total = sum(len(matrix_names(common[number][0])) for number in mine)
-    done, rows, failures = 0, {}, {}
-    for number in mine:
-        info = common[number][0]
+    total = sum(len(matrix_names(info)) for info, _ in common)
+    done, rows, failures = 0, [], {}
+    for two in common:
+        info = two[0]
         say(done, total, info.name)
         try:
-            rows[number] = list(_changes(pair, common[number], device, rounded))
+            rows += _changes(pair, two, device, rounded)
         except KappaError as problem:
             what = problem.what.removeprefix(f"{info.name}: ")  # what cannot be read is named
-            failures[number] = info.name, (f"{info.name}: {what}", problem.remedy)
+            failures[info.name] = (f"{info.name}: {what}", problem.remedy)
         done += len(matrix_names(info))
     say(total, total, "")
     found = Comparison(
-        pd.DataFrame([row for part in distributed.all_gather(rows) for row in part]),
+        pd.DataFrame(rows),
         *(checkpoint.model_id for checkpoint in pair),
         only_before=[name for name in old if name not in new],
         only_after=[name for name in new if name not in old],
@@ -136,11 +131,10 @@ def compare(
         found.table["layer"] = found.table["layer"].astype("Int64")
         compared = found.table["tensor"]
         found.table.insert(1, "type", compared.map(types_of(compared)))
-        if out is not None and distributed.is_main_process():
+        if out is not None:
             found.write(Path(out))
-    distributed.barrier()
-    if failed := dict(distributed.all_gather(failures)):
-        raise ScanError(found.table, failed)
+    if failures:
+        raise ScanError(found.table, failures)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint → κ table, a few tensors at a time, resumable; several processes share the tensors."""
+"""Checkpoint → κ table, a few tensors at a time, resumable."""
 
 import fnmatch
 import json
@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, whole_lines
 from kappa_lib.profiles import Profile
@@ -42,8 +41,6 @@ class ScanError(CheckpointError):
         failures: name of the tensor or file → what is wrong with it, and what to do.
     """
 
-    of_all = True
-
     def __init__(self, table: pd.DataFrame, failures: dict[str, tuple[str, str]]) -> None:
         self.table = table
         self.failures = failures
@@ -70,8 +67,7 @@ def _is_row(row: dict[str, Any]) -> bool:
 class FinishedRows:
     """Finished rows by key, appended to a file as they come; None as a folder keeps nothing.
 
-    Each process appends to a file of its own and reads those of all, so that another number of
-    processes can go on. The last line may be torn.
+    The last line may be torn.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -79,20 +75,17 @@ class FinishedRows:
         self.rows: dict[str, dict[str, Any]] = {}
         if folder is None:
             return
-        process = distributed.rank()
-        self.path = folder / f"kappa.rows{f'.{process}' if process else ''}.jsonl"
-        for path in sorted(folder.glob("kappa.rows*.jsonl")):
-            # Only this process' own file is mended: another may be appending to the others.
-            for number, line in enumerate(whole_lines(path, mend=path == self.path), 1):
-                try:
-                    record = parse(line, "it", dict[str, object])
-                except InputError:
-                    record = {}
-                key, row = record.get("key"), record.get("row")
-                if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
-                    what = f"{path}: line {number} is not a finished row"
-                    raise InputError(what, "delete this file, scan again")
-                self.rows[key] = row
+        self.path = folder / "kappa.rows.jsonl"
+        for number, line in enumerate(whole_lines(self.path, mend=True), 1):
+            try:
+                record = parse(line, "it", dict[str, object])
+            except InputError:
+                record = {}
+            key, row = record.get("key"), record.get("row")
+            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
+                what = f"{self.path}: line {number} is not a finished row"
+                raise InputError(what, "delete this file, scan again")
+            self.rows[key] = row
 
     def add(self, key: str, row: dict[str, Any]) -> None:
         """Keep a finished row, on disk at once."""
@@ -119,7 +112,7 @@ def scan(
     Args:
         source: what :func:`kappa_lib.weights.models.open_checkpoint` takes.
         out: folder for ``kappa.parquet``, ``kappa.csv`` and ``kappa.rows.jsonl``, the finished
-            rows from which a killed scan goes on (a file a process); None writes nothing.
+            rows from which a killed scan goes on; None writes nothing.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; never MPS, whose small
             singular values are wrong.
         method: see :mod:`kappa_lib.spectra.solvers`.
@@ -127,44 +120,31 @@ def scan(
             and the output layer.
         exclude: shell patterns of tensor names to leave out.
         dtype: round the weights to this torch dtype first, to see what storing them so does.
-        progress: called as progress(done, total, name) before each tensor of this process and
-            at the end.
+        progress: called as progress(done, total, name) before each tensor and at the end.
 
     Returns:
-        The κ table, a row a matrix, in storage order; metadata in ``attrs``. The same for all
-        processes, the leading one of which writes it.
+        The κ table, one row per matrix, in storage order; metadata in ``attrs``.
 
     Raises:
         InputError: an unusable argument, or patterns that match nothing.
         CheckpointError: nothing can be read.
         ScanError: some tensors could not be measured, after the others were written.
     """
-    distributed.initialise()
     folder = None if out is None else Path(out)
     if folder is not None:
         require_folder(folder)
-    with distributed.main_process_first():
-        checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     chosen = to_measure(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
-    order = chosen
-    if distributed.world_size() > 1:  # dealt largest first; one alone keeps the order of storage
-        order = sorted(chosen, key=lambda info: -math.prod(info.shape) * min(info.shape))
-    infos = [order[i] for i in distributed.shard(len(order))]
     say = progress or (lambda *_: None)
-    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), say, infos)
+    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), say, chosen)
     scanner.run()
-    rows, failures = {}, {}
-    mine = {distributed.rank(): (scanner.rows, scanner.failures)}
-    for measured, failed in distributed.all_gather(mine):
-        rows |= measured
-        failures |= failed
+    rows, failures = scanner.rows, scanner.failures
     names = [name for info in chosen for name in matrix_names(info) if name in rows]
     metadata = _metadata(checkpoint, chosen, settings)
     table = kappa_table.build([rows[name] for name in names], metadata)
-    if folder is not None and len(table) and distributed.is_main_process():
+    if folder is not None and len(table):
         kappa_table.write(table, folder)
-    distributed.barrier()
     say(scanner.total, scanner.total, "")
     if failures:
         raise ScanError(table, failures)
@@ -328,9 +308,7 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
         "numerics": NUMERICS,
     }
     stage = Stage("scan", profile.folder, inputs, outputs)
-    if not distributed.broadcast(stage.done()):
+    if not stage.done():
         scan(source, profile.folder, device=profile.device, progress=partial(Stages(), "scan"))
-        if distributed.is_main_process():
-            stage.finish()
-        distributed.barrier()
+        stage.finish()
     return kappa_table.read(outputs[0])

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
@@ -275,13 +274,12 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
         inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
-    with distributed.main_process_first():
-        if not stage.done():
-            for path, (arm, seed) in runs.items():
-                drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
-                chosen = select(table, arm, count, drawn)
-                if profile.lora_rank:
-                    chosen = as_lora(table, chosen, profile.lora_rank)
-                chosen.save(path)
-            stage.finish()
+    if not stage.done():
+        for path, (arm, seed) in runs.items():
+            drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
+            chosen = select(table, arm, count, drawn)
+            if profile.lora_rank:
+                chosen = as_lora(table, chosen, profile.lora_rank)
+            chosen.save(path)
+        stage.finish()
     return {arm: of_run(profile, arm) for arm in profile.arms}

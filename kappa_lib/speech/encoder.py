@@ -9,7 +9,7 @@ import torch
 from transformers import WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
-from kappa_lib import distributed, paths
+from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, sha256
 from kappa_lib.speech.audio import RATE
@@ -164,8 +164,8 @@ def encode_all(
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
     The cache is a file for every ``SHARD`` utterances, written when they are done: an interrupted
-    call goes on with the next file, and several processes share the files. The tensors are mapped
-    from the disk, so that a corpus may be larger than the memory.
+    call goes on with the next file. The tensors are mapped from the disk, so that a corpus may be
+    larger than the memory.
 
     Args:
         items: utterances.
@@ -184,7 +184,7 @@ def encode_all(
     stem, count = fingerprint(key)[:16], -(-len(items) // SHARD)
     names = [stem] if count == 1 else [f"{stem}-{number:05d}" for number in range(count)]
     shards = [paths.cache() / "features" / f"{name}.safetensors" for name in names]
-    for number in distributed.shard(count):
+    for number in range(count):
         if shards[number].is_file():
             continue
         encoder, arrays = make_encoder(), {}
@@ -193,6 +193,5 @@ def encode_all(
             if progress:
                 progress(i + 1, len(items))
         save_tensors(shards[number], arrays)
-    distributed.barrier()
     stored = [load_tensors(path) for path in shards]
     return [shard[name] for shard in stored for name in sorted(shard)]

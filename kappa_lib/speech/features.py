@@ -7,7 +7,6 @@ from hashlib import sha256
 from datasets import DatasetDict
 from torch import Tensor
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError, UnreachableError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
@@ -108,12 +107,7 @@ def load(profile: Profile) -> SpeechData:
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         if counts == (0, 0):
             continue
-        with distributed.main_process_first():
-            parts = _build(data, profile, corpus, counts)
-        # A mirror that answers one process and not another must not leave them with other data.
-        reasons = distributed.all_gather({distributed.rank(): data.missing.get(corpus)})
-        if why := next(filter(None, reasons), None):
-            parts, data.missing[corpus] = DatasetDict(), why
+        parts = _build(data, profile, corpus, counts)
         for part, items in parts.items():
             recordings = [sha256(row["audio"]["bytes"]).hexdigest() for row in items]
             language = profile.language(corpus)
@@ -140,16 +134,15 @@ def load(profile: Profile) -> SpeechData:
             f"profile {profile.profile}: nothing to {'test' if data.features else 'train'} on",
             "raise the counts under train_utterances and test_utterances, or see what is missing",
         )
-    if distributed.is_main_process():
-        split = {
-            "sha256": data.key,
-            "missing": data.missing,
-            "left_out": data.left_out,
-            "used": data.used,
-            "train": dict(zip(data.ids, data.texts, strict=True)),
-            "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
-        }
-        write_json(profile.folder / "split.json", split)
+    split = {
+        "sha256": data.key,
+        "missing": data.missing,
+        "left_out": data.left_out,
+        "used": data.used,
+        "train": dict(zip(data.ids, data.texts, strict=True)),
+        "test": {t.corpus: dict(zip(t.ids, t.texts, strict=True)) for t in data.tests},
+    }
+    write_json(profile.folder / "split.json", split)
     return data
 
 

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
-from kappa_lib.files import fingerprint, read_json, write_json, write_text
+from kappa_lib.files import alone, fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.weights.tensor_files import save_tensors
 
@@ -25,7 +26,9 @@ class RunState:
     were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl`` and
     transcripts later than the checkpoint are dropped on resume and measured again.
 
-    With several processes all of them call its methods; the main one writes.
+    The last evaluation has no checkpoint: a run that ends between it and ``model.safetensors``
+    goes on from the one before. With several processes all of them call its methods; the main one
+    writes.
 
     Args:
         folder: of the run.
@@ -41,6 +44,18 @@ class RunState:
         self.resume_path = folder / "resume.safetensors"
         self._config_path = folder / "config.json"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep this run for this process, or those that were launched with it.
+
+        Raises:
+            InputError: another one has it.
+        """
+        results, name = self.folder.parents[1], self.folder.name
+        main = distributed.is_main_process()
+        with alone(results, name) if main else nullcontext():
+            yield
+
     def is_finished(self) -> bool:
         """Whether the folder holds the trained tensors of this very configuration."""
         known = self.model_path.is_file() and self._config_path.is_file()
@@ -50,10 +65,31 @@ class RunState:
         """The lines of ``metrics.jsonl``."""
         return read_metrics(self.folder)
 
+    def begin(
+        self,
+        named: dict[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        start: dict[str, Any],
+    ) -> int:
+        """Go on from the checkpoint, or anew: the number of steps that are done.
+
+        Args:
+            named: name → each parameter that trains.
+            optimiser: of these.
+            start: the evaluation before the first step, for a run that begins.
+        """
+        step = self.resume(named, optimiser)
+        distributed.barrier()
+        if step is None:
+            self.start()
+            self.record(0, 0, 0.0, None, start)
+        distributed.barrier()
+        return step or 0
+
     def record(
         self,
         step: int,
-        utterances: int,
+        batch: int,
         seconds: float,
         train_loss: float | None,
         evaluation: dict[str, Any],
@@ -62,9 +98,9 @@ class RunState:
 
         Args:
             step: number of steps done.
-            utterances: seen in them.
+            batch: utterances in each.
             seconds: spent on them, evaluations aside.
-            train_loss: mean since the last evaluation, nats a token.
+            train_loss: mean since the last evaluation, nats per token.
             evaluation: of :meth:`kappa_lib.training.experiment.Experiment.evaluate`.
         """
         if not distributed.is_main_process():
@@ -73,7 +109,7 @@ class RunState:
         write_json(path, evaluation["transcripts"])
         row = {
             "step": step,
-            "utterances": utterances,
+            "utterances": step * batch,
             "seconds": round(seconds, 3),
             "train_loss": train_loss,
             **evaluation["metrics"],
@@ -146,8 +182,12 @@ class RunState:
                     path.unlink()
         return step
 
-    def finish(self, named: dict[str, nn.Parameter]) -> None:
+    def finish(self, named: dict[str, nn.Parameter], origin: dict[str, Any]) -> None:
         """Keep the trained tensors as ``model.safetensors``; the resume file goes.
+
+        Args:
+            named: name → each parameter that has trained.
+            origin: for ``provenance.json``.
 
         Raises:
             SpaceError: the disk cannot hold them; the resume file stays.
@@ -157,6 +197,8 @@ class RunState:
         tensors = {name: full_tensor(p) for name, p in named.items()}
         if not distributed.is_main_process():
             return
+        # Before the model file, whose presence is what marks a run as finished.
+        write_json(self.folder / "provenance.json", origin)
         save_tensors(self.model_path, tensors, {"key": self.key})
         self.resume_path.unlink(missing_ok=True)
 

@@ -3,16 +3,16 @@
 import gc
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from kappa_lib import distributed
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, read_json, write_json
+from kappa_lib.files import Stage, alone, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.selection import Selection
@@ -21,7 +21,7 @@ from kappa_lib.speech.features import SpeechData
 from kappa_lib.training import parallel
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
-from kappa_lib.training.precision import promote, put_back
+from kappa_lib.training.precision import to_float32
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
 from kappa_lib.weights.tensor_files import load_tensors, save_tensors
@@ -35,9 +35,7 @@ LORA_SCALE = 2.0
 
 
 class Experiment:
-    """A profile's model, data and evaluation, loaded once in each process.
-
-    The language model's original weights are kept, so that every run starts from them.
+    """A profile's model, data and evaluation; the model is loaded anew for each run.
 
     Raises:
         InputError: the processes see different data, or one would have no utterance of a batch.
@@ -61,14 +59,21 @@ class Experiment:
                 f"process {distributed.rank()} sees other speech data than process 0",
                 "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
             )
-        self.llm: Any
+        self.llm: Any  # of the run, which changes it; at first the original
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
-        self.original: dict[str, Tensor] = {}
-        self._taken_apart = False
+
+    def reload(self) -> PreTrainedModel:
+        """Let go of the model that a run has changed, and load the original anew."""
+        # Sharded modules refer to themselves: without a collection two models would be held.
+        self.llm = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.llm, _ = models.load(self.profile.model, self.profile.dtype, self.profile.device)
+        return self.llm
 
     def adaptor(self, seed: int) -> Adaptor:
         """A new adaptor of this seed, on the model's device."""
@@ -83,46 +88,22 @@ class Experiment:
         Raises:
             InputError: the selection names a tensor that the model does not have.
         """
-        self.restore()
-        model = self._untrained(seed)
-        names = []
+        self.reload()
+        model, names = self._untrained(seed), []
         if selection:
             selection.check({name for name, _ in self.llm.named_parameters()})
             names = selection.tensors
             if self.profile.lora_rank:
                 names = insert_lora(self.llm, selection, seed)
-                self._taken_apart = True
-        chosen = model.unfreeze(names)
+        to_float32(model.unfreeze(names))
         if selection and parallel.is_sharded(self.accelerator):
-            # Sharding moves a part of each tensor to the device, and nothing brings them back.
-            self._taken_apart = True
-            self.llm.to("cpu")
-        elif not self._taken_apart:
-            pairs = zip(names, chosen, strict=True)
-            self.original = {n: p.detach().to("cpu", copy=True) for n, p in pairs}
-        promote(chosen)
+            self.llm.to("cpu")  # sharding moves a part of each tensor to the device
         return model
 
     def _untrained(self, seed: int) -> SpeechLLM:
         adaptor = self.adaptor(seed)
         adaptor.load_state_dict(load_tensors(self._warm_path(seed)))
         return SpeechLLM(self.llm, self.tokenizer, adaptor)
-
-    def restore(self) -> None:
-        """Put back the weights that the last run changed, and drop its gradients."""
-        profile = self.profile
-        if self._taken_apart:
-            # Sharded modules refer to themselves: without a collection two models would be held.
-            self.llm = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            self.llm, _ = models.load(profile.model, profile.dtype, profile.device)
-            self._taken_apart = False
-        self.llm.zero_grad(set_to_none=True)
-        parameters = dict(self.llm.named_parameters())
-        for name, value in self.original.items():
-            put_back(parameters[name], value)
-        self.original = {}
 
     def evaluate(self, model: SpeechLLM) -> dict[str, Any]:
         """:func:`kappa_lib.training.evaluation.evaluate` of a model that may be sharded."""
@@ -143,7 +124,7 @@ class Experiment:
         stage = Stage(f"warm-seed{seed}", profile.folder, inputs, outputs)
 
         def make() -> dict[str, Any]:
-            self.restore()
+            self.reload()
             # Small work that nothing is gained from sharing; the evaluation after it is not small.
             losses = self._train_adaptor(seed, path) if distributed.is_main_process() else []
             distributed.barrier()
@@ -156,11 +137,14 @@ class Experiment:
 
     def kept(self, stage: Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``make`` returns, from a stage's last output where the stage is done already."""
-        if not distributed.broadcast(stage.done()):
-            found = make()
-            if distributed.is_main_process():
-                write_json(stage.outputs[-1], found)
-                stage.finish()
+        main = distributed.is_main_process()
+        # A process that trains another arm starts from the same.
+        with alone(stage.folder, stage.name, wait=True) if main else nullcontext():
+            if not distributed.broadcast(stage.done()):
+                found = make()
+                if main:
+                    write_json(stage.outputs[-1], found)
+                    stage.finish()
             distributed.barrier()
         return read_json(stage.outputs[-1])
 

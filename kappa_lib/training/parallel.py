@@ -4,6 +4,7 @@
 gradients and optimiser states over the devices and gathers a layer at a time.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from kappa_lib import distributed
 
+# Settings of an Accelerate configuration that lies around; the profile decides instead.
+_OVERRULED = ("FSDP_", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_GRADIENT_")
+
 
 def accelerator(way: str, device: torch.device) -> Accelerator:
     """Accelerate's handle on the processes of a run; with one process ``way`` means nothing.
@@ -30,7 +34,11 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
         way: ``ddp`` or ``fsdp2``.
         device: of the model.
     """
-    distributed.initialise()
+    for name in list(os.environ):
+        if name.startswith(_OVERRULED):
+            del os.environ[name]
+    if distributed.world_size() > 1:
+        distributed.state()  # waits longer than what Accelerate would set up by itself
     shards = way == "fsdp2" and distributed.world_size() > 1
     plugin = None
     if shards:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -38,15 +38,10 @@ def autocast(llm: PreTrainedModel) -> torch.autocast:
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=is_mixed(llm), cache_enabled=False)
 
 
-def promote(parameters: Iterable[nn.Parameter]) -> None:
+def to_float32(parameters: Iterable[nn.Parameter]) -> None:
     """Hold these parameters in fp32 from here on; exact, since bf16 is a part of it."""
     for parameter in parameters:
         parameter.data = parameter.data.float()
-
-
-def put_back(parameter: nn.Parameter, value: Tensor) -> None:
-    """Give a parameter its earlier values and type again."""
-    parameter.data = value.to(parameter.device)
 
 
 @contextmanager

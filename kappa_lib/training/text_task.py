@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, write_json
 from kappa_lib.profiles import Profile
@@ -33,7 +32,7 @@ def without_vowels(text: str) -> str:
     return " ".join(_VOWELS.sub("", text).split())
 
 
-def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
+def load(profile: Profile) -> SpeechData:
     """Sentences of the profile's corpora, each with the token ids of what is left of it.
 
     The split into training and test is that of the spoken corpora.
@@ -41,7 +40,7 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
     Raises:
         InputError: a corpus that has no sentences of its own, or none to train or test on.
     """
-    data = SpeechData([], [], [], [])
+    data, tokenizer = SpeechData([], [], [], []), models.tokenizer(profile.model)
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
         drawn = corpora.split(corpus, *counts, profile.seed)
@@ -52,8 +51,7 @@ def load(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> SpeechData:
             data.add(part, Utterances(corpus, profile.language(corpus), ids, texts, questions))
     if not data.ids or not data.tests:
         raise InputError("nothing to train or to test on", "raise the counts of sentences")
-    if distributed.is_main_process():
-        write_json(profile.folder / "split.json", {"sha256": data.key, "used": data.used})
+    write_json(profile.folder / "split.json", {"sha256": data.key, "used": data.used})
     return data
 
 
@@ -70,9 +68,6 @@ def embedded(llm: PreTrainedModel, questions: Sequence[Tensor]) -> tuple[Tensor,
 
 class TextExperiment(Experiment):
     """The runs' model, data and evaluation where the task is text alone."""
-
-    def __init__(self, profile: Profile) -> None:
-        super().__init__(profile, load(profile, models.tokenizer(profile.model)))
 
     def _untrained(self, seed: int) -> SpeechLLM:
         return SpeechLLM(self.llm, self.tokenizer, partial(embedded, self.llm), INSTRUCTION)

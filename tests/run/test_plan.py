@@ -10,7 +10,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.run import cli, plan
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import optim
-from kappa_lib.training.precision import promote
+from kappa_lib.training.precision import to_float32
 from kappa_lib.weights import sizes
 
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"
@@ -94,7 +94,7 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype, opt
 
     named = dict(llm.named_parameters())
     trained = [named[name].requires_grad_(True) for name in chosen.tensors]
-    promote(trained)
+    to_float32(trained)
     made = optim.make(optimiser, trained, 1e-3, torch.device("cpu"))
     for parameter in trained:
         parameter.grad = torch.ones_like(parameter)

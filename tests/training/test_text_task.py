@@ -55,7 +55,7 @@ def test_vowels_are_taken_out(text, left):
 
 
 def test_questions_lack_vowels_and_answers_have_them(profile):
-    data = load(profile(), tiny.tokenizer())
+    data = load(profile())
     assert len(data.ids) == len(data.texts) == len(data.features) == 80
     shown = tiny.tokenizer().decode(data.features[7])
     assert shown == without_vowels(data.texts[7]) != data.texts[7]
@@ -66,7 +66,7 @@ def test_questions_lack_vowels_and_answers_have_them(profile):
 
 def test_nothing_to_test_on_is_refused(profile):
     with pytest.raises(InputError, match="nothing to train or to test on"):
-        load(profile(test_utterances={}), tiny.tokenizer())
+        load(profile(test_utterances={}))
 
 
 def test_lora_arms_have_equally_many_parameters_and_pefts_count():
@@ -114,8 +114,7 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     assert isinstance(experiment, TextExperiment)
     before = {n: p.clone() for n, p in experiment.llm.named_parameters()}
     stages.train_all(experiment, arms)
-    experiment.restore()
-    after = dict(experiment.llm.named_parameters())
+    after = dict(experiment.reload().named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
     rows = tables.results(whole)
     ends = rows[rows["step"] > 0]
@@ -129,13 +128,6 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     ends = tables.results(stopped).query("step > 0")
     assert (ends["step"] < SMOOTHED + 15).all()
     assert (ends["train_loss"] <= level).all()
-
-
-def test_a_run_that_could_never_stop_is_refused(profile):
-    often = profile(arms=["selected"], seeds=[0], eval_every=SMOOTHED - 1, stop_loss=2.0)
-    experiment, arms = stages.prepare(often)
-    with pytest.raises(InputError, match="eval_every: 4"):
-        train(experiment, arms["selected"], 0)
 
 
 @pytest.mark.slow
@@ -178,5 +170,5 @@ def test_an_arm_has_its_own_rate_and_a_run_its_own_few_sentences(profile, monkey
 
 
 def test_spectra_of_untouched_tensors_are_refused(profile):
-    with pytest.raises(InputError, match="LoRA leaves the tensors"):
+    with pytest.raises(InputError, match="spectra has to be false with a lora_rank"):
         profile(spectra=True)

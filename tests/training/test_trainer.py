@@ -128,8 +128,7 @@ def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
     assert first["heldout_loss"].nunique() == 1
     assert first["text_loss"].nunique() == 1
     assert (first["kl"].abs() < 1e-6).all()
-    experiment.restore()
-    now = dict(experiment.llm.named_parameters())
+    now = dict(experiment.reload().named_parameters())
     assert all(torch.equal(now[n], original[n]) for n in original)
 
 
@@ -390,7 +389,7 @@ def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
 def test_what_was_measured_after_the_checkpoint_goes_on_resume(tmp_path):
     state, named, optimiser = checkpoint(tmp_path)
     for step in (0, 90, 100):
-        state.record(step, step, 0.0, None, {"metrics": {}, "transcripts": []})
+        state.record(step, 1, 0.0, None, {"metrics": {}, "transcripts": []})
     state.save(90, named, optimiser)
     state.resume(named, optimiser)
     assert [row["step"] for row in state.metrics()] == [0, 90]
@@ -429,7 +428,7 @@ def test_a_full_disk_at_the_end_of_a_run_keeps_what_it_resumes_from(tmp_path, mo
     usage = type("Usage", (), {"free": 3})
     monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
     with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
-        state.finish(named)
+        state.finish(named, {})
     assert state.resume_path.is_file()
     assert not state.model_path.exists()
 
@@ -446,7 +445,7 @@ def test_what_the_system_refuses_while_tensors_are_written_is_explained(
     state, named, _ = checkpoint(tmp_path)
     monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
     with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
-        state.finish(named)
+        state.finish(named, {})
     assert caught.value.remedy
 
 
@@ -476,6 +475,6 @@ def test_a_warm_start_that_fails_leaves_arithmetic_deterministic(monkeypatch):
 def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     whole = tiny.profile(model, steps=6, batch=4)
-    few = replace(whole, tune_utterances={"de": 2, "en": 4})
+    few = whole.model_copy(update={"tune_utterances": {"de": 2, "en": 4}})
     assert tables.setting(whole)["epochs"] == 24 / 16
     assert tables.setting(few)["epochs"] == 24 / 6
