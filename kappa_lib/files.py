@@ -93,7 +93,8 @@ def alone(folder: Path, what: str = "running", wait: bool = False) -> Iterator[N
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(
-                f"another run is writing to {folder}", "wait for it, or take another profile"
+                f"another process is writing to {folder} ({what})",
+                "wait for it, or take another profile or arm",
             ) from None
         yield
 

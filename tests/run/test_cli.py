@@ -137,28 +137,6 @@ def test_settings_of_a_training_replace_the_profile_s(monkeypatch, tmp_path):
     assert (profile.steps, profile.seeds, profile.arms) == (40, [3], ["random", "all"])
 
 
-def test_arms_train_beside_each_other_and_none_twice(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    inside = []
-
-    def begin(profile):
-        (arm,) = profile.arms
-        if arm == "selected":
-            inside.extend(
-                cli.main(["train", "--profile", "smoke", "--arm", a])
-                for a in ("inverse", "selected")
-            )
-        raise InputError(f"{arm} had its turn")
-
-    monkeypatch.setattr("kappa_lib.run.stages.prepare", begin)
-    cli.main(["train", "--profile", "smoke", "--arm", "selected"])
-    shown = capsys.readouterr().err
-    assert "inverse had its turn" in shown
-    assert "another run is writing to" in shown
-    assert shown.count("selected had its turn") == 1
-    assert inside == [cli.WRONG] * 2
-
-
 def test_without_a_command_the_help_is_shown(capsys):
     assert cli.main([]) == 2
     shown = capsys.readouterr()

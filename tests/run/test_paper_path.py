@@ -5,12 +5,11 @@ import math
 import pytest
 import tiny_paper
 import torch
-import two_processes
 from safetensors.torch import load_file
 
 from kappa_lib import profiles
 from kappa_lib.files import read_json
-from kappa_lib.run import runner, stages
+from kappa_lib.run import stages
 from kappa_lib.speech.sources import SOURCES
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.model import INSTRUCTION, SpeechLLM, chat_prompt
@@ -141,28 +140,3 @@ def test_the_papers_profiles_differ_in_the_model_alone(name):
     assert {k: v for k, v in settings.items() if k not in own} == {
         k: v for k, v in same.items() if k not in own
     }
-
-
-@pytest.mark.slow(ahead=True)
-def test_the_paper_s_profile_runs_through_its_notebooks(root, tmp_path, monkeypatch, capsys):
-    """``bash reproduce.sh --profile paper`` on miniature files, after the set-up.
-
-    The notebooks of theory and of the default model's activations are the same in every profile.
-    """
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    alike = ("01", "02", "07")
-    sources = [path for path in runner.sources() if not path.name.startswith(alike)]
-    monkeypatch.setattr(runner, "sources", lambda folder=None: sources)
-    arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
-    _, *command = two_processes.training(root, dtype="bfloat16", arms=arms)
-    assert runner.main(command) == 0, capsys.readouterr().out
-    folder = tmp_path / "paper"
-    executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
-    assert executed == {path.name for path in sources}
-    text = (folder / "REPORT.md").read_text()
-    assert "| WER librispeech, % | WER mls_german, % | mean of both, % |" in text
-    assert "weights stored as bfloat16, computed in bfloat16" in text
-    assert (folder / "figures" / "wer_over_training.png").is_file()
-    capsys.readouterr()
-    assert runner.main(command) == 0
-    assert capsys.readouterr().out.count("unchanged, skipped") == len(executed)

@@ -21,7 +21,7 @@ from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
 from kappa_lib.evidence import arms as facts
 from kappa_lib.evidence import report, tables
-from kappa_lib.files import read_json, write_json
+from kappa_lib.files import alone, read_json, write_json
 from kappa_lib.run import stages
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import evaluation, trainer
@@ -184,6 +184,14 @@ def test_a_finished_run_is_not_run_again(finished):
     train(experiment, arms["selected"], 0, on_step=steps.append)
     assert steps == []
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_another_process_trains_is_refused_and_another_arm_is_not(finished):
+    profile, experiment, arms, *_ = finished
+    with alone(profile.folder, "selected-seed0"):
+        with pytest.raises(InputError, match="selected-seed0"):
+            train(experiment, arms["selected"], 0)
+        assert train(experiment, arms["inverse"], 0)
 
 
 def test_another_optimiser_is_another_run(finished):
