@@ -70,6 +70,7 @@ SHARE = (
     "Which share of the candidates. Without any size it is the paper's, 100 of 224, so that the"
     " arms are the paper's; PEFT's find_kappa_target_modules takes 0.2."
 )
+DOSE = "Factors are 2^k, k drawn from -DOSE to DOSE."
 SPEECH = (
     "Sound files beside a metadata.csv with file_name and the transcripts, Parquet files with an"
     " audio column, or a saved dataset."
@@ -192,6 +193,27 @@ def select(
         written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(out, found))]
         size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
         print(f"{out / chosen.arm}: {size} ({', '.join(written)})")
+
+
+@app.command(epilog="Example: kappa regauge smollm2-135m -o same-function --seed 1")
+def regauge(
+    model: Annotated[str, Argument(help="Folder of safetensors, a model hub id, or smollm2-135m.")],
+    out: Annotated[Path, Option("--out", "-o", metavar="FOLDER", help="New; the checkpoint's.")],
+    seed: Annotated[int, Option(help="Of the draw.")] = 0,
+    dose: Annotated[int, Option(min=1, help=DOSE)] = 6,
+    flip: Annotated[bool, Option("--flip", help="Make κ of the MLP the largest instead.")] = False,
+) -> None:
+    """Write a checkpoint that computes the same, bit for bit, and has another κ."""
+    from kappa_lib.spectra import gauge
+    from kappa_lib.weights import models
+
+    def change(found: list[gauge.Symmetry]) -> gauge.Gauge:
+        return gauge.flipped(found, seed) if flip else gauge.drawn(found, seed, dose)
+
+    note = {"model": model, "seed": seed} | ({"flip": True} if flip else {"dose": dose})
+    gauge.write(models.weights(model), out, change, note)
+    print(f"{out}: the function of {model} in another gauge, see {out / 'regauge.json'}")
+    print(f"Next: kappa scan {shlex.quote(str(out))} -o regauged")
 
 
 @app.command(epilog="Example: kappa init-profile --speech takes --language de -o mine.yaml")
