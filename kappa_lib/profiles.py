@@ -31,6 +31,17 @@ Utterances = dict[str, Whole]
 Corpus = Annotated[dict[Literal["folder", "language", "text"], str], Field(min_length=3)]
 
 
+class Gauged(BaseModel):
+    """An arm's model in another gauge: the same function, see ``spectra/gauge``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    of: Name  # the rule of the arm's tensors
+    dose: Whole = 0  # factors of 2^±dose, drawn anew for each seed
+    flip: bool = False  # or the gauge that makes the MLP's κ largest; tensors are chosen in it
+    rms: bool = False  # each tensor's rate is divided by what the gauge does to a step's size
+
+
 class Profile(BaseModel):
     """Every setting of a run; the YAML files in ``data/profiles`` hold a value for each.
 
@@ -77,6 +88,7 @@ class Profile(BaseModel):
     # A run ends where its smoothed training loss (nats per token) is down to this; 0: after steps.
     stop_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
     arm_lr: dict[str, Rate] = {}  # arm → its own peak learning rate
+    gauge: dict[str, Gauged] = {}  # arm → how its model is changed before it is trained
     tune_utterances: Utterances = {}  # corpus → training items for fine-tuning, where not all
 
     _source: str = PrivateAttr("")  # what :func:`load` was given

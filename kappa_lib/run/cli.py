@@ -244,8 +244,8 @@ def train(
     train --profile NAME --set parallel=fsdp2
     """
     values = dict(map(profiles.parse_setting, settings or []))
-    values |= {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}
-    loaded = profiles.load(profile, **values)
+    asked = {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}
+    loaded = profiles.load(profile, **values).model_copy(update=asked)
 
     from kappa_lib.run import stages
 

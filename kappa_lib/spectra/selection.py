@@ -16,8 +16,10 @@ import yaml
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import arms, kappa_table
+from kappa_lib.spectra import arms, gauge, kappa_table
+from kappa_lib.spectra.scan import scan
 from kappa_lib.text import counted
+from kappa_lib.weights import models
 from kappa_lib.weights.renaming import loaded_names
 
 PAPER_SHARE = 100 / 224
@@ -269,7 +271,7 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
     inputs = profile.model_dump(include={"share", "arms", "seed", "seeds"})
-    inputs |= profile.model_dump(include={"lora_rank"}, exclude_defaults=True)
+    inputs |= profile.model_dump(include={"lora_rank", "gauge"}, exclude_defaults=True)
     inputs["table"] = kappa_table.digest(table)
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
         inputs["input_kappa"] = table["input_kappa"].tolist()
@@ -277,9 +279,21 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     if not stage.done():
         for path, (arm, seed) in runs.items():
             drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
-            chosen = select(table, arm, count, drawn)
+            chosen = _of_arm(profile, table, arm, count, drawn)
             if profile.lora_rank:
                 chosen = as_lora(table, chosen, profile.lora_rank)
             chosen.save(path)
         stage.finish()
     return {arm: of_run(profile, arm) for arm in profile.arms}
+
+
+def _of_arm(profile: Profile, table: pd.DataFrame, arm: str, count: int, seed: int) -> Selection:
+    """What an arm trains; the rule is another's where a gauge makes it another arm."""
+    if arm not in profile.gauge:
+        return select(table, arm, count, seed)
+    gauged = profile.gauge[arm]
+    if gauged.flip:
+        llm, _ = models.load(profile.model)
+        gauge.flip(llm)
+        table = scan(llm)
+    return replace(select(table, gauged.of, count, seed), arm=arm)

@@ -15,6 +15,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, alone, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
+from kappa_lib.spectra import gauge
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
@@ -65,6 +66,7 @@ class Experiment:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
+        self.rates: dict[str, float] = {}  # of the run's tensors, over its own; without one: 1
 
     def reload(self) -> PreTrainedModel:
         """Let go of the model that a run has changed, and load the original anew."""
@@ -93,12 +95,24 @@ class Experiment:
         if selection:
             selection.check({name for name, _ in self.llm.named_parameters()})
             names = selection.tensors
+            self.rates = self._regauge(selection.arm, seed)
             if self.profile.lora_rank:
                 names = insert_lora(self.llm, selection, seed)
         to_float32(model.unfreeze(names))
         if selection and parallel.is_sharded(self.accelerator):
             self.llm.to("cpu")  # sharding moves a part of each tensor to the device
         return model
+
+    def _regauge(self, arm: str, seed: int) -> dict[str, float]:
+        """Change the model's gauge where the profile says so, and return the tensors' rates."""
+        if arm not in self.profile.gauge:
+            return {}
+        gauged, factors = self.profile.gauge[arm], {}
+        if gauged.dose:
+            factors = gauge.regauge(self.llm, seed, gauged.dose)
+        if gauged.flip:
+            factors = gauge.flip(self.llm)
+        return {n: 1 / gauge.rms_inverse(f) for n, f in factors.items()} if gauged.rms else {}
 
     def _untrained(self, seed: int) -> SpeechLLM:
         adaptor = self.adaptor(seed)

@@ -5,7 +5,7 @@ With several processes each takes its part of every batch.
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import KappaError
@@ -34,8 +34,13 @@ class Learner:
         self.profile, self.data, self.accelerator = profile, data, experiment.accelerator
         self.peak = profile.peak(selection.arm)
         self.model = experiment.speech_llm(seed, selection)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        optimiser = optim.make(profile.optimiser, trained, self.peak, self.accelerator.device)
+        of_rate: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                rate = experiment.rates.get(name.removeprefix("llm."), 1.0)
+                of_rate.setdefault(rate, []).append(parameter)
+        groups = [{"params": trained, "over": rate} for rate, trained in of_rate.items()]
+        optimiser = optim.make(profile.optimiser, groups, self.peak, self.accelerator.device)
         self._forward, wrapped = self.accelerator.prepare(self.model, optimiser)
         self.optimiser = wrapped.optimizer
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -51,7 +56,7 @@ class Learner:
         """
         rate = optim.rate(self.profile.schedule, number, self.profile.steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.peak * rate
+            group["lr"] = self.peak * rate * group["over"]
         loss = self._loss([self._items[k] for k in self._plan[number]])
         value = self.accelerator.reduce(loss.detach(), "mean").item()
         if not math.isfinite(value):

@@ -8,10 +8,10 @@ The paper gives no setting of its optimiser; where each of ours comes from stand
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from kappa_lib.errors import InputError
 
@@ -22,13 +22,13 @@ FLOOR = 0.1  # last rate, of the peak's; chosen, not tuned
 
 
 def make(
-    name: str, parameters: Iterable[nn.Parameter], lr: float, device: torch.device
+    name: str, parameters: Iterable[Any], lr: float, device: torch.device
 ) -> torch.optim.Optimizer:
     """A new optimiser.
 
     Args:
         name: ``adamw`` or ``adafactor``.
-        parameters: to train.
+        parameters: to train, or groups of them.
         lr: peak learning rate.
         device: on which the parameters are, or will be once they are sharded.
     """
