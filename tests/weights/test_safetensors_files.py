@@ -120,5 +120,5 @@ def test_stored_dtypes_are_told_and_read(tmp_path):
 
 def test_origin_of_dequantised_weights_is_told(tmp_path):
     save_file({"a": torch.eye(2)}, tmp_path / "model.safetensors")
-    write_record(tmp_path, [], "a GGUF", stored_as="Q4_1")
+    write_record(tmp_path, "a GGUF", stored_as="Q4_1")
     assert open_checkpoint(tmp_path).tensors[0].dtype == "Q4_1→F32"
