@@ -11,6 +11,7 @@ _MODULES = {
     "kappa": "heat_map change_maps by_layer against_null spectra compositions selection_map"
     " correlations storage uncertainty",
     "encoding": "within_types predictors surgery smallest_direction anisotropy WORDS",
+    "gauge": "two_gauges learning_and_forgetting",
     "training": "wer_over_training forgetting_over_training forgetting_by_text warm_start"
     " learning_against_forgetting paired verdicts",
 }

@@ -1,0 +1,83 @@
+"""Figures of the same function in another gauge: the choice that flips, and what training shows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from kappa_lib.figures.kappa import type_colours
+from kappa_lib.figures.style import new_figure
+from kappa_lib.spectra.kappa_table import types
+
+
+def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[str]]) -> Figure:
+    """κ of every matrix in two gauges of one model; what the rule selects is filled.
+
+    Args:
+        before: κ table of the model.
+        after: κ table of the same function in another gauge.
+        chosen: names of the tensors that the rule selects in each.
+    """
+    figure, axes = new_figure(1, 2, figsize=(9.5, 4.2), sharey=True)
+    titles = ("the checkpoint", "the same function, another gauge")
+    colours = type_colours(types(before))
+    for axis, table, names, title in zip(axes, (before, after), chosen, titles, strict=True):
+        for kind, colour in colours.items():
+            rows = table[(table["type"] == kind) & table["layer"].notna()]
+            for inside, face in ((False, "none"), (True, colour)):
+                part = rows[rows["tensor"].isin(names) == inside]
+                axis.plot(part["layer"], part["kappa"], "o", ms=4, mec=colour, mfc=face)
+        axis.set(yscale="log", xlabel="layer", title=f"{title}\nfilled: {len(names)} selected")
+    axes[0].set_ylabel("κ")
+    entries = [
+        Line2D([], [], ls="", marker="o", color=c, label=kind) for kind, c in colours.items()
+    ]
+    figure.legend(handles=entries, loc="outside right upper")
+    return figure
+
+
+# Panel → arm → what its label says beside its κ.
+UNMATCHED = {"selected": "", "dose2": "", "dose3": ""}
+MATCHED = {"selected": "", "dose2_matched": "", "dose3_matched": ""}
+RATES = {"selected": "rate 1", "rate2": "rate 2", "rate4": "rate 4"}
+KAPPA_COLOURS = ("#0072B2", "#E69F00", "#D55E00")
+
+
+def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> Figure:
+    """Paths over training: held-out loss across (learning to the right), KL up; a colour per κ.
+
+    Three panels: one learning rate for all; rates matched for the speed of learning; the rate
+    alone at the original κ. A thin line per seed, a thick one for their mean, which is taken where
+    all seeds are.
+
+    Args:
+        table: evaluations, with ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``.
+        kappa: arm → geometric mean κ of its tensors.
+    """
+    panels = {
+        "one rate for all": UNMATCHED,
+        "rates matched for learning": MATCHED,
+        "the rate alone, κ as it is": RATES,
+    }
+    figure, axes = new_figure(1, 3, figsize=(11, 4), sharex=True, sharey=True)
+    for axis, (title, arms) in zip(axes, panels.items(), strict=True):
+        for (arm, label), colour in zip(arms.items(), KAPPA_COLOURS, strict=True):
+            named = (
+                label.replace("rate ", "rate × ") if label else f"κ {kappa.get(arm, np.nan):.0f}"
+            )
+            _paths(axis, table[table["arm"] == arm], colour, named)
+        axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
+        axis.legend(loc="upper left")
+    axes[0].set_ylabel("KL from the base model,\nnats per token (forgetting ↑)")
+    axes[0].invert_xaxis()
+    return figure
+
+
+def _paths(axis: Axes, rows: pd.DataFrame, colour: str, label: str) -> None:
+    for _, run in rows.groupby("seed"):
+        axis.plot(run["heldout_loss"], run["kl"], "-", color=colour, lw=0.6, alpha=0.35)
+    mean = rows.groupby("step")[["heldout_loss", "kl"]].mean()
+    axis.plot(mean["heldout_loss"], mean["kl"], "o-", color=colour, ms=4, lw=2, label=label)
