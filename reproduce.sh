@@ -187,7 +187,7 @@ esac
 cd "$ROOT"
 install
 case "${command:-run}" in
-    run) exec python -m kappa_lib.run.runner --profile "$profile" ${options[@]+"${options[@]}"} ;;
+    run) exec python -m kappa_lib.run.cli run --profile "$profile" ${options[@]+"${options[@]}"} ;;
     test) run_tests ;;
     site)
         python -m sphinx -q -b html -c docs . site

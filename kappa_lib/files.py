@@ -75,7 +75,7 @@ def require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path, what: str = "running", wait: bool = False) -> Iterator[None]:
+def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold a results folder for this process; the system frees it when the process ends.
 
     Args:

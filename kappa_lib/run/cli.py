@@ -231,6 +231,23 @@ def init_profile(
     print(f"{out}: read it, then `bash reproduce.sh --profile {out}`")
 
 
+@app.command(epilog="Example: kappa run --profile smoke --only 04 --set steps=8")
+def run(
+    profile: Profile = "laptop",
+    only: Annotated[Several, Option(metavar="NN", help="This notebook only; repeatable.")] = None,
+    force: Annotated[bool, Option("--force", help="Execute what is unchanged, too.")] = False,
+    settings: Annotated[Several, SET] = None,
+) -> None:
+    """Execute the notebooks with a profile, then write the report."""
+    loaded = profiles.load(profile, **dict(map(profiles.parse_setting, settings or [])))
+
+    from kappa_lib.run import runner
+
+    with files.alone(loaded.folder, "notebooks"):
+        made = runner.run(loaded, profile, only or [], force)
+    print(f"done: {made}")
+
+
 @app.command(epilog="Example: kappa train --profile laptop --arm selected --set steps=40")
 def train(
     profile: Profile = "laptop",

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 def finished(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CHANNEL, str(out / "progress.jsonl"))
+        patch.setenv(CHANNEL, str(out / "progress"))
         Study(Settings(model=str(folder), **SMALL), out).run()
     return out
 
@@ -47,13 +47,18 @@ def test_every_tensor_change_text_and_block_is_measured(finished):
 
 
 def test_every_stage_is_reported_to_its_end(finished):
-    told = map(json.loads, (finished / "progress.jsonl").read_text().splitlines())
-    ended = {e["what"]: (e["done"], e["total"]) for e in told if e["closed"]}
-    assert ended["surgery"] == (len(study.SURGERIES) * 8,) * 2
-    blocks = {f"damage, block {number}": (14 * len(study.DAMAGE_PARTS),) * 2 for number in (0, 1)}
-    assert blocks.items() <= ended.items()
-    assert ended["noise on a tensor"] == (14, 14)
-    assert ended["information"] == (2, 2)
+    lines = (finished / "progress").read_bytes().decode().split("\n")
+    ended = [line.rpartition("\r")[2] for line in lines]
+
+    def counts(stage):
+        return [line.split("| ")[1].split()[0] for line in ended if line.startswith(f"{stage}: ")]
+
+    surgeries, changes = len(study.SURGERIES) * 8, 14 * len(study.DAMAGE_PARTS)
+    assert counts("surgery") == [f"{surgeries}/{surgeries}"]
+    for number in (0, 1):
+        assert counts(f"damage, block {number}") == [f"{changes}/{changes}"]
+    assert counts("noise on a tensor") == ["14/14"]
+    assert counts("information") == ["2/2"]
 
 
 def test_predictors_and_information_are_there_for_every_tensor(finished):

@@ -119,11 +119,10 @@ def test_an_installed_package_plans_and_writes_to_the_current_folder(whole, else
     assert call(whole, folder, "-c", code, program="python").stdout.strip() == str(
         folder / "results" / "laptop"
     )
-    runner = ["-m", "kappa_lib.run.runner", "--profile", "smoke"]
-    refused = call(whole, folder, *runner, program="python")
-    assert refused.returncode == 1
-    assert "an installed package does not bring them" in refused.stdout
-    assert "What to do" in refused.stdout
+    refused = call(whole, folder, "run", "--profile", "smoke")
+    assert refused.returncode == 2
+    assert "an installed package does not bring them" in refused.stderr
+    assert "What to do" in refused.stderr
     assert not (folder / "results").exists()
 
 

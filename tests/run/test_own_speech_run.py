@@ -128,10 +128,10 @@ def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
     own = {"mine": {"folder": str(folder), "language": "de", "text": "gesagt"}}
     profile = profiles.load("smoke", corpora=own, train_utterances={"mine": 5})
     source = paths.NOTEBOOKS / "09_verdicts.ipynb"
-    before = notebook.execution_key(source, profile)
-    assert notebook.execution_key(source, profile) == before
+    before = notebook.keys([source], profile)
+    assert notebook.keys([source], profile) == before
     (folder / "0.wav").write_bytes(hub_files.sound(2.0, 99))
-    assert notebook.execution_key(source, profile) != before
+    assert notebook.keys([source], profile) != before
 
 
 @pytest.mark.parametrize("part", ["model", "encoder"])
@@ -142,27 +142,10 @@ def test_notebooks_are_executed_again_when_a_local_model_changes(tmp_path, part,
     weights.write_bytes(b"old")
     profile = profiles.load("smoke", **{part: str(weights.parent)})
     source = paths.NOTEBOOKS / "09_verdicts.ipynb"
-    before = notebook.execution_key(source, profile)
-    assert notebook.execution_key(source, profile) == before
+    before = notebook.keys([source], profile)
+    assert notebook.keys([source], profile) == before
     weights.write_bytes(b"newer")
-    assert notebook.execution_key(source, profile) != before
-
-
-def test_notebooks_that_read_the_committed_results_are_executed_again_when_they_change(
-    tmp_path, monkeypatch
-):
-    table = tmp_path / "cause" / "metrics.csv"
-    table.parent.mkdir()
-    table.write_text("old")
-    monkeypatch.setattr(paths, "REFERENCE", tmp_path)
-    profile = profiles.load("smoke")
-    training, verdict = (
-        paths.NOTEBOOKS / name for name in ("04_selected_vs_inverse.ipynb", "09_verdicts.ipynb")
-    )
-    before = [notebook.execution_key(source, profile) for source in (training, verdict)]
-    table.write_text("new")
-    assert notebook.execution_key(training, profile) == before[0]
-    assert notebook.execution_key(verdict, profile) != before[1]
+    assert notebook.keys([source], profile) != before
 
 
 @pytest.mark.slow

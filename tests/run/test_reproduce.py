@@ -39,7 +39,7 @@ def project(tmp_path):
     (root / "requirements.lock").write_text(f"{setuptools}\n")
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "kappa_lib" / "__init__.py").touch()
-    (root / "kappa_lib" / "run" / "runner.py").write_text(RUNNER)
+    (root / "kappa_lib" / "run" / "cli.py").write_text(RUNNER)
     (root / "benchmarks" / "bench.py").write_text(RUNNER)
     (root / "sphinx.py").write_text(RUNNER)
     return root
@@ -75,14 +75,14 @@ def test_it_installs_until_that_succeeded_and_again_when_the_lock_changes(projec
     assert first.returncode == 0, first.stderr
     assert "== installing" in first.stdout
     assert "== making .venv" not in first.stdout
-    words = first.stdout.splitlines()[-1].split(maxsplit=4)
-    assert words[:3] == ["RUN", "--profile", "laptop"]
-    assert int(words[3]) > 0
-    assert words[4] == str(project / ".venv")
+    words = first.stdout.splitlines()[-1].split(maxsplit=5)
+    assert words[:4] == ["RUN", "run", "--profile", "laptop"]
+    assert int(words[4]) > 0
+    assert words[5] == str(project / ".venv")
 
     options = ["--set", "seeds=[0, 1]", "--force"]
     second = call(project, "run", "--profile", "smoke", *options)
-    expected = "RUN --profile smoke --set seeds=[0, 1] --force"
+    expected = "RUN run --profile smoke --set seeds=[0, 1] --force"
     assert second.stdout.startswith(expected)
 
     assert call(project, "bench", "--divide", "8").stdout.startswith("RUN --divide 8")

@@ -1,5 +1,6 @@
 """The runner on small notebooks: parameters, skipping, resuming, failures, untouched sources."""
 
+import contextlib
 import io
 import json
 import os
@@ -15,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.run.notebook import NotebookError, Record, parameters
-from kappa_lib.run.runner import Console, Run, main
+from kappa_lib.run import cli, notebook, runner
+from kappa_lib.run.notebook import NotebookError, parameters
 
 pytestmark = pytest.mark.slow
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -41,17 +42,12 @@ def write(path, *cells, settings="profile = 'smoke'\nseed = 0"):
     return path
 
 
-def run(*notebooks, **values):
-    """Execute each in turn as the runner does; returns the console's text."""
+def run(*notebooks, force=False, **values):
+    """Execute each in turn as the runner does; returns what it printed."""
     out = io.StringIO()
-    force = values.pop("force", False)
-    pass_ = Run(profiles.load("smoke", **values), list(notebooks), Console(out), force)
-    try:
-        for index, source in enumerate(notebooks, start=1):
-            pass_.notebook(source, f"[{index}/{len(notebooks)}]")
-    finally:
-        run.text = out.getvalue()
-    return run.text
+    with contextlib.redirect_stdout(out):
+        runner.execute(list(notebooks), profiles.load("smoke", **values), "smoke", force)
+    return out.getvalue()
 
 
 def test_declared_and_replaced_parameters_are_injected_and_others_are_not(folder):
@@ -79,14 +75,85 @@ def test_unchanged_is_skipped_and_each_kind_of_change_is_not(folder):
     second = write(folder / "02_b.ipynb", "print('b')")
     assert "unchanged" not in run(first, second)
     assert run(first, second).count("unchanged, skipped") == 2
-    # Another parameter writes another file, so the notebook after it is stale as well.
     assert run(first, second, seed=1).count("done in") == 2
-    # An edit that changes no file leaves the later notebook alone.
-    write(first, "print('edited')")
+    # What a notebook leaves may depend on those before it, and on none that follows.
+    write(second, "print('edited')")
     text = run(first, second, seed=1)
-    assert "01_a: done in" in text
-    assert "02_b: unchanged" in text
+    assert "01_a: unchanged" in text
+    assert "02_b: done in" in text
+    write(first, "print('edited')")
+    assert run(first, second, seed=1).count("done in") == 2
     assert "01_a: done in" in run(first, seed=1, force=True)
+
+
+def test_only_a_part_of_the_notebooks_depends_on_the_others_all_the_same(folder):
+    first = write(folder / "01_a.ipynb", *WRITES)
+    second = write(folder / "02_b.ipynb", "print('b')")
+    assert "[1/1] 02_b: done in" in run(second)
+    assert "01_a: done in" in (text := run(first, second))
+    assert "02_b: unchanged" in text
+    write(first, "print('edited')")
+    assert "02_b: done in" in run(second)
+
+
+def test_what_decides_an_execution_has_a_part_in_the_key(folder, monkeypatch):
+    source = write(folder / "01_a.ipynb", *WRITES)
+    profile = profiles.load("smoke")
+    before = notebook.keys([source], profile)
+    assert notebook.keys([source], profile) == before
+    assert notebook.keys([source], profiles.load("smoke", lr=0.1)) != before
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "model.safetensors").write_bytes(b"weights")
+    own = profiles.load("smoke", model=str(mine))
+    first = notebook.keys([source], own)
+    (mine / "model.safetensors").write_bytes(b"other weights")
+    assert notebook.keys([source], own) != first
+    for name, suffix in (("PACKAGE", "code.py"), ("REFERENCE", "metrics.csv"), ("LOCK", "")):
+        place = folder / "elsewhere" / name
+        (place if suffix else place.parent).mkdir(parents=True, exist_ok=True)
+        (place / suffix if suffix else place).write_text("new")
+        with monkeypatch.context() as patch:
+            patch.setattr(paths, name, place)
+            if name != "PACKAGE":
+                patch.setattr(paths, "PACKAGE", folder / "none")
+            if name != "REFERENCE":
+                patch.setattr(paths, "REFERENCE", folder / "none")
+            one = notebook.keys([source], profile)
+            (place / suffix if suffix else place).write_text("changed")
+            assert notebook.keys([source], profile) != one, name
+
+
+def test_a_run_without_a_corpus_asks_for_it_again(folder):
+    split = "files.write_json(profile.folder / 'split.json', {'missing': {%s}})"
+    without = write(folder / "01_a.ipynb", *WRITES, split % "'en_human': 'no mirror answered'")
+    run(without)
+    assert "01_a: done in" in run(without)
+    write(without, *WRITES, split % "")
+    run(without)
+    assert "01_a: unchanged" in run(without)
+
+
+def test_an_attempt_that_was_broken_off_is_not_current(folder):
+    source = write(folder / "01_a.ipynb", "assert seed == 0")
+    run(source)
+    with pytest.raises(NotebookError):
+        run(source, seed=1)
+    # Back to what was executed before: the broken attempt may have written over its results.
+    assert "01_a: resuming" in run(source)
+    assert "01_a: unchanged" in run(source)
+
+
+def test_a_kernel_of_that_name_in_the_user_s_folders_is_not_taken(folder, monkeypatch):
+    mine = folder / "share" / "kernels" / "python3"
+    mine.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "Python 3", "language": "python"}
+    (mine / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    run(write(folder / "01_a.ipynb", "import sys; print(sys.executable)"))
+    executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"{sys.executable}\n"
 
 
 def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
@@ -102,14 +169,10 @@ def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
     assert partial.is_file()
     assert not partial.with_name("01_a.ipynb").exists()
 
-    first = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
-    assert first["finished"] is False
-
     write(source, *WRITES)
     assert "[1/1] 01_a: resuming" in run(source)
-    both = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
-    assert both["seconds"] > first["seconds"] > 0
-    assert both["resumed"] is both["finished"] is True
+    timings = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
+    assert timings["resumed"] is True
     assert "unchanged" in run(source)
     assert not partial.exists()
 
@@ -122,29 +185,24 @@ def test_a_dead_kernel_is_explained(folder):
     assert "memory" in caught.value.remedy
 
 
-def test_progress_reaches_the_console_and_the_timings_but_not_the_notebook(folder):
-    stage = "from kappa_lib.progress import track\nprint(sum(track([1, 2, 3], 'adding')))"
-    text = run(write(folder / "01_a.ipynb", stage))
-    assert "adding: 3/3, took 0 s" in text
-    timings = files.read_json(paths.results("smoke") / "timings.json")
-    entry = timings["notebooks"]["01_a"]
-    assert list(entry["stages"]) == ["adding"]
-    assert entry["seconds"] > entry["stages"]["adding"]
-    assert entry["resumed"] is False
-    assert entry["finished"] is True
+def test_progress_reaches_the_console_and_not_the_notebook(folder):
+    stage = "from kappa_lib.progress import say, track\nsay('begin')\n"
+    text = run(write(folder / "01_a.ipynb", stage + "print(sum(track([1, 2, 3], 'adding')))"))
+    lines = [line.strip() for line in text.splitlines()]
+    assert "begin" in lines
+    assert [line for line in lines if line.startswith("adding: 100%") and "3/3" in line]
     executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
     assert [output.name for output in executed.cells[-1].outputs] == ["stdout"]
 
 
-def test_an_execution_that_was_spared_nothing_keeps_its_time(folder):
-    entries = []
-    for text in ("slow", "fast", "again"):
-        run(write(folder / "01_a.ipynb", *WRITES, f"print({text!r})"))
-        timings = files.read_json(paths.results("smoke") / "timings.json")
-        entries.append(timings["notebooks"]["01_a"])
-    whole = {key: entries[0][key] for key in ("seconds", "stages")}
-    assert "first" not in entries[0]
-    assert entries[1]["first"] == entries[2]["first"] == whole
+def test_durations_are_papermill_s_own(folder):
+    began = time.monotonic()
+    run(write(folder / "01_a.ipynb", "import time; time.sleep(1.2)"))
+    whole = time.monotonic() - began
+    timings = files.read_json(paths.results("smoke") / "timings.json")
+    entry = timings["notebooks"]["01_a"]
+    assert 1.2 <= entry["stages"]["Work"] <= entry["seconds"] <= whole
+    assert entry["resumed"] is False
 
 
 def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
@@ -183,128 +241,30 @@ def _alive(pid):
     return True
 
 
-def test_main_reports_a_wrong_profile_and_key_without_a_traceback(folder, capsys):
-    assert main(["--profile", "nope"]) == 1
-    assert "there is no profile 'nope'" in capsys.readouterr().out
-    assert main(["--profile", "smoke", "--set", "stepz=1"]) == 1
-    assert "unknown profile key 'stepz'" in capsys.readouterr().out
-    assert main(["--profile", "smoke", "--only", "99"]) == 1
-    assert "no notebook starts with 99" in capsys.readouterr().out
+def refused(capsys, *arguments):
+    assert cli.main(["run", *arguments]) == cli.WRONG
+    return capsys.readouterr().err
 
 
-class TestRecord:
-    """The skip rule without kernels."""
-
-    @pytest.fixture
-    def record(self, tmp_path):
-        (tmp_path / "notebooks").mkdir()
-        return lambda: Record(tmp_path, ["a", "b", "c"])
-
-    @staticmethod
-    def execute(record, name, **written):
-        record.start(name)
-        time.sleep(0.02)  # longer than the file system's clock ticks
-        for file, text in written.items():
-            (record.folder / file.replace("_", ".")).write_text(text)
-        unfinished = record.folder / "notebooks" / f"{name}.unfinished.ipynb"
-        nbformat.write(new_notebook(), unfinished)
-        record.finish(name, "key", unfinished)
-        time.sleep(0.02)
-
-    def test_new_data_makes_later_notebooks_stale_and_new_drawings_do_not(self, record):
-        book = record()
-        for name in "abc":
-            self.execute(book, name)
-        self.execute(book, "b", figure_svg="drawing")
-        assert [book.current(name, "key") for name in "abc"] == [True, True, True]
-        self.execute(book, "b", table_csv="data")
-        assert [record().current(name, "key") for name in "abc"] == [True, True, False]
-
-    def test_the_same_data_again_makes_nothing_stale(self, record):
-        book = record()
-        self.execute(book, "a", table_csv="data", kept_csv="too")
-        self.execute(book, "b")
-        self.execute(book, "a", table_csv="data")  # the other file was made before and stays
-        assert [record().current(name, "key") for name in "ab"] == [True, True]
-        (book.folder / "kept.csv").unlink()
-        assert [record().current(name, "key") for name in "ab"] == [False, True]
-
-    def test_a_file_answers_to_its_last_writer(self, record):
-        book = record()
-        self.execute(book, "a", shared_json="1")
-        self.execute(book, "b", shared_json="22")
-        assert book.current("a", "key")
-        (book.folder / "shared.json").write_text("333")
-        assert [record().current(name, "key") for name in "ab"] == [True, False]
-
-    def test_what_the_report_writes_counts_against_no_notebook(self, record):
-        book = record()
-        self.execute(book, "a", table_csv="1")
-        (book.folder / "REPORT.md").write_text("report")
-        (book.folder / "timings.json").write_text("{}")
-        assert record().current("a", "key")
-
-    def test_files_of_an_interrupted_attempt_belong_to_the_notebook(self, record):
-        book = record()
-        book.start("a")
-        time.sleep(0.02)
-        (book.folder / "half.json").write_text("1")
-        again = record()
-        assert again.interrupted("a")
-        self.execute(again, "a")
-        assert not record().interrupted("a")
-        (book.folder / "half.json").unlink()
-        assert not record().current("a", "key")
-
-    def test_an_attempt_that_was_broken_off_is_not_current(self, record):
-        book = record()
-        self.execute(book, "a")
-        book.start("a")
-        assert not record().current("a", "key")
-
-    def test_a_run_without_a_corpus_asks_for_it_again(self, record):
-        book = record()
-        without = json.dumps({"missing": {"en_human": "no mirror answered"}})
-        self.execute(book, "a")
-        self.execute(book, "b", split_json=without)
-        self.execute(book, "c")
-        assert [record().current(name, "key") for name in "abc"] == [True, False, True]
-        self.execute(book, "b", split_json=without)  # again in vain: nothing new for the next
-        assert [record().current(name, "key") for name in "abc"] == [True, False, True]
-        self.execute(book, "b", split_json=json.dumps({"missing": {}}))
-        assert [record().current(name, "key") for name in "abc"] == [True, True, False]
-        self.execute(book, "c")
-        assert [record().current(name, "key") for name in "abc"] == [True, True, True]
-
-    def test_another_key_is_not_current(self, record):
-        self.execute(record(), "a")
-        assert record().current("a", "key")
-        assert not record().current("a", "other")
+def test_a_wrong_profile_and_key_are_reported_without_a_traceback(folder, capsys):
+    assert "there is no profile 'nope'" in refused(capsys, "--profile", "nope")
+    assert "profile key stepz" in refused(capsys, "--profile", "smoke", "--set", "stepz=1")
+    assert "no notebook starts with 99" in refused(capsys, "--profile", "smoke", "--only", "99")
 
 
-def test_a_log_gets_few_lines_and_a_terminal_one_that_changes(tmp_path):
-    entry = {"what": "scan", "total": 50, "start": 0, "elapsed": 1.0, "note": "", "closed": False}
-    entries = [entry | {"done": k} for k in range(50)] + [entry | {"done": 50, "closed": True}]
-    log, screen = io.StringIO(), io.StringIO()
-    screen.isatty = lambda: True
-    for out in (log, screen):
-        console = Console(out)
-        with console.following(tmp_path / "channel"), open(tmp_path / "channel", "a") as stream:
-            stream.writelines(json.dumps(entry) + "\n" for entry in entries)
-        assert console.stages == {"scan": 1.0}
-    assert log.getvalue() == "      scan: 0/50\n      scan: 50/50, took 1 s\n"
-    assert screen.getvalue().count("\r") == 51
-    assert screen.getvalue().count("\n") == 1
+def test_a_log_gets_each_bar_as_it_ended():
+    drawn = "scan: 0%\rscan: 50%\rscan: 100%\nfetched\ntrain: 0%\rtrain: 9%"
+    shown, rest = runner._whole_lines(drawn)
+    assert shown == "    scan: 100%\n    fetched\n"
+    assert runner._whole_lines(rest + "\rtrain: 100%\n") == ("    train: 100%\n", "")
 
 
 def test_a_profile_of_text_is_sent_to_the_command_that_trains_it(capsys):
-    assert main(["--profile", "text"]) == 1
-    assert "kappa train --profile text" in capsys.readouterr().out
+    assert "kappa train --profile text" in refused(capsys, "--profile", "text")
 
 
 def test_a_profile_without_the_two_arms_is_refused_before_anything_runs(folder, capsys):
-    assert main(["--profile", "smoke", "--set", "arms=[selected, random]"]) == 1
-    said = capsys.readouterr().out
+    said = refused(capsys, "--profile", "smoke", "--set", "arms=[selected, random]")
     assert "profile smoke has no arm inverse" in said
     assert "kappa train --profile smoke" in said
     assert not (paths.results("smoke") / "notebooks").exists()

@@ -243,7 +243,7 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
     _, *options = two_processes.training(root, dtype="bfloat16", arms=arms)
     finish(start(root, tmp_path, *COMMAND, "train", *options))
-    assert runner.main(options) == 0, capsys.readouterr().out
+    assert cli.main(["run", *options]) == 0, capsys.readouterr()
     folder = tmp_path / "paper"
     executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
     assert executed == {path.name for path in sources}
@@ -255,7 +255,7 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     assert "weights stored as bfloat16, computed in bfloat16" in text
     assert (folder / "figures" / "wer_over_training.png").is_file()
     capsys.readouterr()
-    assert runner.main(options) == 0
+    assert cli.main(["run", *options]) == 0
     assert capsys.readouterr().out.count("unchanged, skipped") == len(executed)
 
 
