@@ -46,6 +46,7 @@ html_extra_path = ["index.html"]
 html_context = {"default_mode": "auto"}
 html_math_renderer = "mathml"
 html_copy_source = False
+html_domain_indices = False
 html_show_sphinx = False
 html_sidebars = {"**": ["globaltoc.html"]}
 html_theme_options = {
@@ -82,6 +83,7 @@ docs/contributing
 :caption: Evidence
 docs/claims
 docs/methods
+docs/findings
 docs/prior-results
 article
 results/reference/README

@@ -1,4 +1,4 @@
-"""The README's file tree is the repository's, and its commands exist."""
+"""The file tree is the repository's; commands, extras and Python of the pages exist and run."""
 
 import re
 
@@ -9,8 +9,10 @@ import typer
 from kappa_lib import paths
 from kappa_lib.run.cli import app
 
+DOCS = paths.ROOT / "docs"
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-TREE = README.partition("## File tree")[2].split("```")[1].strip("\n").splitlines()
+PAGES = "\n".join([README, *(p.read_text(encoding="utf-8") for p in sorted(DOCS.glob("*.md")))])
+TREE = PAGES.partition("## File tree")[2].split("```")[1].strip("\n").splitlines()
 
 
 def entries():
@@ -38,7 +40,9 @@ def test_every_room_and_ground_module_is_in_the_tree():
     assert rooms | modules | {"data/"} == listed
 
 
-@pytest.mark.parametrize("line", re.findall(r"^kappa .+?(?=  #|$)", README, re.MULTILINE))
+@pytest.mark.parametrize(
+    "line", sorted(set(re.findall(r"^(?:.*&& )?(kappa [a-z-]+ .+?)(?= +#|$)", PAGES, re.M)))
+)
 def test_its_kappa_commands_are_grammatical(line):
     _, name, *arguments = line.split()
     command = typer.main.get_command(app).commands[name]
@@ -46,5 +50,14 @@ def test_its_kappa_commands_are_grammatical(line):
 
 
 def test_its_extras_are_declared():
+    assert set(re.findall(r"'\.\[(\w+)\]'", PAGES)) == set(declared.EXTRAS)
 
-    assert set(re.findall(r"'\.\[(\w+)\]'", README)) == set(declared.EXTRAS)
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_its_python_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (paths.ROOT / page).read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(block, names)
+    assert capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""Keep the small results of a run in the repository, and the README's tables true to them.
+"""Keep the small results of a run in the repository, and the pages' tables true to them.
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to
-``results/reference/laptop`` and writes the README's results from the copy; with ``bench``
-the same for what the benchmark measured, with those of ``PROFILES`` the same for the runs that are
+``results/reference/laptop`` and writes the generated tables from the copy; with ``bench`` the same
+for what the benchmark measured, with those of ``PROFILES`` the same for the runs that are
 finished, be they all or not.
 """
 
@@ -10,7 +10,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -24,9 +23,8 @@ from kappa_lib.run import plan
 from kappa_lib.text import markdown
 from tools import readme
 
-README = paths.ROOT / "README.md"
-ARTICLE = paths.ROOT / "article.md"
-TABLES = paths.REFERENCE / "README.md"  # every run's, which the README has no room for
+SPEED, SIZE = (paths.ROOT / "docs" / f"{name}.md" for name in ("speed", "paper-size"))
+TABLES = paths.REFERENCE / "README.md"  # every run's
 KEPT = (
     "REPORT.md",
     "metrics.csv",
@@ -54,7 +52,7 @@ FINISHED = {
 
 
 def publish(name: str) -> Path:
-    """Copy a finished run's small files to ``results/reference`` and update the README.
+    """Copy a finished run's small files to ``results/reference`` and update the pages.
 
     Args:
         name: a profile or a benchmark.
@@ -81,7 +79,7 @@ def publish(name: str) -> Path:
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
     draw(name)
-    write_readme()
+    write_pages()
     return target
 
 
@@ -113,20 +111,18 @@ def _paired(found: pd.DataFrame) -> Figure:
     return training.paired(found, arms.summary(found), margins)
 
 
-def write_readme() -> None:
-    """Write the generated parts of the README and of the page of tables, and the article, anew."""
+def write_pages() -> None:
+    """Write the generated parts of the pages on speed, size and every run anew."""
     with paths.results_under(paths.REFERENCE):
-        write_text(ARTICLE, article())
-        for page, found in {README: blocks(), TABLES: runs()}.items():
+        for page, found in pages().items():
             text = page.read_text(encoding="utf-8")
             for block, content in found.items():
                 text = readme.replace_block(text, block, content)
             write_text(page, text)
 
 
-def blocks() -> dict[str, str]:
-    """The README's generated parts, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    laptop, study = map(tables.of_runs, ("laptop", "study"))
+def pages() -> dict[Path, dict[str, str]]:
+    """Page → the parts generated from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
     names = ("bench", "scale", "steps", "paper_size")
     bench, scale, steps, at_size = (
         read_json(paths.REFERENCE / name / f"{name}.json") for name in names
@@ -134,12 +130,9 @@ def blocks() -> dict[str, str]:
     on_a_gpu = read_json(paths.REFERENCE / "bench_gpu" / "bench.json")
     told = [bench_table(bench), scale_sentence(scale), steps_sentence(steps)]
     return {
-        "advice": elsewhere.advice(),
-        "glance": readme.glance(laptop, study),
-        "results": readme.headline(laptop),
-        "plan": plan_table(),
-        "benchmark": "\n\n".join(told),
-        "gpu": gpu(on_a_gpu, at_size),
+        SPEED: {"benchmark": "\n\n".join(told), "gpu": gpu(on_a_gpu, at_size)},
+        SIZE: {"plan": plan_table()},
+        TABLES: runs(),
     }
 
 
@@ -156,17 +149,6 @@ def runs() -> dict[str, str]:
     }
     committed = {name: readme.maybe(name) for name in written}
     return {name: written[name](profile) for name, profile in committed.items() if profile}
-
-
-def article() -> str:
-    """The whole article, from ``results/reference``; needs it as ``KAPPA_RESULTS``."""
-    template = jinja2.Template(
-        (Path(__file__).parent / "article.md.j2").read_text(encoding="utf-8"),
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return template.render(readme.article(*map(tables.of_runs, ("study", "cause"))))
 
 
 def plan_table() -> str:

@@ -131,13 +131,16 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     """Open a model's weights without reading its tensors.
 
     Args:
-        source: a module, a folder or file of safetensors, a GGUF file, or a model hub id.
+        source: a module, a folder or file of safetensors, a GGUF file, a model hub id, or the
+            name of a pinned model.
 
     Raises:
         InputError: the source is none of these.
         CheckpointError: nothing in it can be read; the first problem is the message.
         AssetError: a hub id that can't be had, see :func:`snapshot`.
     """
+    if isinstance(source, str) and source in GGUFS:
+        source = weights(source)
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):
         checkpoint: Checkpoint = ModuleCheckpoint(source)

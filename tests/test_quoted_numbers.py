@@ -1,0 +1,239 @@
+"""Numbers that prose quotes are those of the committed results, computed here by SciPy alone."""
+
+import json
+import re
+from collections import Counter
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from kappa_lib import paths
+from kappa_lib.evidence import claims
+
+REFERENCE = paths.REFERENCE
+TEXTS = {
+    name: " ".join((paths.ROOT / name).read_text(encoding="utf-8").split())
+    for name in ("README.md", "article.md", "docs/findings.md")
+}
+NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
+EQUAL = ("selected", "inverse_matched_size")
+# Row of the findings → committed profile and its two arms.
+ROWS = {
+    "matched pairs: lower − higher κ": ("cause", *NEIGHBOURS),
+    "matched pairs, 300 steps": ("understood", *NEIGHBOURS),
+    "matched pairs, LoRA": ("text", *NEIGHBOURS),
+    "attention − MLP, equal size": ("type", "attention_matched_size", "mlp_matched_size"),
+    "values − keys": ("type", "value", "key"),
+    "MLP − a third of it": ("type", "mlp", "mlp_matched_size"),
+    "smallest − largest κ on real input": ("type", "lowest_input_kappa", "highest_input_kappa"),
+    "smallest − largest κ, the paper's arms": ("study", "selected", "inverse"),
+    "smallest − largest κ, 600 steps": ("long", *EQUAL),
+    "smallest − largest κ, ten epochs": ("turn", *EQUAL),
+    "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
+    "LoRA: smallest κ − random": ("text", "selected", "random"),
+    "LoRA: smallest κ − random of the same types": ("text", "selected", "random_like_selected"),
+}
+# Row of the README → row above.
+ANSWERS = {
+    "LoRA on the smallest κ, LoRA on every matrix": "LoRA: smallest κ − every matrix",
+    "LoRA on the smallest κ, on random matrices of the same types": (
+        "LoRA: smallest κ − random of the same types"
+    ),
+    "smallest κ, largest κ, as many parameters": "smallest − largest κ, 600 steps",
+    "attention, as many parameters of the MLP": "attention − MLP, equal size",
+    "**matched pair**: lower and higher κ of neighbouring layers": (
+        "matched pairs: lower − higher κ"
+    ),
+}
+
+
+def ends(profile, *arms):
+    """(seed, arm) → the last evaluation of each run; the pilot's seed only where it is needed."""
+    table = pd.read_csv(REFERENCE / profile / "metrics.csv")
+    table = table[table["arm"].isin(arms)]
+    table = table[table["step"] == table.groupby(["arm", "seed"])["step"].transform("max")]
+    seeds = table[table["seed"] > 0]
+    table = seeds if seeds["seed"].nunique() >= 3 else table
+    wide = table.pivot(index="seed", columns="arm")
+    return wide[[(column, arm) for column in wide.columns.levels[0] for arm in arms]].dropna(
+        how="all", axis=1
+    )
+
+
+def compared(row, outcome):
+    """n, both levels, the mean difference and the ends of its 95 % t-interval."""
+    profile, first, second = ROWS[row]
+    found = ends(profile, first, second)[outcome].dropna()
+    difference = found[first] - found[second]
+    half = stats.sem(difference) * stats.t.ppf(0.975, len(found) - 1)
+    mean = difference.mean()
+    return len(found), *found[[first, second]].mean(), mean, mean - half, mean + half
+
+
+def interval(values, digits):
+    mean, low, high = (f"{round(x, digits) + 0.0:+.{digits}f}" for x in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def finding(row):
+    """A row of the findings' table."""
+    cells = []
+    for outcome, factor, level, digits in (
+        ("wer_mean", 100, 1, 1),
+        ("text_loss", 1, 3, 3),
+        ("kl", 1, 3, 3),
+    ):
+        n, *values = compared(row, outcome)
+        first, second, *difference = (factor * x for x in values)
+        said = interval(difference, digits)
+        said = f"**{said}**" if difference[1] * difference[2] > 0 else said
+        cells.append(f"{first:.{level}f}, {second:.{level}f}: {said}")
+    return f"| {row} | {n} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_of_the_findings(row):
+    assert finding(row) in TEXTS["docs/findings.md"]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_row_of_the_answer(answer):
+    _, heard, other, *_ = compared(ANSWERS[answer], "wer_mean")
+    n, first, second, *difference = compared(ANSWERS[answer], "kl")
+    reading = "more" if difference[1] > 0 else "less" if difference[2] < 0 else "undecided"
+    assert (
+        f"| {answer} (n = {n}) | {100 * heard:.1f}, {100 * other:.1f} | {first:.3f}, {second:.3f}"
+        f" | {interval(difference, 3)} | {reading} |"
+    ) in TEXTS["README.md"]
+
+
+def kappa_contrast():
+    """κ of the higher arm of the matched pair over that of the lower, as geometric means."""
+    table = pd.read_csv(REFERENCE / "cause" / "kappa.csv").set_index("tensor")["kappa"]
+    means = []
+    for arm in NEIGHBOURS:
+        chosen = json.loads((REFERENCE / "cause" / "selections" / f"{arm}.json").read_text())
+        means.append(stats.gmean(table[chosen["tensors"]]))
+    return means[1] / means[0]
+
+
+def overlap():
+    """The share of random matrices of the same types that are among the smallest κ themselves."""
+    folder = REFERENCE / "text" / "selections"
+    smallest = set(json.loads((folder / "selected.json").read_text())["tensors"])
+    drawn = [json.loads(p.read_text())["tensors"] for p in folder.glob("random_like_selected-*")]
+    return sum(len(smallest & set(d)) / len(d) for d in drawn) / len(drawn)
+
+
+def by_text(kind):
+    """Levels of the matched pair on one text: its KL, or its loss."""
+    found = ends("cause", *NEIGHBOURS)[kind]
+    return [found[arm].mean() for arm in NEIGHBOURS]
+
+
+def claim(name):
+    return json.loads((REFERENCE / "study" / "claims" / f"{name}.json").read_text())
+
+
+def encoded(of):
+    """Spearman's ρ of κ with the information deficit, of ranks within module types."""
+    table = pd.read_csv(REFERENCE / "encoding" / of / "tensors.csv")
+    ranks = table.groupby("type")[["kappa", "deficit"]].rank()
+    return (ranks - ranks.groupby(table["type"]).transform("mean")).corr().iloc[0, 1]
+
+
+def test_numbers_in_sentences_of_the_readme():
+    told = TEXTS["README.md"]
+    assert f"by a factor of {kappa_contrast():.1f} only" in told
+    lower, higher = by_text("kl_english")
+    assert f"English (KL {lower - higher:.3f})" in told
+    lower, higher = by_text("kl_technical")
+    assert f"technical text ({lower - higher:.3f})" in told
+    lower, higher = by_text("text_german")
+    assert f"German (loss {lower - higher:+.3f})" in told
+    _, first, second, *_ = compared("smallest − largest κ, ten epochs", "kl")
+    assert f"(KL {first:.3f} against {second:.3f}), but at equal held-out loss" in told
+    assert round(overlap() * 4) == 3
+    assert "share three matrices in four" in told
+
+
+def test_the_time_of_the_small_run():
+    timings = json.loads((REFERENCE / "laptop" / "timings.json").read_text())
+    spent = [entry.get("first") or entry for entry in timings["notebooks"].values()]
+    total = round(timings["install_seconds"] + sum(entry["seconds"] for entry in spent))
+    assert f"It took {total // 60} min {total % 60:02d} s on 2 cores" in TEXTS["README.md"]
+
+
+def test_numbers_in_sentences_of_the_findings():
+    told = TEXTS["docs/findings.md"]
+    for row, outcome, digits in (
+        ("matched pairs: lower − higher κ", "kl", 3),
+        ("attention − MLP, equal size", "kl", 3),
+        ("values − keys", "kl", 3),
+        ("MLP − a third of it", "kl", 3),
+        ("smallest − largest κ, 600 steps", "kl", 3),
+        ("smallest − largest κ, ten epochs", "kl", 3),
+        ("LoRA: smallest κ − every matrix", "kl", 3),
+    ):
+        _, first, second, *_ = compared(row, outcome)
+        assert f"{first:.{digits}f} against {second:.{digits}f}" in told, row
+    for row in ("LoRA: smallest κ − random", "LoRA: smallest κ − random of the same types"):
+        assert f"({compared(row, 'kl')[2]:.3f})" in told
+    assert f"{compared('matched pairs: lower − higher κ', 'text_loss')[3]:.4f} higher" in told
+    for kind in ("kl_english", "kl_technical", "text_german"):
+        lower, higher = by_text(kind)
+        assert f"{lower:.3f} against {higher:.3f}" in told
+    alone = ends("type", "adaptor_only")
+    assert f"WER of {100 * alone['wer_mean'].to_numpy().mean():.0f} %, with a KL of 0." in told
+    assert alone["kl"].to_numpy().max() == 0
+    for name in ("selected-falls", "inverse-rises"):
+        decision = claim(name)["decision"]
+        assert interval([decision["estimate"], *decision["interval"]], 1) in told
+        assert decision["verdict"] == "undecided"
+    numbers = claim("kappa-tracks-encoding")["numbers"]
+    assert interval(numbers["information"], 2) in told
+    assert interval(numbers["knowledge"], 2) in told
+    prompts, gemma, whisper = (f"{encoded(of):+.2f}" for of in ("speech", "gemma", "whisper"))
+    assert f"prompts is {prompts}, in Gemma 3 270M {gemma}, in Whisper's decoder {whisper}" in told
+    surgery = pd.read_csv(REFERENCE / "encoding" / "surgery.csv")
+    cost = surgery[surgery["change"] == "surgery"].groupby("scope")["loss"].mean()
+    assert f"costs {cost['v_proj']:+.2f} nats per token" in told
+    assert f"to begin with, {abs(cost['q_proj']):+.2f}" in told
+
+
+def test_numbers_in_sentences_of_the_article():
+    told = TEXTS["article.md"]
+    for row in ("LoRA: smallest κ − every matrix", "matched pairs: lower − higher κ"):
+        assert interval(compared(row, "kl")[3:], 3) in told
+    assert interval(compared("LoRA: smallest κ − random of the same types", "kl")[3:], 3) in told
+    for row in (
+        "smallest − largest κ, 600 steps",
+        "attention − MLP, equal size",
+        "MLP − a third of it",
+    ):
+        _, first, second, *_ = compared(row, "kl")
+        assert f"{first:.3f} against {second:.3f}" in told
+    _, first, second, *_ = compared("LoRA: smallest κ − every matrix", "kl")
+    assert f"KL of {first:.3f} nats per token, LoRA on every matrix at {second:.3f}" in told
+    assert f"by a factor of {kappa_contrast():.1f} only" in told
+    numbers = claim("kappa-tracks-encoding")["numbers"]
+    assert interval(numbers["information"], 2) in told
+    assert interval(numbers["knowledge"], 2) in told
+    found = claims.load(REFERENCE / "study")
+    primary = Counter(c.verdict for c in found if c.primary)
+    assert primary == {"confounded": 2, "undecided": 4}
+    theory = Counter(c.verdict for c in found if c.kind == "claim" and c.scale == "proved")
+    assert theory == {"holds with a correction": 6, "fails": 2, "confounded": 1}
+
+
+def test_the_readme_is_short():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 165
+    assert len(text.split()) <= 2000
+    table = text.partition("| first and second arm")[2].partition("\n\n")[0]
+    assert len(re.findall(r"^\| ", table, re.M)) <= 6
+
+
+if __name__ == "__main__":  # the findings' table, to paste
+    print("\n".join(map(finding, ROWS)))
