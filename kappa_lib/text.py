@@ -1,4 +1,4 @@
-"""Text for people (durations, Markdown tables), and the pinned texts that are carried along."""
+"""Text for people (durations, Markdown tables), and the pinned texts of this package."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,18 +34,18 @@ def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([first, rule.replace(" ", ""), *rest])
 
 
-def about() -> dict[str, dict[str, Any]]:
+def text_metadata() -> dict[str, dict[str, Any]]:
     """Name of each text in ``data/texts`` → ``source``, ``licence``, ``credit``, ``sha256``."""
     return files.read_json(TEXTS / "texts.json")
 
 
-def carried(name: str) -> str:
+def bundled_text(name: str) -> str:
     """One of the texts, its bytes checked.
 
     Raises:
         AssetError: the file is missing or does not have its pinned bytes.
     """
-    path, pinned = TEXTS / f"{name}.txt", about()[name]["sha256"]
+    path, pinned = TEXTS / f"{name}.txt", text_metadata()[name]["sha256"]
     found = files.sha256(path) if path.is_file() else "no file"
     if found != pinned:
         raise AssetError(

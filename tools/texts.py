@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kappa_lib import files
 from kappa_lib.errors import AssetError
-from kappa_lib.text import TEXTS, about
+from kappa_lib.text import TEXTS, text_metadata
 from kappa_lib.weights.assets import Pin, check
 from kappa_lib.weights.mirrors import DebianArchive
 
@@ -67,7 +67,7 @@ def main() -> None:
 
 def write(texts: Mapping[str, str]) -> None:
     """Write texts by name, and their hashes into the manifest."""
-    known = about()
+    known = text_metadata()
     for name, text in texts.items():
         path = TEXTS / f"{name}.txt"
         files.write_text(path, text)

@@ -14,7 +14,7 @@ from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.speech import audio, corpora, encoder, features
-from kappa_lib.text import about, carried
+from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training.evaluation import KINDS
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import assets, models, whisper_files
@@ -108,7 +108,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     head, tail = sizes.input_windows * sizes.input_length, sizes.surgery_windows * last
     parts: list[tuple[Tensor, ...]] = []
     for kind in KINDS:
-        ids = torch.tensor(tokenizer(carried(kind), add_special_tokens=False)["input_ids"])
+        ids = torch.tensor(tokenizer(bundled_text(kind), add_special_tokens=False)["input_ids"])
         if len(ids) < head + sizes.blocks * width + tail:
             raise InputError(f"the text {kind} has {len(ids)} tokens", "ask for fewer windows")
         middle = ids[head : head + sizes.blocks * width].reshape(-1, width)
@@ -183,7 +183,7 @@ def describe(settings: Settings) -> dict[str, dict[str, str]]:
         pin = assets.WHISPER_BASE.pins[0]
         weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
         return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
-    read = {kind: about()[kind]["sha256"] for kind in KINDS}
+    read = {kind: text_metadata()[kind]["sha256"] for kind in KINDS}
     if settings.speech:
         read = {"speech": f"test split of the profile {settings.speech}"}
     return {"model": models.identity(settings.model), "texts": read}

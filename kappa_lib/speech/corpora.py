@@ -24,7 +24,7 @@ from kappa_lib.errors import AssetError, InputError
 from kappa_lib.progress import say, track
 from kappa_lib.speech import audio, synthesis
 from kappa_lib.speech.synthesis import Voice
-from kappa_lib.text import carried
+from kappa_lib.text import bundled_text
 from kappa_lib.weights import assets
 
 # Each with a number that keeps its draws apart from the others'.
@@ -115,7 +115,7 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
 def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
     """Where more open sentences are trained on than there are, other voices say them again."""
     language, _, is_open = corpus.partition("_")
-    sentences = carried(corpus).splitlines() if is_open else None
+    sentences = bundled_text(corpus).splitlines() if is_open else None
     total = len(sentences) if is_open else synthesis.COUNT
     if test >= total or (not is_open and train + test > total):
         asked = f"{test} test" if is_open else f"{train + test}"

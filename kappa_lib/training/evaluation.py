@@ -13,7 +13,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import word_error_rate
-from kappa_lib.text import about, carried
+from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.precision import autocast
 
@@ -37,7 +37,7 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
     """Transcribe a whole test set; several processes share its batches.
 
     Returns:
-        A row an utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
+        One row per utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
     """
     groups = list(batches([len(f) for f in test.features], EVAL_BATCH))
     found: dict[int, dict] = {}
@@ -57,7 +57,7 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
 
 @torch.inference_mode()
 def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> dict[str, Any]:
-    """Cross-entropy of the first 16 transcripts of every test set, in nats a token.
+    """Cross-entropy of the first 16 transcripts of every test set, in nats per token.
 
     Returns:
         ``heldout_loss`` over the tokens of all, ``heldout``: corpus → over those of that corpus.
@@ -87,7 +87,7 @@ def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, T
     count = -(-tokens // WINDOW)
     found = {}
     for kind in KINDS:
-        ids = tokenizer(carried(kind), add_special_tokens=False)["input_ids"]
+        ids = tokenizer(bundled_text(kind), add_special_tokens=False)["input_ids"]
         if len(ids) < count * (WINDOW + 1):
             most = len(ids) // (WINDOW + 1) * WINDOW
             raise InputError(
@@ -100,7 +100,7 @@ def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, T
 
 def texts_identity(windows: dict[str, Tensor]) -> str:
     """Hash of what :func:`text_windows` gave: the texts' hashes and their token ids."""
-    hashes = {kind: about()[kind]["sha256"] for kind in KINDS}
+    hashes = {kind: text_metadata()[kind]["sha256"] for kind in KINDS}
     return fingerprint([hashes, {kind: ids.tolist() for kind, ids in windows.items()}])
 
 
@@ -140,7 +140,7 @@ class Forgetting:
 
     @torch.inference_mode()
     def measure(self, llm: PreTrainedModel) -> dict[str, Any]:
-        """What a model has lost, in nats a token, as ``metrics.jsonl`` has it.
+        """What a model has lost, in nats per token, as ``metrics.jsonl`` has it.
 
         Returns:
             ``text``: kind of text → mean ``loss`` (cross-entropy) and ``kl`` (base ‖ now), the

@@ -59,7 +59,7 @@ class Adaptor(nn.Module):
         """Map encoder frames to language-model embeddings.
 
         Args:
-            features: one (frames, encoder_width) tensor an utterance.
+            features: one (frames, encoder_width) tensor per utterance.
 
         Returns:
             (batch, positions, width) embeddings and the (batch,) number of valid positions.
@@ -133,7 +133,7 @@ class SpeechLLM(nn.Module):
         tens of thousands it would otherwise be a fifth of the work.
 
         Returns:
-            Mean loss in nats a token, and the number of label tokens.
+            Mean loss in nats per token, and the number of label tokens.
         """
         prompts = self.prompts(features)
         labels = [torch.tensor(self.targets(t), device=prompts[0].device) for t in texts]
@@ -159,7 +159,7 @@ class SpeechLLM(nn.Module):
         """Greedy transcripts of a batch, left-padded; an utterance leaves it where its turn ends.
 
         Returns:
-            (text, capped) an utterance; capped when the length limit was reached before the
+            (text, capped) per utterance; capped when the length limit was reached before the
             end of the turn.
         """
         inputs, mask = _padded(self.prompts(features), "left")
@@ -187,7 +187,7 @@ class SpeechLLM(nn.Module):
         return [(t.strip(), a[-1] != self.end) for t, a in zip(texts, answers, strict=True)]
 
     def prompts(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Instruction and adapted audio, (positions, width) an utterance; the answer follows."""
+        """Instruction and adapted audio, (positions, width) per utterance; the answer follows."""
         audio, lengths = self.adaptor(features)
         device = audio.device
         before = self.embeddings(torch.tensor(self.before, device=device))

@@ -59,7 +59,7 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
 
     Args:
         lengths: of each item, in any unit.
-        batch: items a step.
+        batch: items per step.
         steps: number of batches.
         seed: of the shuffling.
 

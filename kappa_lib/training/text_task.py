@@ -59,7 +59,7 @@ def embedded(llm: PreTrainedModel, questions: Sequence[Tensor]) -> tuple[Tensor,
     """In the adaptor's place: the language model's own embeddings of what is asked.
 
     Returns:
-        (tokens,) ids an item → (batch, longest, width) embeddings, and the lengths.
+        (tokens,) ids per item → (batch, longest, width) embeddings, and the lengths.
     """
     table = llm.get_input_embeddings()
     ids = pad_sequence(list(questions), batch_first=True).to(table.weight.device)

@@ -63,13 +63,13 @@ def warm_start(
     dropout: float = 0.0,
     seed: int,
 ) -> list[float]:
-    """Train the adaptor in place and return the CTC loss of every step, in nats an utterance.
+    """Train the adaptor in place and return the CTC loss of every step, in nats per utterance.
 
     Args:
         adaptor: changed in place.
         embeddings: (vocabulary, width) of the language model.
-        features: one (frames, encoder_width) tensor an utterance.
-        targets: the transcript's token ids, an utterance each.
+        features: one (frames, encoder_width) tensor per utterance.
+        targets: the transcript's token ids, per utterance.
         steps: number of optimiser steps.
         batch: utterances a step.
         lr: peak AdamW learning rate.

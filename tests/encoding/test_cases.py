@@ -5,14 +5,14 @@ from tiny import tokenizer
 from kappa_lib.encoding import cases
 from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
-from kappa_lib.text import carried
+from kappa_lib.text import bundled_text
 from kappa_lib.training.evaluation import KINDS
 
 SMALL = cases.Settings(2, 16, 3, 8, 2, 10)
 
 
 def whole(kind):
-    return tokenizer()(carried(kind), add_special_tokens=False)["input_ids"]
+    return tokenizer()(bundled_text(kind), add_special_tokens=False)["input_ids"]
 
 
 def test_text_windows_lie_where_they_should_and_predict_the_next_token():

@@ -9,7 +9,7 @@ from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import audio, corpora
 from kappa_lib.speech.transcripts import normalise
-from kappa_lib.text import carried
+from kappa_lib.text import bundled_text
 from kappa_lib.weights import assets
 
 counts = st.integers(0, 60)
@@ -90,12 +90,12 @@ def test_every_speaker_and_word_is_heard_in_training(corpus):
 
 @pytest.mark.parametrize("corpus", ["de_open", "en_open"])
 def test_open_sentences_run_out_and_are_said_again_by_another_voice(corpus):
-    there_are = len(carried(corpus).splitlines())
+    there_are = len(bundled_text(corpus).splitlines())
     drawn = corpora.split(corpus, 2 * (there_are - 100), 100, 0)
     half = len(drawn.train) // 2
     once, again = drawn.train[:half], drawn.train[half:]
     assert texts(once) == texts(again)
-    assert {*texts(once)} | {*texts(drawn.test)} == {*carried(corpus).splitlines()}
+    assert {*texts(once)} | {*texts(drawn.test)} == {*bundled_text(corpus).splitlines()}
     voices = [(a.voice, b.voice) for a, b in zip(once, again, strict=True)]
     assert sum(a == b for a, b in voices) < 0.05 * half
 

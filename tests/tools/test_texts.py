@@ -4,7 +4,7 @@ import zlib
 import pytest
 
 from kappa_lib.errors import AssetError
-from kappa_lib.text import carried
+from kappa_lib.text import bundled_text
 from kappa_lib.training.evaluation import KINDS
 from tools import sentences, texts
 
@@ -13,8 +13,8 @@ from tools import sentences, texts
 @pytest.mark.parametrize(
     ("tool", "expected"),
     [
-        (texts, {kind: carried(kind) for kind in KINDS}),
-        (sentences, {name: carried(name).splitlines() for name in ("en_open", "de_open")}),
+        (texts, {kind: bundled_text(kind) for kind in KINDS}),
+        (sentences, {name: bundled_text(name).splitlines() for name in ("en_open", "de_open")}),
     ],
     ids=["texts", "sentences"],
 )

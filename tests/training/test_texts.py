@@ -7,7 +7,7 @@ import tiny
 from kappa_lib import text
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import sha256
-from kappa_lib.text import about, carried
+from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training import evaluation
 
 ENOUGH = 4_000  # tokens of each kind, for an estimate to be worth something
@@ -15,8 +15,8 @@ ENOUGH = 4_000  # tokens of each kind, for an estimate to be worth something
 
 @pytest.mark.parametrize("kind", evaluation.KINDS)
 def test_a_text_has_its_pinned_bytes_enough_tokens_and_ends_with_a_sentence(kind):
-    found = carried(kind)
-    assert sha256(text.TEXTS / f"{kind}.txt") == about()[kind]["sha256"]
+    found = bundled_text(kind)
+    assert sha256(text.TEXTS / f"{kind}.txt") == text_metadata()[kind]["sha256"]
     assert len(tiny.tokenizer()(found)["input_ids"]) >= ENOUGH
     assert re.search(r"[.!?]\"?\n\Z", found)
     assert not re.search(r"\r|</|&\w+;", found)
@@ -24,18 +24,18 @@ def test_a_text_has_its_pinned_bytes_enough_tokens_and_ends_with_a_sentence(kind
 
 def test_the_texts_and_their_manifest_are_all_there_is():
     spoken = {"de_open", "en_open"}  # the sentences of those corpora
-    assert set(about()) == set(evaluation.KINDS) | spoken
+    assert set(text_metadata()) == set(evaluation.KINDS) | spoken
     assert {p.name for p in text.TEXTS.iterdir()} == {
         "texts.json",
-        *(f"{name}.txt" for name in about()),
+        *(f"{name}.txt" for name in text_metadata()),
     }
-    for entry in about().values():
+    for entry in text_metadata().values():
         assert set(entry) == {"source", "licence", "credit", "sha256"}
 
 
 def test_the_german_is_german_and_the_english_english():
     def share(kind, words):
-        found = re.findall(r"\w+", carried(kind).lower())
+        found = re.findall(r"\w+", bundled_text(kind).lower())
         return sum(word in words for word in found) / len(found)
 
     german, english = {"der", "die", "das", "und", "ist"}, {"the", "and", "of", "to", "was"}
@@ -47,10 +47,10 @@ def test_a_changed_text_is_refused(tmp_path, monkeypatch):
     shutil.copy(text.TEXTS / "texts.json", tmp_path)
     monkeypatch.setattr(text, "TEXTS", tmp_path)
     with pytest.raises(AssetError, match=r"english\.txt(.|\n)*no file"):
-        carried("english")
+        bundled_text("english")
     (tmp_path / "english.txt").write_text("No one who had ever seen Catherine Morland.\n")
     with pytest.raises(AssetError, match="not the pinned text"):
-        carried("english")
+        bundled_text("english")
 
 
 def test_windows_are_the_beginning_of_each_text_and_do_not_overlap():
@@ -59,7 +59,7 @@ def test_windows_are_the_beginning_of_each_text_and_do_not_overlap():
     assert list(windows) == list(evaluation.KINDS)
     for kind, found in windows.items():
         assert found.shape == (2, evaluation.WINDOW + 1)
-        assert carried(kind).startswith(tokenizer.decode(found.flatten()[:-5]))
+        assert bundled_text(kind).startswith(tokenizer.decode(found.flatten()[:-5]))
 
 
 def test_a_study_s_4096_predictions_of_each_kind_are_there():

@@ -111,6 +111,18 @@ def finished(trained, monkeypatch):
     return setting
 
 
+def test_a_run_is_the_one_of_the_first_release(finished):
+    """``tests/golden``: metrics of the same run by the code of tag v0.1.0, on one thread."""
+    profile, *_ = finished
+    golden = (paths.ROOT / "tests" / "golden" / "tiny_training.jsonl").read_text().splitlines()
+    found = tiny.comparable(trainer.run_folder(profile, "selected", 0))
+    for row, before in zip(found, map(json.loads, golden), strict=True):
+        # Another processor adds in another order; a changed rate or batch moves far more.
+        for name, value in before.items():
+            near = {"rel": 0.05, "abs": 1e-7} if name == "kl" else {"rel": 2e-6}
+            assert row[name] == (value and pytest.approx(value, **near)), (row["step"], name)
+
+
 def test_only_the_selection_and_the_adaptor_change(finished):
     profile, _, arms, original, _ = finished
     for name, arm in arms.items():
