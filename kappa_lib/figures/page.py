@@ -196,7 +196,7 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
 def _pasted(chosen: Selection, table: pd.DataFrame) -> dict[str, str]:
     """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
     try:
-        chosen = chosen.as_loaded(table)
+        chosen, _ = chosen.adaptable(table)
         targets = chosen.peft_targets()
         axolotl = chosen.unfrozen_parameters()
     except InputError as error:
@@ -225,7 +225,8 @@ def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
 
 def _provenance(table: pd.DataFrame) -> dict[str, str]:
     found = {"stored as": ", ".join(table["dtype"].unique()), **table.attrs}
-    found.pop("config", None)  # a text of pages
+    for pages in ("config", "left_out", "not_adapted"):
+        found.pop(pages, None)
     found |= {name: value for name, value in provenance.describe().items() if value is not None}
     for name, value in found.items():
         if isinstance(value, dict):

@@ -111,9 +111,7 @@ def scan(
     from kappa_lib.progress import Stages
     from kappa_lib.spectra.compare import compare as compared
     from kappa_lib.spectra.scan import scan as measure
-    from kappa_lib.weights import models
 
-    source, compare = (models.weights(s) if s == models.DEFAULT else s for s in (source, compare))
     same = {"device": device, "include": include or [], "exclude": exclude or [], "dtype": dtype}
     changes = None
     if compare:  # first, for it refuses at once what can't be compared
@@ -124,6 +122,9 @@ def scan(
     shown["median κ/null"] = by_type["kappa_excess"].median()
     print("κ by module type; κ/null is over what a random matrix of the same shape has")
     print(shown.to_string(float_format="{:.4g}".format))
+    print(f"weights: {table.attrs['basis']}")
+    for why, names in table.attrs["left_out"].items():
+        print(f"not measured, {why}: {', '.join(names)}")
     if changes:
         _print_changes(changes)
     if out is None:
@@ -169,7 +170,8 @@ def select(
     out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
 ) -> None:
     """Choose tensors from a κ table: as JSON, for PEFT and for Axolotl."""
-    from kappa_lib.spectra import kappa_table, selection
+    from kappa_lib.spectra import adapters, kappa_table, selection
+    from kappa_lib.weights import kinds
 
     if sum([count is not None, share is not None, parameters is not None, gap]) > 1:
         raise InputError("two sizes", "give one of --count, --share, --parameters, --gap")
@@ -189,10 +191,18 @@ def select(
     selections = [chosen_of(name) for name in arm or ["selected", "inverse"]]
     for chosen in selections:
         chosen.save(out / f"{chosen.arm}.json")
+    left_out = dict(found.attrs.get("not_adapted", {}))
     for chosen in selections:
-        written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(out, found))]
+        paths, lost = chosen.export(out, found)
+        left_out |= lost
+        written = [f"{chosen.arm}.json", *(path.name for path in paths)]
         size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
         print(f"{out / chosen.arm}: {size} ({', '.join(written)})")
+    for why in dict.fromkeys(left_out.values()):
+        names = kinds.patterns(name for name, own in left_out.items() if own == why)
+        print(f"left out, {why}: {', '.join(names)}")
+    if why := adapters.untried(found.attrs.get("config", "")):
+        print(f"not tried with PEFT: {why}")
 
 
 @app.command(epilog="Example: kappa regauge smollm2-135m -o same-function --seed 1")

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.kappa_table import LAYER, WITH_INPUTS
+from kappa_lib.spectra.kappa_table import WITH_INPUTS
+from kappa_lib.weights.kinds import LAYER
 
 # Sizes are called equal where they differ by less than this.
 SIZE_TOLERANCE = 0.01

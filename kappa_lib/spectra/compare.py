@@ -1,6 +1,6 @@
 """Two checkpoints of the same shapes → what training changed, a few tensors in memory at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from torch import nn
 
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
-from kappa_lib.spectra.kappa_table import layer_of, matrices, matrix_names, types, types_of
-from kappa_lib.spectra.scan import Report, ScanError, to_measure, torch_dtype
+from kappa_lib.spectra.kappa_table import types, types_of
+from kappa_lib.spectra.scan import Report, ScanError, opened, to_measure, torch_dtype
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.models import open_checkpoint, pick_device
+from kappa_lib.weights.kinds import layer_of
+from kappa_lib.weights.models import pick_device
 
 # What a summary says of each column: its name there, the column, how its group is put together.
 _SUMMARY = {
@@ -87,8 +88,8 @@ def compare(
 ) -> Comparison:
     """Compare every matrix of two checkpoints, for instance before and after fine-tuning.
 
-    What :meth:`Comparison.write` writes goes into ``out``. Arguments and progress are as for
-    :func:`kappa_lib.spectra.scan.scan`, whose choice of matrices this follows.
+    Arguments and progress as for :func:`kappa_lib.spectra.scan.scan`, whose choice of matrices
+    this follows; what :meth:`Comparison.write` writes goes into ``out``.
 
     Raises:
         InputError: an unusable argument, no matrix in common, or one of different shapes; before
@@ -100,7 +101,7 @@ def compare(
         require_folder(Path(out))
     device = pick_device(device).type
     rounded = None if dtype is None else torch_dtype(dtype)
-    pair = [s if isinstance(s, Checkpoint) else open_checkpoint(s) for s in (before, after)]
+    pair = [opened(source) for source in (before, after)]
     for checkpoint in pair:
         if checkpoint.problems:
             raise checkpoint.problems[0]
@@ -109,17 +110,17 @@ def compare(
     _same_shapes(pair, common)
 
     say = progress or (lambda *_: None)
-    total = sum(len(matrix_names(info)) for info, _ in common)
-    done, rows, failures = 0, [], {}
-    for two in common:
-        info = two[0]
+    total = sum(len(info.matrices) for info, _ in common)
+    rows, failures, done = [], {}, 0
+    for infos in common:
+        info = infos[0]
         say(done, total, info.name)
         try:
-            rows += _changes(pair, two, device, rounded)
+            rows += _changes(pair, infos, device, rounded)
         except KappaError as problem:
             what = problem.what.removeprefix(f"{info.name}: ")  # what cannot be read is named
             failures[info.name] = (f"{info.name}: {what}", problem.remedy)
-        done += len(matrix_names(info))
+        done += len(info.matrices)
     say(total, total, "")
     found = Comparison(
         pd.DataFrame(rows),
@@ -158,11 +159,12 @@ def _changes(
     infos: tuple[TensorInfo, TensorInfo],
     device: str,
     rounded: torch.dtype | None,
-) -> Iterator[dict[str, Any]]:
-    """The rows of one stored tensor: one a matrix."""
-    before, after = (matrices(info, one.read(info)) for one, info in zip(pair, infos, strict=True))
+) -> list[dict[str, Any]]:
+    """The rows of one tensor: one per matrix."""
+    rows = []
+    before, after = (one.matrices(info) for one, info in zip(pair, infos, strict=True))
     for (name, old), (_, new) in zip(before, after, strict=True):
-        rows, cols = old.shape
-        facts = {"tensor": name, "layer": layer_of(name), "rows": rows, "cols": cols}
+        facts = {"tensor": name, "layer": layer_of(name), "rows": len(old), "cols": old.shape[1]}
         weights = [weight.to(device=device, dtype=rounded) for weight in (old, new)]
-        yield facts | spectral_change(*weights)
+        rows.append(facts | spectral_change(*weights))
+    return rows

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, parse, replacing
 from kappa_lib.spectra import solvers, spectrum
 from kappa_lib.text import counted
-from kappa_lib.weights.checkpoint import TensorInfo
+from kappa_lib.weights.kinds import layer_of
 
 # Columns in their order, and what they hold; a scan adds further ones of floats.
 COLUMNS = {
@@ -58,7 +58,6 @@ MEASURES = [
     "spectrum_snr",
     "alpha",
 ]
-LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|blk)\.(\d+)\.")
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
 # Beside the table, what the encoding study measures of the same tensors on their real inputs.
@@ -99,34 +98,11 @@ def types(table: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda kind: order.get(kind.rpartition(".")[2], len(order)))
 
 
-def layer_of(name: str) -> int | None:
-    """Index of the decoder layer a tensor belongs to, None outside of layers."""
-    found = LAYER.search(name)
-    return int(found[1]) if found else None
-
-
 @cache
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     packages = {name: version(name) for name in ("numpy", "scipy", "torch", "gguf")}
     return {"kappa_lib": kappa_lib.__version__, **packages}
-
-
-def matrix_names(info: TensorInfo) -> list[str]:
-    """Names of the matrices that :func:`matrices` will give, from the header alone."""
-    if info.kind != "experts":
-        return [info.name]
-    return [f"{info.name}[{i}]" for i in range(info.shape[0])]
-
-
-def matrices(info: TensorInfo, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A stored tensor as named matrices, each (rows, cols).
-
-    Expert tensors (experts, out, in) give one a slice, named ``<tensor>[i]``; convolutions
-    (out, in, ...) become (out, rest); matrices, Conv1D's among them, stay as they are.
-    """
-    parts = tensor if info.kind == "experts" else [tensor.flatten(1)]
-    return zip(matrix_names(info), parts, strict=True)
 
 
 def measure(

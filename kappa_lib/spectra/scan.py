@@ -15,21 +15,19 @@ import torch
 from torch import nn
 
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import Stage, fingerprint, fits, parse, require_folder, whole_lines
+from kappa_lib.files import Stage, fingerprint, require_folder, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
-from kappa_lib.spectra import kappa_table, solvers
+from kappa_lib.spectra import adapters, kappa_table, solvers
 from kappa_lib.spectra.extremes import SIDE_BY_SIDE
-from kappa_lib.spectra.kappa_table import COLUMNS, matrices, matrix_names, measure
-from kappa_lib.weights import models
+from kappa_lib.spectra.kappa_table import measure
+from kappa_lib.weights import kinds, models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
+from kappa_lib.weights.loaded import as_used
 from kappa_lib.weights.models import open_checkpoint, pick_device
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 5
-# Embeddings and output layer are no choice of the paper's: its 224 tensors are 7 in each of
-# 32 layers. An --include pattern brings them back.
-SKIPPED_KINDS = ("other", "embedding")
 Report = Callable[[int, int, str], None]
 
 
@@ -56,33 +54,23 @@ class ScanError(CheckpointError):
         )
 
 
-def _is_row(row: dict[str, Any]) -> bool:
-    """Whether it has every column of the κ table but the ranks; further ones hold numbers."""
-    kinds = {name: kind for name, kind in COLUMNS.items() if name not in ("rank", "rank_in_type")}
-    return kinds.keys() <= row.keys() and all(
-        fits(value, kinds.get(name, float)) for name, value in row.items()
-    )
-
-
 class FinishedRows:
     """Finished rows by key, appended to a file as they come; None as a folder keeps nothing.
 
-    The last line may be torn.
+    The last line may be torn; of the others a sum tells whether they are as they were written.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.path: Path | None = None
+        self.path = folder and folder / "kappa.rows.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}
-        if folder is None:
-            return
-        self.path = folder / "kappa.rows.jsonl"
-        for number, line in enumerate(whole_lines(self.path, mend=True), 1):
+        for number, line in enumerate(whole_lines(self.path, mend=True) if self.path else (), 1):
             try:
-                record = parse(line, "it", dict[str, object])
-            except InputError:
-                record = {}
-            key, row = record.get("key"), record.get("row")
-            if not (fits(key, str) and fits(row, dict[str, object]) and _is_row(row)):
+                record = json.loads(line)
+                key, row = record["key"], record["row"]
+                sound = record["sum"] == fingerprint([key, row])
+            except (ValueError, KeyError, TypeError, RecursionError):
+                sound = False
+            if not sound:
                 what = f"{self.path}: line {number} is not a finished row"
                 raise InputError(what, "delete this file, scan again")
             self.rows[key] = row
@@ -92,8 +80,9 @@ class FinishedRows:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"key": key, "row": row, "sum": fingerprint([key, row])}
         with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"key": key, "row": row}) + "\n")
+            stream.write(json.dumps(record) + "\n")
 
 
 def scan(
@@ -107,47 +96,51 @@ def scan(
     dtype: str | None = None,
     progress: Report | None = None,
 ) -> pd.DataFrame:
-    """Measure κ of every matrix of a checkpoint.
+    """Measure κ of every matrix of a model.
 
     Args:
-        source: what :func:`kappa_lib.weights.models.open_checkpoint` takes.
+        source: a model in memory, a folder or file of weights, a model hub id, or the name of the
+            pinned default model, see :func:`kappa_lib.weights.models.open_checkpoint`.
         out: folder for ``kappa.parquet``, ``kappa.csv`` and ``kappa.rows.jsonl``, the finished
             rows from which a killed scan goes on; None writes nothing.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``; never MPS, whose small
             singular values are wrong.
         method: see :mod:`kappa_lib.spectra.solvers`.
-        include: shell patterns of tensor names to measure; default: all matrices but embeddings
-            and the output layer.
-        exclude: shell patterns of tensor names to leave out.
+        include: shell patterns of tensor names to measure, whatever these are; default: the
+            weights of linear layers, convolutions and experts, without the output layer.
+        exclude: shell patterns of tensor names to leave out, also of what is missing.
         dtype: round the weights to this torch dtype first, to see what storing them so does.
         progress: called as progress(done, total, name) before each tensor and at the end.
 
     Returns:
-        The κ table, one row per matrix, in storage order; metadata in ``attrs``.
+        The κ table, one row per matrix, in storage order. ``attrs`` holds where it comes from;
+        ``basis``, what it rests on which tensors are weights; ``left_out``, reason → tensors that
+        are none; and ``not_adapted``, the matrices that PEFT cannot adapt alone → why.
 
     Raises:
         InputError: an unusable argument, or patterns that match nothing.
         CheckpointError: nothing can be read.
-        ScanError: some tensors could not be measured, after the others were written.
+        ScanError: some tensors could not be measured, or are missing, after the others were
+            written.
     """
     folder = None if out is None else Path(out)
     if folder is not None:
         require_folder(folder)
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    checkpoint = opened(source)
     chosen = to_measure(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
-    say = progress or (lambda *_: None)
-    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), say, chosen)
-    scanner.run()
-    rows, failures = scanner.rows, scanner.failures
-    names = [name for info in chosen for name in matrix_names(info) if name in rows]
+    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), progress or (lambda *_: None))
+    scanner.failures |= _absent(checkpoint, include, exclude)
+    scanner.run(chosen)
+    names = [name for info in chosen for name in info.matrices if name in scanner.rows]
     metadata = _metadata(checkpoint, chosen, settings)
-    table = kappa_table.build([rows[name] for name in names], metadata)
+    table = kappa_table.build([scanner.rows[name] for name in names], metadata)
+    inside = table.loc[table["layer"].notna(), "tensor"]
+    table.attrs["not_adapted"] = adapters.refused(checkpoint.config, inside)
     if folder is not None and len(table):
         kappa_table.write(table, folder)
-    say(scanner.total, scanner.total, "")
-    if failures:
-        raise ScanError(table, failures)
+    if scanner.failures:
+        raise ScanError(table, scanner.failures)
     return table
 
 
@@ -161,29 +154,26 @@ class _Matrix:
     key: str
 
 
-@dataclass
 class _Scanner:
-    """One process' part of a scan: the rows of its matrices, and why some are missing."""
+    """A scan under way: the rows of its matrices, and why some are missing."""
 
-    checkpoint: Checkpoint
-    settings: dict[str, str]
-    finished: FinishedRows
-    say: Report
-    infos: list[TensorInfo]
-
-    def __post_init__(self) -> None:
-        # Their words alone: an error's traceback would keep its tensor in memory.
-        self.failures = {p.what: (p.what, p.remedy) for p in self.checkpoint.problems}
-        self.total = sum(len(matrix_names(info)) for info in self.infos)
-        self._done = 0
+    def __init__(
+        self, checkpoint: Checkpoint, settings: dict[str, str], finished: FinishedRows, say: Report
+    ) -> None:
+        self._checkpoint, self._settings = checkpoint, settings
+        self._finished, self._say = finished, say
+        self._done = self._total = 0
         self.rows: dict[str, dict[str, Any]] = {}
+        # Their words alone: an error's traceback would keep its tensor in memory.
+        self.failures = {p.what: (p.what, p.remedy) for p in checkpoint.problems}
 
-    def run(self) -> None:
+    def run(self, infos: list[TensorInfo]) -> None:
         """Measure everything: small matrices side by side, then large ones one by one."""
-        on_cpu = self.settings["device"] == "cpu"
+        self._total = sum(len(info.matrices) for info in infos)
+        on_cpu = self._settings["device"] == "cpu"
         small, large = [], []
-        for info in self.infos:
-            rows, *rest = info.shape[1:] if info.kind == "experts" else info.shape
+        for info in infos:
+            rows, *rest = info.shape[1:] if info.stack else info.shape
             is_small = on_cpu and min(rows, math.prod(rest)) <= SIDE_BY_SIDE
             (small if is_small else large).append(info)
         for matrix, found in chain(
@@ -195,47 +185,54 @@ class _Scanner:
                 self.failures[matrix.name] = (found.what, found.remedy)
             else:
                 self.rows[matrix.name] = found
-                self.finished.add(matrix.key, found)
+                self._finished.add(matrix.key, found)
+        self._say(self._total, self._total, "")
 
     def _open(self, infos: list[TensorInfo]) -> Iterator[_Matrix]:
-        """The matrices of stored tensors that no earlier scan finished, read one by one."""
-        kept = self.finished.rows
+        """The matrices of tensors that no earlier scan finished, read one by one."""
+        kept = self._finished.rows
         for info in infos:
-            names = matrix_names(info)
             try:
-                keys = {name: self._key(info, name) for name in names}
+                keys = {name: self._key(info, name) for name in info.matrices}
                 known = {name: kept[key] for name, key in keys.items() if key in kept}
                 self.rows |= known
                 self._done += len(known)
-                if len(known) == len(names):
+                if len(known) == len(keys):
                     continue
-                tensor = self.checkpoint.read(info)
+                for name, weight in self._checkpoint.matrices(info):
+                    if name not in known:
+                        self._say(self._done, self._total, name)
+                        yield _Matrix(info, name, weight, keys[name])
             except KappaError as problem:
                 self.failures[info.name] = (problem.what, problem.remedy)
-                self._done += sum(name not in self.rows for name in names)
-                continue
-            for name, weight in matrices(info, tensor):
-                if name not in known:
-                    self.say(self._done, self.total, name)
-                    yield _Matrix(info, name, weight, keys[name])
 
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
-        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self.settings["as"]
+        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self._settings["as"]
         if rounded != "stored":
             weight, dtype = weight.to(torch_dtype(rounded)), f"{dtype}→{rounded}"
         try:
-            how = {key: self.settings[key] for key in ("method", "device")}
+            how = {key: self._settings[key] for key in ("method", "device")}
             return matrix, measure(weight, matrix.name, **how) | {"dtype": dtype}
         except KappaError as problem:
             return matrix, problem
 
     def _key(self, info: TensorInfo, name: str) -> str:
         """What a finished row is found by again; empty where none is kept."""
-        if self.finished.path is None:
+        if self._finished.path is None:
             return ""
-        source = self.checkpoint
+        source = self._checkpoint
         origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
-        return fingerprint([*origin, self.settings, kappa_table.versions(), NUMERICS])
+        return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
+
+
+def opened(source: nn.Module | str | Path | Checkpoint) -> Checkpoint:
+    """A model's tensors as it uses them, none of which is read yet.
+
+    Errors are those of :func:`kappa_lib.weights.models.open_checkpoint`.
+    """
+    if isinstance(source, str) and source in models.GGUFS:
+        source = models.weights(source)
+    return as_used(source if isinstance(source, Checkpoint) else open_checkpoint(source))
 
 
 def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
@@ -255,40 +252,70 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def to_measure(
     checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> list[TensorInfo]:
     """The tensors that a scan with these patterns measures; InputError where there is none."""
+    chosen = [
+        info
+        for info in checkpoint.tensors
+        if len(info.shape) > 1
+        and (_matches(info.name, include) if include else not info.why)
+        and not _matches(info.name, exclude)
+    ]
+    if chosen or _absent(checkpoint, include, exclude):
+        return chosen
+    some = checkpoint.tensors[0]
+    what = f"{checkpoint.model_id}: no matrix left to measure"
+    if include or exclude:
+        what += f" (include {list(include)}, exclude {list(exclude)})"
+        raise InputError(what, f"patterns are matched to whole names such as {some.name}")
+    reasons = "".join(f"\n  {', '.join(n)}: {why}" for why, n in left_out(checkpoint).items())
+    remedy = "scan the whole model's folder, or name what to measure with --include"
+    raise InputError(what + reasons, remedy)
 
-    def wanted(info: TensorInfo) -> bool:
-        if len(info.shape) < 2 or any(fnmatch.fnmatchcase(info.name, p) for p in exclude):
-            return False
-        if include:
-            return any(fnmatch.fnmatchcase(info.name, p) for p in include)
-        return info.kind not in SKIPPED_KINDS
 
-    chosen = [info for info in checkpoint.tensors if wanted(info)]
-    if not chosen:
-        some = checkpoint.tensors[0].name
-        raise InputError(
-            f"{checkpoint.model_id}: no matrix left to measure"
-            f" (include {list(include)}, exclude {list(exclude)})",
-            "merge this adapter into its model (PEFT's merge_and_unload), and scan that"
-            if ".lora_" in some
-            else f"patterns are matched to whole names such as {some}",
-        )
-    return chosen
+def _absent(
+    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """What the checkpoint lacks of what is asked for: name or pattern → what is wrong, and do."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in checkpoint.absent.items():
+        if (not include or _matches(name, include)) and not _matches(name, exclude):
+            reasons.setdefault(why, []).append(name)
+    remedy = "fetch or save the whole model; --exclude these names to do without"
+    return {
+        name: (f"{name}: {why}", remedy)
+        for why, names in reasons.items()
+        for name in kinds.patterns(names)
+    }
+
+
+def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Reason → tensors of two or more dimensions that are no weights; ``*`` for their numbers."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in checkpoint.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    for info in checkpoint.tensors:
+        if info.why and info.why != kinds.VECTOR:
+            reasons.setdefault(info.why, []).append(info.name)
+    return {why: kinds.patterns(names) for why, names in reasons.items()}
 
 
 def _metadata(
     checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
 ) -> dict[str, Any]:
-    shards = {info.shard: info for info in chosen if info.shard != "memory"}
     return {
         "model": checkpoint.model_id,
         "revision": checkpoint.revision,
         "config": checkpoint.config,
-        "shards": {shard: checkpoint.digest(info) for shard, info in shards.items()},
+        "basis": checkpoint.basis,
+        "left_out": left_out(checkpoint),
+        "shards": {k: v for info in chosen for k, v in checkpoint.files(info).items()},
         "settings": settings,
         "versions": kappa_table.versions(),
     }

@@ -1,7 +1,7 @@
 """κ table → named tensors to train, kept in files, also in the formats of other training tools.
 
-Candidates are the matrices inside decoder layers. The paper trains 100 of 224; an arm here
-takes the same share of whatever the model has.
+Candidates are the matrices inside of layers that can be adapted. The paper trains 100 of 224; an
+arm here takes the same share of whatever the model has.
 """
 
 import re
@@ -16,13 +16,14 @@ import yaml
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, fits, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import arms, gauge, kappa_table
+from kappa_lib.spectra import adapters, arms, gauge, kappa_table
 from kappa_lib.spectra.scan import scan
 from kappa_lib.text import counted
 from kappa_lib.weights import models
-from kappa_lib.weights.renaming import loaded_names
 
 PAPER_SHARE = 100 / 224
+# Of a selection, the share that has to be left where PEFT does not adapt all of it.
+LEAST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,12 @@ class Selection:
     def peft_targets(self) -> dict[str, list[str]]:
         """Keyword arguments for a PEFT configuration such as ``LoraConfig(**targets)``.
 
-        Whole module names in ``target_modules``; parameters that are no module's ``weight``
-        (fused experts) in ``target_parameters``, which PEFT has since 0.17.
+        See :func:`kappa_lib.spectra.adapters.targets`. What they adapt is tried by :meth:`export`.
 
         Raises:
-            InputError: the selection holds no tensor, names of GGUF's, or single experts.
+            InputError: the selection holds no tensor, or one that is no whole parameter.
         """
-        tensors = self._whole_tensors()
-        modules = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
-        parameters = [name for name in tensors if not name.endswith(".weight")]
-        targets = {"target_modules": modules}
-        return {**targets, "target_parameters": parameters} if parameters else targets
+        return adapters.targets(self._parameters())
 
     def unfrozen_parameters(self) -> str:
         """YAML with ``unfrozen_parameters``, as Spectrum writes it and Axolotl reads it.
@@ -94,58 +90,65 @@ class Selection:
         Axolotl takes the entries as regular expressions; each is anchored and escaped, so that it
         matches its one tensor. Errors as for PEFT.
         """
-        patterns = [f"^{re.escape(name)}$" for name in self._whole_tensors()]
+        patterns = [f"^{re.escape(name)}$" for name in self._parameters()]
         return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
 
-    def as_loaded(self, table: pd.DataFrame) -> "Selection":
-        """The same tensors under the names that they have in the model that transformers loads.
+    def _parameters(self) -> list[str]:
+        if not self.tensors:
+            raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
+        for name in self.tensors:
+            if name.startswith("blk.") or name.endswith("]"):
+                what = (
+                    "one expert of a stack" if name.endswith("]") else "a name that GGUF alone has"
+                )
+                raise InputError(
+                    f"{name}: {what}, by which PEFT and Axolotl find nothing",
+                    "use the selection's JSON, or scan the model's folder of safetensors",
+                )
+        return self.tensors
+
+    def adaptable(self, table: pd.DataFrame) -> tuple["Selection", dict[str, str]]:
+        """The same without the tensors that PEFT does not adapt alone, and why each is left out.
 
         Args:
             table: κ table from which they were selected; its ``attrs`` hold the configuration.
 
         Raises:
-            InputError: see :meth:`peft_targets` and
-                :func:`kappa_lib.weights.renaming.loaded_names`, which says when nothing is checked.
+            InputError: less than nine tenths are left.
         """
-        names = loaded_names(self._whole_tensors(), str(table.attrs.get("config", "")))
-        return replace(self, tensors=sorted(names))
+        lost = adapters.refused(str(table.attrs.get("config", "")), self.tensors)
+        kept = [name for name in self.tensors if name not in lost]
+        if len(kept) < LEAST_KEPT * len(self.tensors):
+            name, why = next(iter(lost.items()))
+            raise InputError(
+                f"{self.arm}: PEFT adapts {len(kept)} of its {len(self.tensors)} tensors;"
+                f" {name}: {why}",
+                "use the selection's JSON, or --exclude such tensors from the scan",
+            )
+        return replace(self, tensors=kept), lost
 
-    def _whole_tensors(self) -> list[str]:
-        if not self.tensors:
-            raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
-        for name in self.tensors:
-            if name.startswith("blk."):
-                raise InputError(
-                    f"{name}: a name that only GGUF has, by which PEFT and Axolotl find nothing",
-                    "use the selection's JSON, which is there, or scan the model's safetensors",
-                )
-            # Stored one by one, experts are fused by transformers as it loads them.
-            if re.search(r"\[\d+\]$|\.experts\.\d+\.", name):
-                every = re.sub(r"\.\d+\.", ".*.", name.partition("[")[0])
-                every = "*.experts.*" if ".experts." in name else every
-                raise InputError(
-                    f"{name}: one of the experts that transformers holds as one tensor, which PEFT"
-                    " and Axolotl can't name",
-                    "use the selection's JSON, which is there, or leave the experts out of the"
-                    f" scan with --exclude '{every}'",
-                )
-        return self.tensors
+    def export(self, folder: Path, table: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
+        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; their paths, and what is left out.
 
-    def export(self, folder: Path, table: pd.DataFrame) -> list[Path]:
-        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; return their paths.
-
-        Arguments, names and errors are those of :meth:`as_loaded`; nothing is written if it fails.
+        Arguments and errors are those of :meth:`adaptable`. Where nothing can be tried, the first
+        is called ``<arm>.peft.untried.json``. Nothing is written if it fails.
         """
-        loaded = self.as_loaded(table)
-        paths = [folder / f"{self.arm}{end}" for end in (".peft.json", ".axolotl.yaml")]
-        write_json(paths[0], loaded.peft_targets())
-        write_text(paths[1], loaded.unfrozen_parameters())
-        return paths
+        kept, lost = self.adaptable(table)
+        tried = "" if not adapters.untried(str(table.attrs.get("config", ""))) else ".untried"
+        paths = [folder / f"{self.arm}{end}" for end in (f".peft{tried}.json", ".axolotl.yaml")]
+        contents = kept.peft_targets(), kept.unfrozen_parameters()
+        write_json(paths[0], contents[0])
+        write_text(paths[1], contents[1])
+        return paths, lost
 
 
 def candidates(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows inside decoder layers, in the table's order: what a selection may choose from."""
-    return table[table["layer"].notna()]
+    """Rows a selection may choose from, in the table's order.
+
+    They are inside of layers and, where the scan could try it, PEFT adapts them.
+    """
+    refused = table["tensor"].isin(table.attrs.get("not_adapted", {}))
+    return table[table["layer"].notna() & ~refused]
 
 
 def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
@@ -203,9 +206,17 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
     if arm not in arms.ARMS:
         raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(arms.ARMS)}")
     pool = candidates(table)
+    if pool.empty:
+        refused = table.attrs.get("not_adapted", {})
+        why = next((f"; {name}: {why}" for name, why in refused.items()), "")
+        raise InputError(
+            f"none of {len(table)} matrices can be selected: none is inside of a layer and can be"
+            f" adapted{why}",
+            "scan the folder of a whole model, whose layers are known by their numbers",
+        )
     if not 0 < count <= len(pool):
         raise InputError(
-            f"{count} tensors can't be selected from {len(pool)} inside decoder layers",
+            f"{count} tensors can't be selected from {len(pool)}",
             "give a count between 1 and their number",
         )
     if seed < 0:

@@ -2,15 +2,14 @@
 
 A :class:`Source` says how one weight is had; what is packed or stored in factors is put together
 on the way (:mod:`kappa_lib.weights.packing`, :mod:`kappa_lib.weights.assembling`). Names are the
-torch module's, or, of files, those that are stored: for one text decoder the same, while
-transformers renames parts of multimodal models, and fuses experts, as it loads them.
-:mod:`kappa_lib.weights.models` opens a checkpoint.
+torch module's, or, of files, those that are stored. :mod:`kappa_lib.weights.models` opens a
+checkpoint, :mod:`kappa_lib.weights.loaded` says what its tensors are in the model.
 """
 
 import hashlib
-import re
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +18,7 @@ import torch
 from torch import nn
 
 from kappa_lib.errors import CheckpointError
-
-_EMBEDDING = re.compile(
-    r"(embed_tokens|lm_head|token_embd|wte|wpe|embed_positions|word_embedd|embed_in|embed_out"
-    r"|backbone\.embeddings|^output\.weight$)"
-)
-_EXPERTS = re.compile(r"(experts?|exps)(\.|_|$)|(moe|mlp)\.(input|output)_linear\.")
+from kappa_lib.weights import kinds
 
 
 @dataclass(frozen=True)
@@ -36,30 +30,23 @@ class TensorInfo:
         shape: as the module has it.
         dtype: as stored, e.g. ``BF16`` or ``Q4_1``.
         shard: name of the file that holds it, ``memory`` for a module.
-        kind: how the tensor becomes matrices: ``matrix``, ``convolution``, ``experts``,
-            ``embedding`` or ``other``.
+        refused: whether reading it can only raise.
+        stack: a stack of experts' matrices (experts, rows, cols) instead of a single matrix.
+        why: why it is not measured unless it is asked for, empty for a weight.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     shard: str
-    kind: str
+    refused: bool = False
+    stack: bool = False
+    why: str = ""
 
-
-def kind_of(name: str, shape: tuple[int, ...]) -> str:
-    """Kind of a tensor of which only name and shape are known."""
-    # The two of a LoRA adapter are no weight: what it changes is their product.
-    if len(shape) < 2 or name.endswith("bias") or ".lora_" in name:
-        return "other"
-    if _EMBEDDING.search(name):
-        return "embedding"
-    if len(shape) == 3 and 0 not in shape and _EXPERTS.search(name):
-        return "experts"
-    # A filter a channel, as state-space layers have it, is no matrix: each acts by itself.
-    if len(shape) == 3 and shape[1] == 1:
-        return "other"
-    return "matrix" if len(shape) == 2 else "convolution"
+    @property
+    def matrices(self) -> list[str]:
+        """Names of its matrices: its own, or ``<name>[i]`` of each in a stack."""
+        return [f"{self.name}[{i}]" for i in range(self.shape[0])] if self.stack else [self.name]
 
 
 @dataclass(frozen=True)
@@ -122,6 +109,8 @@ class Checkpoint(ABC):
         tensors: every weight, in storage order; reading one that is refused raises the reason.
         left_out: what is no weight, or not read: name of a tensor or file → why.
         problems: what is broken, each named; the rest can still be read.
+        absent: weights that the model has and the source lacks, and why.
+        basis: what it rests on which tensors are weights.
     """
 
     def __init__(self, model_id: str, revision: str = "") -> None:
@@ -131,6 +120,8 @@ class Checkpoint(ABC):
         self.tensors: list[TensorInfo] = []
         self.left_out: dict[str, str] = {}
         self.problems: list[CheckpointError] = []
+        self.absent: dict[str, str] = {}
+        self.basis = ""
 
     @abstractmethod
     def read(self, info: TensorInfo) -> torch.Tensor:
@@ -145,6 +136,18 @@ class Checkpoint(ABC):
     def digest(self, info: TensorInfo) -> str:
         """SHA-256 of the file that holds the tensor (of its own bytes for a module)."""
 
+    def files(self, info: TensorInfo) -> dict[str, str]:
+        """Name → SHA-256 of the files that hold what it is made of; none of a module."""
+        return {} if info.shard == "memory" else {info.shard: self.digest(info)}
+
+    def matrices(self, info: TensorInfo) -> Iterator[tuple[str, torch.Tensor]]:
+        """Its matrices by name, each (rows, cols): a stack's one by one, a convolution (out, rest).
+
+        Errors are those of :meth:`read`.
+        """
+        tensor = self.read(info)
+        return zip(info.matrices, tensor if info.stack else [tensor.flatten(1)], strict=True)
+
 
 class ModuleCheckpoint(Checkpoint):
     """The parameters of a loaded module; tied ones once, under their first name."""
@@ -154,9 +157,13 @@ class ModuleCheckpoint(Checkpoint):
 
         config = getattr(module, "config", None)
         # The folder's name where it was loaded from a folder: where that lay says nothing.
-        name = Path(getattr(config, "_name_or_path", ""))
+        name = Path(getattr(config, "_name_or_path", None) or "")
         shown = name.name if name.is_absolute() else name.as_posix()
         super().__init__(shown if name.name else type(module).__name__)
+        if hasattr(config, "to_json_string"):  # of transformers
+            found = json.loads(config.to_json_string(use_diff=False))
+            self.config = json.dumps(found | {"architectures": [type(module).__name__]})
+        self.basis = f"as the modules of this {type(module).__name__} use them"
         held = dict(module.named_parameters())
         pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
         held |= {name: mask for name, mask in module.named_buffers() if name in pruned}
@@ -169,11 +176,10 @@ class ModuleCheckpoint(Checkpoint):
             for name, tensor in held.items()
         }
         self._sources, self.problems = assembled(sources)
-        owners = dict(module.named_modules())
+        roles = kinds.of_model(module)
         for name, source in self._sources.items():
-            table = isinstance(owners.get(name.rpartition(".")[0]), nn.Embedding)
-            kind = "embedding" if table else kind_of(name, source.shape)
-            self.tensors.append(TensorInfo(name, source.shape, source.dtype, source.file, kind))
+            stored = name, source.shape, source.dtype, source.file, source.refused
+            self.tensors.append(TensorInfo(*stored, *roles.get(name, (False, kinds.PART))))
 
     def read(self, info: TensorInfo) -> torch.Tensor:
         return self._sources[info.name].read()

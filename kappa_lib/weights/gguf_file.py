@@ -16,7 +16,7 @@ import torch
 
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fits, sha256, shown
-from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, kind_of
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3")
 _PERMUTED = ("llama", "granite", "smollm3")  # whose converters in llama.cpp are Llama's
@@ -109,9 +109,8 @@ class GgufCheckpoint(Checkpoint):
             name = module_name(tensor.name, self._architecture)
             shape = tuple(int(n) for n in reversed(tensor.shape))
             self._tensors[name] = tensor
-            kind = kind_of(name, shape)
             dtype = tensor.tensor_type.name
-            self.tensors.append(TensorInfo(name, shape, dtype, path.name, kind))
+            self.tensors.append(TensorInfo(name, shape, dtype, path.name))
 
     def _field(self, name: str, default: object) -> object:
         return self._fields[name].contents() if name in self._fields else default

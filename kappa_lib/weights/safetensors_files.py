@@ -15,7 +15,7 @@ from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.files import fits, parse, sha256
 from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.assets import read_record
-from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, kind_of, refusal
+from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, refusal
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
@@ -81,10 +81,8 @@ class ShardCheckpoint(Checkpoint):
         via = (read_record(folder) or {}).get("stored_as", "")
         for name, source in self._sources.items():
             dtype = f"{via}→{source.dtype}" if via else source.dtype
-            kind = kind_of(name, source.shape)
-            if source.refused and kind == "other":
-                kind = "matrix"
-            self.tensors.append(TensorInfo(name, source.shape, dtype, source.file, kind))
+            stored = name, source.shape, dtype, source.file, source.refused
+            self.tensors.append(TensorInfo(*stored))
 
     def _add(self, path: Path, expected: set[str], stored: dict[str, Source]) -> None:
         try:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.kappa_table import layer_of, matrix_names, types_of
+from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.scan import to_measure
 from kappa_lib.spectra.selection import select
 from kappa_lib.weights.models import open_checkpoint
@@ -38,7 +38,7 @@ GATED = {f"mlp.{kind}_proj" for kind in ("gate", "up", "down")}
 EXPERTS = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
 EXPERT = {f"mlp.shared_expert.{kind}_proj" for kind in ("gate", "up", "down")}
 OUT = {f"self_attn.{kind}_proj" for kind in ("q", "k", "v", "out")}
-ROUTERS = {"mlp.gate", "mlp.shared_expert_gate"}
+GATE = {"mlp.shared_expert_gate"}
 # Architecture → configuration, its attention, its MLP, and what is neither.
 REAL = {
     "gpt2": (GPT2, {"attn.c_attn", "attn.c_proj"}, {"mlp.c_fc", "mlp.c_proj"}, set()),
@@ -65,18 +65,17 @@ REAL = {
         SHARED | DELTA | HYBRID | {"head_dim": 8},
         QKVO | {f"linear_attn.{kind}" for kind in ("in_proj_qkvz", "in_proj_ba", "out_proj")},
         EXPERTS | EXPERT,
-        ROUTERS,
+        GATE,
     ),
-    "qwen2_moe": (SHARED, QKVO, EXPERTS | EXPERT, ROUTERS),
-    "mixtral": ({"num_local_experts": 4}, QKVO, EXPERTS, {"mlp.gate"}),
+    "qwen2_moe": (SHARED, QKVO, EXPERTS | EXPERT, GATE),
+    "mixtral": ({"num_local_experts": 4}, QKVO, EXPERTS, set()),
     "gemma3_text": ({"head_dim": 8}, QKVO, GATED, set()),
     "llama": ({}, QKVO, GATED, set()),
     "recurrent_gemma": (
         {"head_dim": 8, "lru_width": 32},
         {name.replace("self_attn", "temporal_block") for name in QKVO},
         {name.replace("mlp", "mlp_block") for name in GATED},
-        {f"temporal_block.linear_{kind}" for kind in ("x", "y", "out")}
-        | {f"temporal_block.rg_lru.{kind}_gate_weight" for kind in ("input", "recurrent")},
+        {f"temporal_block.linear_{kind}" for kind in ("x", "y", "out")},
     ),
     "nemotron_h": (
         {"head_dim": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2},
@@ -86,7 +85,7 @@ REAL = {
             for of in ("", "experts.", "shared_experts.")
             for kind in ("up", "down")
         },
-        {"mixer.in_proj", "mixer.out_proj", "mixer.gate"},
+        {"mixer.in_proj", "mixer.out_proj"},
     ),
     "falcon_h1": (
         {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64},
@@ -114,7 +113,7 @@ def real(request):
     with torch.device("meta"):
         model = kind.from_config(config)
     infos = to_measure(open_checkpoint(model))
-    return table_of({name: info.shape[-2:] for info in infos for name in matrix_names(info)})
+    return table_of({name: info.shape[-2:] for info in infos for name in info.matrices})
 
 
 each = pytest.mark.parametrize("real", REAL, indirect=True, scope="module")

@@ -8,10 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import LlamaForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError
-from kappa_lib.weights.checkpoint import kind_of
 from kappa_lib.weights.gguf_file import Reader, module_name
 from kappa_lib.weights.models import open_checkpoint
 
@@ -104,22 +102,6 @@ def test_a_part_of_a_split_gguf_is_not_taken_for_the_whole(llama, tmp_path):
         open_checkpoint(tmp_path / "tiny-00001-of-00003.gguf")
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "kind"),
-    [
-        ("model.layers.0.block_sparse_moe.input_linear.weight", (4, 96, 32), "experts"),
-        ("model.layers.0.shared_mlp.input_linear.weight", (96, 32), "matrix"),
-        ("model.layers.0.linear_attn.conv1d.weight", (64, 1, 4), "other"),
-        ("encoder.conv1.weight", (64, 80, 3), "convolution"),
-        ("output.weight", (400, 64), "embedding"),
-        ("gpt_neox.embed_in.weight", (400, 64), "embedding"),
-        ("model.layers.0.attention.output.weight", (64, 64), "matrix"),
-    ],
-)
-def test_kinds_follow_from_name_and_shape(name, shape, kind):
-    assert kind_of(name, shape) == kind
-
-
 def test_gguf_names_of_other_architectures_are_kept():
     assert module_name("blk.0.attn_q.weight", "rwkv7") == "blk.0.attn_q.weight"
     assert module_name("blk.3.ffn_gate_exps.weight", "llama") == "blk.3.ffn_gate_exps.weight"
@@ -183,34 +165,6 @@ def test_not_a_gguf_is_refused(tmp_path):
     path.write_bytes(b"not a model at all, only text " * 10)
     with pytest.raises(CheckpointError, match=r"other\.gguf"):
         open_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "kind"),
-    [
-        ("model.layers.0.mlp.up_proj.weight", (8, 4), "matrix"),
-        ("model.layers.0.mlp.experts.gate_up_proj", (4, 8, 4), "experts"),
-        ("blk.0.ffn_gate_exps.weight", (4, 8, 4), "experts"),
-        ("model.encoder.conv1.weight", (8, 4, 3), "convolution"),
-        ("vision.patch.weight", (8, 3, 14, 14), "convolution"),
-        ("model.embed_tokens.weight", (64, 4), "embedding"),
-        ("lm_head.weight", (64, 4), "embedding"),
-        ("model.norm.weight", (8,), "other"),
-        ("h.0.attn.bias", (1, 1, 8, 8), "other"),
-    ],
-)
-def test_kind_from_name_and_shape(name, shape, kind):
-    assert kind_of(name, shape) == kind
-
-
-def test_kind_from_the_module_that_owns_a_parameter():
-    model = nn.ModuleDict(
-        {"table": nn.Embedding(8, 4), "c_attn": Conv1D(12, 4), "conv": nn.Conv1d(2, 3, 5)}
-    )
-    kinds = {info.name: info.kind for info in open_checkpoint(model).tensors}
-    assert kinds["table.weight"] == "embedding"
-    assert kinds["c_attn.weight"] == "matrix"
-    assert kinds["conv.weight"] == "convolution"
 
 
 def test_codes_in_a_module_are_refused():

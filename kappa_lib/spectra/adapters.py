@@ -1,0 +1,94 @@
+"""What PEFT adapts of a model, tried on the model without values instead of predicted."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+
+from kappa_lib.errors import InputError, first_line
+from kappa_lib.spectra.kappa_table import types_of
+from kappa_lib.weights import loaded
+
+_STACK = "one of a stack of experts, which PEFT and Axolotl only have as a whole"
+
+
+def targets(names: Iterable[str]) -> dict[str, list[str]]:
+    """Keyword arguments of a PEFT configuration that name these parameters and no others.
+
+    Whole module names are in ``target_modules``; parameters that are no module's ``weight`` are in
+    ``target_parameters``, which PEFT has since 0.17.
+    """
+    modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    parameters = [name for name in names if not name.endswith(".weight")]
+    found = {"target_modules": modules}
+    return {**found, "target_parameters": parameters} if parameters else found
+
+
+def adapted(config: str, names: Sequence[str]) -> set[str]:
+    """Parameters that PEFT adapts when it is told these names.
+
+    Errors are those of PEFT's own injection, which differ from release to release, and of
+    :func:`kappa_lib.weights.loaded.model_class`.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    model = loaded.empty_model(config)
+    settings = LoraConfig(r=1, **targets(names))
+    with warnings.catch_warnings(action="ignore"):
+        model = inject_adapter_in_model(settings, model, low_cpu_mem_usage=True)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    return {
+        f"{name.replace('.base_layer', '')}.{getattr(layer, 'parameter_name', 'weight')}"
+        for name, layer in layers.items()
+        if layer.lora_A or layer.lora_embedding_A
+    }
+
+
+def untried(config: str) -> str:
+    """Why nothing can be tried here; empty where it can."""
+    if not config:
+        return "no configuration says what model it is"
+    if find_spec("peft") is None:
+        return "PEFT is not installed"
+    try:
+        loaded.model_class(config)
+    except InputError as error:
+        return error.what
+    return ""
+
+
+@lru_cache(maxsize=8)
+def _fault(config: str, names: tuple[str, ...]) -> str:
+    """What PEFT does other than adapting these parameters alone; empty where it does just that."""
+    try:
+        found = adapted(config, names)
+    except Exception as error:  # whatever PEFT makes of a model
+        return f"PEFT refuses it: {first_line(error)}"
+    if more := sorted(found - set(names)):
+        return f"with it PEFT adapts {len(more)} others, {more[0]} among them"
+    if found != set(names):
+        return "PEFT passes over it"
+    return ""
+
+
+def refused(config: str, names: Iterable[str]) -> dict[str, str]:
+    """Parameters that have to be left out, so that PEFT adapts all others and nothing else: why.
+
+    All together are tried first, then those of each module type by themselves. Single experts of
+    a stack are left out in any case; nothing else is where :func:`untried` has a reason.
+    """
+    found = {name: _STACK for name in names if name.endswith("]")}
+    whole = tuple(name for name in names if name not in found)
+    if not whole or untried(config) or not _fault(config, whole):
+        return found
+    kinds: dict[str, list[str]] = {}
+    for name, kind in types_of(whole).items():
+        kinds.setdefault(kind, []).append(name)
+    for group in kinds.values():
+        if fault := _fault(config, tuple(group)):
+            found |= dict.fromkeys(group, fault)
+    left = tuple(name for name in whole if name not in found)
+    if left and (fault := _fault(config, left)):
+        found |= dict.fromkeys(left, fault)
+    return found

@@ -1,0 +1,128 @@
+"""What a tensor of two or more dimensions is: a weight that can be measured, or why it is none.
+
+The module that owns a parameter decides. Where there is no model to ask, the name does, by rules
+that leave out what they do not know.
+"""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+# By the name of the last module: embeddings, tables of position biases, the output layer. Outside
+# of any module GGUF and RWKV call it output and head.
+_TABLE = re.compile(r"emb|^(?:wte|wpe|shared|lm_head|token_types)$|_bias$|_rel_b$")
+_HEAD = re.compile(r"(?:output|head)\.weight")
+_STACK = re.compile(r"(?:experts?|exps)(?:\.|_|$)")
+_WEIGHTS = ("weight", "in_proj_weight")
+# The first number that a module's name stands behind: that of a layer.
+LAYER = re.compile(r"(?:^|\.)(\d+)\.(?=[^.]+\.)")
+VECTOR = "a vector"
+PART = "a part of a weight"
+
+
+def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
+    """Parameters of a model, tied ones once → whether it is a stack of experts, and why not.
+
+    The second is empty for what is measured by default: weights of ``Linear``, ``Conv1D``,
+    convolutions and attention layers, and 3-D parameters of a module that says how many experts
+    it has. The weight that a module computes, for instance by weight norm, is among them.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    seen: set[int] = set()
+    found = {}
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        for leaf, tensor in own.items():
+            if id(tensor) in seen:  # tied to one before
+                continue
+            seen.add(id(tensor))
+            stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
+            why = VECTOR if tensor.ndim < 2 else _why_not(module, leaf, module is head)
+            found[f"{path}.{leaf}" if path else leaf] = stack, "" if stack else why
+        if _is_layer(module) and "weight" not in own:
+            found[f"{path}.weight" if path else "weight"] = False, _why_not(module, "weight", False)
+    return found
+
+
+def _counts_experts(module: nn.Module, count: int) -> bool:
+    sizes = {key: value for key, value in vars(module).items() if "expert" in key}
+    return any(value == count and type(value) is int for value in sizes.values())
+
+
+def _is_layer(module: nn.Module) -> bool:
+    # The second is transformers', which need not be there.
+    return isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or type(module).__name__ == "Conv1D"
+
+
+def _why_not(module: nn.Module, leaf: str, is_head: bool) -> str:
+    if isinstance(module, nn.Embedding):
+        return "an embedding"
+    if is_head:
+        return "the output layer"
+    if leaf == "weight" and _is_layer(module):
+        groups = getattr(module, "groups", 1)
+        return f"a convolution in {groups} groups" if groups > 1 else ""
+    if isinstance(module, nn.MultiheadAttention) and leaf.endswith("proj_weight"):
+        return ""
+    return f"a parameter of {type(module).__name__}, which is no linear layer or convolution"
+
+
+def by_name(name: str, shape: tuple[int, ...]) -> tuple[bool, str]:
+    """The same of a stored tensor of which no model is known."""
+    *path, leaf = name.split(".")
+    module = path[-1] if path else ""
+    if len(shape) < 2:
+        return False, VECTOR
+    if len(shape) == 3 and _STACK.search(name) and not leaf.endswith("bias"):
+        return True, ""
+    if leaf not in _WEIGHTS:
+        return False, "no weight by its name"
+    if len(shape) == 2 and (_TABLE.search(module) or _HEAD.fullmatch(name)):
+        return False, "an embedding or the output layer by its name"
+    if shape[1] == 1 or (len(shape) == 2 and "conv1d" in module):
+        return False, "a convolution of one channel, or one filter per channel: a file cannot say"
+    if len(shape) == 3 and "conv" not in name:
+        return False, "a convolution or a stack of matrices: a file cannot say"
+    return False, ""
+
+
+def layer_of(name: str) -> int | None:
+    """Index of the layer a tensor belongs to, None outside of layers."""
+    found = LAYER.search(name)
+    return int(found[1]) if found else None
+
+
+def thinner_layers(names: Iterable[str]) -> list[str]:
+    """Names that a layer lacks, while the two nearest to it have both all that it has, and more."""
+    lists: dict[str, dict[int, set[str]]] = {}
+    for name in names:
+        if found := LAYER.search(name):
+            layers = lists.setdefault(name[: found.start(1)], {})
+            layers.setdefault(int(found[1]), set()).add(name[found.end(1) :])
+    lacking = []
+    for prefix, layers in lists.items():
+        for number, own in layers.items():
+            nearest = sorted(layers.keys() - {number}, key=lambda other: abs(other - number))[:2]
+            beside = [layers[other] for other in nearest]
+            if len(beside) == 2 and all(own < other for other in beside):
+                lacking += [f"{prefix}{number}{end}" for end in sorted(beside[0] & beside[1] - own)]
+    return lacking
+
+
+def patterns(names: Iterable[str]) -> list[str]:
+    """Names with ``*`` for their numbers where several differ by these alone, and how many."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.sub(r"(?<=[.\[])\d+(?=[.\]])", "*", name), []).append(name)
+    return [
+        own[0] if len(own) == 1 else f"{pattern} ({len(own)})" for pattern, own in alike.items()
+    ]
