@@ -9,6 +9,7 @@ touched by loading.
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,6 +198,20 @@ def _why_absent(value: torch.Tensor | None, shape: tuple[int, ...] | None) -> st
     return "in the model and not in its files"
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' warnings and bars: what matters of them is said here."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def model_class(config: str) -> "tuple[type[PreTrainedModel], PreTrainedConfig]":
     """The class that a ``config.json`` names, and its configuration, without quantisation.
 
@@ -212,7 +227,7 @@ def model_class(config: str) -> "tuple[type[PreTrainedModel], PreTrainedConfig]"
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         raise InputError(f"config.json: transformers knows no model type {kind!r}", "name another")
     found.pop("quantization_config", None)  # stored tensors are unpacked here
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         (Path(folder) / "config.json").write_text(json.dumps(found), encoding="utf-8")
         settings = transformers.CONFIG_MAPPING[kind].from_pretrained(folder)
     names = found.get("architectures")
@@ -230,19 +245,14 @@ def model_class(config: str) -> "tuple[type[PreTrainedModel], PreTrainedConfig]"
 def empty_model(config: str) -> "PreTrainedModel":
     """The model of a ``config.json`` on torch's meta device; errors of :func:`model_class`."""
     kind, settings = model_class(config)
-    with torch.device("meta"):
+    with torch.device("meta"), _quiet():
         return kind(settings)
 
 
 def _loaded(files: Checkpoint) -> LoadedCheckpoint:
     kind, settings = model_class(files.config)
-    from transformers.utils import logging
-
     tensors = {info.name: stored(info.name, info.shape) for info in files.tensors}
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what does not fit is reported here
-    logging.disable_progress_bar()
-    try:
+    with _quiet():
         model, report = kind.from_pretrained(
             None,
             config=settings,
@@ -251,8 +261,6 @@ def _loaded(files: Checkpoint) -> LoadedCheckpoint:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     mismatched = {name: tuple(shape) for name, shape, _ in report["mismatched_keys"]}
     return LoadedCheckpoint(files, model, mismatched)
 

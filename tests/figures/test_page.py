@@ -154,7 +154,7 @@ def test_what_to_paste_is_what_transformers_calls_it(tmp_path):
     config = model.config.to_dict() | {"architectures": ["GPT2LMHeadModel"]}
     (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config))
     table = scan(tmp_path / "gpt2", device="cpu")
-    assert table["tensor"][0].startswith("h.0.")
+    assert table["tensor"][0].startswith("transformer.h.0.")
     text = Page(page.write(table, tmp_path)[0].read_text(encoding="utf-8")).text
     assert r"^transformer\.h\.0\.mlp\.c_fc\.weight$" in text
 

@@ -53,7 +53,7 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
         chosen = json.loads((tmp_path / f"{arm}.json").read_text())
         assert chosen["tensors"] == sorted(expected)
         assert f"{arm}: 3 tensors, {chosen['parameters']:,} parameters" in shown
-        for end in ("json", "peft.json", "axolotl.yaml"):
+        for end in ("json", "peft.untried.json", "axolotl.yaml"):
             assert (tmp_path / f"{arm}.{end}").is_file()
             assert f"{arm}.{end}" in shown
 
@@ -79,7 +79,7 @@ def test_select_writes_each_file_once(checkpoint, tmp_path, monkeypatch):
     for module in (files, selection):
         monkeypatch.setattr(module, "write_text", noted)
     assert cli.main(["select", str(tmp_path), "-o", str(tmp_path)]) == 0
-    ends = ("axolotl.yaml", "json", "peft.json")
+    ends = ("axolotl.yaml", "json", "peft.untried.json")
     assert sorted(written) == [f"{arm}.{end}" for arm in ("inverse", "selected") for end in ends]
 
 
