@@ -5,14 +5,12 @@ from typing import Any
 
 # Which module draws what; a module is imported, and matplotlib with it, when a figure is asked for.
 _MODULES = {
-    "style": "new_figure save show COLOURS",
-    "theory": "covariance_ellipses simplex entropy_at_fixed_norm bands activations"
-    " information_changes null_by_shape rounded_spectra",
-    "kappa": "heat_map change_maps by_layer against_null spectra compositions selection_map"
-    " correlations storage uncertainty",
+    "style": "COLOURS new_figure logarithmic signed_root intervals strips save show",
+    "theory": "covariance_ellipses simplex",
+    "kappa": "heat_map change_maps against_null compositions selection_map correlations storage",
     "encoding": "within_types predictors surgery smallest_direction anisotropy WORDS",
     "gauge": "two_gauges learning_and_forgetting",
-    "training": "wer_over_training forgetting_over_training forgetting_by_text warm_start"
+    "training": "wer_over_training forgetting_over_training forgetting_by_text"
     " learning_against_forgetting paired verdicts",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""κ beside what tensors encode: scatters within types, predictors side by side, surgery.
+"""κ beside what tensors encode: correlations within types, and what changes of a tensor cost.
 
 A table of tensors is one of :func:`kappa_lib.evidence.encoding.read`.
 """
@@ -6,26 +6,26 @@ A table of tensors is one of :func:`kappa_lib.evidence.encoding.read`.
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kappa_lib.figures.kappa import dots
-from kappa_lib.figures.style import COLOURS, new_figure
+from kappa_lib.figures.style import COLOURS, intervals, logarithmic, new_figure, signed_root
 from kappa_lib.spectra.kappa_table import types
 
-# Loss changes below this many nats a token are drawn on a linear scale.
-LINEAR = 0.01
-SCALE = f"(symmetric log: linear within ±{LINEAR})"
+NATS = 0.01  # the first tick of a change of the loss, in nats per token
+LOSS = "change of the loss (nats per token; spaced by square roots)"
 # Predictor → what it is called where it is shown.
 WORDS = {
     "kappa": "κ",
-    "kappa_excess": "κ over its null",
+    "kappa_excess": "κ / κ of the null",
     "input_kappa": "κ, input-weighted",
     "head_kappa": "κ of single heads",
-    "effective_rank_share": "effective rank over k",
+    "effective_rank_share": "effective rank / k",
     "stable_rank": "stable rank",
     "alpha": "tail exponent α",
     "trace_log_gap": "trace-log gap (SETOL)",
-    "volume_loss": "volume lost (AM-GM gap)",
+    "volume_loss": "AM–GM gap",
     "frobenius": "Frobenius norm",
     "gradient": "gradient",
     "bottom_power": "input power along v_k",
@@ -34,133 +34,113 @@ WORDS = {
 
 
 def within_types(
-    table: pd.DataFrame, outcomes: Mapping[str, str], found: Mapping[tuple[str, str], Sequence]
+    kinds: Sequence[str],
+    outcomes: Mapping[str, str],
+    found: Mapping[tuple[str, str], Sequence[float]],
 ) -> Figure:
-    """κ against outcomes (column → label), a row each; a panel a module type, a point a tensor.
+    """ρ of κ with outcomes (column → label) inside each module type, a panel per outcome.
 
-    ``found`` is (outcome, type) → (ρ, low, high), shown above each panel.
+    ``found`` is (outcome, type) → (ρ, low, high).
     """
-    kinds = types(table)
-    figure, axes = new_figure(
-        len(outcomes), len(kinds), figsize=(2.1 * len(kinds), 2.5 * len(outcomes)), squeeze=False
-    )
-    for row, (outcome, label) in zip(axes, outcomes.items(), strict=True):
-        for axis, kind in zip(row, kinds, strict=True):
-            rows = table[table["type"] == kind]
-            colours = {"c": rows["layer"], "cmap": "viridis", "s": 14, "rasterized": True}
-            points = axis.scatter(rows["kappa"], rows[outcome], **colours)
-            rho, low, high = found[outcome, kind]
-            axis.set_title(f"{kind}\nρ {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize=9)
-            axis.set_xscale("log")
-            axis.minorticks_off()
-            # Most ranges hold no whole decade, where a logarithmic axis would show no number.
-            ends = [rows["kappa"].min(), rows["kappa"].max()]
-            axis.set_xticks(ends, [f"{end:,.3g}" if end < 1e3 else f"{end:.0e}" for end in ends])
-            if outcome.startswith("kl_"):
-                axis.set_yscale("log")
-            axis.tick_params(labelsize=7, which="both")
-        row[0].set_ylabel(label, fontsize=9)
-    figure.supxlabel("κ, logarithmic, from the smallest to the largest of a type", fontsize=10)
-    figure.colorbar(points, ax=axes, label="layer", shrink=0.6)
+    size = (1.5 + 3.4 * len(outcomes), 0.3 * len(kinds) + 1.5)
+    figure, axes = new_figure(1, len(outcomes), figsize=size, sharey=True, squeeze=False)
+    for axis, (outcome, label) in zip(axes[0], outcomes.items(), strict=True):
+        intervals(axis, {kind: found[outcome, kind] for kind in kinds}, COLOURS[0])
+        _correlation(axis, label)
+    figure.suptitle("Does κ rank the tensors of one module type? (ρ with its 95 % interval)")
     return figure
+
+
+def _correlation(axis: Axes, title: str) -> None:
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set(xlim=(-1, 1), xlabel="Spearman's ρ", xticks=[-1, -0.5, 0, 0.5, 1])
+    axis.set_title(title, fontsize=10)
 
 
 def predictors(
     associations: pd.DataFrame, outcomes: Mapping[str, str], bands: tuple[float, float]
 ) -> Figure:
-    """ρ of every predictor within types with its interval, a panel an outcome (→ title).
+    """ρ of every predictor within types with its interval, a panel per outcome (→ title).
 
     The ``associations`` are of :func:`kappa_lib.evidence.encoding.associations`. A measure whose
-    interval lies between the dotted lines is no useful stand-in; one whose interval lies beyond a
+    interval lies between the dotted lines is no useful proxy; one whose interval lies beyond a
     dashed line, on either side, is; ``bands`` are |ρ| of the dotted and of the dashed lines.
     Hollow where the permutation test, corrected by Holm, finds nothing.
     """
-    names = list(dict.fromkeys(associations["predictor"]))
-    size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.4)
+    names = list(dict.fromkeys(associations["predictor"].replace(WORDS)))
+    size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.6)
     figure, axes = new_figure(1, len(outcomes), figsize=size, sharey=True, squeeze=False)
     for axis, (outcome, title) in zip(axes[0], outcomes.items(), strict=True):
-        rows = associations[associations["outcome"] == outcome]
-        for row in rows.itertuples():
-            place = names.index(row.predictor)
-            colour = COLOURS[1] if row.predictor == "kappa" else COLOURS[0]
-            axis.plot([row.low, row.high], [place, place], color=colour, lw=1.5)
-            filled = colour if row.p_holm < 0.05 else "white"
-            axis.plot(row.within, place, "o", ms=5, color=colour, markerfacecolor=filled)
-        axis.axvline(0, color="black", lw=0.8)
-        says = f"within ±{bands[0]}: no useful stand-in", f"beyond ±{bands[1]}: a useful one"
-        for band, style, label in zip(bands, (":", "--"), says, strict=True):
+        rows = associations[associations["outcome"] == outcome].replace({"predictor": WORDS})
+        rows = rows.set_index("predictor").loc[names]
+        hollow = rows.index[rows["p_holm"] >= 0.05]
+        triples = {row.Index: (row.within, row.low, row.high) for row in rows.itertuples()}
+        intervals(axis, triples, COLOURS[0], hollow=hollow)
+        words = f"within ±{bands[0]}: no useful proxy", f"beyond ±{bands[1]}: a useful one"
+        for band, style, label in zip(bands, (":", "--"), words, strict=True):
             line = {"color": "black", "ls": style, "lw": 0.8}
             axis.axvline(-band, **line)
             axis.axvline(band, label=f"interval {label}", **line)
-        axis.set(xlim=(-1, 1), title=title, xlabel="Spearman ρ within types")
-        axis.title.set_fontsize(9)
-    axes[0][0].set_yticks(range(len(names)), [WORDS.get(name, name) for name in names])
-    axes[0][0].invert_yaxis()
+        _correlation(axis, title)
+    figure.suptitle("Which measure ranks the tensors of one module type?")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
-def surgery(tensors: pd.DataFrame, costs: pd.DataFrame) -> Figure:
-    """κ before and after surgery, and what it cost: σ_k, another direction, noise.
+def surgery(costs: pd.DataFrame) -> Figure:
+    """What it costs to shrink σ_k of a whole type, and what the two controls cost.
 
     ``costs`` are of :func:`kappa_lib.evidence.encoding.surgery_table`.
     """
-    figure, (left, right) = new_figure(1, 2, figsize=(10, 3.8))
-    dots(left, tensors, tensors["kappa"], tensors["kappa_reversed"])
-    left.set(xscale="log", yscale="log", xlabel="κ before", ylabel="κ after shrinking σ_k alone")
-    left.legend(fontsize=7, loc="upper right", ncols=2)
-    scopes = list(dict.fromkeys(costs["scope"]))
     labels = {
-        "surgery": (-0.25, COLOURS[1], "σ_k"),
-        "surgery_elsewhere": (0.0, COLOURS[0], "another direction"),
-        "surgery_noise": (0.25, COLOURS[2], "noise of that norm"),
+        "surgery": "smallest singular value shrunk",
+        "surgery_elsewhere": "as much off a random one",
+        "surgery_noise": "noise of the same norm",
     }
-    for change, (shift, colour, label) in labels.items():
-        rows = costs[costs["change"] == change]
-        places = [scopes.index(scope) + shift for scope in rows["scope"]]
-        spread = [rows["loss"] - rows["low"], rows["high"] - rows["loss"]]
-        own = {"color": colour, "label": label}
-        right.errorbar(rows["loss"], places, xerr=spread, fmt="o", ms=4, lw=1.5, **own)
-    right.set_xscale("symlog", linthresh=LINEAR)
-    right.axvline(0, color="black", lw=0.8)
-    right.set_yticks(range(len(scopes)), scopes)
-    right.invert_yaxis()
-    right.set_xlabel(f"change of the loss, nats a token\n{SCALE}")
-    right.legend(fontsize=8, loc=(0.62, 0.4))
+    names = list(dict.fromkeys(costs["scope"]))
+    figure, axis = new_figure(figsize=(7.6, 0.5 * len(names) + 1.2))
+    for place, (change, label) in enumerate(labels.items()):
+        rows = costs[costs["change"] == change].set_index("scope")[["loss", "low", "high"]]
+        found = dict(zip(names, rows.loc[names].to_numpy(), strict=True))
+        intervals(axis, found, COLOURS[1 - place], 0.25 * (place - 1), label)
+    axis.axvline(0, color="black", lw=0.8)
+    signed_root(axis, NATS)
+    axis.set(xlabel=LOSS, title="The loss when κ of a whole module type is raised (95 % interval)")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=3)
     return figure
 
 
 def smallest_direction(tensors: pd.DataFrame) -> Figure:
-    """Loss when σ_k of one tensor is taken away, over the input's power along v_k."""
-    figure, axis = new_figure(figsize=(6.2, 3.8))
+    """Loss when σ_k of one tensor is taken away, against the input's power along v_k."""
+    figure, axis = new_figure(figsize=(6.6, 4))
     dots(axis, tensors, tensors["bottom_power"], tensors["loss_surgery"], size=4)
-    axis.set_xscale("log")
-    axis.set_yscale("symlog", linthresh=LINEAR)
-    # Room above the largest, which the margins of a symmetric log axis do not leave.
-    ends = tensors["loss_surgery"].min(), tensors["loss_surgery"].max()
-    axis.set_ylim(2 * min(ends[0], -LINEAR / 2), 3 * max(ends[1], LINEAR / 2))
     axis.axvline(1, color="black", lw=0.8)
+    logarithmic(axis, "x")
+    signed_root(axis, NATS, "y")
     axis.set(
-        xlabel="input power along v_k, over the median singular direction",
-        ylabel=f"change of the loss without σ_k, nats a token\n{SCALE}",
+        title="What a tensor's smallest singular value is worth",
+        xlabel="input power along v_k / that along the median singular direction",
+        ylabel="change of the loss without σ_k\n(nats per token; spaced by square roots)",
     )
     axis.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
-    """Loss of every tensor under several changes (→ label), a panel a type, over the layers."""
+    """What changes of single tensors (→ label) cost, by type: median, and 10th to 90th percentile.
+
+    A change's costs are the column ``loss_<change>``.
+    """
     kinds = types(table)
-    size = (1.9 * len(kinds) + 1.6, 2.9)
-    figure, axes = new_figure(1, len(kinds), figsize=size, sharey=True, squeeze=False)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        rows = table[table["type"] == kind].sort_values("layer")
-        for colour, (change, label) in zip(COLOURS, changes.items(), strict=False):
-            own = {"color": colour, "label": label}
-            axis.plot(rows["layer"], rows[f"loss_{change}"], "o-", ms=2, lw=1, **own)
-        axis.set_yscale("symlog", linthresh=LINEAR)
-        axis.set(title=kind, xlabel="layer")
-    axes[0][0].set_ylabel(f"change of the loss, nats a token\n{SCALE}", fontsize=9)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure, axis = new_figure(figsize=(7.6, 0.5 * len(kinds) + 1.2))
+    shifts = [0.25 * (i - (len(changes) - 1) / 2) for i in range(len(changes))]
+    for colour, shift, (change, label) in zip(COLOURS, shifts, changes.items(), strict=False):
+        by_type = table.groupby("type")[f"loss_{change}"]
+        rows = by_type.quantile([0.5, 0.1, 0.9]).unstack().loc[kinds]
+        intervals(axis, dict(zip(kinds, rows.to_numpy(), strict=True)), colour, shift, label)
+    axis.axvline(0, color="black", lw=0.8)
+    signed_root(axis, NATS)
+    axis.set(xlabel=LOSS, title="The loss when one tensor changes (median and 80 % of tensors)")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=3)
     return figure

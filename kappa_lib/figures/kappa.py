@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import COLOURS, arm_colours, new_figure
+from kappa_lib.figures.style import COLOURS, arm_colours, logarithmic, new_figure, strips
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.spectrum import null_kappa_quantile
 
@@ -20,7 +20,7 @@ TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
 
 
 def type_colours(kinds: Sequence[str]) -> dict[str, str]:
-    """A colour a module type; where there are more than ours, of twenty that begin again."""
+    """A colour per module type; where there are more than ours, of twenty that begin again."""
     if len(kinds) <= len(TYPE_COLOURS):
         return dict(zip(kinds, TYPE_COLOURS, strict=False))
     many = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
@@ -28,7 +28,7 @@ def type_colours(kinds: Sequence[str]) -> dict[str, str]:
 
 
 def dots(axis: Axes, table: pd.DataFrame, x: pd.Series, y: pd.Series, size: float = 3) -> None:
-    """A dot a row of a κ table in its type's colour; an image in an SVG, which so stays small."""
+    """A dot per row of a κ table in its type's colour; an image in an SVG, which so stays small."""
     for kind, colour in type_colours(types(table)).items():
         own = (table["type"] == kind).to_numpy()
         axis.plot(x[own], y[own], "o", ms=size, color=colour, label=kind, rasterized=True)
@@ -41,11 +41,12 @@ def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def heat_map(table: pd.DataFrame) -> Figure:
-    """κ, a cell a matrix, layer × type, colours logarithmic."""
+    """κ, a cell per matrix, layer × type, colours logarithmic."""
     grid = _by_type_and_layer(table, "kappa")
     figure, axis = new_figure(figsize=(9, max(3, 0.25 * len(grid) + 1)))
     _cells(figure, axis, grid, "κ", norm=LogNorm(), cmap="viridis")
     axis.set_xlabel("layer")
+    figure.suptitle("κ of each matrix")
     return figure
 
 
@@ -63,6 +64,7 @@ def change_maps(table: pd.DataFrame) -> Figure:
     most = float(moved.abs().max(axis=None)) or 1.0
     _cells(figure, axes[1], moved, "Δ log κ", vmin=-most, vmax=most, cmap="PuOr_r")
     axes[1].set_xlabel("layer")
+    figure.suptitle("What changed: the weights (above) and their κ (below)")
     return figure
 
 
@@ -74,47 +76,22 @@ def _cells(figure: Figure, axis: Axes, grid: pd.DataFrame, label: str, **colours
     figure.colorbar(image, ax=axis, label=label, pad=0.01)
 
 
-def by_layer(table: pd.DataFrame) -> Figure:
-    """κ over the layers, a line a type, with the null of each type's shape dashed."""
-    figure, axis = new_figure(figsize=(9, 4))
-    for kind, colour in type_colours(types(table)).items():
-        rows = table[(table["type"] == kind) & table["layer"].notna()].sort_values("layer")
-        axis.plot(rows["layer"], rows["kappa"], "o-", color=colour, ms=3, label=kind)
-        axis.axhline(rows["kappa_mp"].iloc[0], color=colour, ls="--", lw=0.8)
-    axis.set(yscale="log", xlabel="layer", ylabel="κ (dashed: null of the shape)")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside right upper")
-    return figure
-
-
 def against_null(table: pd.DataFrame) -> Figure:
-    """Measured κ against what the shape alone makes typical; above the line, training added.
+    """κ over the κ that the shape alone makes typical, a row per type; to the right training added.
 
-    Grey: where nine in ten of untrained matrices of a shape lie.
+    Grey: where nine in ten untrained matrices of a shape lie. In a row the first layer is on top.
     """
-    figure, axis = new_figure(figsize=(5.5, 4))
-    # Shapes repeat, so points of a type are spread sideways by their order.
-    groups = table.groupby("type")["kappa"]
-    place = groups.cumcount() / (groups.transform("size") - 1).clip(lower=1)
-    dots(axis, table, table["kappa_mp"] * (0.88 + 0.26 * place), table["kappa"])
-    for rows, cols, null in table[["rows", "cols", "kappa_mp"]].drop_duplicates().to_numpy():
-        spread = [null_kappa_quantile(int(rows), int(cols), share) for share in (0.05, 0.95)]
-        axis.fill_between([0.84 * null, 1.18 * null], *spread, color="k", alpha=0.2, lw=1, zorder=0)
-    ends = np.array([table["kappa_mp"].min() * 0.7, table["kappa_mp"].max() * 1.5])
-    axis.plot(ends, ends, "k--", lw=1)
-    axis.set(xscale="log", yscale="log", ylabel="κ measured")
-    axis.set_xlabel("κ of the null (grey: 90 % of untrained matrices)")
-    figure.legend(loc="outside right upper")
-    return figure
-
-
-def spectra(values: Mapping[str, np.ndarray]) -> Figure:
-    """Singular values relative to the largest; ``values`` are label → spectrum (k,), descending."""
-    figure, axis = new_figure(figsize=(6.5, 3.8))
-    for colour, (label, s) in zip(COLOURS, values.items(), strict=False):
-        axis.plot((np.arange(len(s)) + 0.5) / len(s), s / s[0], color=colour, label=label)
-    axis.set(yscale="log", xlabel="index i / k", ylabel="σᵢ / σ₁")
-    axis.legend(loc="lower left")
+    kinds = types(table)
+    figure, axis = new_figure(figsize=(7, 0.5 * len(kinds) + 1.2))
+    strips(axis, {kind: table.loc[table["type"] == kind, "kappa_excess"] for kind in kinds})
+    for place, kind in enumerate(kinds):
+        rows, cols, null = table.loc[table["type"] == kind, ["rows", "cols", "kappa_mp"]].iloc[0]
+        spread = [null_kappa_quantile(int(rows), int(cols), share) / null for share in (0.05, 0.95)]
+        axis.fill_betweenx([place - 0.4, place + 0.4], *spread, color="k", alpha=0.2, lw=0)
+    axis.axvline(1, color="black", lw=0.8)
+    logarithmic(axis, "x")
+    axis.set_xlabel("κ / κ typical of the shape (grey: 90 % of untrained matrices)")
+    figure.suptitle("κ of each matrix beside untrained ones of its shape")
     return figure
 
 
@@ -139,11 +116,12 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
         axis.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
     figure.legend(loc="outside right upper")
+    figure.suptitle("What each selection consists of")
     return figure
 
 
 def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
-    """Which matrices of a κ table each arm trains (arm → names): layer × type, a panel an arm."""
+    """Which matrices of a κ table each arm trains (arm → names): layer × type, a panel per arm."""
     kinds = types(table)
     inside = table.dropna(subset=["layer"])
     height = max(2, 0.25 * len(kinds)) * len(arms)
@@ -153,7 +131,7 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
         rows = inside[inside["tensor"].isin(set(names))]
         heights = [kinds.index(kind) for kind in rows["type"]]
         axis.scatter(rows["layer"], heights, marker="s", s=40, color=colours[arm])
-        axis.set(yticks=range(len(kinds)), yticklabels=kinds, title=arm)
+        axis.set(yticks=range(len(kinds)), yticklabels=kinds, title=f"trained by {arm}")
         axis.set_ylim(len(kinds) - 0.5, -0.5)
     axes[-1, 0].set_xlabel("layer")
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -166,7 +144,7 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     Of :func:`kappa_lib.spectra.kappa_table.rank_correlation`, without and with ``within_type``.
     """
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
-    titles = ["over all matrices", "within each module type"]
+    titles = ["over all matrices", "inside each module type"]
     for axis, matrix, title in zip(axes, [overall, within], titles, strict=True):
         image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         places = range(len(matrix))
@@ -179,38 +157,26 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
             colour = "white" if abs(value) > 0.6 else "black"
             axis.text(col, row, f"{value:.2f}", color=colour, **style)
     figure.colorbar(image, ax=axes, label="Spearman correlation", shrink=0.8)
+    figure.suptitle("Which measures rank the matrices alike")
     return figure
 
 
 def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
-    """κ after storage relative to κ before, a panel a format, a point a matrix of a κ table.
+    """κ after storage relative to κ before, a panel per format, a dot per matrix of a κ table.
 
     ``kappas`` are of :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
     """
     reference, *formats = kappas.columns
-    size = (2.2 * len(formats) + 1, 3.2)
-    figure, axes = new_figure(1, len(formats), figsize=size, sharey=True, squeeze=False)
-    rows = table.set_index("tensor").loc[kappas.index]
+    kinds = table.set_index("tensor").loc[kappas.index, "type"]
+    size = (2 * len(formats) + 1.2, 0.35 * kinds.nunique() + 1.5)
+    figure, axes = new_figure(
+        1, len(formats), figsize=size, sharex=True, sharey=True, squeeze=False
+    )
     for axis, form in zip(axes[0], formats, strict=True):
-        dots(axis, rows, kappas[reference], kappas[form] / kappas[reference])
-        axis.axhline(1, color="black", lw=0.8)
-        axis.set(xscale="log", yscale="log", title=form, xlabel="κ before")
-    axes[0][0].set_ylabel("κ after / κ before")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
-    return figure
-
-
-def uncertainty(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
-    """κ as stored (bar) and κ of draws of what was there before rounding (dots).
-
-    ``draws`` are tensor × draw, one matrix of each type of a κ table.
-    """
-    rows = table[table["tensor"].isin(draws.index)].set_index("type").loc[types(table)]
-    figure, axis = new_figure(figsize=(7, 3.4))
-    for place, row in enumerate(rows.itertuples()):
-        values = draws.loc[row.tensor]
-        axis.plot([place] * len(values), values, "o", color=COLOURS[5], ms=4)
-        axis.plot(place, row.kappa, "_", color="black", ms=18, mew=2)
-    axis.set(yscale="log", ylabel="κ (bar: as stored; dots: draws)")
-    axis.set_xticks(range(len(rows)), rows.index)
+        ratio = kappas[form] / kappas[reference]
+        strips(axis, {kind: ratio[kinds == kind] for kind in types(table)})
+        axis.axvline(1, color="black", lw=0.8)
+        axis.set(title=form, xlabel="κ after / κ before")
+    logarithmic(axes[0][0], "x")
+    figure.suptitle("What coarser storage does to κ")
     return figure

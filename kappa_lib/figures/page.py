@@ -96,8 +96,8 @@ def _drawn(
         above = int((inside["kappa_excess"] > 1).sum())
         found["kappa_against_null"] = (
             kappa.against_null(inside),
-            f"Measured κ over the κ typical of a random matrix of the same shape, a point a matrix,"
-            f" both axes logarithmic: {above} of {len(inside)} lie above the line of equality.",
+            f"κ over the κ typical of a random matrix of the same shape, a dot per matrix, a row"
+            f" per module type, on a logarithmic axis: {above} of {len(inside)} lie above 1.",
         )
     if arms:
         sizes = ", ".join(f"{a} {counted(len(s.tensors), 'tensor')}" for a, s in arms.items())

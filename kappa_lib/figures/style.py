@@ -1,6 +1,6 @@
-"""The one matplotlib style, the arms' colours, alternative texts, and saving as PNG and SVG."""
+"""The one matplotlib style: colours, axes, rows of dots, alternative texts, saving and showing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from kappa_lib import profiles
 from kappa_lib.files import replacing
@@ -70,12 +71,13 @@ def alternative_text(figure: Figure) -> str:
     labels = [name for axis in axes for name in axis.get_legend_handles_labels()[1]]
     parts = {
         "": [figure.get_suptitle(), *(axis.get_title() for axis in axes)],
-        "Horizontal: ": [figure.get_supxlabel(), *(axis.get_xlabel() for axis in axes)],
+        "Horizontal: ": [axis.get_xlabel() for axis in axes],
         "Vertical: ": [axis.get_ylabel() for axis in axes],
         "Drawn: ": labels,
+        "Below: ": [figure.get_supxlabel()],
     }
     told = (
-        (start, ", ".join(dict.fromkeys(" ".join(t.split()) for t in texts if t)))
+        (start, "; ".join(dict.fromkeys(" ".join(t.split()) for t in texts if t)))
         for start, texts in parts.items()
     )
     return " ".join(f"{start}{text.rstrip('.')}." for start, text in told if text)
@@ -101,40 +103,72 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
     return {a: ARM_COLOURS.get(a) or spare[own.index(a) % len(spare)] for a in names}
 
 
-def label_ends(
-    axis: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, str]
-) -> None:
-    """Write each arm's name beside its curve's end, the names moved apart where they would meet.
+def logarithmic(axis: Axes, *names: str) -> None:
+    """Make the ``x`` or ``y`` axes named logarithmic, once all is drawn, with numbers as one says.
 
-    ``ends`` are in data coordinates; one of NaN has no name. All curves must have been drawn.
+    A range of less than three decades is labelled 1, 2, 5, 10, a wider one with its decades alone.
     """
-    axis.autoscale_view()  # or the limits would be those of an empty panel still
-    names = sorted(
-        (a for a, end in ends.items() if np.isfinite(end).all()), key=lambda a: ends[a][1]
-    )
-    if not names:
-        return
-    to_axes = (axis.transData + axis.transAxes.inverted()).transform
-    heights = np.array([to_axes(ends[arm])[1] for arm in names])
-    gap = 11 * axis.figure.dpi / 72 / axis.get_window_extent().height  # a line of small type
-    steps = gap * np.arange(len(names))
-    upwards = np.maximum.accumulate(heights - steps) + steps
-    downwards = -(np.maximum.accumulate(-heights[::-1] - steps) + steps)[::-1]
-    placed = (upwards + downwards) / 2
-    placed -= max(0.0, placed[-1] - 1)
-    line = {"arrowstyle": "-", "lw": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
-    for arm, height in zip(names, placed, strict=True):
-        axis.annotate(
-            arm.replace("_", " "),
-            ends[arm],
-            (1.04, height),
-            textcoords="axes fraction",
-            color=colours[arm],
-            size=8,
-            va="center",
-            annotation_clip=False,
-            arrowprops={**line, "color": colours[arm]},
-        )
+    for name in names:
+        getattr(axis, f"set_{name}scale")("log")
+        low, high = getattr(axis, f"get_{name}lim")()
+        scale = getattr(axis, f"{name}axis")
+        if high < 1000 * low:
+            subs = (1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 5, 7)
+            scale.set_major_locator(LogLocator(subs=subs))
+        if high < 1e5 and low > 1e-4:
+            scale.set_major_formatter("{x:,g}")
+        scale.set_minor_formatter(NullFormatter())
+
+
+def signed_root(axis: Axes, unit: float, name: str = "x") -> None:
+    """Space an axis by square roots, on either side of zero, and label 1, 5, 25, … ``unit``.
+
+    Small differences stay visible beside large ones and zero stays in place; what lies within
+    a unit takes little room, which on a symmetric logarithmic axis it does not.
+    """
+    functions = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda y: np.sign(y) * np.square(y))
+    low, high = getattr(axis, f"get_{name}lim")()
+    getattr(axis, f"set_{name}scale")("function", functions=functions)
+    steps = unit * np.array([1, 5, 25, 100, 500, 2500])
+    places = [x for x in (*-steps[::-1], 0, *steps) if low <= x <= high]
+    crowded = 0.02 * (high - low)  # too near to zero for a label beside that of zero
+    labels = [f"{x:+g}".replace("-", "−") if abs(x) > crowded else "" for x in places]
+    labels[places.index(0)] = "0"
+    getattr(axis, f"set_{name}ticks")(places, labels)
+    getattr(axis, f"set_{name}lim")(low, high)
+
+
+def intervals(
+    axis: Axes,
+    rows: Mapping[str, Sequence[float]],
+    colour: str,
+    shift: float = 0.0,
+    label: str | None = None,
+    hollow: Collection[str] = (),
+) -> None:
+    """A row per name, the first on top: a line from low to high with a dot in the middle.
+
+    ``rows`` are name → (middle, low, high); the names in ``hollow`` have a dot with white inside.
+    """
+    for place, (name, (middle, low, high)) in enumerate(rows.items()):
+        axis.plot([low, high], [place + shift] * 2, color=colour, lw=1.5)
+        inside = "white" if name in hollow else colour
+        own = {"color": colour, "markerfacecolor": inside, "label": None if place else label}
+        axis.plot(middle, place + shift, "o", ms=5, **own)
+    _rows(axis, rows)
+
+
+def strips(axis: Axes, values: Mapping[str, Sequence[float]], colour: str = COLOURS[0]) -> None:
+    """A row per name, the first on top, and in it a dot per value, the first of them on top."""
+    for place, row in enumerate(values.values()):
+        heights = place + np.linspace(-0.3, 0.3, len(row) + 2)[1:-1]
+        axis.plot(row, heights, "o", ms=3, color=colour, alpha=0.8, rasterized=True)
+    _rows(axis, values)
+
+
+def _rows(axis: Axes, names: Collection[str]) -> None:
+    axis.set_yticks(range(len(names)), list(names))
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

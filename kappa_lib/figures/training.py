@@ -1,18 +1,25 @@
 """Figures of the runs: word error rate, learning and forgetting; pairs of arms; verdicts.
 
-A ``table`` is one of :func:`kappa_lib.evidence.tables.results`; a ``note`` is said under the
+A ``table`` is one of :func:`kappa_lib.evidence.tables.results`; a ``note`` stands under the
 figure, for instance that a corpus is missing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import COLOURS, arm_colours, label_ends, new_figure
+from kappa_lib.figures.style import (
+    COLOURS,
+    arm_colours,
+    intervals,
+    logarithmic,
+    new_figure,
+    signed_root,
+)
 
 TITLES = {
     "wer_mean": "mean of German and English\n(as in the paper's Figure 1)",
@@ -30,8 +37,8 @@ TITLES = {
 TEXTS = {"english": "English prose", "german": "German", "technical": "technical (English)"}
 OUTCOMES = {
     "wer": "word error rate (points)",
-    "text": "general-text loss\n(nats a token)",
-    "kl": "KL from the base model\n(nats a token)",
+    "text": "general-text loss\n(nats per token)",
+    "kl": "KL from the base model\n(nats per token)",
 }
 SHADES = {
     "holds": COLOURS[2],
@@ -44,7 +51,7 @@ SHADES = {
     "not measured": "#e6e6e6",
 }
 LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
-NARROW = 8  # differences beyond so many margins make the axis logarithmic outside the margin
+NARROW = 8  # differences beyond so many margins space the axis by square roots
 
 
 def _curves(
@@ -53,41 +60,35 @@ def _curves(
     column: str,
     scale: float = 1.0,
     log: bool = False,
-    intervals: pd.DataFrame | None = None,
+    whiskers: pd.DataFrame | None = None,
 ) -> None:
-    """Mean over seeds against utterances seen, an arm a colour and named at its end.
+    """Mean over seeds against utterances seen, a colour per arm.
 
-    Whiskers are ``intervals`` (rows ``arm``, ``step``, ``column``, ``low``, ``high``), or reach
-    from the lowest to the highest seed. Whiskers stand a little beside one another.
+    ``whiskers`` are rows ``arm``, ``step``, ``column``, ``low``, ``high``; else they reach from the
+    lowest to the highest seed. They stand a little beside one another.
     """
-    colours, ends = arm_colours(table["arm"]), {}
+    colours = arm_colours(table["arm"])
     whole = table["utterances"].max()
     floor = LOWEST if scale == 100 else -np.inf
     for place, (arm, colour) in enumerate(colours.items()):
         rows = table[table["arm"] == arm]
         found = rows.groupby(["step", "utterances"])[column].agg(["mean", "min", "max"])
         shown = found.reset_index().set_index("step")
-        if intervals is not None:
-            known = intervals[(intervals["arm"] == arm) & (intervals["column"] == column)]
+        if whiskers is not None:
+            known = whiskers[(whiskers["arm"] == arm) & (whiskers["column"] == column)]
             known = known.set_index("step")
             shown[["min", "max"]] = known[["low", "high"]].reindex(shown.index)
         x, beside = shown["utterances"], 0.012 * whole * (place - (len(colours) - 1) / 2)
         mean, low, high = ((scale * shown[c]).clip(floor) for c in ("mean", "min", "max"))
-        axis.plot(x, mean, "o-", ms=3, lw=1.4, color=colour, label=arm)
+        axis.plot(x, mean, "o-", ms=3, lw=1.4, color=colour, label=arm.replace("_", " "))
         axis.vlines(x + beside, low, high, color=colour, lw=1.4, alpha=0.5)
-        ends[arm] = (x.iloc[-1], mean.iloc[-1])
     if log:
-        axis.set_yscale("log")
-        low, high = axis.get_ylim()
-        subs = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
-        axis.yaxis.set_major_locator(LogLocator(subs=subs))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    label_ends(axis, ends, colours)
+        logarithmic(axis, "y")
 
 
 def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers: str = "") -> None:
-    """Heading with what the points and whiskers are, and the caption."""
+    """Legend, heading with what the points and whiskers are, and the caption."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
     seeds = table["seed"].nunique()
     if not whiskers:
         whiskers = "" if seeds == 1 else "; whiskers: lowest to highest"
@@ -104,7 +105,7 @@ def _caption(figure: Figure, note: str) -> None:
 def _grid(panels: int, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
     """Axes over training in one or two columns, that half a page's width still shows legibly."""
     rows = -(-panels // columns)
-    size = (1.2 + 3.2 * columns, height * rows + 0.5)
+    size = (2.7 + 3.2 * columns, height * rows + 0.5)
     figure, axes = new_figure(rows, columns, figsize=size, squeeze=False)
     for spare in axes.flat[panels:]:
         spare.remove()
@@ -122,7 +123,7 @@ def wer_over_training(
     note: str = "",
     intervals: pd.DataFrame | None = None,
 ) -> Figure:
-    """Word error rate against utterances seen, on a logarithmic axis, a panel a test set.
+    """Word error rate against utterances seen, on a logarithmic axis, a panel per test set.
 
     ``human_trained``: prompts of the voice of ``en_human`` were trained on. ``intervals``, of
     :func:`kappa_lib.evidence.tables.wer_bands`, are drawn as whiskers; with several seeds they
@@ -140,7 +141,7 @@ def wer_over_training(
         complete = covered == len(table.drop_duplicates(["arm", "step"]))
         intervals = intervals if covered and (complete or table["seed"].nunique() == 1) else None
     for axis, column in zip(axes, columns, strict=True):
-        _curves(axis, table, column, 100, log=True, intervals=intervals)
+        _curves(axis, table, column, 100, log=True, whiskers=intervals)
         axis.set_title(titles[column], fontsize=10)
     over = "utterances" if table["seed"].nunique() == 1 else "utterances and seeds"
     whiskers = "" if intervals is None else f"; whiskers: 95 % over {over}"
@@ -151,21 +152,21 @@ def wer_over_training(
 def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
     """General-text loss, KL from the base model and held-out loss against utterances seen."""
     columns = ("text_loss", "kl", "heldout_loss")
-    figure, axes = _grid(len(columns), 1, 2.0, "nats a token")
+    figure, axes = _grid(len(columns), 1, 2.0, "nats per token")
     for axis, column in zip(axes, columns, strict=True):
         _curves(axis, table, column, log=column == "heldout_loss")
         axis.set_title(TITLES[column], fontsize=10)
-    _finish(figure, table, "What the language model forgot and learned", note)
+    _finish(figure, table, "What was forgotten (above) and learned (last)", note)
     return figure
 
 
 def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
-    """Rise of the loss and KL from the base model over training, a row a kind of text."""
+    """Rise of the loss and KL from the base model over training, a row per kind of text."""
     kinds = [kind for kind in TEXTS if f"text_{kind}" in table]
     losses = [f"text_{kind}" for kind in kinds]
     start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
     table = table.assign(**(table[losses] - start))
-    figure, axes = _grid(2 * len(kinds), 2, 2.1, "nats a token")
+    figure, axes = _grid(2 * len(kinds), 2, 2.1, "nats per token")
     for kind, left, right in zip(kinds, axes[::2], axes[1::2], strict=True):
         _curves(left, table, f"text_{kind}")
         _curves(right, table, f"kl_{kind}")
@@ -180,33 +181,21 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
 
     Lower and further right is better; arms are fairly compared at equal held-out loss.
     """
-    figure, axis = new_figure(figsize=(6.2, 3.8))
-    colours, ends = arm_colours(table["arm"]), {}
+    figure, axis = new_figure(figsize=(7.5, 3.8))
+    colours = arm_colours(table["arm"])
     for (arm, _), rows in table.groupby(["arm", "seed"], sort=False):
         learned, lost = rows["heldout_loss"], rows["text_loss"]
         axis.plot(learned, lost, "o-", ms=3, lw=1.2, color=colours[arm], alpha=0.8)
         axis.plot(learned.iloc[-1], lost.iloc[-1], "s", ms=7, color=colours[arm])
-        if arm not in ends or learned.iloc[-1] < ends[arm][0]:
-            ends[arm] = (learned.iloc[-1], lost.iloc[-1])
-    axis.set(xlabel="held-out transcript loss (nats a token)", xscale="log")
-    axis.set_ylabel("general-text loss (nats a token)")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    for arm, colour in colours.items():
+        axis.plot([], [], color=colour, label=arm.replace("_", " "))
+    figure.legend(loc="outside right upper")
+    axis.set_xlabel("held-out transcript loss (nats per token)")
+    axis.set_ylabel("general-text loss (nats per token)")
+    logarithmic(axis, "x")
     axis.invert_xaxis()
-    label_ends(axis, ends, colours)
     axis.set_title("Learning (to the right) against forgetting (upwards); squares: last step")
     axis.title.set_fontsize(10)
-    _caption(figure, note)
-    return figure
-
-
-def warm_start(losses: Sequence[float], note: str = "") -> Figure:
-    """CTC loss of the adaptor's warm start, a point a step."""
-    figure, axis = new_figure(figsize=(5, 2.8))
-    axis.plot(range(1, len(losses) + 1), losses)
-    axis.set(xlabel="step", ylabel="CTC loss (nats an utterance)", yscale="log")
-    axis.set_title("The adaptor's warm start")
     _caption(figure, note)
     return figure
 
@@ -214,63 +203,44 @@ def warm_start(losses: Sequence[float], note: str = "") -> Figure:
 def paired(
     found: pd.DataFrame, summary: pd.DataFrame, margins: Mapping[str, float], note: str = ""
 ) -> Figure:
-    """A row a pair, a panel an outcome: left of zero the first arm of the pair did better.
+    """A row per pair, a panel per outcome: left of zero the first arm of the pair did better.
 
     Dots are of :func:`kappa_lib.evidence.arms.outcomes`, means and intervals of
     :func:`kappa_lib.evidence.arms.summary`; ``margins`` (outcome → smallest difference that
-    matters) are shaded. Where one would be a hairline, its axis is linear up to it and logarithmic
-    beyond.
+    matters) are shaded. Where differences are many times that, axes are spaced by square roots.
     """
     names = list(dict.fromkeys(found["pair"]))
-    places = {name: len(names) - i for i, name in enumerate(names)}
-    height = 1.6 + 0.5 * len(names)
-    figure, axes = new_figure(1, len(margins), figsize=(10.5, height), sharey=True, squeeze=False)
-    logarithmic = []
+    size = (10.5, 1.6 + 0.4 * len(names))
+    figure, axes = new_figure(1, len(margins), figsize=size, sharey=True, squeeze=False)
+    said = ["shaded: differences that would not matter"]
     for axis, (outcome, margin) in zip(axes[0], margins.items(), strict=True):
         points = found[found["outcome"] == outcome]
-        known = summary[summary["outcome"] == outcome]
-        axis.axvspan(-margin, margin, color=COLOURS[-1], alpha=0.08, lw=0)
-        axis.axvline(0, color=COLOURS[-1], lw=1)
-        heights = points["pair"].map(places)
-        axis.plot(points["difference"], heights, "o", ms=5, alpha=0.6, color=COLOURS[0])
-        for row in known.itertuples():
-            axis.plot([row.low, row.high], [places[row.pair]] * 2, lw=2, color=COLOURS[1])
-            axis.plot(row.mean, places[row.pair], "|", ms=18, mew=2.5, color=COLOURS[1])
+        known = summary[summary["outcome"] == outcome].set_index("pair").reindex(names)
+        axis.axvspan(-margin, margin, color="black", alpha=0.08, lw=0)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.plot(
+            points["difference"], points["pair"].map(names.index) - 0.15, "o", ms=4, alpha=0.6
+        )
+        bars = known[["mean", "low", "high"]].to_numpy()
+        intervals(axis, dict(zip(names, bars, strict=True)), COLOURS[1], 0.15)
         reach = pd.concat([points["difference"], known["low"], known["high"]]).abs().max()
         widest = 1.15 * max(0.0 if pd.isna(reach) else reach, margin)
-        logarithmic.append(widest > NARROW * margin)
-        if logarithmic[-1]:
-            widest *= 1.2  # or dots stand on the panel's edge
-            _logarithmic_beyond(axis, margin, widest)
+        axis.set(title=OUTCOMES.get(outcome, outcome), xlim=(-widest, widest))
+        if widest > NARROW * margin:
+            signed_root(axis, margin)
+            said[1:] = ["axes are spaced by square roots where differences are many times that"]
         else:
             axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
-        title = OUTCOMES.get(outcome, outcome)
-        axis.set(title=title, xlim=(-widest, widest), ylim=(0.4, len(names) + 0.6))
-    axes[0][0].set_yticks(list(places.values()), list(places))
     seeds = found.groupby("pair")["seed"].nunique()
     number = f"{seeds.min()} seeds" if seeds.nunique() == 1 else "seeds"
-    spread = "one seed" if seeds.max() == 1 else f"{number}: dots; mean and 95 % interval: bars"
-    figure.suptitle(f"First arm less second ({spread}); left of zero the first is better")
-    said = ["shaded: differences that would not matter"]
-    if any(logarithmic):
-        said.append("beyond them the axes are logarithmic, so intervals look lopsided")
+    spread = "one seed" if seeds.max() == 1 else f"{number}: blue; mean and 95 % interval: orange"
+    figure.suptitle(f"First arm minus second ({spread}); left of zero the first is better")
     _caption(figure, "; ".join([*said, note] if note else said))
     return figure
 
 
-def _logarithmic_beyond(axis: Axes, margin: float, widest: float) -> None:
-    """Make the x axis linear up to ``margin`` and logarithmic from there to ``widest``."""
-    axis.set_xscale("symlog", linthresh=margin, linscale=0.8)
-    decades = margin * 10.0 ** np.arange(1 + int(np.log10(widest / margin)))
-    between = np.outer(decades, range(2, 10)).ravel()
-    ticks = [*-decades[::-1], 0, *decades]
-    axis.set_xticks(ticks, [f"{x:+g}".replace("-", "−") if x else "0" for x in ticks], size=9)
-    axis.set_xticks([*-between, *between], minor=True)
-    axis.xaxis.set_minor_formatter(NullFormatter())
-
-
 def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Stacked bars, one a group of claims: group → verdict → number of claims."""
+    """Stacked bars, one per group of claims: group → verdict → number of claims."""
     figure, axis = new_figure(figsize=(7.5, 0.45 * len(counts) + 1.3))
     bars = pd.DataFrame(counts).T.reindex(columns=list(SHADES)).fillna(0).astype(int)
     left = np.zeros(len(bars))
@@ -282,5 +252,6 @@ def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     axis.grid(False)
     axis.set_xlabel("number of claims")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle("What became of the paper's claims")
     return figure

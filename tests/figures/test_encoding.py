@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from kappa_lib.figures import encoding as figures
-from kappa_lib.figures.style import save
 
 KINDS = ["q_proj", "v_proj"]
 
@@ -15,17 +14,6 @@ def table():
     frame = pd.DataFrame(np.exp(rng.standard_normal((12, 5))), columns=columns)
     changes = {f"loss_{name}": rng.standard_normal(12) for name in ("surgery", "permuted")}
     return frame.assign(type=KINDS * 6, layer=np.repeat(range(6), 2), **changes)
-
-
-def test_scatter_has_a_panel_a_type_and_says_its_interval(table, tmp_path):
-    outcomes = {"deficit": "deficit", "kl_redrawn": "KL"}
-    found = {(outcome, kind): (0.51, 0.12, 0.84) for outcome in outcomes for kind in KINDS}
-    figure = figures.within_types(table, outcomes, found)
-    assert len(figure.axes) == 2 * 2 + 1
-    assert "+0.51 [+0.12, +0.84]" in figure.axes[0].get_title()
-    assert [axis.get_yscale() for axis in figure.axes[:4]] == ["linear", "linear", "log", "log"]
-    save(figure, tmp_path, "scatter")
-    assert (tmp_path / "scatter.png").is_file()
 
 
 def test_every_predictor_has_a_row_in_every_panel():
@@ -53,26 +41,47 @@ def test_every_predictor_has_a_row_in_every_panel():
     assert [axis.get_title() for axis in figure.axes] == ["A", "B"]
 
 
-def test_surgery_shows_both_sides(table):
+def spans(axis):
+    """The lines of intervals: (place, low, high)."""
+    found = [line for line in axis.lines if line.get_marker() == "None"]
+    rows = [(line.get_ydata(), line.get_xdata()) for line in found]
+    return [(y[0], *x) for y, x in rows if y[0] == y[1] and x[0] != x[1]]
+
+
+def test_every_type_has_its_interval_in_every_panel():
+    outcomes = {"deficit": "deficit", "kl_redrawn": "KL"}
+    found = {(o, kind): (0.5, 0.1 + i, 0.8 + i) for o in outcomes for i, kind in enumerate(KINDS)}
+    figure = figures.within_types(KINDS, outcomes, found)
+    assert [axis.get_title() for axis in figure.axes] == list(outcomes.values())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == KINDS
+    for axis in figure.axes:
+        assert spans(axis) == [(0, 0.1, 0.8), (1, 1.1, 1.8)]
+
+
+def test_surgery_shows_each_change_of_each_scope():
     costs = pd.DataFrame(
         [
-            {"scope": scope, "change": change, "loss": 0.1, "low": 0.0, "high": 0.3}
+            {"scope": scope, "change": change, "loss": 0.1 + i, "low": i, "high": 0.3 + i}
             for scope in (*KINDS, "all")
-            for change in ("surgery", "surgery_elsewhere", "surgery_noise")
+            for i, change in enumerate(("surgery", "surgery_elsewhere", "surgery_noise"))
         ]
     )
-    left, right = figures.surgery(table, costs).axes
-    assert sum(len(line.get_xdata()) for line in left.lines) == 12
-    assert [text.get_text() for text in right.get_yticklabels()] == [*KINDS, "all"]
+    (axis,) = figures.surgery(costs).axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == [*KINDS, "all"]
+    assert sorted(spans(axis))[:3] == [(-0.25, 0, 0.3), (0, 1, 1.3), (0.25, 2, 2.3)]
+    assert len(spans(axis)) == 9
 
 
-def test_smallest_direction_and_anisotropy_show_every_tensor(table):
+def test_smallest_direction_shows_every_tensor(table):
     (axis,) = figures.smallest_direction(table).axes
     shown = [line for line in axis.lines if line.get_label() in KINDS]
     assert sum(len(line.get_xdata()) for line in shown) == 12
     low, high = axis.get_ylim()
-    assert low < table["loss_surgery"].min()
-    assert high > 1.5 * table["loss_surgery"].max()
-    panels = figures.anisotropy(table, {"surgery": "σ_k", "permuted": "permuted"}).axes
-    assert [axis.get_title() for axis in panels] == KINDS
-    assert all(len(axis.lines[0].get_xdata()) == 6 for axis in panels)
+    assert low < table["loss_surgery"].min() < table["loss_surgery"].max() < high
+
+
+def test_anisotropy_shows_median_and_most_tensors(table):
+    (axis,) = figures.anisotropy(table, {"surgery": "σ_k", "permuted": "permuted"}).axes
+    expected = table[table["type"] == "v_proj"]["loss_permuted"].quantile([0.1, 0.9])
+    assert max(spans(axis)) == pytest.approx((1.125, *expected))
+    assert len(spans(axis)) == 4

@@ -29,32 +29,6 @@ def test_heat_map_has_a_cell_for_each_matrix(table):
     assert image[0, 0] == first
 
 
-def test_lines_and_nulls_by_layer(table):
-    lines = figures.by_layer(table).axes[0].lines
-    assert [len(line.get_xdata()) for line in lines] == [4, 2] * 7
-
-
-def test_points_against_the_null_are_all_there(table):
-    lines = figures.against_null(table).axes[0].lines
-    assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
-
-
-def test_each_shape_s_null_has_its_spread(table):
-    bands = figures.against_null(table).axes[0].collections
-    shapes = table[["rows", "cols", "kappa_mp"]].drop_duplicates()
-    assert len(bands) == len(shapes)
-    for band, row in zip(bands, shapes.itertuples(), strict=True):
-        heights = band.get_paths()[0].vertices[:, 1]
-        assert heights.min() < row.kappa_mp < heights.max()
-        # Of square matrices κ spreads over more than an order of magnitude (Edelman's law).
-        assert (heights.max() > 10 * heights.min()) == (row.rows == row.cols)
-
-
-def test_spectra_are_relative_to_the_largest():
-    line = figures.spectra({"a": np.array([4.0, 2.0])}).axes[0].lines[0]
-    assert list(line.get_ydata()) == [1.0, 0.5]
-
-
 def test_compositions_add_up(table):
     chosen = select(table, "selected", 10)
     figure = figures.compositions({"selected": kappa_table.composition(table, chosen.tensors)})
@@ -76,14 +50,23 @@ def test_correlations_are_written_in_their_cells(table):
     assert texts[0] == "1.00"
 
 
+def test_a_row_against_the_null_has_a_dot_per_matrix_and_its_shape_s_spread(table):
+    axis = figures.against_null(table).axes[0]
+    kinds = kappa_table.types(table)
+    assert [label.get_text() for label in axis.get_yticklabels()] == kinds
+    dots, bands = axis.lines[: len(kinds)], axis.collections
+    for kind, row, band in zip(kinds, dots, bands, strict=True):
+        own = table[table["type"] == kind]
+        assert list(row.get_xdata()) == list(own["kappa_excess"])
+        ends = band.get_paths()[0].vertices[:, 0]
+        assert ends.min() < 1 < ends.max()
+        # Of square matrices κ spreads over more than an order of magnitude (Edelman's law).
+        square = own["rows"].iloc[0] == own["cols"].iloc[0]
+        assert (ends.max() > 10 * ends.min()) == square
+
+
 def test_storage_shows_the_ratio_to_the_first_column(table):
     kappas = pd.DataFrame({"fp32": 2.0, "bf16": 3.0}, index=table["tensor"])
     lines = figures.storage(table, kappas).axes[0].lines
-    assert set(np.concatenate([line.get_ydata() for line in lines[:-1]])) == {1.5}
-
-
-def test_uncertainty_has_a_column_for_each_type(table):
-    names = table.loc[table["layer"] == 1, "tensor"]
-    draws = pd.DataFrame(np.ones((7, 3)), index=names)
-    axis = figures.uncertainty(table, draws).axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()][:2] == ["q_proj", "k_proj"]
+    assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
+    assert set(np.concatenate([line.get_xdata() for line in lines[:-1]])) == {1.5}
