@@ -1,4 +1,4 @@
-"""What a model is run on: texts, spoken prompts, or recordings for Whisper's own decoder."""
+"""What a model is run on: windows of texts, or spoken prompts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,22 +6,17 @@ from hashlib import sha256
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
-from kappa_lib.speech import audio, corpora, encoder, features
+from kappa_lib.speech import features
 from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training.evaluation import KINDS
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.weights import assets, models, whisper_files
-
-WHISPER = encoder.DEFAULT  # names the decoder, where a language model's name would stand
-HUMAN = "en_human"
-_WHISPER_PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+from kappa_lib.weights import models
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Settings:
     length: int = 48  # short, since 1,890 changes are measured on each
     surgery_windows: int = 6
     surgery_length: int = 128
-    model: str = models.DEFAULT  # a profile's, or ``whisper-base`` for Whisper's decoder
+    model: str = models.DEFAULT  # as in a profile
     # A profile, whose first warm-started adaptor makes prompts of its test speech; None: texts.
     speech: str | None = None
     draws: int = 2  # of relative noise on every tensor
@@ -83,9 +78,6 @@ def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
 
     InputError for a profile of another model, or where there is too little text or speech.
     """
-    if settings.model == WHISPER:
-        llm = whisper_files.decoder(assets.WHISPER_BASE.get())
-        return llm, _of_utterances(_recordings(settings), settings)
     if settings.speech is None:
         llm, tokenizer = models.load(settings.model)
         return llm, of_texts(tokenizer, settings)
@@ -155,34 +147,8 @@ def _prompts(experiment: Experiment) -> Iterator[Batch]:
             yield Batch({"inputs_embeds": given[None]}, answer[None], [test.corpus])
 
 
-def _recordings(sizes: Settings) -> Iterator[Batch]:
-    """Recorded prompts for Whisper's decoder, encoded in the 30 s windows of its training."""
-    count = sizes.input_windows + sizes.surgery_windows + sizes.blocks
-    rows = corpora.build(HUMAN, 0, count, 0)["test"]
-    longest = int(encoder.RATE * encoder.MAX_SECONDS)
-
-    def padded(row: dict) -> np.ndarray:
-        samples = audio.decode(row)
-        return np.pad(samples, (0, longest - len(samples)))
-
-    key = {"encoder": WHISPER, "padded": longest, "ids": list(rows["id"])}
-    encoded = encoder.encode_all(rows, padded, key, lambda: encoder.load(WHISPER))
-    tokenizer = Tokenizer.from_file(str(assets.WHISPER_BASE.get() / "tokenizer.json"))
-    begin = [tokenizer.token_to_id(token) for token in _WHISPER_PROMPT]
-    for text, frames in zip(rows["text"], encoded, strict=True):
-        answer = tokenizer.encode(f" {text}", add_special_tokens=False).ids
-        answer.append(tokenizer.token_to_id("<|endoftext|>"))
-        ids = torch.tensor([begin + answer[:-1]])
-        inputs = {"input_ids": ids, "encoder_hidden_states": frames[None].float()}
-        yield Batch(inputs, torch.tensor([answer]), [HUMAN])
-
-
 def describe(settings: Settings) -> dict[str, dict[str, str]]:
     """What pins the weights and what was read, for a study's facts."""
-    if settings.model == WHISPER:
-        pin = assets.WHISPER_BASE.pins[0]
-        weights = {"origin": f"{pin.name} with sha256 {pin.sha256}", "stored_as": "fp16"}
-        return {"model": weights, "texts": {HUMAN: "recorded prompts"}}
     read = {kind: text_metadata()[kind]["sha256"] for kind in KINDS}
     if settings.speech:
         read = {"speech": f"test split of the profile {settings.speech}"}

@@ -22,13 +22,10 @@ from kappa_lib.spectra.spectrum import condition_number, power_law_tail
 def table_of(llm: PreTrainedModel) -> pd.DataFrame:
     """κ table of a model's decoder layers, with the predictors that its columns give.
 
-    ``effective_rank_share`` is the effective rank over k; ``volume_loss`` the AM-GM gap. Weights
-    of attention to an encoder have types of their own, ``cross_q_proj`` and so on.
+    ``effective_rank_share`` is the effective rank over k; ``volume_loss`` the AM-GM gap.
     """
     table = scan(llm).dropna(subset=["layer"]).reset_index(drop=True)
-    types = table["type"].str.removeprefix("self_attn.")
     return table.assign(
-        type=types.str.replace("encoder_attn.", "cross_", regex=False),
         effective_rank_share=table["effective_rank"] / table[["rows", "cols"]].min(axis=1),
         volume_loss=volume_loss(table),
     )

@@ -106,13 +106,13 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
 def logarithmic(axis: Axes, *names: str) -> None:
     """Make the ``x`` or ``y`` axes named logarithmic, once all is drawn, with numbers as one says.
 
-    A range of less than three decades is labelled 1, 2, 5, 10, a wider one with its decades alone.
+    A range of about two decades is labelled 1, 2, 5, 10, a wider one with its decades alone.
     """
     for name in names:
         getattr(axis, f"set_{name}scale")("log")
         low, high = getattr(axis, f"get_{name}lim")()
         scale = getattr(axis, f"{name}axis")
-        if high < 1000 * low:
+        if high < 200 * low:
             subs = (1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 5, 7)
             scale.set_major_locator(LogLocator(subs=subs))
         if high < 1e5 and low > 1e-4:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from tiny import llama
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from kappa_lib.encoding import predictors
 from kappa_lib.encoding.covariance import Moments
@@ -23,23 +22,6 @@ def test_the_table_has_every_tensor_of_the_layers_and_the_predictors_of_its_colu
     assert (table["volume_loss"] > 0).all()
 
 
-def test_attention_to_an_encoder_has_types_of_its_own():
-    sides = {f"{side}_ffn_dim": 24 for side in ("encoder", "decoder")}
-    layers = {f"{side}_layers": 1 for side in ("encoder", "decoder")}
-    heads = {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
-    config = WhisperConfig(
-        vocab_size=64,
-        d_model=16,
-        max_source_positions=8,
-        max_target_positions=8,
-        pad_token_id=0,
-        **sides | layers | heads,
-    )
-    table = predictors.table_of(WhisperForConditionalGeneration(config).model.decoder)
-    kinds = [f"{kind}_proj" for kind in ("q", "k", "v", "out")]
-    assert set(table["type"]) == {*kinds, *(f"cross_{kind}" for kind in kinds), "fc1", "fc2"}
-
-
 def test_the_trace_log_gap_of_a_power_law_by_its_two_starts():
     # λ of a Pareto law from 1 on: the fitted tail starts near the bottom, and the sum of logs
     # vanishes where the scaled values' geometric mean is one.
@@ -55,7 +37,7 @@ def test_the_trace_log_gap_of_a_power_law_by_its_two_starts():
     assert found < 0
 
 
-@pytest.mark.parametrize("kind", ["q_proj", "o_proj", "cross_v_proj", "cross_out_proj"])
+@pytest.mark.parametrize("kind", ["q_proj", "v_proj", "o_proj", "out_proj"])
 def test_kappa_of_heads_is_that_of_their_rows_or_columns(kind):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(12, 12, generator=generator, dtype=torch.float64)
