@@ -8,7 +8,7 @@ import platform
 import re
 import reprlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,12 @@ def fingerprint(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # A file's name need not be UTF-8: Python hands on its other bytes as lone surrogates.
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def states(paths: Iterable[Path]) -> list[list[Any]]:
+    """Path, bytes and time of change (ns) of those files that are there, sorted."""
+    found = [(str(path), path.stat()) for path in sorted(set(paths)) if path.is_file()]
+    return [[path, status.st_size, status.st_mtime_ns] for path, status in found]
 
 
 def existing(folder: Path) -> Path:

@@ -73,7 +73,7 @@ SHARE = (
 DOSE = "Factors are 2^k, k drawn from -DOSE to DOSE."
 SPEECH = (
     "Sound files beside a metadata.csv with file_name and the transcripts, Parquet files with an"
-    " audio column, or a saved dataset."
+    " audio column."
 )
 Profile = Annotated[str, Option(help="A name, or the path of a YAML file.")]
 SET = Option("--set", metavar="KEY=VALUE", help="Another value for a profile's key; repeatable.")

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -22,9 +23,12 @@ SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80
 FLOOR, MARGIN = 0.01, 800  # share of the peak that counts as silence; samples of it that stay
 
 PARTS = ("train", "test")
-# TypeError: of a headerless file, named .raw; ValueError: of one that does not say its length.
+LOUDEST = 2.0  # of full scale: decoders overshoot by a little, integers stored as floats by far
 _UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 _UNKNOWN = 2**63 - 1  # frames, where a stream was written whose length was not known yet
+_STREAMED = 2**31 - 2**16  # bytes; a header that promises more was written before the sound was
+_SLACK = 1024  # bytes; some writers miscount by their own headers
+_PROMISE = re.compile(r": (\d+) \(should be (\d+)\)")  # libsndfile's log, of any container
 _BATCH = 64  # rows in memory at a time
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream: a next message of no length
 FEATURES = Features(
@@ -46,8 +50,8 @@ class UnusableRow(InputError):
 
     def __init__(self, item: dict[str, Any], reason: str, remedy: str, detail: str = "") -> None:
         path = (item.get("audio") or {}).get("path")
-        name = f"utterance {item.get('id') or path or '(without id)'}"
-        super().__init__(f"{name}: {reason}{detail}", remedy)
+        name = item.get("id") or path or "(without id)"
+        super().__init__(f"utterance {name}: {reason}{detail}", remedy)
         self.reason = reason
 
 
@@ -68,34 +72,67 @@ def encode(speech: np.ndarray) -> bytes:
 
 def seconds(item: dict[str, Any]) -> float:
     """Length as the header says it, without reading the rest; 0.0 where it says none."""
-    source = _source(item)
     try:
-        header = soundfile.info(source) if source else None
-    except _UNREADABLE:
+        header = soundfile.info(_source(item))
+    except (UnusableRow, *_UNREADABLE):
         return 0.0  # reading it says why
-    return header.duration if header and header.frames < _UNKNOWN else 0.0
+    return header.duration if header.frames < _UNKNOWN else 0.0
 
 
 def read(item: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Samples float32 ``(n,)``, channels averaged, and their rate in Hz.
 
     Raises:
-        UnusableRow: the bytes (or the file, where a row holds a path) are not readable audio.
+        UnusableRow: there is no file, it is not readable audio, it ends before what its header
+            promises, or its samples are far beyond ±1.
     """
     source = _source(item)
-    if not source:
-        raise UnusableRow(item, "no audio", "leave this row out")
     try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+        data = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            promised, log, rate = file.frames, file.extra_info, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
     except _UNREADABLE as error:
+        why = getattr(error, "error_string", error)
         remedy = "convert it to FLAC or WAV, or leave this row out"
-        raise UnusableRow(item, "not readable", remedy, f" as audio: {error}") from error
+        raise UnusableRow(item, "not readable", remedy, f" as audio: {why}") from error
+    if lost := _lost(data, promised - len(samples), rate, log):
+        raise UnusableRow(item, "cut off", "record or copy it again, or leave this row out", lost)
+    if (peak := np.abs(samples).max(initial=0.0)) > LOUDEST:
+        remedy = "store it as integers, or divide it by their full scale"
+        detail = f", up to {peak:.4g} where 1 is full scale"
+        raise UnusableRow(item, "samples beyond full scale", remedy, detail)
     return samples.mean(axis=1), rate
 
 
-def _source(item: dict[str, Any]) -> io.BytesIO | str | None:
+def _lost(data: bytes, missing: int, rate: int, log: str) -> str:
+    """How a file shows that it ends too early, empty where it doesn't."""
+    promises = [tuple(map(int, found)) for found in _PROMISE.findall(log)]
+    broken = [(said, there) for said, there in promises if there + _SLACK < said < _STREAMED]
+    if broken:
+        return ", its header promises {:,} bytes and {:,} are there".format(*broken[-1])
+    if missing > rate / 10:
+        return f", its last {missing / rate:.1f} s are not there"
+    if "data : 0\n" in log and len(data) > _SLACK:
+        return f", its header says 0 bytes of sound, and the file has {len(data):,}: unfinished"
+    # The flags of an Ogg stream's last page say so; then come the lengths of what it holds.
+    page = data[data.rfind(b"OggS") :] if data.startswith(b"OggS") else b""
+    if page and (len(page) < 27 + sum(page[26:27] + page[27:][: page[26]]) or not page[5] & 4):
+        return ", its last page is not there"
+    return ""
+
+
+def _source(item: dict[str, Any]) -> io.BytesIO | str:
+    """The bytes of a row, or the absolute path of its file: none is looked for where we are."""
     audio = item["audio"] or {}
-    return io.BytesIO(audio["bytes"]) if audio.get("bytes") else audio.get("path")
+    if audio.get("bytes"):
+        return io.BytesIO(audio["bytes"])
+    if not (path := audio.get("path")):
+        raise UnusableRow(item, "no audio", "leave this row out")
+    if not os.path.isabs(path) or not os.path.isfile(path):
+        remedy = "check the name in the table, or leave this row out"
+        raise UnusableRow(item, "no such file", remedy, f": {path}")
+    return path
 
 
 def decode(item: dict[str, Any]) -> np.ndarray:

@@ -1,17 +1,13 @@
-"""The built-in speech corpora, split by sentence: four synthetic, ``en_human`` real.
+"""The built-in corpora, split by sentence: four synthetic, ``en_human`` real.
 
 ``de`` and ``en`` are matrix sentences; ``de_open`` and ``en_open`` sentences from books, whose
-words a language model can guess from one another.
+words a language model can guess from one another; ``en_human`` are prompts of a telephone exchange.
 
-A split is drawn first, from names and numbers alone, and is a small file with a hash; the audio
-is made from it once and kept as a typed Arrow dataset in the cache.
+A split is drawn from names and numbers alone, before there is any audio.
 """
 
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +15,38 @@ import av
 import datasets
 import numpy as np
 
-from kappa_lib import files, paths
+from kappa_lib import files
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.progress import say, track
-from kappa_lib.speech import audio, synthesis
+from kappa_lib.speech import audio, recorded, synthesis
 from kappa_lib.speech.synthesis import Voice
-from kappa_lib.text import bundled_text
+from kappa_lib.speech.transcripts import sentence_key
+from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.weights import assets
 
 # Each with a number that keeps its draws apart from the others'.
 _SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
 CORPORA = tuple(_SOURCES)
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
-_BYTES = 100_000  # FLAC of an utterance of 3 s is below this
-_FORMAT = 2  # raise when the same split would give other audio
-_FEWER = "ask for fewer: in a profile, under train_utterances and test_utterances"
 LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
+_FORMAT = 2  # raise when the same split would give other audio
+_FEWER = "ask for fewer: in a profile, under train_utterances and test_utterances"
 _BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
-_ASIDE = re.compile(r"\[[^]]*\]|\([^)]*\)|<[^>]*>")
-_SPOKEN = {
-    # How the speaker reads the keys of a telephone,
-    "*": " star ",
-    "#": " pound ",
-    # and slips of spelling in the published transcripts, which no recogniser should be held to.
-    "exclaimation-point": "exclamation point",
-    "fourtieth": "fortieth",
-    "represenatives": "representatives",
-    "umute": "unmute",
-    "Un-indentified": "Unidentified",
-    "witheld": "withheld",
-}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One recording: file name in the asset's folder, what is said, how long it takes."""
+    """One recording: its name in the asset, what is said, how long it takes, and who speaks."""
 
     file: str
     text: str
     seconds: float
+    speaker: str = SPEAKER
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One row before it has audio: a voice for synthesis, or the file of a recording."""
+    """One row before it has audio: a voice for synthesis, or the name of a recording."""
 
     id: str
     text: str
@@ -87,12 +70,6 @@ class Split:
         return files.fingerprint(asdict(self))
 
 
-def sentence_key(text: str) -> str:
-    """The words of a text alone: two texts with the same key are the same sentence."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("'", "")
-    return " ".join("".join(c if c.isalnum() else " " for c in folded).split())
-
-
 def split(corpus: str, train: int, test: int, seed: int) -> Split:
     """Draw the sentences of a corpus; needs no audio and no network.
 
@@ -108,7 +85,7 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
     if min(train, test, seed) < 0:
         what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
         raise InputError(what, "give 0 or more")
-    draw = _human_split if corpus == "en_human" else _synthetic_split
+    draw = _recorded_split if corpus == "en_human" else _synthetic_split
     return draw(corpus, train, test, seed)
 
 
@@ -138,7 +115,7 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
     return Split(corpus, seed, tuple(rows[test:]), tuple(rows[:test]))
 
 
-def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
+def _recorded_split(corpus: str, train: int, test: int, seed: int) -> Split:
     every = prompts()
     order = np.random.default_rng([seed, _SOURCES[corpus]]).permutation(len(every))
     shuffled = [every[i] for i in order]
@@ -153,71 +130,12 @@ def _human_split(corpus: str, train: int, test: int, seed: int) -> Split:
     chosen = dict(list(tested.items())[:test])
     rest = [prompt for prompt in shuffled if sentence_key(prompt.text) not in chosen]
 
-    def utterances(part: Iterable[Prompt]) -> tuple[Utterance, ...]:
-        return tuple(
-            Utterance(f"{corpus}-{p.file.removesuffix('.g722')}", p.text, SPEAKER, file=p.file)
-            for p in part
-        )
+    def utterance(prompt: Prompt) -> Utterance:
+        name = Path(prompt.file).with_suffix("")
+        return Utterance(f"{corpus}-{name}", prompt.text, prompt.speaker, file=prompt.file)
 
-    return Split(corpus, seed, utterances(rest[:train]), utterances(chosen.values()))
-
-
-def build(corpus: str, train: int, test: int, seed: int) -> datasets.DatasetDict:
-    """The rows of a :func:`split` with their audio, from the cache where they were made before.
-
-    Returns:
-        ``train`` and ``test``, each with ``audio.FEATURES``; an empty part is absent.
-
-    Raises:
-        InputError: as :func:`split`.
-        UnreachableError: synthesiser or recordings cannot be had; the caller decides whether to
-            go on without.
-        AssetError: what was kept is damaged.
-    """
-    drawn = split(corpus, train, test, seed)
-    engine = "pico" if corpus.endswith("_open") else "espeak"
-    human = corpus == "en_human"
-    asset = assets.asterisk_asset() if human else assets.synthesiser_asset(engine)
-    key = files.fingerprint([_FORMAT, drawn.hash, asset.key])[:32]
-    folder = paths.cache() / "speech" / key
-    if not folder.is_dir():
-        say(f"speech {corpus}: making {len(drawn.train)} + {len(drawn.test)} utterances")
-        files.require_space(folder, (len(drawn.train) + len(drawn.test)) * _BYTES)
-        with audio.making(folder) as temporary:
-            for part in audio.PARTS:
-                audio.write_part(temporary, part, _rows(drawn, part))
-            split_file = {"hash": drawn.hash, **asdict(drawn)}
-            files.write_json(temporary / "split.json", split_file)
-    parts = audio.load_parts(folder)
-    for part in audio.PARTS:
-        if (found := len(parts.get(part, ()))) != (expected := len(getattr(drawn, part))):
-            raise AssetError(
-                f"{folder}: {found} {part} utterances instead of {expected}",
-                "delete the folder and run again",
-            )
-    return parts
-
-
-def _rows(drawn: Split, part: str) -> Iterator[dict[str, Any]]:
-    utterances = getattr(drawn, part)
-    if not utterances:
-        return
-    if drawn.corpus == "en_human":
-        folder = assets.asterisk_asset().get()
-        spoken = (audio.trim(decode_g722(folder / u.file)) for u in utterances)
-    else:
-        spoken = synthesis.synthesise([(u.text, u.voice) for u in utterances])
-    told = track(utterances, f"making speech {drawn.corpus}")
-    for utterance, speech in zip(told, spoken, strict=True):
-        yield audio.row(
-            speech,
-            id=utterance.id,
-            text=utterance.text,
-            language=drawn.corpus.partition("_")[0],
-            corpus=drawn.corpus,
-            split=part,
-            speaker=utterance.speaker,
-        )
+    parts = rest[:train], chosen.values()
+    return Split(corpus, seed, *(tuple(map(utterance, part)) for part in parts))
 
 
 @cache
@@ -227,22 +145,66 @@ def prompts() -> tuple[Prompt, ...]:
     Known from the manifest alone; nothing is fetched.
     """
     every = (
-        Prompt(name, clean(entry["text"]), entry["size"] / _BYTES_PER_SECOND)
+        Prompt(name, entry["text"], entry["size"] / _BYTES_PER_SECOND)
         for name, entry in assets.asterisk_manifest()["files"].items()
     )
     return tuple(p for p in every if p.text and p.seconds <= LONGEST)
 
 
-def clean(transcript: str) -> str:
-    """What is said: no stage directions, no dots of omission, keys by their names.
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in corpus as :mod:`kappa_lib.speech.recorded` reads it."""
 
-    Empty where nothing is said (tones, silence, monkeys).
+    language: str
+
+    text = "text"
+    lower_case = False
+
+    def place(self, corpus: str) -> str:
+        """The asset that it is made with."""
+        return _asset(corpus).name
+
+    def origin(self, corpus: str) -> Any:
+        """What is pinned: the asset, and the text of open sentences."""
+        return [_FORMAT, _asset(corpus).key, text_metadata().get(corpus, {}).get("sha256")]
+
+    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, recorded.Rows]:
+        """Rows that give their samples when asked."""
+        drawn = split(corpus, counts["train"], counts["test"], seed)
+        _asset(corpus).get()
+
+        def item(row: Utterance) -> dict[str, Any]:
+            known = {"text": row.text, "speaker": row.speaker}
+            known["id"] = row.id.removeprefix(f"{corpus}-")
+            if row.voice:
+                return {**known, "speak": partial(synthesis.speak, row.text, row.voice)}
+            path = _asset(corpus).folder / row.file
+            return {**known, "speak": lambda: audio.trim(decode_g722(path))}
+
+        return {part: map(item, getattr(drawn, part)) for part in audio.PARTS}
+
+
+SOURCES = {corpus: BuiltIn(corpus[:2]) for corpus in CORPORA}
+
+
+def _asset(corpus: str) -> assets.Asset:
+    if corpus == "en_human":
+        return assets.asterisk_asset()
+    return assets.synthesiser_asset("pico" if corpus.endswith("_open") else "espeak")
+
+
+def build(corpus: str, train: int, test: int, seed: int) -> datasets.DatasetDict:
+    """The rows of a :func:`split` with their audio, as :func:`kappa_lib.speech.recorded.build`.
+
+    Raises:
+        InputError: as :func:`split`.
+        UnreachableError: synthesiser or recordings cannot be had; the caller decides whether to
+            go on without.
+        AssetError: what was kept is damaged.
     """
-    text = _ASIDE.sub(" ", transcript)
-    for written, spoken in _SPOKEN.items():
-        text = text.replace(written, spoken)
-    text = " ".join(text.replace("...", " ").split())
-    return text if any(character.isalnum() for character in text) else ""
+    if corpus not in SOURCES:
+        raise InputError(f"corpus {corpus!r}: unknown", f"one of {', '.join(CORPORA)}")
+    return recorded.build(corpus, SOURCES[corpus], train, test, seed)[0]
 
 
 def decode_g722(path: Path) -> np.ndarray:

@@ -12,7 +12,8 @@ from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages, say
 from kappa_lib.speech import audio, corpora, encoder, recorded
-from kappa_lib.speech.sources import SOURCES, OwnSpeech
+from kappa_lib.speech.hub import SOURCES
+from kappa_lib.speech.sources import OwnSpeech
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.weights import models
 
@@ -149,12 +150,15 @@ def load(profile: Profile) -> SpeechData:
 def _build(data: SpeechData, profile: Profile, corpus: str, counts: tuple[int, int]) -> DatasetDict:
     """The rows of a corpus; what is missing or was left out is noted in ``data``."""
     own = {name: OwnSpeech(**settings) for name, settings in profile.corpora.items()}
-    if source := (SOURCES | own).get(corpus):
-        parts, data.left_out[corpus] = recorded.build(corpus, source, *counts, profile.seed)
-        return parts
+    source = (corpora.SOURCES | SOURCES | own)[corpus]
     try:
-        return corpora.build(corpus, *counts, profile.seed)
+        parts, left_out = recorded.build(corpus, source, *counts, profile.seed)
     except UnreachableError as error:
+        if corpus not in corpora.SOURCES:
+            raise
         data.missing[corpus] = str(error)
         say(f"WITHOUT {corpus}: the run goes on without these recordings. {error}")
         return DatasetDict()
+    if any(left_out.values()):
+        data.left_out[corpus] = left_out
+    return parts

@@ -1,14 +1,17 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
-Audio stays encoded until soundfile decodes it; what is kept is a typed row with 16-bit FLAC at
-16 kHz, as of every other corpus here.
+What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora``, ``sources`` and ``own``, has its
+``language``, the column of its transcripts (``text``), and whether they are read in lower case
+(``lower_case``). ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides
+its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test``
+have to be read first. In such a row ``audio`` is a recording, or ``speak`` gives the samples.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import numpy as np
@@ -16,16 +19,29 @@ import soxr
 
 from kappa_lib import files, paths
 from kappa_lib.errors import InputError
-from kappa_lib.progress import say
+from kappa_lib.progress import say, track
 from kappa_lib.speech import audio, encoder
-from kappa_lib.speech.sources import Source
 from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
 EXAMPLES = 10  # unusable rows that are named
-_FORMAT = 1  # raise when the same request would give other rows
+_FORMAT = 3  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
+
+Rows = Iterator[dict[str, Any]]
+
+
+class Source(Protocol):
+    """Where rows come from; see the module."""
+
+    language: str
+    text: str
+    lower_case: bool
+
+    def place(self, corpus: str) -> str: ...
+    def origin(self, corpus: str) -> Any: ...
+    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]: ...
 
 
 def build(
@@ -34,9 +50,10 @@ def build(
     """Rows of a source, read once and kept; a second call reads what the first one kept.
 
     Rows are taken in an order that ``seed`` shuffles, so that few rows already have many speakers.
-    Rows that are unreadable, silent, without a transcript, too short, sampled below 8 kHz, or
-    longer than the encoder's 30 s are left out, counted and reported; a part that ends before
-    enough rows are found gives what it has.
+    Rows that cannot be read whole, are silent, without a transcript, too short, sampled below
+    8 kHz, or longer than the encoder's 30 s are left out, counted and reported, and so are
+    recordings of the test set that come again; a part that ends before enough rows are found gives
+    what it has.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``, an empty part absent; and part →
@@ -60,22 +77,30 @@ def build(
 
 
 def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder: Path) -> None:
-    items, examples = source.items(corpus, counts, seed), []
+    items, examples, tested = source.items(corpus, counts, seed), [], set()
     left_out: dict[str, Counter[str]] = {part: Counter() for part in audio.PARTS}
 
-    def usable(part: str) -> Iterator[dict[str, Any]]:
+    def usable(part: str) -> Rows:
         for item in items[part]:
             try:
-                yield _row(corpus, source, item, part)
+                row = _row(corpus, source, item, part)
+                digest = sha256(row["audio"]["bytes"]).digest()
+                if digest in tested:
+                    remedy = "leave one of them out"
+                    raise audio.UnusableRow(item, "recording of the test set, again", remedy)
             except audio.UnusableRow as error:
                 left_out[part][error.reason] += 1
-                if len(examples) < EXAMPLES:
-                    path = (item["audio"] or {}).get("path")
-                    examples.append(f"{error.what}{f' ({Path(path).name})' if path else ''}")
+                path = (item.get("audio") or {}).get("path")
+                examples.append(error.what + (f" ({Path(path).name})" if path else ""))
+            else:
+                tested.update({digest} if part == "test" else ())
+                yield row
 
     with audio.making(folder) as temporary:
         for part, count in counts.items():
-            audio.write_part(temporary, part, islice(usable(part), count))
+            told = track(range(count), f"reading speech {corpus}, {part}")
+            rows = (row for _, row in zip(told, usable(part), strict=False))
+            audio.write_part(temporary, part, rows)
         files.write_json(temporary / "left_out.json", left_out)
         found = {part: len(rows) for part, rows in audio.load_parts(temporary).items()}
         if missing := [part for part, count in counts.items() if count and not found.get(part)]:
@@ -85,16 +110,27 @@ def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder
                 + "".join(f"\n  {example}" for example in examples[:3]),
                 "check the recordings and the transcripts",
             )
-    for example in examples:
-        say(f"speech {corpus}: left out: {example}")
+    _report(corpus, counts, found, left_out, examples)
+
+
+def _report(
+    corpus: str,
+    counts: dict[str, int],
+    found: dict[str, int],
+    left_out: dict[str, Counter[str]],
+    examples: list[str],
+) -> None:
+    lines = [f"left out: {example}" for example in examples[:EXAMPLES]]
     for part, count in counts.items():
         for reason, rows in left_out[part].items():
-            say(f"speech {corpus}: {counted(rows, f'{part} row')} left out: {reason}")
+            lines.append(f"{counted(rows, f'{part} row')} left out: {reason}")
         if found.get(part, 0) < count:
             asked = counted(count, f"{part} row")
-            say(f"speech {corpus}: {asked} asked for, {found[part]} usable")
-    if total := sum(reasons.total() for reasons in left_out.values()):
-        say(f"speech {corpus}: {counted(total, 'row')} left out")
+            lines.append(f"{asked} asked for, {found[part]} usable")
+    if examples:
+        lines.append(f"{counted(len(examples), 'row')} left out")
+    for line in lines:
+        say(f"speech {corpus}: {line}")
 
 
 def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[str, Any]:
@@ -108,22 +144,23 @@ def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[s
         "split": part,
         "speaker": "" if speaker is None else str(speaker),
     }
+    if speak := item.get("speak"):
+        return audio.row(speak(), **about)
     heard = {**about, "audio": item["audio"]}
     # An hour is not read to be left out. One sample more, which resampling may round off, is.
-    _require_short(about, audio.seconds(heard), encoder.MAX_SECONDS + 1 / audio.RATE)
+    _require_short(heard, audio.seconds(heard), encoder.MAX_SECONDS + 1 / audio.RATE)
     samples, rate = audio.read(heard)
     if rate < LOWEST_RATE:
         remedy = "record it at 8 kHz or more"
-        raise audio.UnusableRow(about, "sampled below 8 kHz", remedy, f", at {rate} Hz")
-    speech = np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0)
-    row = audio.row(speech, **about)
+        raise audio.UnusableRow(heard, "sampled below 8 kHz", remedy, f", at {rate} Hz")
+    row = audio.row(np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0), **about)
     if row["seconds"] < SHORTEST:
-        raise audio.UnusableRow(about, f"shorter than {SHORTEST} s", "leave this row out")
-    _require_short(about, row["seconds"], encoder.MAX_SECONDS)
+        raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s", "leave this row out")
+    _require_short(heard, row["seconds"], encoder.MAX_SECONDS)
     return row
 
 
-def _require_short(about: dict[str, Any], seconds: float, longest: float) -> None:
+def _require_short(item: dict[str, Any], seconds: float, longest: float) -> None:
     if seconds > longest:
         remedy, detail = "cut it into utterances", f", it lasts {seconds:.1f} s"
-        raise audio.UnusableRow(about, "longer than 30 s", remedy, detail)
+        raise audio.UnusableRow(item, "longer than 30 s", remedy, detail)

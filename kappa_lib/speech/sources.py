@@ -1,191 +1,48 @@
-"""Where recordings come from: the paper's two corpora, or a folder of a user's own.
+"""A user's own recordings: sound files beside a table of their transcripts, or Parquet files."""
 
-Every source has the column of its transcripts (``text``), their ``language``, and whether they
-are read in lower case. ``place`` is what a person calls it; ``origin``, JSON-serialisable, what
-decides its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of
-``test`` have to be read first.
-"""
-
+import csv
+import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
-from functools import partial
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, InputError, refuse_full_disk
+from kappa_lib.errors import InputError, refuse_full_disk
+from kappa_lib.files import states
 from kappa_lib.speech import audio
-from kappa_lib.speech.corpora import sentence_key
 from kappa_lib.speech.encoder import MAX_SECONDS
-from kappa_lib.weights import models
+from kappa_lib.speech.recorded import Rows
+from kappa_lib.speech.transcripts import sentence_key
 
-BUFFER = 1_000  # rows that are shuffled among each other while streaming
-# Transcripts stay as written: neither "null" nor "NA" is a missing value.
-_TABLES = {
-    "metadata.csv": partial(
-        pd.read_csv, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True
-    ),
-    "metadata.jsonl": partial(pd.read_json, lines=True, dtype=False),
-    "metadata.parquet": pd.read_parquet,
-}
-_SAVED = ("dataset_dict.json", "dataset_info.json")  # of save_to_disk, with parts and without
-# ImportError: of torchcodec, which audio in any other form than encoded bytes or a path needs.
-_UNREADABLE = (OSError, ValueError, TypeError, ImportError, pa.ArrowException, DatasetsError)
+_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_UNREADABLE = (OSError, ValueError, KeyError, AttributeError, pa.ArrowException, DatasetsError)
 _MEASURED = 200  # recordings whose length stands for all
-
-Rows = Iterator[dict[str, Any]]
-
-
-def listing(folder: Path, pattern: str = "*") -> list[list[Any]]:
-    """Relative path, bytes and time of change of every file below a folder, through links, too."""
-    found = sorted(path for path in _below(folder) if fnmatchcase(path.name, pattern))
-    return [[str(path.relative_to(folder)), *_state(path)] for path in found if path.is_file()]
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """What is below a folder; a link to a folder that holds the link itself is not followed."""
-    inside = {str(folder): [folder.resolve()]}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        yield from (Path(place, name) for name in names)
-        for name in list(folders):
-            path = os.path.join(place, name)  # as os.walk will call it
-            real = Path(path).resolve()
-            if any(above.is_relative_to(real) for above in inside[place]):
-                folders.remove(name)
-            inside[path] = [*inside[place], real]
-
-
-def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class HubCorpus:
-    """A corpus streamed from the hub, or from Parquet files in the same layout.
-
-    Those are looked for in ``$KAPPA_CORPORA/<corpus>`` where that is set.
-
-    Attributes:
-        repository, revision, config: of the hub's copy; its files are in a folder ``config``.
-        train: splits that are trained on, one after the other.
-        test: split that is tested on.
-    """
-
-    repository: str
-    revision: str
-    config: str
-    train: tuple[str, ...]
-    test: str
-    text: str
-    language: str
-
-    # Neither corpus has punctuation; LibriSpeech's capitals alone would be a foreign script.
-    lower_case = True
-
-    def place(self, corpus: str) -> str:
-        """The local folder, or the hub's id and revision."""
-        return str(_local_folder(corpus) or f"{self.repository}@{self.revision[:7]}")
-
-    def origin(self, corpus: str) -> Any:
-        """What is pinned, and the local files where there are such."""
-        local, pinned = _local_folder(corpus), asdict(self)
-        return [pinned, listing(local, "*.parquet")] if local else pinned
-
-    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
-        """A part's splits one after the other, each shuffled."""
-        splits = {"test": (self.test,), "train": self.train}
-        return {part: self._stream(corpus, names, seed) for part, names in splits.items()}
-
-    def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Rows:
-        for split, place in self._places(corpus, splits).items():
-            with models.explained(f"{corpus} ({self.repository})"):
-                rows = datasets.load_dataset(split=split, streaming=True, **place)
-                rows = rows.cast_column("audio", datasets.Audio(decode=False))
-                yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
-
-    def _places(self, corpus: str, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Split → what ``load_dataset`` takes; of a local folder, the splits that it has.
-
-        There a split is a folder of that name, or files with the name and a dash in front.
-        """
-        local = _local_folder(corpus)
-        if local is None:
-            pinned = {"path": self.repository, "name": self.config, "revision": self.revision}
-            return dict.fromkeys(splits, pinned)
-        root = local / self.config if (local / self.config).is_dir() else local
-        every = sorted(root.rglob("*.parquet"))
-        found = {}
-        for split in splits:
-            listed = [p for p in every if p.parent.name == split or p.name.startswith(f"{split}-")]
-            if listed:
-                found[split] = {"path": "parquet", "data_files": {split: [*map(str, listed)]}}
-        if not found:
-            raise AssetError(
-                f"{local}: no Parquet file of split {' or '.join(splits)}",
-                f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
-                f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
-            )
-        return found
-
-
-SOURCES = {
-    "librispeech": HubCorpus(
-        "openslr/librispeech_asr",
-        "71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
-        "all",
-        ("train.clean.100", "train.clean.360"),
-        "test.clean",
-        "text",
-        "en",
-    ),
-    "mls_german": HubCorpus(
-        "facebook/multilingual_librispeech",
-        "2e83e61823b4c47dcbcb1980bb88601274127609",
-        "german",
-        ("train",),
-        "test",
-        "transcript",
-        "de",
-    ),
-}
-
-
-def _local_folder(corpus: str) -> Path | None:
-    root = os.environ.get("KAPPA_CORPORA")
-    if not root:
-        return None
-    folder = paths.expanded(root) / corpus
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder",
-            "put the corpus' Parquet files there, or unset KAPPA_CORPORA to stream from the hub",
-        )
-    return folder
 
 
 @dataclass(frozen=True)
 class OwnSpeech:
     """A folder of recordings, split by sentence.
 
-    The folder (absolute, or starting with ``~``) may hold sound files beside a ``metadata.csv``,
+    The folder (absolute, or starting with ``~``) holds sound files beside a ``metadata.csv``,
     ``.jsonl`` or ``.parquet`` (with ``file_name``, the convention of ``datasets``' AudioFolder),
-    in the folder itself or one for each part; or Parquet files, or what ``save_to_disk`` wrote,
-    both with an ``audio`` column. All need a column of transcripts, in one language; one called
-    ``speaker`` or ``speaker_id`` is kept. Any sampling rate from 8 kHz and any number of
-    channels is taken.
+    in the folder itself or one for each part; or Parquet files with an ``audio`` column. All need
+    a column of transcripts, in one language; one called ``speaker`` or ``speaker_id`` is kept.
+    Any sampling rate from 8 kHz and any number of channels is taken.
 
-    A part called ``test`` is what is tested on, where there is one; else sentences are drawn.
-    In both cases no sentence of the test set is trained on.
+    A folder or Parquet file with the word ``test`` in its name is what is tested on, where there
+    is one; else sentences are drawn. In both cases no sentence of the test set is trained on.
     """
 
     folder: str
@@ -199,8 +56,12 @@ class OwnSpeech:
         return str(self._path)
 
     def origin(self, corpus: str) -> Any:
-        """Every file of the folder or its metadata, and how it is read; errors of :meth:`rows`."""
-        return [listing(self._path) + _elsewhere(self._path), self.language, self.text]
+        """Every table and recording, and how they are read; errors of :meth:`rows`."""
+        with _readable(self._path):
+            tables = _tables(self._path)
+        rows, _ = self.rows()
+        named = pc.struct_field(rows["audio"], "path").to_pylist()
+        return [states([*tables, *map(Path, filter(None, named))]), self.language, self.text]
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """Training rows leave out every sentence that was handed out for testing before.
@@ -209,66 +70,65 @@ class OwnSpeech:
             InputError: see :meth:`rows`; or all sentences are asked for as a test set.
         """
         rows, given = self.rows()
-        keys = [sentence_key(text or "") for text in rows[self.text]]
+        keys = [sentence_key(text or "") for text in rows[self.text].to_pylist()]
         if not given and counts["test"] >= (different := len(set(keys) - {""})):
             raise InputError(
                 f"{counts['test']} test sentences asked for, {self._path} has {different}"
                 " different ones",
                 "ask for fewer: some must be left to train on",
             )
-        order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+        order = np.random.default_rng(seed).permutation(len(keys)).tolist()
         tested = {keys[index] for index in given}
-
-        def item(index: int) -> dict[str, Any]:
-            return {**rows[index], "id": f"{index:06d}"}
 
         def test() -> Rows:
             for index in order:
-                fits = index in given if given else keys[index] and keys[index] not in tested
-                if fits:
+                drawn = keys[index] and keys[index] not in tested
+                if index in given if given else drawn:
                     tested.add(keys[index])
-                    yield item(index)
+                    yield row(rows, index)
 
         def train() -> Rows:
-            for index in order:
-                if keys[index] not in tested:
-                    yield item(index)
+            yield from (row(rows, index) for index in order if keys[index] not in tested)
 
         return {"test": test(), "train": train()}
 
-    def rows(self) -> tuple[datasets.Dataset, set[int]]:
+    def rows(self) -> tuple[pa.Table, set[int]]:
         """All rows, undecoded, and the positions of those in a part called ``test``.
 
+        ``audio`` is a struct of ``bytes`` and an absolute ``path``.
+
         Raises:
-            InputError: not a folder, not readable as a dataset, two tables of one part, or a
-                column is missing.
+            InputError: not a folder, no table in it, or one that cannot be read as it stands or
+                lacks a column; two tables of one folder.
         """
-        folder = self._path
+        folder, parts, tested = self._path, [], []
         with _readable(folder):
-            parts, typed = _parts(folder), []
-            for name, part in parts.items():
-                if missing := {"audio", self.text} - set(part.column_names):
-                    raise InputError(
-                        f"{folder}: part {name} has no column {', '.join(sorted(missing))}",
-                        f"name the transcripts' column; it has {', '.join(part.column_names)}",
-                    )
-                kinds = {"audio": datasets.Audio(decode=False), self.text: datasets.Value("string")}
-                schema = datasets.Features(part.features | kinds).arrow_schema
-                # ``Dataset.cast`` would write a copy beside the data: into the user's folder.
-                typed.append(datasets.Dataset(part.data.cast(schema)))
-            rows = datasets.concatenate_datasets(typed)
-        names = [name for name, part in parts.items() for _ in range(len(part))]
-        given = {i for i, name in enumerate(names) if name == "test"} if len(parts) > 1 else set()
-        return rows, given
+            for table in _tables(folder):
+                parts.append(self._typed(table, _read(table)))
+                words = re.split(r"[\W\d_]+", str(table.relative_to(folder)).lower())
+                tested += ["test" in words] * len(parts[-1])
+            rows = pa.concat_tables(parts, promote_options="default")
+        return rows, set() if all(tested) else {i for i, is_test in enumerate(tested) if is_test}
+
+    def _typed(self, table: Path, part: pa.Table) -> pa.Table:
+        names = part.column_names
+        if missing := {"audio", self.text} - set(names):
+            raise InputError(
+                f"{table} has no column {', '.join(sorted(missing))}",
+                f"name the transcripts' column; it has {', '.join(names)}",
+            )
+        columns = {"audio": _sounds(part["audio"], table.parent)}
+        for name in (self.text, "speaker", "speaker_id"):
+            if name in names:
+                columns[name] = part[name].cast(pa.string())
+        return pa.table(columns)
 
     def seconds(self) -> tuple[float, float]:
         """Mean and greatest length in seconds, of some of those that are not too long."""
         rows, _ = self.rows()
-        found = []
-        for index in range(0, len(rows), -(-len(rows) // _MEASURED)):
-            duration = audio.seconds(rows[index])
-            if 0 < duration <= MAX_SECONDS:  # a run leaves out the others, too, and says so
-                found.append(duration)
+        chosen = range(0, len(rows), -(-len(rows) // _MEASURED))
+        every = [audio.seconds(row(rows, index)) for index in chosen]
+        found = [x for x in every if 0 < x <= MAX_SECONDS]  # a run leaves out the others, too
         return (sum(found) / len(found), max(found)) if found else (0.0, 0.0)
 
     @property
@@ -276,17 +136,12 @@ class OwnSpeech:
         path = paths.expanded(self.folder)
         if not path.is_dir():
             raise InputError(f"{path}: no such folder", "give the folder of the recordings")
-        return path
-
-
-Source = HubCorpus | OwnSpeech
+        return path.absolute()
 
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """One error for whatever a folder's content makes ``datasets`` raise, and no progress bars."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # they would write to stderr
+    """One error for whatever a folder's content makes the readers raise."""
     try:
         yield
     except InputError:
@@ -296,64 +151,102 @@ def _readable(folder: Path) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{folder}: not readable as a dataset: {reason}",
-            "it needs sound files and a metadata.csv, Parquet files, or a save_to_disk folder",
+            "it needs sound files and a metadata.csv in UTF-8, or Parquet files, which a saved"
+            " dataset's to_parquet writes",
         ) from error
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
 
 
-def _elsewhere(folder: Path) -> list[list[Any]]:
-    """As :func:`listing`, the recordings that a folder's metadata names but that are not below."""
-    with _readable(folder):
-        named = {path for table in _tables(folder).values() for path in _read(table)["audio"][:]}
-    here = Path(os.path.normpath(folder))
-    outside = (path for path in map(os.path.normpath, named) if here not in Path(path).parents)
-    return [[path, *_state(Path(path))] for path in sorted(outside) if os.path.isfile(path)]
-
-
-def _parts(folder: Path) -> dict[str, datasets.Dataset]:
-    if any((folder / name).is_file() for name in _SAVED):
-        saved = datasets.load_from_disk(str(folder))
-        return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    if found := _tables(folder):
-        return {part: _read(table) for part, table in found.items()}
-    if any(folder.rglob("*.parquet")):
-        cache = str(paths.cache() / "datasets")
-        return datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=cache)
-    raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
-
-
-def _tables(folder: Path) -> dict[str, Path]:
-    """Part → its metadata table; a part has the name of the folder that the table is in.
-
-    None of what ``save_to_disk`` wrote.
-    """
-    if any((folder / name).is_file() for name in _SAVED):
-        return {}
+def _tables(folder: Path) -> list[Path]:
+    """The metadata tables of a folder and of those in it; else every Parquet file below."""
     patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
-    found: dict[str, Path] = {}
-    for table in [table for pattern in patterns for table in sorted(folder.glob(pattern))]:
-        other = found.setdefault(table.parent.name, table)
-        if other != table:
-            raise InputError(
-                f"{folder}: both {other.relative_to(folder)} and {table.relative_to(folder)}"
-                f" would be its part {table.parent.name}",
-                "keep one table in each folder, and no folder in another of the same name",
-            )
+    found = sorted(table for pattern in patterns for table in folder.glob(pattern))
+    for one, other in pairwise(found):
+        if one.parent == other.parent:
+            what = f"{one}: there is a {other.name} beside it"
+            raise InputError(what, "keep one table in each folder")
+    found = found or sorted(folder.rglob("*.parquet"))
+    if not found:
+        raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
     return found
 
 
-def _read(table: Path) -> datasets.Dataset:
-    """The rows of a metadata table, texts all; ``audio`` is the path of the recording.
+def _read(table: Path) -> pa.Table:
+    """The rows of a table, ``audio`` the name of a recording unless there is such a column.
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    frame = _TABLES[table.name](table)
-    if frame.empty or "file_name" not in frame:
-        raise ValueError(f"{table} has no rows with a file_name")
-    # As objects: a column of pandas' own strings would take None for NaN.
-    frame = frame.astype(str).astype(object).where(frame.notna(), None)
-    columns = {str(name): frame[name].tolist() for name in frame}
-    sounds = [str(table.parent / str(name)) for name in columns["file_name"]]
-    return datasets.Dataset.from_dict({**columns, "audio": sounds})
+    if table.suffix == ".parquet":
+        datasets.disable_progress_bars()  # they would write to stderr
+        cache = str(paths.cache() / "datasets")
+        rows = datasets.Dataset.from_parquet(str(table), cache_dir=cache).data.table
+    else:
+        rows = pa.table(_csv(table) if table.suffix == ".csv" else _jsonl(table))
+    if not len(rows):
+        raise ValueError(f"{table} has no rows")
+    if table.name in _TABLES and "file_name" not in rows.column_names:
+        raise ValueError(f"{table} has no column file_name")
+    if table.name in _TABLES:
+        rows = rows.append_column("audio", rows["file_name"])
+    return rows
+
+
+def _csv(table: Path) -> dict[str, list[str]]:
+    """Columns as they are written; a table in which a quotation mark is not closed is refused."""
+    with table.open(encoding="utf-8-sig") as stream:
+        lines, rows = csv.reader(stream, strict=True, skipinitialspace=True), []
+        try:
+            header = next(lines, [])
+            for row in filter(None, lines):
+                if any("\n" in cell for cell in row):
+                    raise csv.Error("a field goes over several lines")
+                if len(row) != len(header):
+                    raise csv.Error(f"{len(row)} fields under {len(header)} names")
+                rows.append(row)
+        except csv.Error as error:
+            raise InputError(
+                f"{table}, line {lines.line_num}: {error}",
+                "close every quotation mark that begins a field, double those inside, and put a"
+                " transcript with commas between two; or write metadata.jsonl",
+            ) from error
+    if len(set(header)) < len(header):
+        raise ValueError(f"{table} has two columns of one name")
+    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
+
+
+def _jsonl(table: Path) -> dict[str, list[str | None]]:
+    """Columns of an object a line; numbers become texts as they are written."""
+    lines = [line for line in table.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
+    if any(isinstance(x, list | dict) for row in rows for x in row.values()):
+        raise ValueError(f"{table} holds lists or objects in place of texts")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _sounds(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
+    """Names of files, or structs of ``bytes`` and ``path``, as such structs with absolute paths."""
+    chunks = []
+    for chunk in column.chunks:
+        are_names = pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)
+        if not are_names and not pa.types.is_struct(chunk.type):
+            raise ValueError(f"audio is stored as {chunk.type}, neither encoded nor a path")
+        names = chunk if are_names else chunk.field("path")
+        data = pa.nulls(len(chunk), pa.binary()) if are_names else chunk.field("bytes")
+        found = [None if name is None else _located(folder, name) for name in names.to_pylist()]
+        fields = [data.cast(pa.large_binary()), pa.array(found, pa.string())]
+        chunks.append(pa.StructArray.from_arrays(fields, names=["bytes", "path"]))
+    return pa.chunked_array(chunks)
+
+
+def _located(folder: Path, name: str) -> str:
+    """Absolute path of a recording that a table names, if need be with its letters composed or
+    decomposed, as other systems store names, or with slashes for backslashes."""
+    spellings = [name, name.replace("\\", "/")]
+    spellings += [unicodedata.normalize(form, x) for x in spellings for form in ("NFC", "NFD")]
+    candidates = [os.path.join(folder, spelling) for spelling in spellings]
+    return next(filter(os.path.isfile, candidates), candidates[0])
+
+
+def row(rows: pa.Table, index: int) -> dict[str, Any]:
+    """One of :meth:`OwnSpeech.rows`, with an ``id``."""
+    return {**rows.slice(index, 1).to_pylist()[0], "id": f"{index:06d}"}

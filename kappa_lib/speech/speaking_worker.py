@@ -1,27 +1,25 @@
-"""A process of its own in which a synthesiser speaks, every utterance in a fresh copy of it.
+"""A program that speaks one utterance and ends: text on standard input, a WAV on standard output.
+
+    python speaking_worker.py ENGINE LIBRARY FOLDER VOICE RATE PITCH
 
 eSpeak NG carries state (oscillator phase, flutter) from one utterance into the next, even over
-its own terminate and initialise; SVOX Pico carries some, too. A fork for each utterance starts
-every one from the same state, so the samples depend on the text and the voice alone.
+its own terminate and initialise; SVOX Pico carries some, too. In a process of its own each
+utterance depends on its text and voice alone, and a crash is that utterance's.
 
-Constants and signatures follow ``speak_lib.h`` of eSpeak NG 1.52. A request on standard input is
-a JSON line ``[text, voice name, rate, pitch]``; the answer on standard output is two
-little-endian int32, rate in Hz (or minus an error code) and number of bytes, then int16 samples.
+Constants and signatures follow ``speak_lib.h`` of eSpeak NG 1.52.
 """
 
 import ctypes
-import json
 import os
-import struct
 import sys
+import wave
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _WORDS_PER_MINUTE, _PITCH = 1, 3
 _PICO_RATE, _VOLUME = 16_000, 0.6  # louder, and it clips
-HEADER = struct.Struct("<ii")
-UNKNOWN_VOICE, REFUSED, CRASHED = 1, 2, 3
+NOT_LOADED, UNKNOWN_VOICE = 3, 4  # exit statuses
 
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_int, ctypes.c_void_p
@@ -52,17 +50,16 @@ class Espeak:
             self.blocks.append(samples[: 2 * count])
         return 0
 
-    def speak(self, text: str, voice: str, rate: int, pitch: int) -> tuple[int, bytes]:
-        """Rate in Hz, or minus an error code, and int16 samples."""
-        if self.library.espeak_SetVoiceByName(voice.encode()):
-            return -UNKNOWN_VOICE, b""
+    def knows(self, voice: str) -> bool:
+        return not self.library.espeak_SetVoiceByName(voice.encode())
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> bytes:
+        """int16 samples, of the voice that :meth:`knows` has set."""
         self.library.espeak_SetParameter(_WORDS_PER_MINUTE, rate, 0)
         self.library.espeak_SetParameter(_PITCH, pitch, 0)
         data = text.encode() + b"\0"
-        size = ctypes.c_size_t(len(data))
-        if self.library.espeak_Synth(data, size, 0, 0, 0, _UTF8, None, None):
-            return -REFUSED, b""
-        return self.rate, b"".join(self.blocks)
+        self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, _UTF8, None, None)
+        return b"".join(self.blocks)
 
 
 class Pico:
@@ -72,17 +69,20 @@ class Pico:
         ImportError: the library does not fit this Python or this machine.
     """
 
+    rate = _PICO_RATE
+
     def __init__(self, library: str, folder: str) -> None:
         loader = ExtensionFileLoader("_nanotts", library)
         self.module = module_from_spec(spec_from_loader("_nanotts", loader))
         loader.exec_module(self.module)
         self.data = os.path.join(folder, "lang")
 
-    def speak(self, text: str, voice: str, rate: int, pitch: int) -> tuple[int, bytes]:
-        """Rate in Hz, or minus an error code, and int16 samples."""
-        if not any(name.startswith(voice) for name in os.listdir(self.data)):
-            return -UNKNOWN_VOICE, b""
-        samples = self.module.speak(
+    def knows(self, voice: str) -> bool:
+        return any(name.startswith(voice) for name in os.listdir(self.data))
+
+    def speak(self, text: str, voice: str, rate: int, pitch: int) -> bytes:
+        """int16 samples."""
+        return self.module.speak(
             text=text,
             voice=voice,
             speed=rate / 100,
@@ -90,25 +90,23 @@ class Pico:
             volume=_VOLUME,
             lingware_path=self.data,
         )
-        return _PICO_RATE, samples
 
 
-def _answer(code: int, samples: bytes) -> None:
-    with os.fdopen(os.dup(1), "wb") as stream:
-        stream.write(HEADER.pack(code, len(samples)) + samples)
-
-
-def main() -> None:
-    """Serve requests until standard input ends."""
-    engine = {"espeak": Espeak, "pico": Pico}[sys.argv[1]](*sys.argv[2:4])
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _answer(*engine.speak(*json.loads(line)))
-            os._exit(0)
-        if os.waitpid(child, 0)[1]:
-            _answer(-CRASHED, b"")
+def main(name: str, library: str, folder: str, voice: str, rate: str, pitch: str) -> int:
+    """Exit status; the sound is written where it is 0."""
+    try:
+        engine = {"espeak": Espeak, "pico": Pico}[name](library, folder)
+    except (OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return NOT_LOADED
+    if not engine.knows(voice):
+        return UNKNOWN_VOICE
+    samples = engine.speak(sys.stdin.buffer.read().decode(), voice, int(rate), int(pitch))
+    with wave.open(sys.stdout.buffer, "wb") as sound:
+        sound.setparams((1, 2, engine.rate, len(samples) // 2, "NONE", ""))
+        sound.writeframesraw(samples)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(*sys.argv[1:]))

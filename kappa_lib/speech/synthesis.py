@@ -5,22 +5,20 @@ is that of the audiology matrix tests: every sentence is grammatical, none can b
 other words, and a language has 10⁵ of them. The words are our own.
 """
 
-import json
+import io
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import soxr
 
 from kappa_lib.errors import InputError, KappaError, UnreachableError
-from kappa_lib.paths import ROOT
+from kappa_lib.speech import speaking_worker
 from kappa_lib.speech.audio import RATE, trim
-from kappa_lib.speech.speaking_worker import CRASHED, HEADER, UNKNOWN_VOICE
 from kappa_lib.weights import assets
 
 _WORDS = {
@@ -56,7 +54,6 @@ SPEAKERS: dict[str, tuple[str, ...]] = {
 PICO_SPEAKERS: dict[str, tuple[str, ...]] = {"de": ("de-DE",), "en": ("en-US", "en-GB")}
 # engine -> rates and pitches: words per minute and 0 to 99 (50 is the speaker's own); per cent
 RANGES = {"espeak": ((150, 190), (40, 60)), "pico": ((90, 120), (75, 130))}
-_AGAIN = "call again; if it was the system that did it, free some memory first"
 
 
 @dataclass(frozen=True)
@@ -100,29 +97,39 @@ def voice(speaker: str, variation: int) -> Voice:
     return Voice(speaker, rates[rate], pitches[pitch])
 
 
-def synthesise(utterances: Iterable[tuple[str, Voice]]) -> Iterator[np.ndarray]:
-    """Speak one or more texts one after the other, all by the engine of the first voice.
+def speak(text: str, voice: Voice) -> np.ndarray:
+    """Speak a text, in a process of its own: the samples depend on text and voice alone.
 
     Returns:
-        for each text float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
+        float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
 
     Raises:
         UnreachableError: the library cannot be fetched, loaded or run.
-        InputError: unknown language, or a text with nothing to say.
+        InputError: unknown voice, or a text with nothing to say.
         KappaError: it crashed or was killed.
     """
-    utterances = list(utterances)
-    name = utterances[0][1].engine
-    library, folder = assets.synthesiser(name)
-    command = [sys.executable, "-m", "kappa_lib.speech.speaking_worker", name]
-    command += [str(library), str(folder)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe) as worker:
-        for text, voice in utterances:
-            _check_variant(folder, voice)
-            samples, rate = _ask(worker, text, voice)
-            speech = trim(samples.astype(np.float32) / 32768)
-            yield np.clip(soxr.resample(speech, rate, RATE), -1.0, 1.0)
+    library, folder = assets.synthesiser(voice.engine)
+    _check_variant(folder, voice)
+    about = [voice.engine, library, folder, voice.name, voice.rate, voice.pitch]
+    command = [sys.executable, "-I", "-S", speaking_worker.__file__, *map(str, about)]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    if done.returncode == speaking_worker.NOT_LOADED:
+        raise UnreachableError(
+            f"the speech synthesiser cannot run: {done.stderr.decode(errors='replace').strip()}",
+            "it needs the C++ runtime of the system (libstdc++ on Linux)",
+        )
+    if done.returncode == speaking_worker.UNKNOWN_VOICE:
+        what = f"voice {voice.name!r}: unknown to its synthesiser"
+        raise InputError(what, "use one of the languages de and en")
+    if done.returncode:
+        raise KappaError(
+            f"{text!r}: the speech synthesiser crashed or was killed at it ({done.returncode})",
+            "call again; if it was the system that did it, free some memory first",
+        )
+    samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32")
+    if not samples.any():
+        raise InputError(f"{text!r}: {voice.name} says nothing", "give a text with words in it")
+    return np.clip(soxr.resample(trim(samples), rate, RATE), -1.0, 1.0)
 
 
 def _check_variant(folder: Path, voice: Voice) -> None:
@@ -132,42 +139,3 @@ def _check_variant(folder: Path, voice: Voice) -> None:
     if variant and not (known / variant).is_file():
         names = sorted(path.name for path in known.iterdir())
         raise InputError(f"voice {voice.name!r}: no variant {variant!r}", f"one of {names}")
-
-
-def _ask(worker: subprocess.Popen, text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    """int16 samples ``(n,)`` and their rate in Hz."""
-    request = json.dumps([text, voice.name, voice.rate, voice.pitch]) + "\n"
-    try:
-        worker.stdin.write(request.encode())
-        worker.stdin.flush()
-    except BrokenPipeError:
-        raise _dead(worker) from None
-    header = worker.stdout.read(HEADER.size)
-    if len(header) < HEADER.size:
-        raise _dead(worker)
-    rate, size = HEADER.unpack(header)
-    if rate == -UNKNOWN_VOICE:
-        raise InputError(
-            f"voice {voice.name!r}: unknown to its synthesiser",
-            "use one of the languages de and en",
-        )
-    if rate == -CRASHED:
-        raise KappaError(f"{text!r}: the speech synthesiser crashed or was killed at it", _AGAIN)
-    samples = np.frombuffer(worker.stdout.read(size), dtype="<i2")
-    if rate < 0 or not samples.any():
-        raise InputError(f"{text!r}: {voice.name} says nothing", "give a text with words in it")
-    return samples, rate
-
-
-def _dead(worker: subprocess.Popen) -> KappaError:
-    """Why the worker answers no more. One that was killed can run: that is no missing asset, which
-    a run would go on without."""
-    with suppress(BrokenPipeError):  # of what it never read
-        worker.stdin.close()
-    if (status := worker.wait()) < 0:
-        return KappaError(f"the speech synthesiser was killed by signal {-status}", _AGAIN)
-    words = worker.stderr.read().decode(errors="replace").strip().splitlines() or ["no message"]
-    return UnreachableError(
-        f"the speech synthesiser cannot run: {words[-1]}",
-        "it needs the C++ runtime of the system (libstdc++ on Linux)",
-    )

@@ -1,6 +1,12 @@
-"""Transcripts as they are compared: one normaliser a language, and the word error rate."""
+"""Transcripts as they are compared: each language's normaliser, and the error rate of its words.
+
+Where a language is written without spaces between words, letters stand for words, as Whisper's
+authors have it (Radford et al. 2022, arXiv 2212.04356, appendix C): the word error rate of its
+letters is the character error rate.
+"""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
@@ -10,31 +16,81 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from kappa_lib.errors import InputError
 
+# Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan and Dzongkha, by all of their codes.
+_CODES = (
+    "zh zho chi cmn yue wuu nan hak gan ja jpn th tha lo lao km khm my mya bur bo bod tib dz dzo"
+)
+UNSPACED = frozenset(re.findall("[a-z]+", _CODES))
+# Languages whose letters have no mark once they are composed: Whisper's own rule, which takes
+# marks for punctuation, is as good.
+_COMPOSED = ("de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "sk", "hu")
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘‛ʼʻʹ′ˈ`´＇", "'"))
+_TURKIC = str.maketrans({"I": "ı", "İ": "i"})
+
+
+def fold(text: str) -> str:
+    """One spelling of what is only typed differently.
+
+    Apostrophes, composition, what is not seen (soft hyphens, joiners, marks of direction) and what
+    Hebrew and Arabic may go without: vowel points, and the line that stretches a word.
+    """
+    composed = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
+    return "".join(c for c in composed if c.isascii() or not _unwritten(c))
+
+
+def _unwritten(character: str) -> bool:
+    category, name = unicodedata.category(character), unicodedata.name(character, "")
+    points = category == "Mn" and name.startswith(("ARABIC", "HEBREW"))
+    return category == "Cf" or points or name == "ARABIC TATWEEL"
+
+
+def sentence_key(text: str) -> str:
+    """The words of a text alone: two texts with the same key are the same sentence."""
+    folded = fold(text).casefold().replace("'", "")
+    letters = (c if unicodedata.category(c)[0] in "LMN" else " " for c in folded)
+    return " ".join("".join(letters).split())
+
 
 @cache
-def _normaliser(language: str) -> Callable[[str], str]:
+def _rules(language: str) -> Callable[[str], str]:
     if not re.fullmatch("[a-z]{2,3}", language):
         raise InputError(f"language {language!r}", "give its code, for instance en or de")
-    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer()
+    if language in ("en", "eng"):
+        return EnglishTextNormalizer()
+    return BasicTextNormalizer(preserve_marks=True, split_letters=language in UNSPACED)
 
 
 @lru_cache(maxsize=100_000)  # references come again at every evaluation
 def normalise(text: str, language: str) -> str:
-    """Text as WER compares it; :func:`normaliser` names the language's normaliser."""
-    words = _normaliser(language)(text).strip()
+    """Words as the error rate compares them, with a space between two; see :func:`measure`."""
+    text = fold(text)
+    if language in ("tr", "tur", "az", "aze"):
+        text = text.translate(_TURKIC)
+    # Elsewhere than in Turkish, lower() leaves the dot of İ as a mark.
+    words = _rules(language)(text.lower().replace("i\N{COMBINING DOT ABOVE}", "i")).strip()
     # The English normaliser keeps lone full stops.
     return words if any(c.isalnum() for c in words) else ""
 
 
 def normaliser(language: str) -> str:
-    """Name of a language's normaliser."""
-    return "Whisper English" if language == "en" else "Whisper basic"
+    """Name of a language's normaliser, and its measure where that is not the word error rate."""
+    if language in ("en", "eng"):
+        return "Whisper English"
+    if language in UNSPACED:
+        return "Whisper basic, letter by letter with their marks: character error rate"
+    return "Whisper basic" if language in _COMPOSED else "Whisper basic, marks of letters kept"
+
+
+def measure(language: str) -> str:
+    """``WER``, or ``CER`` of a language that is written without spaces between words."""
+    return "CER" if language in UNSPACED else "WER"
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], language: str) -> float:
     """(substitutions + deletions + insertions) / reference words, over the whole test set.
 
-    A fraction; above 1 when the hypotheses are longer than what was said.
+    A fraction; above 1 when the hypotheses are longer than what was said. Letters count as words
+    where :func:`measure` says ``CER``.
 
     Raises:
         InputError: no utterance, or a reference that is empty after normalisation.
@@ -44,14 +100,15 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], langua
             f"{len(references)} references and {len(hypotheses)} hypotheses in {language!r}",
             "pass one hypothesis for each of at least one reference",
         )
-    spoken = [normalise(text, language) for text in references]
-    for reference, text in zip(references, spoken, strict=True):
-        if not text:
+    for reference in references:
+        if not normalise(reference, language):
             raise InputError(
                 f"reference {reference!r} in {language!r} is empty after normalisation",
                 "drop it from the test set: its word error rate is undefined",
             )
-    return jiwer.wer(spoken, [normalise(text, language) for text in hypotheses])
+    pairs = zip(references, hypotheses, strict=True)
+    wrong, words = map(sum, zip(*(word_errors(*pair, language) for pair in pairs), strict=True))
+    return wrong / words
 
 
 def word_errors(reference: str, hypothesis: str, language: str) -> tuple[int, int]:

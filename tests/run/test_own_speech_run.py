@@ -101,8 +101,10 @@ def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, cap
     assert (profile.profile, profile.model) == ("new", str(root / "llama"))
     folder = str(root / "meine Aufnahmen: 2026")
     assert profile.corpora == {CORPUS: {"folder": folder, "language": "de", "text": "gesagt"}}
-    assert profile.train_utterances == {CORPUS: len(TEXTS) + 4 - 1}
-    assert profile.test_utterances == {CORPUS: 1}
+    assert profile.train_utterances == {CORPUS: len(TEXTS) - 2}
+    assert profile.test_utterances == {CORPUS: 2}
+    assert max(profile.batch, profile.warm_batch) <= len(TEXTS) - 2
+    assert "Whisper basic" in text
     assert str(tmp_path / "new.yaml") in capsys.readouterr().out
 
 
@@ -174,6 +176,40 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
 
 
 @pytest.mark.slow
+def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
+    root, tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    given = ["--speech", str(folder), "--language", "de", "--model", str(root / "llama")]
+    given += ["-o", str(tmp_path / "few.yaml")]
+    for count in range(1, 5):
+        rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:count])]
+        (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
+        (folder / f"{count - 1}.wav").write_bytes(hub_files.sound(1.0, count))
+        status = cli.main(["init-profile", *given])
+        assert status == (0 if count == 4 else cli.WRONG)
+    assert "it takes 2 to test on and 2 others to train on" in capsys.readouterr().err
+    written = yaml.safe_load((tmp_path / "few.yaml").read_text(encoding="utf-8"))
+    sizes = {key: SMALL[key] for key in SMALL if "batch" not in key} | {"eval_every": 2}
+    written |= sizes | {"encoder": str(root / "whisper"), "device": "cpu"}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(written))
+    monkeypatch.chdir(paths.NOTEBOOKS)
+    for name in ("04_selected_vs_inverse", "05_wer_over_training"):
+        names = {**written, "profile": str(tmp_path / "few.yaml")}
+        for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code" and cell["id"] != "parameters":
+                exec(compile(cell.source, f"{name}:{cell['id']}", "exec"), names)
+
+
+@pytest.mark.slow
+def test_too_few_usable_recordings_are_refused_before_anything_is_trained(root, run):
+    profile, *_ = run
+    with pytest.raises(InputError, match=r"9 training utterances for batches of 12"):
+        features.load(profile.model_copy(update={"batch": 12}))
+
+
+@pytest.mark.slow
 def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkeypatch):
     profile, _, _, table = run
     cells = nbformat.read(paths.NOTEBOOKS / "05_wer_over_training.ipynb", as_version=4).cells
@@ -203,7 +239,7 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
     written = report.write(profile).read_text(encoding="utf-8")
-    assert f"Training utterances: 9 {CORPUS} (16 asked for)" in written
+    assert f"Training utterances: 9 {CORPUS} (11 asked for)" in written
     assert f"| WER {CORPUS}, % | mean, % |" in report.wer_table(table)
     assert f"Whisper basic for {CORPUS}" in written
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kappa_lib import profiles
 from kappa_lib.files import read_json
 from kappa_lib.run import stages
-from kappa_lib.speech.sources import SOURCES
+from kappa_lib.speech.hub import SOURCES
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.model import INSTRUCTION, SpeechLLM, chat_prompt
 from kappa_lib.training.trainer import train

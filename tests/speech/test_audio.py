@@ -60,6 +60,65 @@ def test_unusable_rows_are_refused_by_name(item, complaint):
     assert error.value.remedy
 
 
+def encoded(format_: str, subtype: str, seconds: float = 4.0) -> bytes:
+    buffer, count = io.BytesIO(), int(seconds * audio.RATE)
+    noise = np.random.default_rng(0).normal(0, 0.1, count).clip(-1, 1)
+    soundfile.write(buffer, noise, audio.RATE, format=format_, subtype=subtype)
+    return buffer.getvalue()
+
+
+FORMATS = [
+    *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_24")),
+    *(("RF64", "PCM_16"), ("W64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")),
+    *(("CAF", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+@pytest.mark.parametrize(("format_", "subtype"), FORMATS)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_recording_that_was_cut_off_is_refused_and_a_whole_one_read(format_, subtype, share):
+    whole = encoded(format_, subtype)
+    assert audio.read(row(whole))[0].size == pytest.approx(4 * audio.RATE, abs=3000)
+    with pytest.raises(audio.UnusableRow, match=r"row-7: (cut off|not readable)"):
+        audio.read(row(whole[: int(share * len(whole))]))
+
+
+@pytest.mark.parametrize(
+    ("riff", "data", "is_read"),
+    [
+        *((0, 0, False), (64_036, 0, False)),  # a recorder that was cut off
+        *((0, 64_000, True), (2**32 - 1, 2**32 - 1, True), (0x7FFFF024, 0x7FFFF000, True)),  # pipes
+        (64_044, 64_000, True),  # counts its own header
+    ],
+)
+def test_a_header_without_a_length_is_read_to_the_end_or_said_to_be_unfinished(riff, data, is_read):
+    file = bytearray(wav(np.tile(TONE, 4)))
+    file[4:8], file[40:44] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    if is_read:
+        assert audio.read(row(bytes(file)))[0].size == 4 * TONE.size
+    else:
+        with pytest.raises(audio.UnusableRow, match="cut off, its header says 0 bytes"):
+            audio.read(row(bytes(file)))
+
+
+@pytest.mark.parametrize("scale", [32_767, 127, 5])
+def test_integers_that_are_stored_as_floats_are_refused_not_clipped(scale):
+    with pytest.raises(audio.UnusableRow, match="beyond full scale"):
+        audio.read(row(wav(TONE * scale, subtype="FLOAT")))
+    audio.read(row(wav(TONE * 2.2, subtype="FLOAT")))  # a decoder's overshoot
+
+
+def test_a_file_that_is_not_there_is_no_damaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.wav").write_bytes(wav(TONE))
+    for path in ("/absent/here.wav", "here.wav", str(tmp_path)):
+        item = {"id": "row-7", "audio": {"bytes": None, "path": path}, "text": "a"}
+        with pytest.raises(audio.UnusableRow, match="row-7: no such file"):
+            audio.read(item)
+        assert audio.seconds(item) == 0
+
+
 def test_trim_cuts_silence_and_leaves_a_margin():
     silence = np.zeros(4000, np.float32)
     trimmed = audio.trim(np.concatenate([silence, TONE, silence]))

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kappa_lib import files, paths
+from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.speech import audio, corpora
+from kappa_lib.speech import audio, corpora, recorded
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.text import bundled_text
 from kappa_lib.weights import assets
@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 def said(monkeypatch):
     """What is reported on the way."""
     lines = []
-    monkeypatch.setattr(corpora, "say", lines.append)
+    monkeypatch.setattr(recorded, "say", lines.append)
     return lines
 
 
@@ -69,14 +69,6 @@ def test_the_hash_tells_splits_apart_and_is_stable():
     assert drawn.hash == corpora.split("de", 20, 10, 3).hash
     others = [("en", 20, 10, 3), ("de", 21, 10, 3), ("de", 20, 9, 3), ("de", 20, 10, 4)]
     assert len({corpora.split(*other).hash for other in others} | {drawn.hash}) == 5
-
-
-def test_the_split_file_holds_every_sentence_and_the_hash(cache):
-    drawn = corpora.split("en", 5, 3, 0)
-    corpora.build("en", 5, 3, 0)
-    saved = files.read_json(next((cache / "speech").glob("*/split.json")))
-    assert saved["hash"] == drawn.hash
-    assert [entry["text"] for entry in saved["test"]] == texts(drawn.test)
 
 
 @pytest.mark.parametrize("corpus", ["de", "en"])
@@ -161,52 +153,20 @@ def test_a_failed_build_leaves_nothing(cache, monkeypatch):
     (cache / "assets/espeak-ng").unlink()
     with pytest.raises(AssetError, match="espeak-ng"):
         corpora.build("en", 2, 2, 0)
-    assert list((paths.cache() / "speech").iterdir()) == []
+    assert not (paths.cache() / "speech").exists()
 
 
 def test_a_kept_corpus_with_a_part_missing_is_refused(cache):
     corpora.build("en", 2, 2, 0)
     next((cache / "speech").glob("*/test.arrow")).unlink()
-    with pytest.raises(AssetError, match="0 test utterances instead of 2"):
+    with pytest.raises(AssetError, match="damaged"):
         corpora.build("en", 2, 2, 0)
-
-
-@pytest.mark.parametrize(
-    ("text", "key"),
-    [
-        ("Don't PRESS,  one!", "dont press one"),
-        ("Äpfel", "äpfel"),
-        ("...", ""),
-        ("weiße", "weisse"),
-    ],
-)
-def test_sentence_key_ignores_case_and_punctuation(text, key):
-    assert corpora.sentence_key(text) == key
 
 
 def test_the_seed_chooses_other_sentences():
     drawn = [set(texts(corpora.split("en", 0, 40, seed).test)) for seed in range(4)]
     overlaps = [len(a & b) for i, a in enumerate(drawn) for b in drawn[:i]]
     assert np.max(overlaps) <= 2
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("[ascending tones]", ""),
-        ("<beep ascending>", ""),
-        ("(10 seconds of silence)", ""),
-        ("...", ""),
-        ("at [@]", "at"),
-        ('IAX (note: does not say "2")', "IAX"),
-        ("... extension ...", "extension"),
-        ("...to lock, or unlock the conference.", "to lock, or unlock the conference."),
-        ("press * to toggle pause", "press star to toggle pause"),
-        ("All of our represenatives are busy.", "All of our representatives are busy."),
-    ],
-)
-def test_what_is_said_remains(written, said):
-    assert corpora.clean(written) == said
 
 
 def test_prompts_are_speech_with_words_and_not_too_long():
