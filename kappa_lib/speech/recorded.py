@@ -97,7 +97,7 @@ def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder
                 yield row
 
     with audio.making(folder) as temporary:
-        for part, count in counts.items():
+        for part, count in filter(lambda pair: pair[1], counts.items()):
             told = track(range(count), f"reading speech {corpus}, {part}")
             rows = (row for _, row in zip(told, usable(part), strict=False))
             audio.write_part(temporary, part, rows)

@@ -39,7 +39,8 @@ class Experiment:
     """A profile's model, data and evaluation; the model is loaded anew for each run.
 
     Raises:
-        InputError: the processes see different data, or one would have no utterance of a batch.
+        InputError: the processes see different data, one would have no utterance of a batch, or
+            there are too few utterances to fill one.
     """
 
     def __init__(self, profile: Profile, data: SpeechData) -> None:
@@ -48,6 +49,12 @@ class Experiment:
                 f"a batch of {profile.batch} leaves some of {distributed.world_size()} processes "
                 "without work",
                 "raise the profile's batch, or start fewer processes",
+            )
+        usable = min(len(data.ids), len(data.first(profile.tune_utterances)))
+        if usable < (batch := max(profile.batch, profile.warm_batch if profile.warm_steps else 1)):
+            raise InputError(
+                f"profile {profile.profile}: {usable} training utterances for batches of {batch}",
+                "raise train_utterances, or lower batch and warm_batch",
             )
         # Of a run's type, not of its wish: a machine that picks another one makes another run.
         dtype = models.pick_dtype(profile.dtype, profile.device)

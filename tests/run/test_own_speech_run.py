@@ -20,8 +20,10 @@ from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, stages
 from kappa_lib.speech import features
+from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.trainer import run_config
+from kappa_lib.weights import models
 
 # Short, for the small tokenizer has a token a letter and a second of speech 12 positions.
 TEXTS = ["Null", "Eins", "Zwei", "Drei", "Vier!", "Fünf", "Sechs", "Sieben", "Acht", "Neun"]
@@ -203,10 +205,11 @@ def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
 
 
 @pytest.mark.slow
-def test_too_few_usable_recordings_are_refused_before_anything_is_trained(root, run):
-    profile, *_ = run
+def test_too_few_usable_recordings_are_refused_before_a_model_is_loaded(run, monkeypatch):
+    profile, bench, *_ = run
+    monkeypatch.setattr(models, "load", None)
     with pytest.raises(InputError, match=r"9 training utterances for batches of 12"):
-        features.load(profile.model_copy(update={"batch": 12}))
+        Experiment(profile.model_copy(update={"batch": 12}), bench.data)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monk
         (folder / part).mkdir(parents=True)
         rows = ["file_name,text"]
         for number, text in enumerate(texts):
-            samples = np.random.default_rng(number).normal(0, 0.1, 16_000).clip(-1, 1)
+            samples = np.random.default_rng([number, len(part)]).normal(0, 0.1, 16_000).clip(-1, 1)
             soundfile.write(folder / part / f"{number}.wav", samples, 16_000)
             rows.append(f'{number}.wav,"{text}"')
         (folder / part / "metadata.csv").write_text("\n".join(rows))
