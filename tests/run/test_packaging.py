@@ -154,9 +154,10 @@ def test_version_is_the_same_everywhere():
     assert metadata.version("kappa-lib") == __version__ == citation["version"]
 
 
-def test_citation_names_the_paper():
+def test_citation_names_the_companion_and_the_paper_as_its_reference():
     citation = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    paper = citation["preferred-citation"]
+    assert "preferred-citation" not in citation  # or a code host would show the paper alone
+    (paper,) = citation["references"]
     assert paper["authors"][0] == {"family-names": "Ludwig", "given-names": "Oswaldo"}
     assert paper["identifiers"][0]["value"] == "arXiv:2506.16289"
     assert citation["license"] == metadata.metadata("kappa-lib")["License-Expression"]
