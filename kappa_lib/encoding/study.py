@@ -23,10 +23,12 @@ from kappa_lib.encoding import cases, damage, information, predictors
 from kappa_lib.encoding.cases import Batch, Settings
 from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference, noise_cost
+from kappa_lib.encoding.invariant import invariant_kappa
 from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import track
+from kappa_lib.spectra import gauge
 from kappa_lib.spectra.scan import scan
 
 # Raise when a change here or in the measures alters any number.
@@ -132,6 +134,8 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
 
     (after,) = study.rows.get(study.key("reversed", []), after_surgery)
     goal, reached = table["tensor"].map(study.goal), table["tensor"].map(after)
+    if study.llm.config.model_type in gauge.MODELS:
+        table["invariant_kappa"] = table["tensor"].map(invariant_kappa(study.llm))
     slopes = _gradients(study)[["tensor", "gradient"]]
     yield table.assign(kappa_goal=goal, kappa_reversed=reached).merge(slopes, on="tensor")
 

@@ -21,6 +21,7 @@ WORDS = {
     "kappa_excess": "κ / κ of the null",
     "input_kappa": "κ, input-weighted",
     "head_kappa": "κ of single heads",
+    "invariant_kappa": "κ of the invariant (QK, OV, …)",
     "effective_rank_share": "effective rank / k",
     "stable_rank": "stable rank",
     "alpha": "tail exponent α",
