@@ -33,6 +33,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 suppress_warnings = ["myst.header"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -85,7 +86,7 @@ docs/claims
 docs/methods
 docs/findings
 docs/prior-results
-article
+The article <article>
 results/reference/README
 ```
 ```{toctree}
