@@ -166,14 +166,13 @@ class ModuleCheckpoint(Checkpoint):
         self.basis = f"as the modules of this {type(module).__name__} use them"
         held = dict(module.named_parameters())
         pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
-        held |= {name: mask for name, mask in module.named_buffers() if name in pruned}
         sources = {
-            name: Source(
-                str(tensor.dtype).removeprefix("torch."),
-                tuple(tensor.shape),
-                partial(_values, name, tensor),
-            )
-            for name, tensor in held.items()
+            name: Source(_dtype(p), tuple(p.shape), partial(_values, name, p))
+            for name, p in held.items()
+        } | {
+            name: Source(_dtype(mask), tuple(mask.shape), mask.cpu)
+            for name, mask in module.named_buffers()
+            if name in pruned
         }
         self._sources, self.problems = assembled(sources)
         roles = kinds.of_model(module)
@@ -187,6 +186,10 @@ class ModuleCheckpoint(Checkpoint):
     def digest(self, info: TensorInfo) -> str:
         values = self.read(info).contiguous().reshape(-1).view(torch.uint8)
         return hashlib.sha256(values.numpy().data).hexdigest()
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:

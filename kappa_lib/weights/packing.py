@@ -52,9 +52,10 @@ def unpacked(
         found, parts = _eight_bit(held, record)
         rest = {local: held[local] for local in held if local not in parts | found.keys()}
         if codes := _codes(module, rest, record):
-            # The codes themselves, if they are there; some formats add lists of shapes to them.
-            odd = [local for local in codes if held[local].dtype not in FLOATS]
-            first = max(odd or codes, key=lambda local: len(held[local].shape))
+            # Under the name of the codes, which may be of any type where they are called weight.
+            odd = [local for local in codes if held[local].dtype not in FLOATS] or codes
+            widest = max(odd, key=lambda local: len(held[local].shape))
+            first = "weight" if "weight" in held else widest
             made[names[first]] = names[first], _not_understood(names[first], first, held, record)
             hidden |= {names[local] for local in held} | _within(module, modules)
             continue

@@ -1,0 +1,214 @@
+"""Packed weights against NumPy's arithmetic; what is not unpacked is refused as a whole."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kappa_lib.errors import CheckpointError
+from kappa_lib.weights.models import open_checkpoint
+
+NF4 = np.array(
+    [-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
+     0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0],
+    np.float32,
+)  # fmt: skip
+PLAIN = {"model.norm.weight": torch.ones(8), "model.layers.0.mlp.up_proj.weight": torch.eye(8)}
+
+
+def opened(folder, tensors, **config):
+    """A checkpoint of one file with these tensors and a plain matrix beside them."""
+    save_file(PLAIN | tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(folder)
+
+
+def read(checkpoint, name):
+    return checkpoint.read({info.name: info for info in checkpoint.tensors}[name]).numpy()
+
+
+def four_bit(name, weight, carrier):
+    """Name → tensor as bitsandbytes saves NF4 with ``bnb_4bit_quant_storage``, and the values."""
+    blocks = weight.reshape(-1, 64)
+    scales = np.abs(blocks).max(1, keepdims=True)
+    codes = np.abs((blocks / scales)[..., None] - NF4).argmin(-1).astype(np.uint8).reshape(-1, 2)
+    packed = torch.from_numpy(codes[:, 0] << 4 | codes[:, 1]).view(carrier).reshape(-1, 1)
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [*weight.shape]}
+    stored = {
+        name: packed,
+        f"{name}.absmax": torch.from_numpy(scales.reshape(-1)),
+        f"{name}.quant_map": torch.from_numpy(NF4),
+        f"{name}.quant_state.bitsandbytes__nf4": torch.tensor([*json.dumps(state).encode()]).byte(),
+    }
+    return stored, (NF4[codes.reshape(-1)].reshape(-1, 64) * scales).reshape(weight.shape)
+
+
+@pytest.mark.parametrize(
+    "carrier", [torch.uint8, torch.bfloat16, torch.float16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize("name", ["model.layers.0.a.weight", "model.layers.0.experts.gate_up_proj"])
+def test_4_bit_codes_are_read_by_their_record_whatever_type_carries_them(carrier, name, tmp_path):
+    weight = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
+    stored, expected = four_bit(name, weight, carrier)
+    checkpoint = opened(tmp_path, stored)
+    assert {info.name for info in checkpoint.tensors} == {name, *PLAIN}
+    np.testing.assert_allclose(read(checkpoint, name), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lost", ["quant_state.bitsandbytes__nf4", "absmax", "quant_map"])
+def test_4_bit_codes_without_all_of_their_record_are_refused(lost, tmp_path):
+    weight = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
+    name = "model.layers.0.a.weight"
+    stored, _ = four_bit(name, weight, torch.bfloat16)
+    del stored[f"{name}.{lost}"]
+    checkpoint = opened(tmp_path, stored)
+    assert {info.name for info in checkpoint.tensors} == {name, *PLAIN}
+    with pytest.raises(CheckpointError, match=f"{name}: packed as"):
+        read(checkpoint, name)
+
+
+def test_4_bit_codes_with_no_record_left_are_refused_where_the_configuration_says_packed(tmp_path):
+    stored = {"model.layers.0.a.weight": torch.randn(768, 1).bfloat16()}
+    packing = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    checkpoint = opened(tmp_path, stored, quantization_config=packing)
+    with pytest.raises(CheckpointError, match="by bitsandbytes"):
+        read(checkpoint, "model.layers.0.a.weight")
+
+
+SCALES = {
+    "a tensor": ((), lambda s: s),
+    "a row": ((12, 1), lambda s: s),
+    "a row, as a list": ((12,), lambda s: s[:, None]),
+    "a group of columns": ((12, 4), lambda s: s.repeat(5, 1)),
+    "a block": ((3, 4), lambda s: s.repeat(5, 0).repeat(6, 1)[:12, :20]),
+}
+
+
+@pytest.mark.parametrize(("shape", "wide"), SCALES.values(), ids=list(SCALES))
+@pytest.mark.parametrize("zero", [False, True])
+def test_8_bit_integers_are_codes_less_zero_point_times_scale(shape, wide, zero, tmp_path):
+    r = np.random.default_rng(0)
+    codes = r.integers(-127, 128, (12, 20)).astype(np.int8)
+    scale, offset = r.uniform(0.1, 2, shape).astype(np.float32), r.integers(-9, 9, shape)
+    name = "model.layers.0.a.weight"
+    stored = {name: torch.from_numpy(codes), f"{name}_scale": torch.tensor(scale)}
+    expected = codes * wide(scale)
+    if zero:
+        stored[f"{name}_zero_point"] = torch.tensor(offset).to(torch.int8)
+        expected = (codes - wide(offset)) * wide(scale)
+    packing = {"quant_method": "compressed-tensors", "weight_block_size": [5, 6]}
+    checkpoint = opened(tmp_path, stored, quantization_config=packing)
+    assert {info.name for info in checkpoint.tensors} == {name, *PLAIN}
+    np.testing.assert_allclose(read(checkpoint, name), expected, rtol=1e-6)
+
+
+def test_fp8_experts_have_blocks_of_their_own(tmp_path):
+    values = torch.randn(3, 130, 20, generator=torch.Generator().manual_seed(0))
+    codes, scale = values.to(torch.float8_e4m3fn), torch.arange(1.0, 7).reshape(3, 2, 1)
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    checkpoint = opened(tmp_path, {name: codes, f"{name}_scale_inv": scale})
+    wide = scale.numpy().repeat(128, 1)[:, :130]
+    np.testing.assert_array_equal(read(checkpoint, name), codes.float().numpy() * wide)
+
+
+def codes(*shape, dtype=torch.int32):
+    return torch.ones(shape, dtype=dtype)
+
+
+# What each format's own tools save for one linear layer: the codes first.
+FORMATS = {
+    "GPTQ": {"qweight": codes(2, 8), "qzeros": codes(1, 1), "scales": torch.ones(1, 8),
+             "g_idx": codes(16)},
+    "AWQ": {"qweight": codes(16, 1), "qzeros": codes(1, 1), "scales": torch.ones(1, 8)},
+    "pack-quantized": {"weight_packed": codes(8, 2), "weight_scale": torch.ones(8, 2),
+                       "weight_shape": codes(2, dtype=torch.int64)},
+    "NVFP4": {"weight": codes(8, 8, dtype=torch.uint8), "weight_scale_2": torch.ones(1),
+              "weight_scale": torch.ones(8, 1).to(torch.float8_e4m3fn)},
+    "sparse": {"bitmask": codes(8, 2, dtype=torch.uint8), "compressed": torch.ones(64),
+               "row_offsets": codes(8, dtype=torch.int64), "shape": codes(2, dtype=torch.int64)},
+    "HQQ": {"W_q": codes(8, 8, dtype=torch.uint8), "scale": torch.ones(16, 1),
+            "zero": torch.ones(16, 1)},
+    "HQQ as floats": {"W_q": torch.ones(8, 8).half(), "scale": torch.ones(16, 1),
+                      "zero": torch.ones(16, 1)},
+    "AQLM": {"codes": codes(8, 2, 1, dtype=torch.int16), "codebooks": torch.ones(1, 4, 1, 8),
+             "scales": torch.ones(8, 1, 1, 1)},
+    "VPTQ": {"indices": codes(1, 8, 4, dtype=torch.int16), "centroids.weight": torch.ones(1, 64),
+             "weight_scale": torch.ones(16)},
+    "EETQ": {"qweight": codes(16, 8, dtype=torch.int8), "weight_scales": torch.ones(8)},
+    "quanto": {"weight._data": codes(8, 8, dtype=torch.uint8), "weight._scale": torch.ones(8, 2),
+               "weight._shift": torch.ones(8, 2), "input_scale": torch.ones(())},
+    "torchao": {"weight_qdata": codes(8, 8, dtype=torch.int8), "weight_scale": torch.ones(8, 2),
+                "weight_zero_point": torch.ones(8, 2)},
+    "BitNet": {"weight": codes(2, 16, dtype=torch.uint8), "weight_scale": torch.ones(1)},
+    "MLX": {"weight": codes(8, 2).to(torch.uint32), "scales": torch.ones(8, 1),
+            "biases": torch.ones(8, 1)},
+    "codes as floats": {"weight": torch.ones(8, 8), "weight_scale": torch.ones(8, 1)},
+    "a format of tomorrow": {"ladder": codes(8, 4, dtype=torch.uint8), "rungs": torch.ones(8, 2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packing", [{}, {"quantization_config": {"quant_method": "anything"}}])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_packing_that_is_not_understood_is_refused_and_no_part_of_it_listed(
+    kind, packing, tmp_path
+):
+    layer = "model.layers.0.self_attn.q_proj"
+    parts = {f"{layer}.{name}": tensor for name, tensor in FORMATS[kind].items()}
+    checkpoint = opened(tmp_path, parts | {f"{layer}.bias": torch.ones(8)}, **packing)
+    plain = {*PLAIN, f"{layer}.bias"}
+    (refused,) = (info for info in checkpoint.tensors if info.name not in plain)
+    assert refused.name == next(iter(parts))
+    assert refused.kind not in ("other", "embedding")
+    with pytest.raises(CheckpointError, match=f"{layer}.*not understood"):
+        checkpoint.read(refused)
+    assert checkpoint.left_out == {}
+
+
+@pytest.mark.parametrize(
+    "suffixes", [("_blocks", "_scales"), ("_packed", "_scale")], ids=["MXFP4", "another"]
+)
+def test_packed_experts_are_refused_together(suffixes, tmp_path):
+    layer = "model.layers.0.mlp.experts"
+    stored = {
+        f"{layer}.{name}{suffix}": codes(2, 8, 4, dtype=torch.uint8)
+        for name in ("gate_up_proj", "down_proj")
+        for suffix in suffixes
+    }
+    stored[f"{layer}.down_proj_bias"] = torch.ones(2, 8)
+    packing = {"quant_method": "mxfp4"}
+    checkpoint = opened(tmp_path, stored, quantization_config=packing)
+    (refused,) = (i for i in checkpoint.tensors if i.kind not in ("matrix", "other"))
+    with pytest.raises(CheckpointError, match=r"mxfp4 with .*down_proj"):
+        checkpoint.read(refused)
+    assert f"{layer}.down_proj_bias" in {info.name for info in checkpoint.tensors}
+
+
+BUFFERS = {
+    "freqs_cis": torch.ones(8, 4, dtype=torch.complex64),
+    "model.ids": torch.ones(4).to(torch.uint16),
+    "model.table": torch.ones(4, 4).to(torch.uint32),
+    "model.layers.0.attn.causal_mask": codes(1, 1, 8, 8, dtype=torch.uint8),
+    "model.layers.0.attn.bias_mask": codes(1, 1, 8, 8, dtype=torch.bool),
+    "model.embeddings.position_ids": codes(1, 16, dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_a_buffer_is_left_out_by_name_and_the_weights_are_read(name, tmp_path):
+    checkpoint = opened(tmp_path, {name: BUFFERS[name]})
+    assert {info.name for info in checkpoint.tensors} == PLAIN.keys()
+    assert checkpoint.left_out.keys() == {name}
+    assert not checkpoint.problems
+    assert read(checkpoint, "model.layers.0.mlp.up_proj.weight").trace() == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_a_mask_of_the_weight_s_own_shape_acts_on_it(dtype, tmp_path):
+    layer = "model.layers.0.mlp.down_proj"
+    stored = {f"{layer}.weight": torch.ones(4, 6), f"{layer}.mask": codes(4, 6, dtype=dtype)}
+    checkpoint = opened(tmp_path, stored)
+    (refused,) = (info for info in checkpoint.tensors if info.name not in PLAIN)
+    with pytest.raises(CheckpointError, match="not understood"):
+        checkpoint.read(refused)
