@@ -93,7 +93,7 @@ class GgufCheckpoint(Checkpoint):
         if reader.endianess != gguf.GGUFEndian.LITTLE:
             raise CheckpointError(
                 f"{path.name}: its byte order is big-endian, for another kind of machine",
-                f"turn it round: gguf-convert-endian {path.name} little",
+                f"turn a copy of it round: gguf-convert-endian {path.name} little",
             )
         self._fields = reader.fields
         self._map = reader.data._mmap

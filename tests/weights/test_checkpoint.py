@@ -1,5 +1,10 @@
 """The same weights from a module, from shards and from GGUF."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import gguf
 import numpy as np
 import pytest
@@ -148,6 +153,31 @@ def test_a_vocabulary_is_passed_over_and_all_else_is_the_package_s(tmp_path, end
         assert ours.fields[name].contents() == ([] if long else field.contents())
     assert ours.data_offset == theirs.data_offset
     assert np.array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+
+
+def test_a_big_endian_file_is_refused_for_its_byte_order(tmp_path):
+    write_vocabulary(tmp_path / "words.gguf", gguf.GGUFEndian.BIG)
+    with pytest.raises(CheckpointError, match="big-endian") as caught:
+        open_checkpoint(tmp_path / "words.gguf")
+    command, path, order = caught.value.remedy.partition(": ")[2].split()
+    assert shutil.which(command, path=Path(sys.executable).parent)
+    shutil.copy(tmp_path / path, turned := tmp_path / "turned.gguf")
+    command = Path(sys.executable).with_name(command)
+    subprocess.run([command, turned, order], input=b"YES\n", check=True)
+    checkpoint = open_checkpoint(turned)
+    assert checkpoint.read(checkpoint.tensors[0]).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_folder_is_the_one_gguf_in_it(tmp_path):
+    write_vocabulary(tmp_path / "words.gguf")
+    (tmp_path / "README.md").touch()
+    assert [info.shard for info in open_checkpoint(tmp_path).tensors] == ["words.gguf"]
+    write_vocabulary(tmp_path / "others.gguf")
+    with pytest.raises(InputError, match="2 GGUF files") as caught:
+        open_checkpoint(tmp_path)
+    assert "others.gguf" in caught.value.remedy
+    save_file({"a.weight": torch.eye(2)}, tmp_path / "model.safetensors")
+    assert [info.name for info in open_checkpoint(tmp_path).tensors] == ["a.weight"]
 
 
 @pytest.mark.parametrize("at", ["Wort 700", "last"])

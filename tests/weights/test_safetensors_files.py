@@ -2,12 +2,16 @@
 
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import save_file
+from transformers import LlamaForCausalLM
 
+from kappa_lib import paths
 from kappa_lib.errors import CheckpointError
 from kappa_lib.weights.assets import write_record
 from kappa_lib.weights.models import open_checkpoint
@@ -122,3 +126,97 @@ def test_origin_of_dequantised_weights_is_told(tmp_path):
     save_file({"a": torch.eye(2)}, tmp_path / "model.safetensors")
     write_record(tmp_path, "a GGUF", stored_as="Q4_1")
     assert open_checkpoint(tmp_path).tensors[0].dtype == "Q4_1→F32"
+
+
+def shard(folder, name, value, tensor="a.weight"):
+    save_file({tensor: value * torch.eye(4)}, folder / name)
+
+
+@pytest.mark.parametrize("shards", [True, False])
+def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, tmp_path):
+    """Of a model saved again, smaller, where it had been saved before."""
+    model = tiny.untied_llama(layers=1)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.add_(1)
+    model.save_pretrained(tmp_path / "new")
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    old = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    if not shards:
+        for name in old:
+            (tmp_path / name).unlink()
+    name = "model.layers.0.mlp.up_proj.weight"
+    checkpoint = open_checkpoint(tmp_path)
+    found = {info.name: checkpoint.read(info) for info in checkpoint.tensors}
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path).get_parameter(name)
+    assert found[name].equal(loaded)
+    assert found[name].equal(model.get_parameter(name))
+    assert checkpoint.left_out.keys() == (set(old) if shards else set())
+    assert not checkpoint.problems
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_the_maker_s_own_file_is_named_beside_the_usual_shards(two_shards, with_index):
+    shard(two_shards, "consolidated.safetensors", 3)
+    shard(two_shards, "consolidated-00001-of-00001.safetensors", 3)
+    if with_index:
+        files = sorted(path.name for path in two_shards.glob("model-*"))
+        weight_map = dict(zip(("a.weight", "b.weight"), files, strict=True))
+        index = two_shards / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
+    checkpoint = open_checkpoint(two_shards)
+    assert [info.name for info in checkpoint.tensors] == ["a.weight", "b.weight"]
+    assert [checkpoint.read(info).trace() for info in checkpoint.tensors] == [4, 8]
+    assert len(checkpoint.left_out) == 2
+    assert all("consolidated" in name for name in checkpoint.left_out)
+    assert not checkpoint.problems
+
+
+def test_a_maker_s_own_file_alone_is_read(tmp_path):
+    shard(tmp_path, "consolidated.safetensors", 3)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.read(checkpoint.tensors[0]).trace() == 12
+    assert not checkpoint.left_out
+
+
+def test_another_precision_and_an_adapter_beside_the_model_are_named(tmp_path):
+    shard(tmp_path, "model.safetensors", 1)
+    shard(tmp_path, "model.fp16.safetensors", 2)
+    shard(tmp_path, "adapter_model.safetensors", 3, "base_model.model.a.lora_A.weight")
+    checkpoint = open_checkpoint(tmp_path)
+    assert [info.shard for info in checkpoint.tensors] == ["model.safetensors"]
+    assert checkpoint.left_out.keys() == {"model.fp16.safetensors", "adapter_model.safetensors"}
+
+
+def test_empty_weights_are_refused_by_name_and_the_others_read(tmp_path):
+    stored = {"a.weight": torch.eye(4), "b.weight": torch.empty(0), "c.weight": torch.empty(0, 4)}
+    save_file(stored, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    infos = {info.name: info for info in checkpoint.tensors}
+    assert checkpoint.read(infos["a.weight"]).trace() == 4
+    for name, shape in (("b.weight", r"\[0\]"), ("c.weight", r"\[0, 4\]")):
+        with pytest.raises(CheckpointError, match=f"{name}: empty, its shape is {shape}"):
+            checkpoint.read(infos[name])
+
+
+def test_one_tensor_is_in_memory_at_a_time(tmp_path):
+    """Of eight of 64 MB, read one after the other, in a process of its own."""
+    path = tmp_path / "model.safetensors"
+    save_file({f"{i}.weight": torch.ones(4096, 4096) for i in range(8)}, path)
+    code = f"""
+import psutil, torch
+from kappa_lib.weights.models import open_checkpoint
+checkpoint, highest = open_checkpoint({str(path)!r}), 0
+before = psutil.Process().memory_info().rss
+for info in checkpoint.tensors:
+    total = checkpoint.read(info).sum()
+    weight = checkpoint.read(info)
+    assert weight.sum() == 2**24
+    highest = max(highest, psutil.Process().memory_info().rss - before)
+    del weight
+print(highest)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=paths.ROOT
+    )
+    assert 60e6 < int(done.stdout) < 100e6
