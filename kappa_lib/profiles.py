@@ -15,6 +15,7 @@ from kappa_lib.files import parse
 # The corpora that need no folder of one's own, and their languages.
 CORPORA = {
     **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
+    "en_actors": "en",
     **{"librispeech": "en", "mls_german": "de"},
 }
 # Steps over which a loss is averaged before it may stop a run; an evaluation begins anew.

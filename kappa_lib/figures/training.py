@@ -28,6 +28,7 @@ TITLES = {
     "wer_de_open": "German, open sentences",
     "wer_en_open": "English, open sentences",
     "wer_en_human": "English, human\n(no human speech in training)",
+    "wer_en_actors": "English, actors\n(other speakers than in training)",
     "wer_librispeech": "English, LibriSpeech test-clean",
     "wer_mls_german": "German, MLS test",
     "text_loss": "general-text loss",

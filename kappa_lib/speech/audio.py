@@ -135,20 +135,6 @@ def _source(item: dict[str, Any]) -> io.BytesIO | str:
     return path
 
 
-def decode(item: dict[str, Any]) -> np.ndarray:
-    """The samples of one row, float32 ``(n,)`` at 16 kHz, checked.
-
-    Raises:
-        UnusableRow: corrupt, silent, not 16 kHz, or with an empty transcript; names the row.
-    """
-    samples, rate = read(item)
-    if rate != RATE:
-        remedy = "resample it, or name its folder under corpora in a profile"
-        raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz", remedy)
-    check(item, samples)
-    return samples
-
-
 def check(item: dict[str, Any], samples: np.ndarray) -> None:
     """Refuse what can be neither trained on nor scored.
 
@@ -178,12 +164,22 @@ def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
     return {**about, "audio": flac, "seconds": samples.size / RATE}
 
 
+def decode(item: dict[str, Any]) -> np.ndarray:
+    """The samples of a row, float32 ``(n,)`` at 16 kHz; UnusableRow as :func:`check` and another
+    rate."""
+    samples, rate = read(item)
+    if rate != RATE:
+        remedy = "resample it, or name its folder under corpora in a profile"
+        raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz", remedy)
+    check(item, samples)
+    return samples
+
+
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """As ``files.replacing`` for a new folder that another process may be making, too.
+    """As ``files.replacing`` for a new folder; another process that makes it first wins.
 
-    What the first one leaves stays: both were asked for the same. SpaceError where the disk fills
-    up.
+    SpaceError where the disk fills up.
     """
     try:
         with files.replacing(folder) as temporary:

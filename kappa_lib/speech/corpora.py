@@ -1,32 +1,35 @@
-"""The built-in corpora, split by sentence: four synthetic, ``en_human`` real.
+"""The built-in corpora, split by sentence: four synthetic, ``en_human`` and ``en_actors`` real.
 
 ``de`` and ``en`` are matrix sentences; ``de_open`` and ``en_open`` sentences from books, whose
-words a language model can guess from one another; ``en_human`` are prompts of a telephone exchange.
+words a language model can guess from one another; ``en_human`` are a telephone exchange's prompts
+by one speaker; ``en_actors`` dialogues of an adventure game by thirty, some of them only tested.
 
 A split is drawn from names and numbers alone, before there is any audio.
 """
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import datasets
 import numpy as np
 
-from kappa_lib import files
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.speech import audio, recorded, synthesis
+from kappa_lib.speech import adventure, audio, recorded, synthesis
 from kappa_lib.speech.synthesis import Voice
 from kappa_lib.speech.transcripts import sentence_key
 from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.weights import assets
 
 # Each with a number that keeps its draws apart from the others'.
-_SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5}
+_SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5, "en_actors": 6}
 CORPORA = tuple(_SOURCES)
-TEST_WORDS, TEST_SECONDS = 3, 6.0  # a human test prompt has at least, and takes at most
+RECORDED = ("en_human", "en_actors")
+TEST_WORDS, TEST_SECONDS = 3, 6.0  # a recorded test prompt has at least, and takes at most
+HELD_APART = 4  # one of so many speakers is only tested; never the one who speaks most
 LONGEST = 12.0  # seconds; longer prompts are left out
 SPEAKER = "allison-smith"
 _FORMAT = 2  # raise when the same split would give other audio
@@ -35,43 +38,26 @@ _BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One recording: its name in the asset, what is said, how long it takes, and who speaks."""
-
-    file: str
-    text: str
-    seconds: float
-    speaker: str = SPEAKER
-
-
-@dataclass(frozen=True)
 class Utterance:
-    """One row before it has audio: a voice for synthesis, or the name of a recording."""
+    """One row before it has audio: a voice for synthesis, or a recording's name and length (s)."""
 
     id: str
     text: str
     speaker: str
     voice: Voice | None = None
-    file: str | None = None
+    file: str = ""
+    seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """What is trained on and what is tested; no sentence of one is in the other."""
 
-    corpus: str
-    seed: int
     train: tuple[Utterance, ...]
     test: tuple[Utterance, ...]
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 over every utterance, its text, speaker and part."""
-        return files.fingerprint(asdict(self))
-
 
 def split(corpus: str, train: int, test: int, seed: int) -> Split:
-    """Draw the sentences of a corpus; needs no audio and no network.
+    """Draw the sentences of a corpus; needs no audio and, but for ``en_actors``, no network.
 
     The test part depends on ``seed`` alone: a larger ``test`` only adds to it, and ``train`` does
     not change it. Where a corpus is smaller than asked for (``en_human``), the training part is
@@ -85,7 +71,7 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
     if min(train, test, seed) < 0:
         what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
         raise InputError(what, "give 0 or more")
-    draw = _recorded_split if corpus == "en_human" else _synthetic_split
+    draw = _recorded_split if corpus in RECORDED else _synthetic_split
     return draw(corpus, train, test, seed)
 
 
@@ -99,7 +85,7 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
         raise InputError(f"corpus {corpus}: {asked} sentences asked for, {total} exist", _FEWER)
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
     order = generator.permutation(total).tolist()
-    speakers = (synthesis.PICO_SPEAKERS if is_open else synthesis.SPEAKERS)[language]
+    speakers = synthesis.SPEAKERS["pico" if is_open else "espeak"][language]
     variations = generator.integers(0, 1 << 16, max(total, train + test)).tolist()
 
     def utterance(position: int) -> Utterance:
@@ -112,43 +98,60 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
         return Utterance(identity, text, voice.name, voice)
 
     rows = [utterance(position) for position in range(test + train)]
-    return Split(corpus, seed, tuple(rows[test:]), tuple(rows[:test]))
+    return Split(tuple(rows[test:]), tuple(rows[:test]))
 
 
 def _recorded_split(corpus: str, train: int, test: int, seed: int) -> Split:
-    every = prompts()
-    order = np.random.default_rng([seed, _SOURCES[corpus]]).permutation(len(every))
-    shuffled = [every[i] for i in order]
-    tested: dict[str, Prompt] = {}
-    for prompt in shuffled:
-        key = sentence_key(prompt.text)
-        if prompt.seconds <= TEST_SECONDS and len(key.split()) >= TEST_WORDS:
-            tested.setdefault(key, prompt)
+    every = prompts(corpus)
+    generator = np.random.default_rng([seed, _SOURCES[corpus]])
+    shuffled = [every[i] for i in generator.permutation(len(every))]
+    first, *others = [who for who, _ in Counter(p.speaker for p in every).most_common()]
+    apart = set(generator.permutation(sorted(others))[: len(others) // HELD_APART].tolist())
+    tested: dict[str, Utterance] = {}
+    for row in shuffled:
+        key = sentence_key(row.text)
+        fits = row.seconds <= TEST_SECONDS and len(key.split()) >= TEST_WORDS
+        if fits and row.speaker in (apart or {first}):
+            tested.setdefault(key, row)
     if test > len(tested):
         what = f"corpus {corpus}: {test} test prompts asked for, {len(tested)} fit"
         raise InputError(what, _FEWER)
     chosen = dict(list(tested.items())[:test])
-    rest = [prompt for prompt in shuffled if sentence_key(prompt.text) not in chosen]
-
-    def utterance(prompt: Prompt) -> Utterance:
-        name = Path(prompt.file).with_suffix("")
-        return Utterance(f"{corpus}-{name}", prompt.text, prompt.speaker, file=prompt.file)
-
-    parts = rest[:train], chosen.values()
-    return Split(corpus, seed, *(tuple(map(utterance, part)) for part in parts))
+    rest = [r for r in shuffled if r.speaker not in apart and sentence_key(r.text) not in chosen]
+    return Split(tuple(rest[:train]), tuple(chosen.values()))
 
 
 @cache
-def prompts() -> tuple[Prompt, ...]:
+def prompts(corpus: str = "en_human") -> tuple[Utterance, ...]:
     """Every recording that is speech, has a transcript and is at most ``LONGEST`` long.
 
-    Known from the manifest alone; nothing is fetched.
+    Those of ``en_human`` are known from the manifest alone; nothing is fetched.
     """
-    every = (
-        Prompt(name, entry["text"], entry["size"] / _BYTES_PER_SECOND)
-        for name, entry in assets.asterisk_manifest()["files"].items()
+    if corpus == "en_human":
+        pins = assets.asterisk_manifest()["files"].items()
+        known = [(n, p["text"], SPEAKER, p["size"] / _BYTES_PER_SECOND) for n, p in pins]
+    else:
+        known = [
+            (line.name, line.text, line.speaker, audio.seconds(sound(line.name)))
+            for line in _lines().values()
+            if not set("<([") & set(line.text)  # coughs and sighs
+        ]
+    return tuple(
+        Utterance(f"{corpus}-{Path(name).with_suffix('')}", text, who, file=name, seconds=length)
+        for name, text, who, length in known
+        if text and length <= LONGEST
     )
-    return tuple(p for p in every if p.text and p.seconds <= LONGEST)
+
+
+@cache
+def _lines() -> dict[str, adventure.Line]:
+    path = assets.actors_asset().get() / "queen.1c"
+    return {line.name: line for line in adventure.lines(path)}
+
+
+def sound(name: str) -> dict[str, Any]:
+    """The undecoded row of a clip of ``en_actors``."""
+    return {"audio": {"bytes": _lines()[name].sound, "path": None}}
 
 
 @dataclass(frozen=True)
@@ -170,16 +173,18 @@ class BuiltIn:
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, recorded.Rows]:
         """Rows that give their samples when asked."""
-        drawn = split(corpus, counts["train"], counts["test"], seed)
         _asset(corpus).get()
+        drawn = split(corpus, counts["train"], counts["test"], seed)
 
         def item(row: Utterance) -> dict[str, Any]:
-            known = {"text": row.text, "speaker": row.speaker}
-            known["id"] = row.id.removeprefix(f"{corpus}-")
+            name = row.id.removeprefix(f"{corpus}-")
+            known = {"id": name, "text": row.text, "speaker": row.speaker}
+            if corpus == "en_actors":
+                return known | sound(row.file)
             if row.voice:
-                return {**known, "speak": partial(synthesis.speak, row.text, row.voice)}
+                return known | {"speak": partial(synthesis.speak, row.text, row.voice)}
             path = _asset(corpus).folder / row.file
-            return {**known, "speak": lambda: audio.trim(decode_g722(path))}
+            return known | {"speak": lambda: audio.trim(decode_g722(path))}
 
         return {part: map(item, getattr(drawn, part)) for part in audio.PARTS}
 
@@ -188,8 +193,8 @@ SOURCES = {corpus: BuiltIn(corpus[:2]) for corpus in CORPORA}
 
 
 def _asset(corpus: str) -> assets.Asset:
-    if corpus == "en_human":
-        return assets.asterisk_asset()
+    if corpus in RECORDED:
+        return assets.asterisk_asset() if corpus == "en_human" else assets.actors_asset()
     return assets.synthesiser_asset("pico" if corpus.endswith("_open") else "espeak")
 
 

@@ -40,14 +40,11 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
     """
     audio = np.asarray(audio, dtype=np.float32)
     if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
-        raise InputError(
-            f"audio of shape {audio.shape} is empty, not 1-D or not finite", "pass (samples,)"
-        )
+        what = f"audio of shape {audio.shape} is empty, not 1-D or not finite"
+        raise InputError(what, "pass (samples,)")
     if audio.size > MAX_SECONDS * RATE:
-        raise InputError(
-            f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s",
-            "cut it into shorter utterances",
-        )
+        what = f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s"
+        raise InputError(what, "cut it into shorter utterances")
     padded = np.pad(audio, (0, -audio.size % (HOP * FRAME_MULTIPLE)))
     extractor = WhisperFeatureExtractor(feature_size=bands)
     features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")

@@ -18,9 +18,7 @@ BUFFER = 1_000  # rows that are shuffled among each other while streaming
 
 @dataclass(frozen=True)
 class HubCorpus:
-    """A corpus streamed from the hub, or from Parquet files in the same layout.
-
-    Those are looked for in ``$KAPPA_CORPORA/<corpus>`` where that is set.
+    """A corpus of the hub, or in ``$KAPPA_CORPORA/<corpus>`` where that is set.
 
     Attributes:
         repository, revision, config: of the hub's copy; its files are in a folder ``config``.
@@ -50,66 +48,37 @@ class HubCorpus:
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """A part's splits one after the other, each shuffled."""
-        splits = {"test": (self.test,), "train": self.train}
-        return {part: self._stream(corpus, names, seed) for part, names in splits.items()}
+        return {
+            "test": self._stream(corpus, (self.test,), seed),
+            "train": self._stream(corpus, self.train, seed),
+        }
 
     def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Rows:
-        for split, place in self._places(corpus, splits).items():
-            with models.explained(f"{corpus} ({self.repository})"):
-                rows = datasets.load_dataset(split=split, streaming=True, **place)
-                rows = rows.cast_column("audio", datasets.Audio(decode=False))
-                yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
-
-    def _places(self, corpus: str, splits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-        """Split → what ``load_dataset`` takes; of a local folder, the splits that it has.
-
-        There a split is a folder of that name, or files with the name and a dash in front.
-        """
+        place = {"path": self.repository, "name": self.config, "revision": self.revision}
         local = _local_folder(corpus)
-        if local is None:
-            pinned = {"path": self.repository, "name": self.config, "revision": self.revision}
-            return dict.fromkeys(splits, pinned)
-        root = local / self.config if (local / self.config).is_dir() else local
-        every = sorted(root.rglob("*.parquet"))
-        found = {}
-        for split in splits:
-            listed = [p for p in every if p.parent.name == split or p.name.startswith(f"{split}-")]
-            if listed:
-                found[split] = {"path": "parquet", "data_files": {split: [*map(str, listed)]}}
-        if not found:
+        files = {split: self._files(local, split) for split in splits} if local else {}
+        if local and not any(files.values()):
             raise AssetError(
                 f"{local}: no Parquet file of split {' or '.join(splits)}",
                 f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
                 f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
             )
-        return found
+        for split in splits:
+            if local and not files[split]:
+                continue
+            given = {"path": "parquet", "data_files": {split: files[split]}} if local else place
+            with models.explained(f"{corpus} ({self.repository})"):
+                rows = datasets.load_dataset(split=split, streaming=True, **given)
+                rows = rows.cast_column("audio", datasets.Audio(decode=False))
+                yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
 
-
-SOURCES = {
-    "librispeech": HubCorpus(
-        "openslr/librispeech_asr",
-        "71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
-        "all",
-        ("train.clean.100", "train.clean.360"),
-        "test.clean",
-        "text",
-        "en",
-    ),
-    "mls_german": HubCorpus(
-        "facebook/multilingual_librispeech",
-        "2e83e61823b4c47dcbcb1980bb88601274127609",
-        "german",
-        ("train",),
-        "test",
-        "transcript",
-        "de",
-    ),
-}
+    def _files(self, local: Path, split: str) -> list[str]:
+        patterns = (f"{self.config}/{split}/*.parquet", f"{self.config}/{split}-*.parquet")
+        return sorted(str(path) for pattern in patterns for path in local.glob(pattern))
 
 
 def _local_folder(corpus: str) -> Path | None:
-    root = os.environ.get("KAPPA_CORPORA")
-    if not root:
+    if not (root := os.environ.get("KAPPA_CORPORA")):
         return None
     folder = paths.expanded(root) / corpus
     if not folder.is_dir():
@@ -118,3 +87,25 @@ def _local_folder(corpus: str) -> Path | None:
             "put the corpus' Parquet files there, or unset KAPPA_CORPORA to stream from the hub",
         )
     return folder
+
+
+SOURCES = {
+    "librispeech": HubCorpus(
+        repository="openslr/librispeech_asr",
+        revision="71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
+        config="all",
+        train=("train.clean.100", "train.clean.360"),
+        test="test.clean",
+        text="text",
+        language="en",
+    ),
+    "mls_german": HubCorpus(
+        repository="facebook/multilingual_librispeech",
+        revision="2e83e61823b4c47dcbcb1980bb88601274127609",
+        config="german",
+        train=("train",),
+        test="test",
+        text="transcript",
+        language="de",
+    ),
+}

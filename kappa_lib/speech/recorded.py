@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 import numpy as np
@@ -25,27 +25,14 @@ from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
-EXAMPLES = 10  # unusable rows that are named
 _FORMAT = 3  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
 
 Rows = Iterator[dict[str, Any]]
 
 
-class Source(Protocol):
-    """Where rows come from; see the module."""
-
-    language: str
-    text: str
-    lower_case: bool
-
-    def place(self, corpus: str) -> str: ...
-    def origin(self, corpus: str) -> Any: ...
-    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]: ...
-
-
 def build(
-    corpus: str, source: Source, train: int, test: int, seed: int
+    corpus: str, source: Any, train: int, test: int, seed: int
 ) -> tuple[datasets.DatasetDict, dict[str, dict[str, int]]]:
     """Rows of a source, read once and kept; a second call reads what the first one kept.
 
@@ -76,7 +63,7 @@ def build(
     return audio.load_parts(folder, needed), files.read_json(folder / "left_out.json")
 
 
-def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder: Path) -> None:
+def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: Path) -> None:
     items, examples, tested = source.items(corpus, counts, seed), [], set()
     left_out: dict[str, Counter[str]] = {part: Counter() for part in audio.PARTS}
 
@@ -97,7 +84,7 @@ def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder
                 yield row
 
     with audio.making(folder) as temporary:
-        for part, count in filter(lambda pair: pair[1], counts.items()):
+        for part, count in ((part, count) for part, count in counts.items() if count):
             told = track(range(count), f"reading speech {corpus}, {part}")
             rows = (row for _, row in zip(told, usable(part), strict=False))
             audio.write_part(temporary, part, rows)
@@ -110,30 +97,17 @@ def _make(corpus: str, source: Source, counts: dict[str, int], seed: int, folder
                 + "".join(f"\n  {example}" for example in examples[:3]),
                 "check the recordings and the transcripts",
             )
-    _report(corpus, counts, found, left_out, examples)
-
-
-def _report(
-    corpus: str,
-    counts: dict[str, int],
-    found: dict[str, int],
-    left_out: dict[str, Counter[str]],
-    examples: list[str],
-) -> None:
-    lines = [f"left out: {example}" for example in examples[:EXAMPLES]]
-    for part, count in counts.items():
-        for reason, rows in left_out[part].items():
-            lines.append(f"{counted(rows, f'{part} row')} left out: {reason}")
-        if found.get(part, 0) < count:
-            asked = counted(count, f"{part} row")
-            lines.append(f"{asked} asked for, {found[part]} usable")
-    if examples:
-        lines.append(f"{counted(len(examples), 'row')} left out")
+    lines = [f"left out: {example}" for example in examples[:10]]
+    for part, reasons in left_out.items():
+        lines += [f"{counted(n, f'{part} row')} left out: {why}" for why, n in reasons.items()]
+        if (there := found.get(part, 0)) < counts[part]:
+            lines.append(f"{counted(counts[part], f'{part} row')} asked for, {there} usable")
+    lines += [f"{counted(len(examples), 'row')} left out"] if examples else []
     for line in lines:
         say(f"speech {corpus}: {line}")
 
 
-def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[str, Any]:
+def _row(corpus: str, source: Any, item: dict[str, Any], part: str) -> dict[str, Any]:
     """A source's row as one with ``audio.FEATURES``, or UnusableRow."""
     text, speaker = item[source.text] or "", item.get("speaker_id", item.get("speaker"))
     about = {
@@ -147,20 +121,17 @@ def _row(corpus: str, source: Source, item: dict[str, Any], part: str) -> dict[s
     if speak := item.get("speak"):
         return audio.row(speak(), **about)
     heard = {**about, "audio": item["audio"]}
-    # An hour is not read to be left out. One sample more, which resampling may round off, is.
-    _require_short(heard, audio.seconds(heard), encoder.MAX_SECONDS + 1 / audio.RATE)
-    samples, rate = audio.read(heard)
-    if rate < LOWEST_RATE:
-        remedy = "record it at 8 kHz or more"
-        raise audio.UnusableRow(heard, "sampled below 8 kHz", remedy, f", at {rate} Hz")
-    row = audio.row(np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0), **about)
-    if row["seconds"] < SHORTEST:
-        raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s", "leave this row out")
-    _require_short(heard, row["seconds"], encoder.MAX_SECONDS)
+    # An hour is not read to be left out.
+    if (length := audio.seconds(heard)) <= encoder.MAX_SECONDS + 1 / audio.RATE:
+        samples, rate = audio.read(heard)
+        if rate < LOWEST_RATE:
+            remedy = "record it at 8 kHz or more"
+            raise audio.UnusableRow(heard, "sampled below 8 kHz", remedy, f", at {rate} Hz")
+        row = audio.row(np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0), **about)
+        length = row["seconds"]
+        if length < SHORTEST:
+            raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s", "leave this row out")
+    if length > encoder.MAX_SECONDS:
+        detail = f", it lasts {length:.1f} s"
+        raise audio.UnusableRow(heard, "longer than 30 s", "cut it into utterances", detail)
     return row
-
-
-def _require_short(item: dict[str, Any], seconds: float, longest: float) -> None:
-    if seconds > longest:
-        remedy, detail = "cut it into utterances", f", it lasts {seconds:.1f} s"
-        raise audio.UnusableRow(item, "longer than 30 s", remedy, detail)

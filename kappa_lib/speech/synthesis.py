@@ -15,45 +15,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+import yaml
 
 from kappa_lib.errors import InputError, KappaError, UnreachableError
+from kappa_lib.paths import DATA
 from kappa_lib.speech import speaking_worker
 from kappa_lib.speech.audio import RATE, trim
 from kappa_lib.weights import assets
 
-_WORDS = {
-    "en": """
-        Anna David Emma George Helen Martin Nora Oliver Susan Victor
-        buys carries finds keeps loses needs paints sells wants washes
-        two three four five six seven eight nine twelve twenty
-        cheap clean empty green heavy old pretty red small yellow
-        apples baskets chairs gloves lamps pencils rings shoes tables windows""",
-    # Accusative plural without an article, so every adjective ends in -e whatever the noun.
-    "de": """
-        Anna Doris Felix Frank Heike Jonas Klara Martin Sabine Ulrich
-        bringt findet holt kauft malt nimmt sieht sucht verliert zeigt
-        zwei drei vier fünf sechs sieben acht neun zwölf zwanzig
-        alte bunte grüne kleine leere neue rote schwere teure weiße
-        Äpfel Briefe Gläser Hüte Jacken Karten Lampen Stühle Tische Uhren""",
-}
+_VOICES = yaml.safe_load((DATA / "voices.yaml").read_text(encoding="utf-8"))
 SLOTS = {
-    language: tuple(tuple(line.split()) for line in words.strip().splitlines())
-    for language, words in _WORDS.items()
+    language: tuple(tuple(line.split()) for line in lines)
+    for language, lines in _VOICES["words"].items()
 }
-COUNT = 10**5  # sentences a language
-
-SPEAKERS: dict[str, tuple[str, ...]] = {
-    "en": (
-        *("en-us+m1", "en-us+m3", "en+m7", "en-gb-x-rp+m2"),
-        *("en-us+f2", "en+f1", "en-gb-x-rp+f3", "en-us+f4"),
-    ),
-    "de": ("de+m1", "de+m2", "de+m3", "de+m7", "de+f1", "de+f2", "de+f3", "de+f4"),
-}
-# Open sentences: Whisper base misreads many German words of eSpeak NG's, which the ten words a
-# slot forgive and open sentences don't. Pico has one voice a language; its pitch gives others.
-PICO_SPEAKERS: dict[str, tuple[str, ...]] = {"de": ("de-DE",), "en": ("en-US", "en-GB")}
-# engine -> rates and pitches: words per minute and 0 to 99 (50 is the speaker's own); per cent
-RANGES = {"espeak": ((150, 190), (40, 60)), "pico": ((90, 120), (75, 130))}
+COUNT = 10**5  # sentences of a language
+SPEAKERS: dict[str, dict[str, list[str]]] = _VOICES["speakers"]  # engine → language → names
+RANGES = _VOICES["ranges"]  # engine → rates and pitches, lowest and highest
 
 
 @dataclass(frozen=True)
@@ -73,7 +50,7 @@ class Voice:
     @property
     def engine(self) -> str:
         """``espeak`` or ``pico``."""
-        return "pico" if self.name in chain(*PICO_SPEAKERS.values()) else "espeak"
+        return "pico" if self.name in chain(*SPEAKERS["pico"].values()) else "espeak"
 
 
 def sentence(language: str, index: int) -> str:

@@ -198,6 +198,13 @@ def asterisk_asset() -> Asset:
     return Asset("asterisk-core-sounds-en-g722", _pins(manifest["files"]), mirrors)
 
 
+def actors_asset() -> Asset:
+    """Dialogues of an adventure game, in its own file: see :mod:`kappa_lib.speech.adventure`."""
+    manifest = files.read_json(paths.DATA / "amazon_queen.json")
+    package = DebianArchive(manifest["package"], manifest["prefix"])
+    return Asset("flight-of-the-amazon-queen", _pins(manifest["files"]), (package,))
+
+
 def synthesiser_asset(name: str) -> Asset:
     """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico); the first file is its library here.
 
