@@ -32,7 +32,7 @@ from safetensors.torch import load, save
 
 from kappa_lib import paths
 from kappa_lib.errors import KappaError
-from kappa_lib.evidence import claims
+from kappa_lib.evidence import catalogue
 from kappa_lib.figures import page
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
@@ -540,13 +540,13 @@ def test_selections(data):
 @given(st.data())
 def test_claims(data):
     """The catalogue is part of the package; the command has no option for another."""
-    text = claims.FILE.read_text(encoding="utf-8")
+    text = catalogue.FILE.read_text(encoding="utf-8")
     changed_values = damaged(yaml.safe_load(text)).map(lambda v: yaml.dump(v))
     with workplace() as folder:
         path = folder / "claims.yaml"
         path.write_text(data.draw(changed_values | damaged_text(text)), errors="replace")
         with contextlib.suppress(KappaError):
-            claims.catalogue(path)
+            catalogue.catalogue(path)
 
 
 SPEECH = """file_name,text,speaker

@@ -2,6 +2,7 @@
 
 from kappa_lib import paths
 from kappa_lib.evidence import claims, listing
+from kappa_lib.evidence.catalogue import CLAIM, Claim
 from kappa_lib.text import markdown
 
 
@@ -9,13 +10,13 @@ def claims_by_importance() -> str:
     """Markdown tables of every claim: its verdict on the study, what was measured, where."""
     found = claims.load(paths.REFERENCE / "study")
     primary = [c for c in found if c.primary]
-    others = [c for c in found if c.kind == claims.CLAIM and not c.primary]
-    beside = [c for c in found if c.kind != claims.CLAIM]
+    others = [c for c in found if c.kind == CLAIM and not c.primary]
+    beside = [c for c in found if c.kind != CLAIM]
     parts = {"Primary claims": primary, "Other claims": others, "Identities and caveats": beside}
     return "\n\n".join(f"## {title}\n\n{_table(rows)}" for title, rows in parts.items())
 
 
-def _table(found: list[claims.Claim]) -> str:
+def _table(found: list[Claim]) -> str:
     rows = []
     for claim in found:
         notebook, cell = claim.cell.split("#")

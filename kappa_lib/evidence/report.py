@@ -1,16 +1,27 @@
-"""``REPORT.md`` of a profile: what ran, every measured number, the claims, and where time went."""
+"""What runs measured, in Markdown tables: of reports, the README and ``results/reference``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 
 from kappa_lib import paths
-from kappa_lib.evidence import arms, claims, listing, tables
-from kappa_lib.evidence.verdicts import decisive
+from kappa_lib.evidence import claims, listing
+from kappa_lib.evidence.compare import (
+    ENDS,
+    Pair,
+    comparisons,
+    name_of,
+    outcomes_of,
+    pairs_of,
+    seed_by_seed,
+    texts_of,
+    unlike,
+)
+from kappa_lib.evidence.runs import LANGUAGES, Runs, runs, tested
+from kappa_lib.evidence.verdicts import HIGHER, LOWER, decisive, interval
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
@@ -18,206 +29,233 @@ from kappa_lib.text import clock, counted, markdown
 from kappa_lib.weights import models
 
 FILE = "REPORT.md"
+# Question → the profile whose committed runs answer it, and the pair of its arms.
+_NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
+QUESTIONS: dict[str, tuple[str, Pair]] = {
+    "smaller − larger κ, all else alike": ("cause", _NEIGHBOURS),
+    "smaller − larger κ, all else alike, 300 steps": ("understood", _NEIGHBOURS),
+    "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
+    "type: values − keys": ("type", ("value", "key")),
+    "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
+    "smallest − largest κ on real input": ("type", ("lowest_input_kappa", "highest_input_kappa")),
+    "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
+    "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
+    "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
+    "LoRA: smaller − larger κ, all else alike": ("text", _NEIGHBOURS),
+    "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
+    "LoRA: smallest κ − at random": ("text", ("selected", "random")),
+    "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
+}
+_LABELS = {"wer": "WER", "text": "general-text loss", "kl": "KL"}
+# Heading → column of the evaluations, factor, digits.
+LOSSES = {
+    "training loss": ("train_loss", 1, 3),
+    "held-out loss": ("heldout_loss", 1, 3),
+    "general-text loss": ("text_loss", 1, 4),
+    "KL from base": ("kl", 1, 4),
+}
 
 
-def write(profile: Profile) -> Path:
-    """Write ``results/<profile>/REPORT.md`` from what the run left there; return its path."""
-    table, path = tables.results(profile), profile.folder / FILE
-    runs = tables.finished(profile).values()
-    configs = [read_json(run / "config.json") for run in runs]
+def write(profile: Profile, folder: Path | None = None) -> Path:
+    """Write ``REPORT.md`` from what a profile's runs left into ``folder``; return its path.
+
+    By default it is the profile's output; claims and figures are read from there, too.
+    """
+    folder = folder or profile.output
+    found, path = runs(profile), folder / FILE
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.globals["counted"] = counted
+    environment.globals |= {"counted": counted, "read": read_json}
     environment.filters["line"] = lambda text: " ".join(text.split())
     text = environment.get_template("REPORT.md.j2").render(
         profile=profile,
-        missing=missing_note(profile),
+        found=found,
         stored_as=models.stored_as(profile.model),
-        computed_in=" and ".join(sorted({run["dtype"] for run in configs})),
-        counts={part: _counts(profile, part) for part in ("train", "test")},
-        left_out=left_out(profile),
-        wer=wer_table(table),
-        intervals=wer_intervals_table(profile),
+        computed_in=sorted({c["dtype"] for arm in found.arms.index for c in found.configs(arm)}),
+        used={part: _used(found, part) for part in ("train", "test")},
         normalisers={
             corpus: normaliser(profile.language(corpus))
             for corpus, count in sorted(profile.test_utterances.items())
             if count
         },
-        losses=loss_table(table),
-        pictures=sorted((profile.folder / "figures").glob("*.png")),
-        pairs=pairs_table(table, arms.trained(profile)),
-        arms=arms_table(profile),
-        claims=claims.load(profile.folder),
+        pilot=decisive(sorted(found.evaluations["seed"].unique().tolist()))[1],
+        pictures=sorted((folder / "figures").glob("*.png")),
+        tables={
+            "wer": evaluations_table(found.evaluations, wer_columns(found.evaluations)),
+            "intervals": intervals_table(found),
+            "losses": evaluations_table(found.evaluations, LOSSES),
+            "pairs": pairs_table(found),
+            "beside": beside_table(found),
+            "arms": arms_table(found),
+            "times": time_table(profile.folder),
+        },
+        claims=claims.load(folder),
         listing=listing,
-        times=time_table(profile.folder),
-        runs={run.name: read_json(run / "provenance.json") for run in runs},
     )
     write_text(path, text.rstrip() + "\n")
     return path
 
 
-def missing_note(profile: Profile) -> str:
-    """A loud paragraph on the corpora that could not be had; empty where all were."""
-    lines = []
-    for corpus, why in tables.split(profile, "missing").items():
-        reason = why.splitlines()[0]
-        lines.append(f"> **Without `{corpus}`: its recordings could not be had.** {reason}")
-    return "\n>\n".join(lines)
-
-
-def left_out(profile: Profile) -> str:
-    """A sentence on the rows of the corpora that were unusable; empty where none was."""
-    found = [
-        f"{rows:,} of `{corpus}` {part} ({reason})"
-        for corpus, parts in tables.split(profile, "left_out").items()
-        for part, reasons in parts.items()
-        for reason, rows in reasons.items()
-    ]
-    return f"Rows left out because they were unusable: {', '.join(found)}." if found else ""
-
-
-def _counts(profile: Profile, part: str) -> str:
+def _used(found: Runs, part: str) -> str:
     """Utterances of each corpus, and how many were asked for where there were fewer."""
-    used, words = tables.split(profile, "used"), []
-    for corpus, asked in getattr(profile, f"{part}_utterances").items():
+    used, words = found.split("used"), []
+    for corpus, asked in getattr(found.profile, f"{part}_utterances").items():
         count = used.get(corpus, {}).get(part, asked)
         words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
     return ", ".join(words)
 
 
-def _evaluations(table: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
-    present = {column: how for column, how in columns.items() if column in table}
+def wer_columns(evaluations: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
+    """Heading → column, factor and digits of the error rates in percent."""
+    sets = tested(evaluations)
+    spoken = {f"WER {corpus}, %": (f"wer_{corpus}", 100, 1) for corpus in sets}
+    people = {name: spoken.pop(name) for name in ("WER en_human, %",) if name in spoken}
+    both = len(spoken) == 2 and set(sets) - {"en_human"} <= set(LANGUAGES)
+    mean = {"mean of both, %" if both else "mean, %": ("wer_mean", 100, 1)}
+    rest = {f"{share}, %": (share, 100, 1) for share in ("capped", "empty")}
+    return spoken | mean | people | rest
+
+
+def evaluations_table(evaluations: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
+    """A row an arm and evaluation: the mean over seeds, with the lowest and highest of several."""
     rows = []
-    for (arm, step), group in table.groupby(["arm", "step"], sort=False):
-        numbers = [
-            listing.spread(group[c].fillna(float("nan")), *how[1:]) for c, how in present.items()
+    for (arm, step), group in evaluations.groupby(["arm", "step"], sort=False):
+        cells = [_spread(factor * group[c], digits) for c, factor, digits in columns.values()]
+        rows.append([arm, step, group["utterances"].iloc[0], *cells])
+    return markdown(["arm", "step", "utterances", *columns], rows)
+
+
+def _spread(values: pd.Series, digits: int) -> str:
+    if values.isna().any():
+        return "–"
+    ends = f" ({values.min():.{digits}f}–{values.max():.{digits}f})" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{ends}"
+
+
+def ends_table(found: Runs, by: Sequence[str] = ("arm",)) -> str:
+    """Mean and standard deviation over seeds of each arm at its last evaluation.
+
+    ``by`` ``step`` and ``arm`` they are those of every evaluation.
+    """
+    every = found.evaluations[found.evaluations["step"] > 0]
+    table = every if "step" in by else found.ends.reset_index()
+    sets = ["mean"] if "step" in by else tested(table)
+    columns = {f"WER {corpus}, %": (f"wer_{corpus}", 100, 1) for corpus in sets}
+    columns |= {"training loss": ("train_loss", 1, 2), "held-out loss": ("heldout_loss", 1, 2)}
+    columns |= {"general-text loss": ("text_loss", 1, 3), "KL": ("kl", 1, 3)}
+    rows = []
+    for key, group in table.groupby(list(by), sort=False):
+        cells = [
+            f"{factor * group[c].mean():.{digits}f} ± {factor * group[c].std():.{digits}f}"
+            for c, factor, digits in columns.values()
         ]
-        rows.append([arm, step, group["utterances"].iloc[0], *numbers])
-    return markdown(["arm", "step", "utterances", *(how[0] for how in present.values())], rows)
+        rows.append([*key, len(group), *cells])
+    return markdown([*by, "seeds", *columns], rows)
 
 
-def wer_table(table: pd.DataFrame) -> str:
-    """Word error rates in percent, a row an arm and evaluation."""
-    rates = {f"wer_{name}": (f"WER {name}, %", 100.0, 1) for name in tables.test_sets(table)}
-    human = {key: rates.pop(key) for key in ("wer_en_human",) if key in rates}
-    both = len(rates) == 2 and set(rates) <= {f"wer_{name}" for name in tables.LANGUAGES}
-    columns = {
-        **rates,
-        "wer_mean": ("mean of both, %" if both else "mean, %", 100.0, 1),
-        **human,
-        "capped": ("capped, %", 100.0, 1),
-        "empty": ("empty, %", 100.0, 1),
-    }
-    return _evaluations(table, columns)
+def intervals_table(found: Runs) -> str:
+    """Error rates of the last evaluation in percent, with what another test set might give.
 
-
-def wer_intervals_table(profile: Profile) -> str:
-    """Word error rates of the last evaluation in percent, with what another test set might give."""
-    runs = tables.finished(profile)
-    if not all((folder / "transcripts").is_dir() for folder in runs.values()):
-        return "No intervals over utterances: the transcripts were not kept with these results."
-    found = {
-        arm: tables.wer_intervals(profile, arm) for arm in dict.fromkeys(arm for arm, _ in runs)
-    }
-    corpora = list(dict.fromkeys(corpus for rates in found.values() for corpus in rates))
+    Empty where the transcripts were not kept.
+    """
+    if not all((folder / "transcripts").is_dir() for folder in found.folders.values()):
+        return ""
+    rates = {arm: found.wer_intervals(arm) for arm in dict.fromkeys(a for a, _ in found.folders)}
+    corpora = list(dict.fromkeys(corpus for of in rates.values() for corpus in of))
     rows = []
-    for arm, rates in found.items():
-        shown = [[100 * number for number in rates[corpus]] for corpus in corpora]
+    for arm, of in rates.items():
+        shown = [[100 * number for number in of[corpus]] for corpus in corpora]
         rows.append([arm, *(f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in shown)])
-    note = (
-        "At the last evaluation, in percent, with 95 % bootstrap intervals over the test"
-        " utterances, and over seeds where there are several:"
-    )
-    return f"{note}\n\n{markdown(['arm', *corpora], rows)}"
+    return markdown(["arm", *corpora], rows)
 
 
-def loss_table(table: pd.DataFrame) -> str:
-    """Losses in nats a token, a row an arm and evaluation."""
-    columns = {
-        "train_loss": ("training loss", 1.0, 3),
-        "heldout_loss": ("held-out loss", 1.0, 3),
-        "text_loss": ("general-text loss", 1.0, 4),
-        "kl": ("KL from base", 1.0, 4),
-    }
-    return _evaluations(table, columns)
-
-
-_OUTCOMES = {name: ", ".join(words) for name, words in arms.OUTCOMES.items()}
-
-
-def pairs_table(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
-    """Differences between two arms of the same seed, a row a pair and outcome.
-
-    ``facts`` is what each arm trains, of :func:`kappa_lib.evidence.arms.trained`.
-    """
-    found = arms.outcomes(table)
-    if found.empty:
-        return "No two arms that are compared with each other."
-    rows = []
-    for row in arms.summary(found).itertuples():
-        digits = 2 if row.outcome == "wer" else 4
-        shown = listing.interval(row.mean, row.low, row.high, digits)
-        effect = "" if math.isnan(row.effect) else f"{row.effect:+.1f}"
-        rows.append([row.pair, _OUTCOMES.get(row.outcome, row.outcome), shown, effect, row.reading])
-    header = ["pair", "outcome", "difference", "d_z", "reading"]
-    _, pilot = decisive(sorted(table["seed"].unique().tolist()))
-    note = (
-        "First arm less second at the last evaluation: mean over seeds and 95 % t-interval of the"
-        " paired differences; negative is better for the first. No relevant difference: the 90 %"
-        " interval lies inside 1 point or 0.01 nats. KL is from the base model."
-        + (f" Seeds: {pilot}; its direction was known before the rules." if pilot else "")
-    )
-    return f"{note}\n\n{markdown(header, rows)}\n\n{_beside(table, facts)}"
-
-
-def outcomes_grid(summary: pd.DataFrame) -> str:
-    """Many outcomes of a few pairs as a Markdown table: a row an outcome, a column a pair.
-
-    ``summary`` is of :func:`kappa_lib.evidence.arms.summary`. Differences have their intervals,
-    and are bold where these lie off zero.
-    """
-    cells: dict[str, dict[str, str]] = {}
-    for row in summary.itertuples():
-        shown = listing.interval(row.mean, row.low, row.high, 2 if row.outcome == "wer" else 3)
-        if math.isnan(row.low):
-            shown = row.reading
-        elif row.low > 0 or row.high < 0:
-            shown = f"**{shown}**"
-        cells.setdefault(row.outcome, {})[f"{row.pair} (n = {row.seeds})"] = shown
-    heads = list(dict.fromkeys(pair for row in cells.values() for pair in row))
-    rows = [[_label(outcome), *(row.get(h, "") for h in heads)] for outcome, row in cells.items()]
-    return markdown(["first − second", *heads], rows)
-
-
-def _label(outcome: str) -> str:
+def label(outcome: str) -> str:
     """An outcome in words, with its unit."""
     name, _, corpus = outcome.partition(" at equal ")
-    return _OUTCOMES.get(name, name) + (f", at equal loss of `{corpus}`" if corpus else "")
+    name, _, kind = name.partition(" ")
+    told = f"{_LABELS[name]}, {kind and f'{kind} text, '}{ENDS[name][2]}"
+    return told + (f", at equal loss of `{corpus}`" if corpus else "")
 
 
-def _beside(table: pd.DataFrame, facts: Mapping[str, dict[str, Any]]) -> str:
-    """What differs within each pair beside κ, a line each, and the reversed sizes."""
-    lines = ["Beside κ:\n"]
-    for pair in arms.present(table["arm"].unique().tolist()):
-        unlike = arms.unlike(facts[pair[0]], facts[pair[1]], ("parameters", "types", "layers"))
-        alike = "size, types and the depth of each are alike"
-        told = f"the first has {', '.join(unlike)}" if unlike else alike
-        lines.append(f"- {arms.name_of(pair)}: {told}.")
-    if {"selected", "inverse"} <= set(table["arm"]):
-        sizes = (facts[arm]["parameters"] for arm in ("selected", "inverse"))
-        lines.append(f"\n{arms.reversed_sizes(*sizes)}.")
-    return "\n".join(lines)
+def cell(row: pd.Series) -> str:
+    """A comparison's mean and interval, bold where it is off zero, or why there is no interval."""
+    if math.isnan(row["low"]):
+        return row["reading"]
+    shown = interval(row["mean"], row["low"], row["high"], 2 if row["outcome"] == "wer" else 4)
+    return f"**{shown}**" if row["reading"] in (LOWER, HIGHER) else shown
 
 
-def arms_table(profile: Profile) -> str:
+def pairs_table(found: Runs, outcomes: Iterable[str] | None = None) -> str:
+    """Differences between two arms of the same seed, a row a pair and outcome; empty without."""
+    table = comparisons(found, outcomes=outcomes)
+    rows = [
+        [
+            row["pair"],
+            label(row["outcome"]),
+            row["n"],
+            interval(row["mean"], row["low"], row["high"], 2 if row["outcome"] == "wer" else 4),
+            "" if math.isnan(row["effect"]) else f"{row['effect']:+.1f}",
+            row["reading"],
+        ]
+        for _, row in table.iterrows()
+    ]
+    heads = ["first − second", "outcome", "seeds", "difference", "d_z", "the first is"]
+    return markdown(heads, rows) if rows else ""
+
+
+def grid(table: pd.DataFrame) -> str:
+    """Many outcomes of a few pairs: a row an outcome, a column a pair of ``comparisons``."""
+    cells = table.assign(cell=table.apply(cell, axis=1), label=table["outcome"].map(label))
+    wide = cells.pivot(index="label", columns="pair", values="cell").fillna("")
+    wide = wide.loc[cells["label"].unique(), cells["pair"].unique()]
+    return markdown(["first − second", *wide], ([name, *row] for name, *row in wide.itertuples()))
+
+
+def beside_table(found: Runs) -> str:
+    """What differs within each pair beside κ; empty without a pair."""
+    things = ("parameters", "types", "layers")
+    apart = {pair: unlike(found, pair, things) for pair in pairs_of(found)}
+    rows = [[name_of(p), *(of.get(thing, "alike") for thing in things)] for p, of in apart.items()]
+    heads = ["first − second", "parameters", "module types", "deepest difference of a type, layers"]
+    return markdown(heads, rows) if rows else ""
+
+
+def arms_table(found: Runs) -> str:
     """Rule, tensors, parameters and module types of every arm."""
-    table = tables.parameters(profile)
-    kinds = [c for c in table.columns if c not in ("rule", "tensors", "parameters")]
-    rows = (
-        [arm, row["rule"], f"{row['tensors']:,}", f"{row['parameters']:,}", *row[kinds]]
-        for arm, row in table.iterrows()
-    )
-    return markdown(["arm", "rule", "tensors", "parameters", *kinds], rows)
+    table = found.arms.assign(parameters=found.arms["parameters"].map("{:,}".format))
+    return markdown(["arm", *table], ([*row] for row in table.itertuples()))
+
+
+def tables_of(found: Runs) -> str:
+    """What the committed runs of a profile say, as ``results/reference/README.md`` shows it."""
+    pairs, of = pairs_of(found), found.profile
+    # Of LoRA only the ends were evaluated: at equal held-out loss nothing is known.
+    outcomes = list(ENDS) if of.lora_rank else outcomes_of(found)
+    by = ("step", "arm") if of.profile == "turn" else ("arm",)
+    parts = [ends_table(found, by), pairs_table(found, outcomes), beside_table(found)]
+    if len(pairs) == 1 and (texts := texts_of(found)):
+        parts.append(grid(comparisons(found, pairs, texts)))
+    if (tried := of.folder / "pilot.csv").is_file():
+        table = pd.read_csv(tried).pivot(index="arm", columns="lr", values="heldout_loss")
+        heads = ["pilot's held-out loss by rate", *map("{:g}".format, table.columns)]
+        rows = ([arm, *map("{:.3f}".format, row)] for arm, *row in table.itertuples())
+        parts.append(markdown(heads, rows))
+    return "\n\n".join(parts)
+
+
+def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The committed answer to each of ``QUESTIONS``: seed by seed, and compared.
+
+    The frames are those of :mod:`kappa_lib.evidence.compare`, of the outcomes at the end; their
+    ``pair`` is the question, with the number of seeds.
+    """
+    dots, rows, each = [], [], {name: runs(f"reference/{name}") for name, _ in QUESTIONS.values()}
+    for question, (name, pair) in QUESTIONS.items():
+        table = comparisons(each[name], [pair], list(ENDS))
+        named = {"pair": f"{question} (n = {table['n'].max()})"}
+        rows.append(table.assign(**named))
+        dots.append(seed_by_seed(each[name], [pair], list(ENDS)).assign(**named))
+    return pd.concat(dots, ignore_index=True), pd.concat(rows, ignore_index=True)
 
 
 def time_table(folder: Path) -> str:
@@ -226,7 +264,8 @@ def time_table(folder: Path) -> str:
     if not path.is_file():
         return "Not recorded: the notebooks were not executed by the runner."
     timings = read_json(path)
-    rows, total = [], timings.get("install_seconds") or 0.0
+    rows: list[Sequence[str]] = []
+    total = timings.get("install_seconds") or 0.0
     if total:
         rows.append(["installation", clock(total), ""])
     for name, entry in timings["notebooks"].items():
@@ -234,7 +273,7 @@ def time_table(folder: Path) -> str:
         total += spent["seconds"]
         longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
         stages = "; ".join(f"{what} {clock(seconds)}" for what, seconds in longest)
-        label = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
-        rows.append([label, clock(spent["seconds"]), stages])
+        named = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
+        rows.append([named, clock(spent["seconds"]), stages])
     rows.append(["**all**", f"**{clock(total)}**", ""])
     return markdown(["part", "time", "longest stages"], rows)

@@ -1,13 +1,12 @@
-"""Verdicts, the intervals that they rest on, and the registry of rules: claim id → function.
+"""What a comparison reads and what a claim's verdict is, with the intervals that they rest on.
 
 Seeds are the repetitions that decide; a bootstrap over utterances says how much of a number is
 the choice of test utterances. Everything random here is drawn from a fixed seed.
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
@@ -22,7 +21,16 @@ UNDECIDED = "undecided"
 CONFOUNDED = "confounded"
 NOT_TESTABLE = "not testable here"
 VERDICTS = (HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, CONFOUNDED, NOT_TESTABLE)
-NOT_MEASURED = "not measured"  # no notebook of a run has handed numbers to the rule
+NOT_MEASURED = "not measured"  # no notebook of a run has decided the claim
+# What a comparison reads of its first side; it may also read SAME, UNDECIDED and NOT_TESTABLE.
+LOWER, HIGHER = "lower", "higher"
+# What a claim may say of the first side → what each reading means for the claim.
+CLAIMED = {
+    "lower": {LOWER: HOLDS, HIGHER: FAILS},
+    "higher": {HIGHER: HOLDS, LOWER: FAILS},
+    "alike": {SAME: HOLDS, LOWER: FAILS, HIGHER: FAILS},
+}
+TOO_FEW, NOT_REACHED = "too few seeds", "not reached"
 
 # How far a verdict reaches: mathematics checked here, the model that was measured at this size,
 # or a unit built to show the point.
@@ -33,45 +41,63 @@ ENOUGH_SEEDS = 3
 # The direction of the runs with this seed was known before the rules were written.
 PILOT_SEED = 0
 LEVEL, EQUIVALENCE_LEVEL = 0.95, 0.90
-# The smallest differences that would matter to a reader: nats a token of loss or KL, and points
+# Two measures decide together: each has an interval of 97.5 %, so that both cover with 95 %.
+PAIR_LEVEL = 0.975
+# The smallest differences that would matter to a reader: nats per token of loss or KL, and points
 # of word error rate.
 NATS, POINTS = 0.01, 1.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict with the numbers that carry it."""
+    """A reading or a verdict with the numbers that carry it."""
 
-    verdict: str  # one of VERDICTS
+    verdict: str  # one of VERDICTS, or LOWER or HIGHER
     estimate: float | None = None  # of a comparison: the first arm less the second
     interval: tuple[float, float] | None = None  # low and high at ``level``
     level: float = LEVEL
-    unit: str = ""  # of estimate and interval, as "points" or "nats a token"
+    unit: str = ""  # of estimate and interval, as "points" or "nats per token"
     n: int | None = None  # independent repetitions behind it: seeds, layers, utterances
     effect: float | None = None  # d_z, mean over standard deviation; infinite without spread
-    note: str = ""  # one short sentence that a reader of the verdict must know
+    note: str = ""  # a few words that a reader of the verdict must know
     p: float | None = None  # two-sided, for Holm's correction over primary comparisons
     narrow: tuple[float, float] | None = None  # 90 %; inside ±margin: no relevant difference
     margin: float | None = None  # in ``unit``
     parts: Mapping[str, "Decision"] = field(default_factory=dict)  # outcome → its own decision
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
+        if self.verdict not in (*VERDICTS, LOWER, HIGHER):
             raise InputError(f"there is no verdict {self.verdict!r}", f"use one of {VERDICTS}")
 
+    def but(self, verdict: str) -> "Decision":
+        """The same numbers with another verdict."""
+        return replace(self, verdict=verdict)
 
-def together(parts: Mapping[str, Decision]) -> Decision:
-    """One decision on a claim about several outcomes: theirs where they agree, else *undecided*.
+    def noting(self, *texts: str) -> "Decision":
+        """The same with more to note."""
+        return replace(self, note="; ".join(filter(None, (self.note, *texts))))
+
+
+NOT_RUN = Decision(NOT_TESTABLE, note="an arm was not run")
+
+
+def together(parts: Mapping[str, Decision], claimed: str = "lower") -> Decision:
+    """The verdict on a claim about several outcomes: what all of them read, else *undecided*.
 
     Asking all outcomes to agree (intersection-union) keeps the error rate of one test; p is the
-    largest of the parts', or 1 where they point in opposite directions.
+    largest of the parts', or 1 where they point in opposite directions. A single part is returned
+    with its numbers.
     """
-    found = {part.verdict for part in parts.values()}
+    readings = {part.verdict for part in parts.values()}
+    reading = readings.pop() if len(readings) == 1 else UNDECIDED
+    verdict = CLAIMED[claimed].get(reading, reading)
+    if len(parts) == 1:
+        return next(iter(parts.values())).but(verdict)
     p = [part.p for part in parts.values()]
     if None not in p and len({np.sign(part.estimate) for part in parts.values()}) > 1:
         p = [1.0]
     return Decision(
-        found.pop() if len(found) == 1 else UNDECIDED,
+        verdict,
         n=min((part.n for part in parts.values() if part.n is not None), default=None),
         p=None if None in p else max(p),
         note=next((part.note for part in parts.values() if part.note), ""),
@@ -79,31 +105,19 @@ def together(parts: Mapping[str, Decision]) -> Decision:
     )
 
 
-def notes(*texts: str) -> str:
-    """Those that say something, one after another."""
-    return "; ".join(filter(None, texts))
-
-
 def decide_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    margin: float,
-    claimed: str = "lower",
-    unit: str = "",
+    first: Sequence[float], second: Sequence[float], margin: float, unit: str = ""
 ) -> Decision:
-    """Verdict on "the first is ``claimed`` (``lower`` or ``higher``) than the second", by seed.
+    """Whether the first is lower or higher than the second, by seed: the paired t-test.
 
-    Rests on the paired t-test (Student 1908). *Holds* when the 95 % t-interval of the mean
-    difference lies wholly on the claimed side, *fails* when it lies wholly on the other, *no
-    relevant difference* when the 90 % interval lies inside ±``margin`` (in the values' ``unit``;
-    two one-sided tests, Schuirmann 1987), else *undecided*; *not testable here* with fewer than
-    three seeds. Both hold a value a seed, in the same order; InputError where their lengths differ
-    or one is not finite.
+    *Lower* and *higher* where the 95 % t-interval of the mean difference (Student 1908) lies
+    wholly on one side of zero, *no relevant difference* where the 90 % interval lies inside
+    ±``margin`` (in the values' ``unit``; two one-sided tests, Schuirmann 1987), else *undecided*;
+    *not testable here* with fewer than three seeds. Both hold a value a seed, in the same order;
+    InputError where their lengths differ or one is not finite.
     """
-    if claimed not in ("lower", "higher"):
-        raise InputError(f"a difference cannot be claimed {claimed!r}", "use lower or higher")
     if min(len(first), len(second)) < ENOUGH_SEEDS:
-        return Decision(NOT_TESTABLE, n=min(len(first), len(second)), note="fewer than three seeds")
+        return Decision(NOT_TESTABLE, n=min(len(first), len(second)), note=TOO_FEW)
     a, b = np.asarray(first, float), np.asarray(second, float)
     if a.shape != b.shape or a.ndim != 1:
         raise InputError(
@@ -122,11 +136,11 @@ def decide_difference(
         wide, narrow = ((float(ends.low), float(ends.high)) for ends in found)
         effect, p = mean / spread, float(test.pvalue)
     if wide[1] < 0 or wide[0] > 0:
-        verdict = HOLDS if (wide[1] < 0) == (claimed == "lower") else FAILS
+        reading = LOWER if wide[1] < 0 else HIGHER
     else:
-        verdict = SAME if -margin < narrow[0] and narrow[1] < margin else UNDECIDED
+        reading = SAME if -margin < narrow[0] and narrow[1] < margin else UNDECIDED
     numbers = {"n": len(a), "effect": effect, "p": p, "narrow": narrow, "margin": margin}
-    return Decision(verdict, mean, wide, unit=unit, **numbers)
+    return Decision(reading, mean, wide, unit=unit, **numbers)
 
 
 def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
@@ -139,41 +153,19 @@ def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
     return list(seeds), f"with pilot seed {PILOT_SEED}"
 
 
-def same_seeds(first: dict[str, Any], second: dict[str, Any], key: str) -> tuple[list, list, str]:
-    """Values of both arms for their common decisive seeds, and the note on the pilot.
-
-    InputError where an arm has not one value a seed.
-    """
-    if any(len(arm[key]) != len(arm["seeds"]) for arm in (first, second)):
-        raise InputError(f"{key!r} has not one value a seed", "measure every seed")
-    a, b = (dict(zip(arm["seeds"], arm[key], strict=True)) for arm in (first, second))
-    common, note = decisive([seed for seed in a if seed in b])
-    return [a[s] for s in common], [b[s] for s in common], note
-
-
-def spread_ratio(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """Standard deviation of the first over that of the second: ratio, and its 95 % interval.
-
-    For paired values, one a seed, at least three, from a normal distribution (Pitman 1939, Morgan
-    1939); with three pairs it spans orders of magnitude. InputError where a side does not vary.
-    """
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    if not a.std() or not b.std():
-        raise InputError("spreads cannot be compared", "give values that vary")
-    ratio = a.var(ddof=1) / b.var(ddof=1)
-    unexplained = 1 - np.corrcoef(a, b)[0, 1] ** 2
-    t = stats.t.ppf((1 + LEVEL) / 2, len(a) - 2)
-    k = 1 + 2 * unexplained * t**2 / (len(a) - 2)
-    width = k + np.sqrt(k**2 - 1)
-    return float(np.sqrt(ratio)), float(np.sqrt(ratio / width)), float(np.sqrt(ratio * width))
-
-
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjusted p-values by name (Holm 1979): they keep the family-wise error."""
     names = sorted(p_values, key=lambda name: p_values[name])
     raised = [min(1.0, (len(names) - i) * p_values[name]) for i, name in enumerate(names)]
     adjusted = dict(zip(names, np.maximum.accumulate(raised).tolist(), strict=True))
     return {name: adjusted[name] for name in p_values}
+
+
+def interval(estimate: float, low: float, high: float, digits: int) -> str:
+    """``+0.14 [-4.01, +4.29]``; the estimate alone where there is no interval (NaN)."""
+    # Adding zero turns what rounds to -0 into 0.
+    shown = [f"{round(x, digits) + 0.0:+.{digits}f}" for x in (estimate, low, high)]
+    return shown[0] if math.isnan(low) else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 @dataclass(frozen=True)
@@ -186,6 +178,19 @@ class Interval:
     level: float
     n: int
     p: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """Estimate, low, high."""
+        return self.estimate, self.low, self.high
+
+    def reading(self, above: float, below: float) -> str:
+        """*Higher* where it lies above the one bound, *lower* where below the other."""
+        return HIGHER if self.low > above else LOWER if self.high < below else UNDECIDED
+
+    def text(self, digits: int = 2) -> str:
+        """For instance ``+0.41 [+0.20, +0.58]``."""
+        return interval(*self.ends, digits)
 
 
 def bootstrap_ratio(
@@ -225,28 +230,3 @@ def bootstrap_ratio(
 def bootstrap_mean(values: Sequence[Sequence[float]], **options: float) -> Interval:
     """:func:`bootstrap_ratio` of a mean: a row a seed, a column an utterance or window."""
     return bootstrap_ratio(values, [[1.0] * len(row) for row in values], **options)
-
-
-Rule = Callable[..., Decision | str]
-RULES: dict[str, Rule] = {}
-
-
-def decides(claim_id: str) -> Callable[[Rule], Rule]:
-    """Register the decorated function as the rule of a claim.
-
-    The function takes the measured numbers by name and returns a :class:`Decision`, or the bare
-    verdict where there is no estimate (an identity that is checked to rounding).
-    """
-
-    def register(rule: Rule) -> Rule:
-        if claim_id in RULES:
-            raise InputError(f"claim {claim_id!r} has two rules", "give each claim one rule")
-        RULES[claim_id] = rule
-        return rule
-
-    return register
-
-
-def numbers_of(rule: Rule) -> list[str]:
-    """Names of the measured numbers that a rule reads."""
-    return list(inspect.signature(rule).parameters)

@@ -1,7 +1,7 @@
 """Figures of the runs: word error rate, learning and forgetting; pairs of arms; verdicts.
 
-A ``table`` is one of :func:`kappa_lib.evidence.tables.results`; a ``note`` stands under the
-figure, for instance that a corpus is missing.
+A ``table`` has the evaluations of :class:`kappa_lib.evidence.runs.Runs`; a ``note`` stands under
+the figure, for instance that a corpus is missing.
 """
 
 from collections.abc import Mapping
@@ -127,7 +127,7 @@ def wer_over_training(
     """Word error rate against utterances seen, on a logarithmic axis, a panel per test set.
 
     ``human_trained``: prompts of the voice of ``en_human`` were trained on. ``intervals``, of
-    :func:`kappa_lib.evidence.tables.wer_bands`, are drawn as whiskers; with several seeds they
+    :func:`kappa_lib.evidence.runs.Runs.wer_bands`, are drawn as whiskers; with several seeds they
     must cover every evaluation, or else the seeds' spread is drawn.
     """
     found = [c for c in table if c.startswith("wer_")]
@@ -206,8 +206,8 @@ def paired(
 ) -> Figure:
     """A row per pair, a panel per outcome: left of zero the first arm of the pair did better.
 
-    Dots are of :func:`kappa_lib.evidence.arms.outcomes`, means and intervals of
-    :func:`kappa_lib.evidence.arms.summary`; ``margins`` (outcome → smallest difference that
+    Dots are of :func:`kappa_lib.evidence.compare.seed_by_seed`, means and intervals of
+    :func:`kappa_lib.evidence.compare.comparisons`; ``margins`` (outcome → smallest difference that
     matters) are shaded. Where differences are many times that, axes are spaced by square roots.
     """
     names = list(dict.fromkeys(found["pair"]))

@@ -4,7 +4,7 @@ import pandas as pd
 
 from kappa_lib import distributed
 from kappa_lib.encoding import study
-from kappa_lib.evidence import tables
+from kappa_lib.evidence.runs import runs
 from kappa_lib.files import alone, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table, scan, selection
@@ -42,7 +42,7 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
     """Train every arm of every seed, going on where an earlier call stopped.
 
     Returns:
-        The table of :func:`kappa_lib.evidence.tables.results`, which it also leaves as
+        The evaluations of :class:`kappa_lib.evidence.runs.Runs`, which it also leaves as
         ``metrics.csv`` in the profile's folder.
     """
     for seed in experiment.profile.seeds:
@@ -51,7 +51,7 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
             train(experiment, chosen, seed)
             if experiment.profile.spectra:
                 record_spectral_change(experiment, chosen, seed)
-    table = tables.results(experiment.profile)
+    table = runs(experiment.profile).evaluations
     if distributed.is_main_process():
         write_text(experiment.profile.folder / "metrics.csv", table.to_csv(index=False))
     return table

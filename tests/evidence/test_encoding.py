@@ -1,13 +1,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
-from kappa_lib.evidence.encoding import within_types
-from kappa_lib.evidence.verdicts import CORRECTED, FAILS, HOLDS, RULES, UNDECIDED, Interval
+from kappa_lib.evidence.associations import associations
+from kappa_lib.evidence.correlation import within_types
 from kappa_lib.files import write_json
 
 LAYERS, KINDS = 12, ("q_proj", "v_proj", "up_proj")
@@ -61,7 +61,6 @@ def folder(tmp_path):
     for name, table in tables.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
     write_json(tmp_path / "facts.json", {"settings": {}})
-    pd.DataFrame({"outcome": []}).to_csv(tmp_path / "associations.csv", index=False)
     return tmp_path
 
 
@@ -72,7 +71,7 @@ def test_within_types_is_spearman_s_rho_of_each_type_and_not_the_pooled_one(fold
     assert found.n == LAYERS
     assert spearmanr(table["kappa"], table["deficit"]).statistic < 0
     reverse = within_types(table, "kappa", "kl_redrawn", resamples=50)
-    assert encoding.triple(reverse) == pytest.approx([-1, -1, -1])
+    assert reverse.ends == pytest.approx((-1, -1, -1))
 
 
 def test_joined_costs_are_means_over_blocks_and_texts(folder):
@@ -84,7 +83,7 @@ def test_joined_costs_are_means_over_blocks_and_texts(folder):
 def test_costs_are_differences_of_changes(folder):
     table = encoding.read(folder).tensors
     found = encoding.cost(table, "flattened", "flattened_noise")
-    assert encoding.triple(found) == pytest.approx([0.295] * 3)
+    assert found.ends == pytest.approx((0.295,) * 3)
     assert encoding.cost(table, "permuted").estimate == pytest.approx(0.205)
 
 
@@ -98,29 +97,6 @@ def test_surgery_costs_have_intervals_over_windows(folder):
     assert len(table) == 6
 
 
-@pytest.mark.parametrize(
-    ("lost", "shuffled", "said", "unsaid"),
-    [
-        (0.2, 0.0, "equal costs more than noise", "spare something"),
-        (0.2, 0.3, "not how unequally", "neither"),
-        (0.2, -0.3, "spare something even on the wrong directions", "not how unequally"),
-        (0.0, 0.0, "equal costs neither more nor less, by the interval, than noise", "five of"),
-        (-0.2, 0.0, "equal costs less than noise", "five of"),
-    ],
-)
-def test_that_directions_count_is_told_only_where_reordered_values_cost_no_less(
-    folder, lost, shuffled, said, unsaid
-):
-    table = encoding.read(folder).tensors
-    table["loss_flattened"] = table["loss_flattened_noise"] + lost
-    found = [Interval(x, x - 0.1, x + 0.1, 0.975, LAYERS) for x in (lost, shuffled, 0.2)]
-    text = encoding.anisotropy(table, *found)
-    assert said in text
-    assert unsaid not in text
-    assert ("hold 14% of it; the median is +0.200" in text) is (lost > 0)  # 5 of 36
-    assert "alone hurts the model" in text
-
-
 def test_blocks_that_agree_are_reliable(folder):
     results = encoding.read(folder)
     assert encoding.reliability(results.damage, results.tensors)["redrawn"] == pytest.approx(1)
@@ -128,7 +104,7 @@ def test_blocks_that_agree_are_reliable(folder):
 
 def test_associations_have_every_pair_and_holm_over_the_predictors(folder):
     table = encoding.read(folder).tensors
-    found = encoding.associations(
+    found = associations(
         table, ["kappa", "deficit", "layer"], ["deficit", "kl_redrawn"], resamples=60
     )
     assert len(found) == 5
@@ -153,108 +129,72 @@ def test_tables_of_different_studies_are_refused(folder):
         encoding.read(folder)
 
 
-UP, FLAT, DOWN, WIDE = [0.6, 0.4, 0.7], [0.0, -0.1, 0.1], [-0.5, -0.7, -0.4], [0.3, 0.1, 0.5]
-LOSS, NONE, GAIN = [0.2, 0.1, 0.3], [0.0, -0.1, 0.1], [-0.2, -0.3, -0.1]
+def test_stability_stands_beside_the_tensors(folder):
+    """A noise scale that is infinite ranks highest."""
+    table = pd.read_csv(folder / "tensors.csv")
+    stable = pd.DataFrame({"tensor": table["tensor"], "kl": -table["kappa"]})
+    stable["noise_scale"] = table["kappa"].where(table["kappa"] < 100, np.inf)
+    stable.to_csv(folder / "stability.csv", index=False)
+    found = encoding.read(folder).tensors
+    assert within_types(found, "kappa", "kl_noise", resamples=1).estimate == pytest.approx(-1)
+    few = found[found["type"] == "v_proj"].assign(noise_scale=[*range(11), np.inf])
+    few["kappa"] = few["noise_scale"].rank()
+    assert within_types(few, "kappa", "noise_scale", resamples=1).estimate == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("claim", "numbers", "verdict"),
-    [
-        ("kappa-tracks-encoding", (UP, UP), HOLDS),
-        ("kappa-tracks-encoding", (FLAT, FLAT), FAILS),
-        ("kappa-tracks-encoding", (FLAT, DOWN), FAILS),
-        ("kappa-tracks-encoding", (UP, FLAT), CORRECTED),
-        ("kappa-tracks-encoding", (DOWN, UP), CORRECTED),
-        ("kappa-tracks-encoding", (UP, WIDE), UNDECIDED),
-        ("kappa-tracks-encoding", (WIDE, WIDE), UNDECIDED),
-        ("encoding-capacity", (UP, UP), HOLDS),
-        ("encoding-capacity", (UP, FLAT), CORRECTED),
-        ("encoding-capacity", (FLAT, FLAT), FAILS),
-        ("encoding-capacity", (UP, WIDE), UNDECIDED),
-        ("pruning-by-kappa", (UP, UP), HOLDS),
-        ("pruning-by-kappa", (DOWN, DOWN), CORRECTED),
-        ("pruning-by-kappa", (DOWN, FLAT), UNDECIDED),
-        ("pruning-by-kappa", (FLAT, FLAT), FAILS),
-        ("pruning-by-kappa", (UP, FLAT), UNDECIDED),
-        ("anisotropy-is-desirable", (LOSS, GAIN, NONE), HOLDS),
-        ("anisotropy-is-desirable", (LOSS, LOSS, NONE), CORRECTED),
-        ("anisotropy-is-desirable", (LOSS, GAIN, LOSS), CORRECTED),
-        ("anisotropy-is-desirable", (NONE, NONE, NONE), UNDECIDED),
-        ("anisotropy-is-desirable", (GAIN, LOSS, LOSS), FAILS),
-    ],
-)
-def test_rules(claim, numbers, verdict):
-    decision = RULES[claim](*numbers, layers=30)
-    assert decision.verdict == verdict
-    assert decision.n == 30
-    assert list(decision.interval) in [list(found[1:]) for found in numbers]
+@pytest.fixture
+def study(tmp_path):
+    """A study in which κ ranks the deficit in q, and what σ_k of v is worth is two nats."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "tensor": f"model.layers.{layer}.{kind}.weight",
+            "type": kind,
+            "layer": layer,
+            "rows": 4,
+            "cols": 8,
+            "kappa": np.exp(rng.standard_normal()),
+            "input_kappa": 7.0,
+        }
+        for layer in range(20)
+        for kind in ("q_proj", "v_proj")
+    ]
+    table = pd.DataFrame(rows)
+    table["deficit"] = table["deficit_isotropic"] = table["kappa"]
+    table.to_csv(tmp_path / "tensors.csv", index=False)
+    surgery = [
+        {
+            "scope": scope,
+            "change": change,
+            "window": window,
+            "base": 3.0,
+            # The windows differ by more than the change costs; the pairs do not.
+            "loss": window + (2.0 if (scope, change) == ("v_proj", "surgery") else 0.0),
+        }
+        for scope in ("q_proj", "v_proj", "all")
+        for change in ("surgery", "surgery_elsewhere", "surgery_noise")
+        for window in range(12)
+    ]
+    pd.DataFrame(surgery).to_csv(tmp_path / "surgery.csv", index=False)
+    return tmp_path
 
 
-def correlated(x, y, layers, types="one", **options):
-    """ρ of two sequences with a 95 % interval, from a table of them."""
-    table = pd.DataFrame({"x": x, "y": y, "layer": layers, "type": types})
-    return within_types(table, "x", "y", level=0.95, **options)
+def test_a_row_a_study(study):
+    found = encoding.information({"a model": study}).loc["a model"]
+    assert found["tensors"] == 40
+    assert found["types"] == 2
+    assert found["loss"] == 3
+    assert found["real"] == "+1.00 [+1.00, +1.00]"
+    assert found["reading"] == "higher"
 
 
-def test_rank_correlation_is_scipys_in_a_single_type():
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=60)
-    y = x + rng.normal(size=60)
-    found = correlated(x, y, range(60))
-    assert found.estimate == pytest.approx(spearmanr(x, y).statistic)
-    # Fisher's interval for ranks (Bonett and Wright 2000).
-    half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
-    theirs = np.tanh(np.arctanh(found.estimate) + np.array([-half, half]))
-    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.08)
-    assert found.p < 0.001
-
-
-def test_types_and_the_layer_are_taken_out():
-    rng = np.random.default_rng(6)
-    types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
-    x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
-    assert correlated(x, y, layers, resamples=200).estimate > 0.8
-    within = correlated(x, y, layers, types.astype(str), resamples=500)
-    assert within.low < 0 < within.high
-    deep_x, deep_y = layers + rng.normal(size=90), layers + rng.normal(size=90)
-    assert correlated(deep_x, deep_y, layers, types, resamples=200).estimate > 0.8
-    partial = correlated(deep_x, deep_y, layers, types, beside_layer=True, resamples=500)
-    assert abs(partial.estimate) < 0.35
-    with pytest.raises(InputError, match="no spread"):
-        correlated([1.0] * 5, range(5), range(5))
-
-
-def test_the_interval_is_that_of_resamples_written_out_one_by_one():
-    """Layers put together anew, ranks within types and with ties, by scipy and numpy alone."""
-    rng = np.random.default_rng(5)
-    x, y = rng.integers(0, 5, 40).astype(float), rng.standard_normal(40).round(1)
-    layers, kinds = rng.integers(0, 9, 40), rng.choice(["q", "v", "up"], 40)
-    draws, resamples = np.random.default_rng(0), []
-    for _ in range(300):
-        picked = [np.flatnonzero(layers == k) for k in draws.integers(9, size=9)]
-        picked, columns = np.concatenate(picked), []
-        for values in (x, y, layers):
-            column = np.empty(len(picked))
-            for kind in np.unique(kinds[picked]):
-                here = kinds[picked] == kind
-                ranks = rankdata(values[picked][here])
-                column[here] = (ranks - ranks.mean()) / len(ranks)
-            columns.append(column)
-        first, second, third = columns
-        slopes = [np.linalg.lstsq(third[:, None], c, rcond=None)[0] for c in (first, second)]
-        rest = [c - third * b for c, b in zip((first, second), slopes, strict=True)]
-        resamples.append(rest[0] @ rest[1] / np.linalg.norm(rest[0]) / np.linalg.norm(rest[1]))
-    found = correlated(x, y, layers, kinds, beside_layer=True, resamples=300)
-    assert [found.low, found.high] == pytest.approx(np.percentile(resamples, [2.5, 97.5]))
-
-
-@pytest.mark.slow
-def test_permutation_p_is_uniform_without_an_effect_even_where_layers_share_noise():
-    rng = np.random.default_rng(8)
-    types, layers = np.repeat(np.arange(4), 20), np.tile(np.arange(20), 4)
-    p = []
-    for _ in range(200):
-        shared = rng.normal(size=(2, 20))
-        x, y = (s[layers] + rng.normal(size=80) for s in shared)
-        p.append(correlated(x, y, layers, types, resamples=1, permutations=99).p)
-    assert np.mean(np.array(p) < 0.05) < 0.1
+def test_windows_are_compared_with_themselves(study):
+    found = encoding.smallest(study)
+    assert found["nats per token"].to_dict() == {
+        "q_proj": "+0.000 [+0.000, +0.000]",
+        "v_proj": "+2.000 [+2.000, +2.000]",
+    }
+    assert found["reading"].to_dict() == {
+        "q_proj": "no relevant difference",
+        "v_proj": "higher",
+    }

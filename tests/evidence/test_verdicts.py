@@ -4,15 +4,18 @@ from scipy import stats
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import (
-    FAILS,
-    HOLDS,
+    HIGHER,
+    LOWER,
     NOT_TESTABLE,
     SAME,
     UNDECIDED,
+    Decision,
+    Interval,
     bootstrap_mean,
     bootstrap_ratio,
     decide_difference,
     holm,
+    interval,
     together,
 )
 
@@ -21,13 +24,13 @@ SPREAD = 1.03
 
 
 def verdicts(seeds, effect, trials=2000, margin=1.0):
-    """Share of each verdict over trials in which the true difference is ``effect``."""
+    """Share of each reading over trials in which the true difference is ``effect``."""
     rng = np.random.default_rng(7)
     shared = rng.normal(5.0, 3.0, (trials, seeds))
     second = shared + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
     first = shared + effect + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
     found = [decide_difference(a, b, margin).verdict for a, b in zip(first, second, strict=True)]
-    return {name: found.count(name) / trials for name in (HOLDS, FAILS, SAME, UNDECIDED)}
+    return {name: found.count(name) / trials for name in (LOWER, HIGHER, SAME, UNDECIDED)}
 
 
 def test_a_difference_has_scipys_paired_t_test():
@@ -56,24 +59,21 @@ def test_equivalence_is_two_one_sided_tests():
 def test_verdicts_follow_the_intervals():
     base = np.array([1.0, 2.0, 3.0, 4.0])
     wobble = np.array([0.1, -0.1, 0.1, -0.1])
-    assert decide_difference(base - 5 + wobble, base, 1.0).verdict == HOLDS
-    assert decide_difference(base + 5 + wobble, base, 1.0).verdict == FAILS
-    assert decide_difference(base + 5 + wobble, base, 1.0, "higher").verdict == HOLDS
+    assert decide_difference(base - 5 + wobble, base, 1.0).verdict == LOWER
+    assert decide_difference(base + 5 + wobble, base, 1.0).verdict == HIGHER
     assert decide_difference(base + wobble, base, 1.0).verdict == SAME
     assert decide_difference(base + 20 * wobble, base, 1.0).verdict == UNDECIDED
     assert decide_difference(base[:2] - 5, base[:2], 1.0).verdict == NOT_TESTABLE
     # No spread at all: the interval is the point.
     assert decide_difference(base - 5, base, 1.0).interval == (-5.0, -5.0)
     assert decide_difference(base, base, 1.0).verdict == SAME
-    with pytest.raises(InputError, match="lower or higher"):
-        decide_difference(base, base, 1.0, "better")
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 def test_without_an_effect_the_verdicts_are_rarely_wrong(seeds):
     found = verdicts(seeds, 0.0)
-    assert found[HOLDS] < 0.05
-    assert found[FAILS] < 0.05
+    assert found[LOWER] < 0.05
+    assert found[HIGHER] < 0.05
     # With more seeds more of the rest is known to be no relevant difference.
     assert found[UNDECIDED] == pytest.approx({3: 0.86, 5: 0.70, 10: 0.20}[seeds], abs=0.05)
 
@@ -81,8 +81,8 @@ def test_without_an_effect_the_verdicts_are_rarely_wrong(seeds):
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 3.3), (5, 1.7), (10, 1.0)])
 def test_the_designs_effect_is_found_with_its_power(seeds, effect):
     found = verdicts(seeds, -effect)
-    assert found[HOLDS] == pytest.approx(0.8, abs=0.06)
-    assert found[FAILS] < 0.01
+    assert found[LOWER] == pytest.approx(0.8, abs=0.06)
+    assert found[HIGHER] < 0.01
 
 
 def test_holm_against_a_worked_example():
@@ -130,3 +130,23 @@ def test_outcomes_that_point_apart_have_no_p_together():
     assert max(lower.p, higher.p) < 0.001
     assert together({"wer": lower, "kl": lower}).p == lower.p
     assert together({"wer": lower, "kl": higher}).p == 1.0
+    assert together({"wer": lower, "kl": higher}).verdict == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("claimed", "verdicts"),
+    [
+        ("lower", ["holds", "fails", SAME, UNDECIDED]),
+        ("higher", ["fails", "holds", SAME, UNDECIDED]),
+        ("alike", ["fails", "fails", "holds", UNDECIDED]),
+    ],
+)
+def test_a_claim_reads_its_comparison(claimed, verdicts):
+    readings = (LOWER, HIGHER, SAME, UNDECIDED)
+    parts = ({"wer": Decision(r, 0.0), "kl": Decision(r, 0.0)} for r in readings)
+    assert [together(of, claimed).verdict for of in parts] == verdicts
+
+
+def test_an_interval_is_written_with_its_ends():
+    assert Interval(0.414, 0.196, -0.001, 0.95, 9).text() == "+0.41 [+0.20, +0.00]"
+    assert interval(-0.14, float("nan"), float("nan"), 1) == "-0.1"

@@ -15,7 +15,8 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import claims, report, tables
+from kappa_lib.evidence import claims, report
+from kappa_lib.evidence.runs import runs, tested
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, stages
@@ -216,7 +217,8 @@ def test_too_few_usable_recordings_are_refused_before_a_model_is_loaded(run, mon
 def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkeypatch):
     profile, _, _, table = run
     cells = nbformat.read(paths.NOTEBOOKS / "05_wer_over_training.ipynb", as_version=4).cells
-    names = {"p": profile, "table": table, "tables": tables}
+    monkeypatch.setattr(profiles, "_current", profile)
+    names = {"p": profile, "table": table, "found": runs(profile), "claim": claims.claim}
     for cell in cells:
         if cell["id"].startswith("claims-") and cell.cell_type == "code":
             exec(cell.source, names)
@@ -228,7 +230,7 @@ def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkey
 
 @pytest.mark.slow
 def test_what_was_left_out_is_counted_in_the_report(run):
-    profile, bench, _, table = run
+    profile, bench, *_ = run
     left_out = bench.data.left_out[CORPUS]
     assert Counter(left_out["train"]) + Counter(left_out["test"]) == {
         "longer than 30 s": 1,
@@ -236,14 +238,14 @@ def test_what_was_left_out_is_counted_in_the_report(run):
         "not readable": 1,
         "empty transcript": 1,
     }
-    assert tables.split(profile, "left_out") == bench.data.left_out
-    said = report.left_out(profile)
+    assert runs(profile).split("left_out") == bench.data.left_out
+    written = report.write(profile).read_text(encoding="utf-8")
+    (said,) = [line for line in written.splitlines() if line.startswith("Rows left out")]
     for reason in ("longer than 30 s", "shorter than 0.1 s", "not readable", "empty transcript"):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
-    written = report.write(profile).read_text(encoding="utf-8")
     assert f"Training utterances: 9 {CORPUS} (11 asked for)" in written
-    assert f"| WER {CORPUS}, % | mean, % |" in report.wer_table(table)
+    assert f"| WER {CORPUS}, % | mean, % |" in written
     assert f"Whisper basic for {CORPUS}" in written
 
 
@@ -279,7 +281,7 @@ def test_split_and_transcripts_name_the_corpus(run):
     profile, *_ = run
     split = read_json(profile.folder / "split.json")
     assert split["used"] == {CORPUS: {"train": 9, "test": 4}}
-    rows = tables.extremes(profile, "selected", 0, each=1)
+    rows = runs(profile).extremes("selected", 0, each=1)
     assert set(rows["corpus"]) == {CORPUS}
 
 
@@ -320,9 +322,9 @@ def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
     columns = {"arm": "selected", "seed": 0, "step": [0, 4], "utterances": [0, 16]}
     rates = {"wer_mine": [1.2, 0.5], "wer_en_human": [1.5, 0.9], "wer_en": [1.0, 0.3]}
     table = pd.DataFrame({**columns, **rates, "wer_mean": [1.1, 0.4]})
-    assert tables.test_sets(table) == ["en", "mine", "en_human"]
+    assert tested(table) == ["en", "mine", "en_human"]
     titles = [axis.get_title() for axis in wer_over_training(table).axes]
     assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
     assert len(titles) == 4
-    header = report.wer_table(table).splitlines()[0]
-    assert "| WER en, % | WER mine, % | mean, % | WER en_human, % |" in header
+    heads = list(report.wer_columns(table))
+    assert heads[:4] == ["WER en, %", "WER mine, %", "mean, %", "WER en_human, %"]

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from peft.helpers import KappaTuneSelector
 
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import tables
+from kappa_lib.evidence.runs import runs
 from kappa_lib.run import stages
 from kappa_lib.spectra import scan
 from kappa_lib.spectra.selection import as_lora, select
@@ -116,7 +116,7 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     stages.train_all(experiment, arms)
     after = dict(experiment.reload().named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    rows = tables.results(whole)
+    rows = runs(whole).evaluations
     ends = rows[rows["step"] > 0]
     assert (ends["step"] == SMOOTHED + 15).all()
     assert (ends["heldout_loss"].to_numpy() < rows["heldout_loss"].iloc[0]).all()
@@ -125,7 +125,7 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     level = ends["train_loss"].max() + 0.3
     stopped = profile(**pace, eval_every=100, stop_loss=level)
     stages.train_all(*stages.prepare(stopped))
-    ends = tables.results(stopped).query("step > 0")
+    ends = runs(stopped).evaluations.query("step > 0")
     assert (ends["step"] < SMOOTHED + 15).all()
     assert (ends["train_loss"] <= level).all()
 
@@ -165,7 +165,7 @@ def test_an_arm_has_its_own_rate_and_a_run_its_own_few_sentences(profile, monkey
     stages.train_all(experiment, arms)
     tested = {text for test in experiment.data.tests for text in test.texts}
     assert seen - tested == set(experiment.data.texts[40:44])  # German comes first
-    ends = tables.results(few).query("step == 3").set_index("arm")["kl"]
+    ends = runs(few).evaluations.query("step == 3").set_index("arm")["kl"]
     assert ends["all"] < 1e-6 < ends["selected"]
 
 

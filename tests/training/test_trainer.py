@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError, InputError, KappaError, SpaceError
-from kappa_lib.evidence import arms as facts
-from kappa_lib.evidence import report, tables
+from kappa_lib.evidence import report
+from kappa_lib.evidence.runs import runs
 from kappa_lib.files import alone, read_json, write_json
 from kappa_lib.run import stages
 from kappa_lib.spectra import kappa_table, selection
@@ -299,7 +299,7 @@ def test_an_unknown_tensor_name_is_refused(finished):
 
 
 def intervals(profile, arm):
-    return tables.wer_intervals(profile, arm).values()
+    return runs(profile).wer_intervals(arm).values()
 
 
 def test_the_report_shows_every_evaluation_and_both_counts(finished):
@@ -345,20 +345,20 @@ def test_the_report_counts_the_rows_that_were_left_out(finished):
 
 def test_results_come_back_without_training(finished):
     profile, *_, table = finished
-    assert tables.results(profile).round(9).equals(table.round(9))
-    assert facts.measured(profile, table, "selected")["wer"] == [
-        table[table["arm"] == "selected"]["wer_mean"].tolist()
-    ]
-    assert facts.measured(profile, table, "random") == {}
+    found = runs(profile)
+    assert found.evaluations.round(9).equals(table.round(9))
+    assert found.ends.loc["selected", "step"] == table["step"].max()
+    assert "random" not in found.ends.index
 
 
 def test_best_and_worst_transcripts(finished):
     profile, *_ = finished
-    rows = tables.extremes(profile, "selected", 0, each=2)
+    found = runs(profile)
+    rows = found.extremes("selected", 0, each=2)
     assert rows["wer"].tolist() == sorted(rows["wer"])
     assert set(rows.columns) == {"corpus", "wer", "reference", "hypothesis"}
     with pytest.raises(InputError, match="no transcripts"):
-        tables.transcripts(profile, "selected", seed=9)
+        found.transcripts("selected", seed=9)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch):
@@ -490,11 +490,3 @@ def test_a_warm_start_that_fails_leaves_arithmetic_deterministic(monkeypatch):
         assert torch.get_deterministic_debug_mode() == 2  # an error, not a warning
     finally:
         torch.set_deterministic_debug_mode(before)
-
-
-def test_epochs_are_those_of_what_fine_tuning_sees(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    whole = tiny.profile(model, steps=6, batch=4)
-    few = whole.model_copy(update={"tune_utterances": {"de": 2, "en": 4}})
-    assert tables.setting(whole)["epochs"] == 24 / 16
-    assert tables.setting(few)["epochs"] == 24 / 6

@@ -28,7 +28,7 @@ def test_a_scan_of_a_file_imports_no_heavy_package(tmp_path):
 
 def test_results_are_read_and_judged_without_what_trains():
     """Else a notebook that only shows results would take twice as long to begin."""
-    code = "import sys, kappa_lib.evidence.report, kappa_lib.evidence.elsewhere\n"
+    code = "import sys, kappa_lib.evidence.report, kappa_lib.evidence.claims\n"
     code += "print(*sorted({'accelerate', 'datasets', 'peft', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

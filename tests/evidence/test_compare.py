@@ -7,10 +7,22 @@ import pandas as pd
 import pytest
 from hypothesis import given
 
-from kappa_lib.evidence import arms as pairs
-from kappa_lib.evidence import report
+from kappa_lib import profiles
+from kappa_lib.evidence import compare, report
+from kappa_lib.evidence.runs import Runs
 from kappa_lib.figures.training import OUTCOMES, paired
 from kappa_lib.spectra import selection
+
+
+def made(evaluations: pd.DataFrame, trained: pd.DataFrame | None = None) -> Runs:
+    """Runs with these evaluations, which lie nowhere."""
+    found = Runs.__new__(Runs)
+    found.profile = profiles.load("smoke")
+    found.folders = {tuple(run): None for run in evaluations[["arm", "seed"]].values.tolist()}
+    found.evaluations = evaluations
+    if trained is not None:
+        found.trained = trained
+    return found
 
 
 def run(arm: str, seed: int, learned: list[float], cost: list[float], wer: float) -> pd.DataFrame:
@@ -31,9 +43,9 @@ def test_equal_learning_is_where_both_paths_pass_the_worse_learners_end():
     """By hand: the second ends at 2, which the first passes half-way from 3 to 1, at 12."""
     first = run("selected", 0, [5.0, 3.0, 1.0], [10.0, 11.0, 13.0], 0.1)
     second = run("inverse", 0, [5.0, 4.0, 2.0], [10.0, 10.5, 11.5], 0.2)
-    assert pairs.at_equal_learning(first, second, "heldout_de") == pytest.approx(12.0 - 11.5)
-    assert pairs.at_equal_learning(second, first, "heldout_de") == pytest.approx(11.5 - 12.0)
-    assert pairs.at_equal_learning(first, second, "heldout_de", "kl") == pytest.approx(0.05)
+    assert compare.at_equal_learning(first, second, "heldout_de") == pytest.approx(12.0 - 11.5)
+    assert compare.at_equal_learning(second, first, "heldout_de") == pytest.approx(11.5 - 12.0)
+    assert compare.at_equal_learning(first, second, "heldout_de", "kl") == pytest.approx(0.05)
 
 
 def test_kinds_of_text_are_told_apart_where_their_mean_shows_nothing():
@@ -44,12 +56,14 @@ def test_kinds_of_text_are_told_apart_where_their_mean_shows_nothing():
         for arm, gain in (("selected", 0.25), ("inverse", 0.0))
         for seed in (1, 2, 3)
     ]
-    found = pairs.outcomes_by_text(pd.concat(rows))
-    means = found.groupby("outcome")["difference"].mean().to_dict()
+    found = made(pd.concat(rows))
+    texts = compare.texts_of(found)
+    each = compare.seed_by_seed(found, outcomes=texts)
+    means = each.groupby("outcome")["difference"].mean().to_dict()
     assert means == {"text english": 0.25, "text german": -0.25, "kl english": 0.25}
-    readings = pairs.summary(found).set_index("outcome")["reading"]
-    assert readings["text english"] == "second lower"
-    assert pairs.outcomes_by_text(run("selected", 1, [5.0], [10.0], 0.1)).empty
+    readings = compare.comparisons(found, outcomes=texts).set_index("outcome")["reading"]
+    assert readings["text english"] == "higher"
+    assert compare.texts_of(made(run("selected", 1, [5.0], [10.0], 0.1))) == []
 
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(-2, 2), st.floats(-2, 2), st.integers(2, 6))
@@ -62,7 +76,7 @@ def test_on_straight_paths_it_is_the_difference_of_slopes(a, b, slope, other, co
     ]
     way = start - max(a, b)
     expected = (slope - other) * way
-    assert pairs.at_equal_learning(*ways, "heldout_de") == pytest.approx(expected, abs=1e-9)
+    assert compare.at_equal_learning(*ways, "heldout_de") == pytest.approx(expected, abs=1e-9)
 
 
 def _straight(start, end, gradient, count):
@@ -73,26 +87,28 @@ def _straight(start, end, gradient, count):
 def test_a_path_that_turns_is_taken_where_it_first_comes_down():
     first = run("selected", 0, [5.0, 1.0, 4.0, 0.5], [10.0, 11.0, 20.0, 21.0], 0.1)
     second = run("inverse", 0, [5.0, 1.0], [10.0, 10.0], 0.1)
-    assert pairs.at_equal_learning(first, second, "heldout_de") == pytest.approx(1.0)
+    assert compare.at_equal_learning(first, second, "heldout_de") == pytest.approx(1.0)
 
 
 def test_a_run_that_learned_nothing_cannot_be_compared():
     flat = run("selected", 0, [5.0, 5.0], [10.0, 10.0], 1.0)
     falling = run("inverse", 0, [5.0, 1.0], [10.0, 10.0], 0.1)
-    assert math.isnan(pairs.at_equal_learning(flat, falling, "heldout_de"))
-    found = pairs.outcomes(pd.concat([flat, falling]))
-    equal = found[found["outcome"].str.contains("at equal")]
-    assert len(equal) == 2
-    assert equal["difference"].isna().all()
-    summary = pairs.summary(found)
+    assert math.isnan(compare.at_equal_learning(flat, falling, "heldout_de"))
+    several = [r.assign(seed=seed) for r in (flat, falling) for seed in (1, 2, 3)]
+    found = made(pd.concat(several))
+    summary = compare.comparisons(found).set_index("outcome")
+    assert summary.loc["kl at equal de", "reading"] == "not reached"
+    alone = made(pd.concat([flat, falling]))
+    each, summary = compare.seed_by_seed(alone), compare.comparisons(alone)
+    assert each[each["outcome"].str.contains("at equal")]["difference"].isna().all()
     assert set(summary["reading"]) == {"too few seeds"}
-    paired(found, summary, {"wer": 1.0, "text at equal de": 0.01})
+    paired(each, summary, {"wer": 1.0, "text at equal de": 0.01})
 
 
 def test_without_the_loss_of_each_corpus_nothing_is_matched():
     """The pooled loss is mostly that of prompts that were hardly learned."""
     pooled = results().rename(columns={"heldout_de": "heldout_loss"})
-    assert set(pairs.outcomes(pooled)["outcome"]) == {"wer", "text", "kl"}
+    assert compare.outcomes_of(made(pooled)) == ["wer", "text", "kl"]
 
 
 def results() -> pd.DataFrame:
@@ -104,7 +120,7 @@ def results() -> pd.DataFrame:
 
 
 def test_outcomes_are_paired_by_seed_and_signed():
-    found = pairs.outcomes(results())
+    found = compare.seed_by_seed(made(results()))
     assert found["pair"].unique().tolist() == ["lowest_in_type − highest_in_type"]
     of = {name: group["difference"].tolist() for name, group in found.groupby("outcome")}
     assert of["wer"] == pytest.approx([-2.0, -12.0, -22.0])
@@ -112,49 +128,51 @@ def test_outcomes_are_paired_by_seed_and_signed():
     assert of["kl"] == of["kl at equal de"] == pytest.approx([-0.01, 0.0, 0.01])
 
 
+def test_only_seeds_of_both_arms_are_compared():
+    table = results()
+    table = table[(table["arm"] == "lowest_in_type") | (table["seed"] != 1)]
+    pair = ("lowest_in_type", "highest_in_type")
+    assert compare.differences(made(table), pair, "kl").index.tolist() == [0, 2]
+
+
 def test_intervals_read_the_outcomes():
     """By hand: mean ± 4.303 · 10 / √3 for the WER; all of one side only with a large mean."""
-    table = pairs.summary(pairs.outcomes(results())).set_index("outcome")
+    table = compare.comparisons(made(results())).set_index("outcome")
     half = 4.302653 * 10 / 3**0.5
     wer = table.loc["wer"]
     assert (wer["mean"], wer["low"], wer["high"]) == pytest.approx((-12, -12 - half, -12 + half))
     assert wer["effect"] == pytest.approx(-1.2)
     assert wer["reading"] == "undecided"
-    assert (table["seeds"] == 3).all()
-    far = results()
+    assert (table["n"] == 3).all()
+    far, pair = results(), ("lowest_in_type", "highest_in_type")
     far.loc[far["arm"] == "highest_in_type", "wer_mean"] += 1.0
-    assert pairs.summary(pairs.outcomes(far)).loc[0, "reading"] == "first lower"
-    swap = {"lowest_in_type": "highest_in_type", "highest_in_type": "lowest_in_type"}
-    turned = pairs.summary(pairs.outcomes(far.replace(swap)))
-    assert turned.loc[0, "reading"] == "second lower"
-    alone = far[far["seed"] == 0]
-    assert set(pairs.summary(pairs.outcomes(alone))["reading"]) == {"too few seeds"}
+    assert compare.compare(made(far), pair, "wer")["reading"] == "lower"
+    assert compare.compare(made(far), pair[::-1], "wer")["reading"] == "higher"
+    alone = compare.comparisons(made(far[far["seed"] == 0]))
+    assert set(alone["reading"]) == {"too few seeds"}
+    assert alone["mean"].notna().all()
     pilot = pd.concat([far, far[far["seed"] == 2].assign(seed=3)])
-    assert (pairs.summary(pairs.outcomes(pilot))["seeds"] == 3).all()
+    assert (compare.comparisons(made(pilot))["n"] == 3).all()
 
 
-def test_the_report_shows_every_pair_and_what_differs_in_it():
-    trained = {"parameters": 10, "types": {"q_proj": 1.0}, "layers": {"q_proj": 3.0}}
-    facts = {"lowest_in_type": trained, "highest_in_type": trained | {"layers": {"q_proj": 9.0}}}
-    text = report.pairs_table(results(), facts)
+def test_a_table_shows_every_pair():
+    text = report.pairs_table(made(results()))
     pair = "| lowest_in_type − highest_in_type |"
-    assert f"{pair} WER, points | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
-    assert "| KL, nats a token | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
-    assert "- lowest_in_type − highest_in_type: the first has its q_proj 6.0 layers lower." in text
-    assert "with pilot seed 0" in text
-    assert "No two arms" in report.pairs_table(results()[:2], {})
+    assert f"{pair} WER, points | 3 | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
+    assert "| KL, nats per token | 3 | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
+    assert report.pairs_table(made(results()[:2])) == ""
 
 
 def test_many_outcomes_of_few_pairs_are_told_in_a_grid():
-    found = pairs.outcomes(results())
-    found = found[found["outcome"].isin(["wer", "kl at equal de"])]
-    far = found.assign(pair="far", difference=found["difference"] - 100)
-    unreached = far.assign(pair="never", difference=math.nan)
-    text = report.outcomes_grid(pairs.summary(pd.concat([found, far, unreached])))
-    head, _, wer, kl = text.splitlines()
-    assert head.startswith("| first − second | lowest_in_type − highest_in_type (n = 3) | far (n")
+    found = compare.comparisons(made(results()), outcomes=["wer", "kl at equal de"])
+    ends = found[["mean", "low", "high"]] - 100
+    far = found.assign(pair="far", reading="lower", **ends)
+    never = found.assign(pair="never", low=math.nan, reading="not reached")
+    head, _, wer, kl = report.grid(pd.concat([found, far, never])).splitlines()
+    assert head == "| first − second | lowest_in_type − highest_in_type | far | never |"
     assert wer.startswith("| WER, points | -12.00 [-36.84, +12.84] | **-112.00 [-136.84, -87.16]**")
-    assert kl.startswith("| KL, nats a token, at equal loss of `de` | +0.000 [-0.025, +0.025] | **")
+    equal = "| KL, nats per token, at equal loss of `de` | +0.0000 [-0.0248, +0.0248] | **"
+    assert kl.startswith(equal)
     assert wer.endswith("| not reached |")
 
 
@@ -173,7 +191,13 @@ def test_what_differs_between_two_arms():
         name: selection.select(kappa, name, 2)
         for name in ("selected", "inverse", "lowest_in_type", "highest_in_type")
     }
-    found = pairs.differences(arms, kappa)
+    rows = [(arm, name) for arm, chosen in arms.items() for name in chosen.tensors]
+    trained = pd.DataFrame(rows, columns=["arm", "tensor"])
+    trained = trained.join(kappa.set_index("tensor")[["type", "layer"]], on="tensor")
+    there = made(pd.DataFrame({"arm": list(arms), "seed": 1}), trained)
+    there.arms = pd.DataFrame({"parameters": {n: s.parameters for n, s in arms.items()}})
+    there.kappa = kappa.set_index("tensor")
+    found = compare.contrasts(there)
     whole = found.loc["selected − inverse"]
     assert whole["kappa"] == pytest.approx((2 * 4 / (100 * 50)) ** 0.5)
     assert (whole["parameters"], whole["types"], whole["tensors"]) == (0.5, 1.0, 0.0)
@@ -185,9 +209,8 @@ def test_what_differs_between_two_arms():
 
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
-    found = pairs.outcomes(results())
-    margins = {outcome: pairs.margin_of(outcome) for outcome in OUTCOMES}
-    figure = paired(found, pairs.summary(found), margins, note="a note")
+    found, summary = compare.seed_by_seed(made(results())), compare.comparisons(made(results()))
+    figure = paired(found, summary, compare.MARGINS, note="a note")
     assert [axis.get_title() for axis in figure.axes] == list(OUTCOMES.values())
     for axis in figure.axes:
         low, high = axis.get_xlim()

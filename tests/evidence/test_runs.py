@@ -8,7 +8,8 @@ import pytest
 
 from kappa_lib import profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import arms, tables
+from kappa_lib.evidence import compare
+from kappa_lib.evidence.runs import Runs, arms_of, runs, trained_by
 from kappa_lib.spectra import selection
 from kappa_lib.speech.transcripts import normalise, word_error_rate, word_errors
 
@@ -40,12 +41,16 @@ def test_arms_of_two_modules_of_one_name_are_of_different_types():
     both = profiles.load("smoke", arms=list(trained))
     for arm, names in trained.items():
         selection.Selection(arm, "", 0, names, 8, "").save(selection.path_of(both, arm))
-    facts = arms.trained(both)
-    assert facts["selected"]["types"] == {"attn.c_proj": 1.0}
-    assert facts["inverse"]["types"] == {"mlp.c_proj": 0.5, "up_proj": 0.5}
-    assert facts["inverse"]["layers"] == {"mlp.c_proj": 0.0, "up_proj": 1.0}
-    assert arms.unlike(*facts.values()) == ["100 % other module types"]
-    shown = tables.parameters(both)
+    found = trained_by(both)
+    assert found[["arm", "type", "layer"]].values.tolist() == [
+        ["selected", "attn.c_proj", 0.0],
+        ["inverse", "mlp.c_proj", 0.0],
+        ["inverse", "up_proj", 1.0],
+    ]
+    write_run()
+    apart = compare.unlike(Runs(both), ("selected", "inverse"), ["parameters", "types", "layers"])
+    assert apart == {"types": "100 % others"}
+    shown = arms_of(both)
     assert shown[["attn.c_proj", "mlp.c_proj", "up_proj"]].to_numpy().tolist() == [
         [1, 0, 0],
         [0, 1, 1],
@@ -85,14 +90,14 @@ def test_the_interval_of_two_utterances_is_that_of_their_four_draws():
     # One utterance of 1 word with 1 error, one of 3 words with none. Drawn with replacement the
     # rate is 1 (both the first), 1/4 (one each, twice as likely) or 0 (both the second).
     write_run([row("eins", "zwei"), row("eins zwei drei", "eins zwei drei")])
-    found = tables.wer_intervals(profile(), "selected")
+    found = runs(profile()).wer_intervals("selected")
     assert found == {"de": (0.25, 0.0, 1.0)}
 
 
 def test_every_corpus_has_its_interval_and_its_normaliser():
     rows = [row("three colours", "3 colors", "en"), row("drei", "vier", "de")]
     write_run(rows)
-    found = tables.wer_intervals(profile(), "selected")
+    found = runs(profile()).wer_intervals("selected")
     assert found == {"en": (0, 0, 0), "de": (1, 1, 1)}
 
 
@@ -100,7 +105,7 @@ def test_the_same_profile_draws_the_same_interval():
     rng = np.random.default_rng(1)
     rows = [row("a b c d", " ".join(rng.choice(list("abcd"), 4))) for _ in range(40)]
     write_run(rows)
-    first, second = (tables.wer_intervals(profile(), "selected") for _ in range(2))
+    first, second = (runs(profile()).wer_intervals("selected") for _ in range(2))
     assert first == second
     rate, low, high = first["de"]
     assert rate == word_error_rate(
@@ -113,10 +118,10 @@ def test_seeds_are_drawn_too():
     for seed, answer in ((0, "eins zwei"), (1, "drei vier")):
         write_run([row("eins zwei", answer)] * 5, seed=seed)
     both = profile(0, 1, 2)  # the third has not been run
-    assert tables.wer_intervals(both, "selected") == {"de": (0.5, 0.0, 1.0)}
+    assert runs(both).wer_intervals("selected") == {"de": (0.5, 0.0, 1.0)}
     with pytest.raises(InputError, match="inverse: no finished run"):
-        tables.wer_intervals(both, "inverse")
-    assert tables.wer_intervals(profile(1), "selected") == {"de": (1.0, 1.0, 1.0)}
+        runs(both).wer_intervals("inverse")
+    assert runs(profile(1)).wer_intervals("selected") == {"de": (1.0, 1.0, 1.0)}
 
 
 @pytest.mark.slow
@@ -132,7 +137,7 @@ def test_the_interval_covers_the_true_rate_nine_times_in_ten_or_more():
             heard = ["x" if bad else word for bad, word in zip(failed, spoken, strict=True)]
             rows.append(row(" ".join(spoken), " ".join(heard)))
         write_run(rows)
-        _, low, high = tables.wer_intervals(profile(), "selected")["de"]
+        _, low, high = runs(profile()).wer_intervals("selected")["de"]
         covered += low <= 1 / 3 <= high
     # Three standard deviations of 95 % over 150 trials are 5.3 points; a percentile bootstrap of
     # 48 utterances is known to fall a little short.
@@ -146,7 +151,7 @@ def texts(loss, kl):
 
 def test_what_was_forgotten_of_each_text():
     write_run(metrics=[texts([2.0, 4.0], [0, 0]), texts([2.5, 5.5], [0.1, 0.3])])
-    found = tables.text_intervals(profile(), "selected")
+    found = runs(profile()).text_intervals("selected")
     assert list(found.index) == ["english", "german"]
     english = found.loc["english"]
     assert english["rise"] == pytest.approx(1.0)
@@ -158,12 +163,12 @@ def test_what_was_forgotten_of_each_text():
 def test_runs_from_before_there_were_kinds_of_text_say_so():
     write_run(metrics=[{"text_loss": 2.8}])
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(), "selected")
+        runs(profile()).text_intervals("selected")
     write_run()
     with pytest.raises(InputError, match="single texts"):
-        tables.text_intervals(profile(), "selected")
+        runs(profile()).text_intervals("selected")
     with pytest.raises(InputError, match="inverse: no finished run"):
-        tables.text_intervals(profile(), "inverse")
+        runs(profile()).text_intervals("inverse")
 
 
 def test_a_normaliser_that_empties_a_hypothesis_leaves_deletions():
@@ -179,10 +184,10 @@ def test_bands_are_the_intervals_of_every_evaluation_and_of_the_languages_mean()
         for i in range(30)
     ]
     write_run([*rows, row("one", "two", "en_human")])
-    bands = tables.wer_bands(profile(), ["selected"]).set_index("column")
+    bands = runs(profile()).wer_bands().set_index("column")
     assert list(bands.index) == ["wer_de", "wer_en", "wer_en_human", "wer_mean"]
     assert set(bands["step"]) == {4}
-    found = tables.wer_intervals(profile(), "selected")
+    found = runs(profile()).wer_intervals("selected")
     for corpus, (_, low, high) in found.items():
         assert tuple(bands.loc[f"wer_{corpus}", ["low", "high"]]) == (low, high)
     rate, below = found["de"][0], found["de"][0] - found["de"][1]
@@ -195,11 +200,18 @@ def test_disruption_is_a_ratio_in_which_types_count_alike():
     spectra = profile().folder / "runs" / "selected-seed0" / "spectra.csv"
     # By hand: means |-0.1|, |0.3| → 0.2 and 0.002; their geometric mean is 0.02.
     spectra.write_text("type,dlogkappa\nq_proj,-0.1\nq_proj,0.3\nv_proj,0.002\n")
-    assert tables.disruption(profile(), "selected", 0) == pytest.approx(np.log(0.02))
+    assert runs(profile()).disruption("selected")[0] == pytest.approx(np.log(0.02))
     # Ten times the change in a single type moves it by log 10 over the number of types.
     spectra.write_text("type,dlogkappa\nq_proj,-1\nq_proj,3\nv_proj,0.002\n")
-    assert tables.disruption(profile(), "selected", 0) == pytest.approx(
-        np.log(0.02) + np.log(10) / 2
-    )
+    assert runs(profile()).disruption("selected")[0] == pytest.approx(np.log(0.02) + np.log(10) / 2)
     spectra.unlink()
-    assert tables.disruption(profile(), "selected", 0) is None
+    assert runs(profile()).disruption("selected").empty
+
+
+def test_epochs_are_those_of_what_fine_tuning_sees():
+    write_run()
+    changes = {"steps": 6, "batch": 4, "train_utterances": {"de": 8, "en": 8}}
+    whole = profile().model_copy(update=changes)
+    few = whole.model_copy(update={"tune_utterances": {"de": 2, "en": 4}})
+    assert runs(whole).epochs == 24 / 16
+    assert runs(few).epochs == 24 / 6

@@ -1,0 +1,294 @@
+"""What the runs of a profile left: a frame of all evaluations, one of arms, readers of the rest."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kappa_lib import paths, profiles
+from kappa_lib.errors import InputError
+from kappa_lib.evidence.verdicts import bootstrap_mean, bootstrap_ratio
+from kappa_lib.files import read_json
+from kappa_lib.profiles import Profile
+from kappa_lib.spectra.kappa_table import layer_of, types_of
+from kappa_lib.spectra.selection import of_run
+from kappa_lib.speech.transcripts import word_error_rate, word_errors
+from kappa_lib.training.checkpoints import read_metrics, run_folder
+
+# The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
+# that stand for them: matrix sentences, open ones, and the paper's own.
+LANGUAGES = ("de", "en", "de_open", "en_open", "librispeech", "mls_german")
+
+
+def runs(source: Profile | str) -> "Runs":
+    """The finished runs of a profile; a string is what :func:`kappa_lib.profiles.load` takes.
+
+    Raises:
+        InputError: no run has been finished, or there is no such profile.
+    """
+    return Runs(source if isinstance(source, Profile) else profiles.load(source))
+
+
+def runs_for(name: str | None, profile: Profile) -> "Runs":
+    """The committed runs of the profile ``name`` where they are of this model, else one's own."""
+    if name not in (None, profile.profile) and (paths.REFERENCE / name / "runs").is_dir():
+        committed = _committed(name)
+        if committed.profile.model == profile.model:
+            return committed
+    return runs(profile)
+
+
+@cache
+def _committed(name: str) -> "Runs":
+    return runs(f"reference/{name}")
+
+
+class Runs:
+    """The finished runs of a ``profile``: read, never trained or written."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        each = {(arm, seed): run_folder(profile, arm, seed) for arm, seed in _pairs(profile)}
+        # (arm, seed) → folder, in the order of arms and seeds.
+        self.folders = {run: f for run, f in each.items() if (f / "provenance.json").is_file()}
+        if not self.folders:
+            raise InputError(
+                f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
+                f"run notebook 04, or `kappa train --profile {profile.profile}`",
+            )
+
+    def first_of(self, pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+        """The first pair of which both arms were run."""
+        ran = {arm for arm, _ in self.folders}
+        return next((pair for pair in pairs if set(pair) <= ran), None)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row per evaluation of every arm and seed.
+
+        ``arm``, ``seed``, ``step``, ``utterances``, ``seconds``, ``train_loss``, ``heldout_loss``,
+        ``wer_<corpus>`` (fractions), ``wer_mean`` (of German, English and one's own corpora),
+        ``text_loss``, ``kl`` (nats per token), ``capped``, ``empty`` (shares); where a run kept
+        them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
+        """
+        rows, averaged = [], [*LANGUAGES, *self.profile.corpora]
+        for (arm, seed), folder in self.folders.items():
+            for metrics in read_metrics(folder):
+                row = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
+                for name in ("wer", "heldout"):
+                    row |= {f"{name}_{corpus}": x for corpus, x in metrics.get(name, {}).items()}
+                for kind, found in metrics.get("text", {}).items():
+                    row |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
+                spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
+                mean = sum(spoken) / len(spoken) if spoken else float("nan")
+                rows.append({"arm": arm, "seed": seed, **row, "wer_mean": mean})
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def ends(self) -> pd.DataFrame:
+        """The last evaluation of every run, by ``arm`` and ``seed``."""
+        return self.evaluations.groupby(["arm", "seed"], sort=False).tail(1).set_index("arm")
+
+    @cached_property
+    def trained(self) -> pd.DataFrame:
+        """:func:`trained_by` of the profile."""
+        return trained_by(self.profile)
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """:func:`arms_of` the profile: one row per arm."""
+        return arms_of(self.profile)
+
+    @cached_property
+    def kappa(self) -> pd.DataFrame:
+        """The κ table that the arms were selected from, by ``tensor``."""
+        return pd.read_csv(self.profile.folder / "kappa.csv").set_index("tensor")
+
+    @property
+    def made(self) -> str:
+        """Date and processor of the last run."""
+        *_, last = self.folders.values()
+        origin = read_json(last / "provenance.json")
+        return f"{origin['finished'][:10]} on {origin['processor']}"
+
+    @property
+    def epochs(self) -> float:
+        """How often fine-tuning saw its data."""
+        of = self.profile
+        return of.steps * of.batch / sum((of.tune_utterances or of.train_utterances).values())
+
+    def configs(self, arm: str) -> list[dict[str, Any]]:
+        """What decided each run of an arm, a seed each."""
+        folders = [folder for (name, _), folder in self.folders.items() if name == arm]
+        return [read_json(folder / "config.json") for folder in folders]
+
+    def split(self, what: str) -> dict[str, Any]:
+        """What was noted of the corpora: ``missing`` (→ why it could not be had; to be said
+        wherever results are shown), ``left_out`` (→ part → reason → unusable rows), ``used`` (→
+        part → rows). Empty for runs from before it was noted."""
+        path = self.profile.folder / "split.json"
+        return read_json(path).get(what, {}) if path.is_file() else {}
+
+    @property
+    def missing(self) -> str:
+        """A figure's note on the corpora that could not be had; empty if none."""
+        without = self.split("missing")
+        return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in without)
+
+    def transcripts(self, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:
+        """``corpus``, ``reference`` and ``hypothesis`` of every test utterance at an evaluation.
+
+        The last one by default; InputError where there is no such run or step.
+        """
+        folder = run_folder(self.profile, arm, seed) / "transcripts"
+        found = sorted(folder.glob("step*.json"))
+        chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]
+        if not chosen:
+            raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
+        return pd.DataFrame(read_json(chosen[0]))
+
+    def extremes(self, arm: str, seed: int, each: int = 3) -> pd.DataFrame:
+        """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
+        rows, language = self.transcripts(arm, seed), self.profile.language
+        rows["wer"] = [
+            word_error_rate([r.reference], [r.hypothesis], language(r.corpus))
+            for r in rows.itertuples()
+        ]
+        columns = ["corpus", "wer", "reference", "hypothesis"]
+        ranked = rows.sort_values("wer", kind="stable")[columns]
+        chosen = pd.concat([ranked.head(each), ranked.tail(each)])
+        return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
+
+    def wer_intervals(
+        self, arm: str, step: int | None = None
+    ) -> dict[str, tuple[float, float, float]]:
+        """Word error rates of an evaluation, the last by default, with 95 % bootstrap intervals.
+
+        They are of :func:`kappa_lib.evidence.verdicts.bootstrap_ratio` over utterances and seeds,
+        its draws seeded by the profile. InputError where there is no such run or step.
+
+        Returns:
+            Corpus → rate, low, high, as fractions.
+        """
+        errors, words = defaultdict(list), defaultdict(list)
+        for seed in self._seeds(arm):
+            for corpus, rows in self.transcripts(arm, seed, step).groupby("corpus", sort=False):
+                language = self.profile.language(corpus)
+                found = [
+                    word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()
+                ]
+                errors[corpus].append([wrong for wrong, _ in found])
+                words[corpus].append([spoken for _, spoken in found])
+        draws = self.profile.seed
+        intervals = {c: bootstrap_ratio(errors[c], words[c], seed=draws) for c in errors}
+        return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
+
+    def wer_bands(self) -> pd.DataFrame:
+        """:meth:`wer_intervals` of every evaluation whose transcripts are kept, for the figures.
+
+        The interval of a mean of corpora adds up those of its parts as independent ones (Zou and
+        Donner 2008, "Construction of confidence limits", Statistics in Medicine 27).
+
+        Returns:
+            Rows of ``arm``, ``step``, ``column`` (of :attr:`evaluations`), ``low``, ``high``.
+        """
+        spoken, rows = {*LANGUAGES, *self.profile.corpora}, []
+        for arm in dict.fromkeys(arm for arm, _ in self.folders):
+            folders = [f / "transcripts" for (a, _), f in self.folders.items() if a == arm]
+            kept = [{int(p.stem.removeprefix("step")) for p in f.glob("*.json")} for f in folders]
+            for step in sorted(set.intersection(*kept)):
+                found = self.wer_intervals(arm, step)
+                rows += [(arm, step, f"wer_{c}", low, high) for c, (_, low, high) in found.items()]
+                ends = np.array([found[c] for c in found if c in spoken])
+                rate, apart = ends[:, 0].mean(), ends[:, :1] - ends[:, 1:]
+                below, above = np.hypot.reduce(apart) / len(ends)
+                rows.append((arm, step, "wer_mean", rate - below, rate + above))
+        return pd.DataFrame(rows, columns=["arm", "step", "column", "low", "high"])
+
+    def text_intervals(self, arm: str) -> pd.DataFrame:
+        """What an arm forgot of each kind of text: 95 % bootstrap over windows and seeds.
+
+        Returns:
+            One row per kind: ``rise`` of the loss from the first to the last evaluation and
+            ``kl`` at the last, in nats per token, each with ``_low`` and ``_high``.
+
+        Raises:
+            InputError: no such run, or one from before there were kinds of text.
+        """
+        each = [read_metrics(self.folders[arm, seed]) for seed in self._seeds(arm)]
+        if not all(run and "text" in run[-1] for run in each):
+            raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
+        rows: dict[str, dict[str, float]] = defaultdict(dict)
+        for kind in each[0][-1]["text"]:
+            ends = [(run[0]["text"][kind], run[-1]["text"][kind]) for run in each]
+            losses = [(first["window_loss"], last["window_loss"]) for first, last in ends]
+            values = {
+                "rise": [[y - x for x, y in zip(*pair, strict=True)] for pair in losses],
+                "kl": [last["window_kl"] for _, last in ends],
+            }
+            for name, drawn in values.items():
+                found = bootstrap_mean(drawn, seed=self.profile.seed)
+                numbers = {name: found.estimate, f"{name}_low": found.low}
+                rows[kind] |= numbers | {f"{name}_high": found.high}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
+
+    def disruption(self, arm: str) -> pd.Series:
+        """How far each run of an arm moved κ, by seed; empty where it was not kept.
+
+        The mean over module types of the log of the type's mean |change of log κ|, so that every
+        type counts alike; q_proj and o_proj, whose σ_k is next to nothing, change hundreds of
+        times more than the rest.
+        """
+        found: dict[int, float] = {}
+        for seed in self._seeds(arm):
+            path: Path = self.folders[arm, seed] / "spectra.csv"
+            if path.is_file():
+                rows = pd.read_csv(path)
+                moved = rows["dlogkappa"].abs().groupby(rows["type"]).mean()
+                found[seed] = float(np.log(moved.clip(lower=np.finfo(float).eps)).mean())
+        return pd.Series(found, dtype=float)
+
+    def _seeds(self, arm: str) -> list[int]:
+        """Seeds for which an arm has a finished run, of which there must be some."""
+        seeds = [seed for name, seed in self.folders if name == arm]
+        if not seeds:
+            raise InputError(f"{arm}: no finished run", "run notebook 04, or `kappa train`")
+        return seeds
+
+
+def trained_by(profile: Profile) -> pd.DataFrame:
+    """One row per tensor that an arm trains: ``arm``, ``tensor``, ``type``, ``layer``.
+
+    Of an arm that is drawn anew for each seed it is the first draw. InputError where the
+    selections have not been made yet.
+    """
+    rows = [(arm, name) for arm in profile.arms for name in of_run(profile, arm).tensors]
+    table = pd.DataFrame(rows, columns=["arm", "tensor"])
+    types = types_of(set(table["tensor"]))
+    layers = table["tensor"].map(layer_of).astype(float)
+    return table.assign(type=table["tensor"].map(types), layer=layers)
+
+
+def arms_of(profile: Profile) -> pd.DataFrame:
+    """One row per arm: its ``rule``, ``tensors``, ``parameters``, and how many of each type."""
+    chosen = {arm: of_run(profile, arm) for arm in profile.arms}
+    rows = [(arm, c.rule, len(c.tensors), c.parameters) for arm, c in chosen.items()]
+    table = pd.DataFrame(rows, columns=["arm", "rule", "tensors", "parameters"]).set_index("arm")
+    trained = trained_by(profile)
+    types = pd.crosstab(trained["arm"], trained["type"])
+    return table.join(types.reindex(list(chosen), fill_value=0))
+
+
+def _pairs(profile: Profile) -> list[tuple[str, int]]:
+    return [(arm, seed) for arm in profile.arms for seed in profile.seeds]
+
+
+def tested(evaluations: pd.DataFrame) -> list[str]:
+    """Corpora whose word error rate a frame has: the paper's languages, one's own, the rest."""
+    columns = [c for c in evaluations if c.startswith("wer_") and c != "wer_mean"]
+    found = [column.removeprefix("wer_") for column in columns]
+    return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))

@@ -1,0 +1,280 @@
+"""Rules: intervals decide, and what differs beside κ confounds every outcome."""
+
+import numpy as np
+import pytest
+from made_runs import TENSORS, arm, write
+
+from kappa_lib import paths, profiles
+from kappa_lib.errors import InputError
+from kappa_lib.evidence import curves, rules, runs
+from kappa_lib.evidence.catalogue import Comparison, Correlation, catalogue
+from kappa_lib.evidence.verdicts import (
+    CORRECTED,
+    FAILS,
+    HIGHER,
+    HOLDS,
+    LOWER,
+    SAME,
+    UNDECIDED,
+    VERDICTS,
+    Decision,
+    Interval,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_committed(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path / "reference")
+    return tmp_path / "results"
+
+
+def decide(claim_id, found):
+    return rules.decide(catalogue()[claim_id].decided_by, found.profile)
+
+
+PAIRS = {
+    "selected-beats-inverse": ("selected", "inverse"),
+    "inverse-forgets-more": ("selected", "inverse"),
+    "mitigates-forgetting": ("selected", "random_matched_size"),
+    "kappa-is-the-cause": ("lowest_in_type", "highest_in_type"),
+    "new-text-task": ("selected", "all"),
+}
+
+
+@pytest.mark.parametrize("claim", PAIRS)
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        ({"wer": 0.2, "text": 0.06, "kl": 0.06}, HOLDS),
+        ({"wer": 0.02, "text": 0.001, "kl": 0.001}, FAILS),
+        ({}, SAME),
+    ],
+)
+def test_comparisons_by_interval(claim, second, verdict, tmp_path):
+    one, two = PAIRS[claim]
+    other = arm(turned=True, **second)
+    assert decide(claim, write(tmp_path, {one: arm(), two: other})).verdict == verdict
+    # The same with what differs beside κ: never a verdict on κ, whoever would gain from it.
+    for apart in (1811, 552):
+        found = write(tmp_path, {one: arm(parameters=apart), two: other})
+        assert decide(claim, found).verdict == "confounded"
+    mixed = write(tmp_path, {one: arm(tensors=TENSORS[:1]), two: other})
+    free = claim in ("mitigates-forgetting", "new-text-task")
+    assert decide(claim, mixed).verdict == (verdict if free else "confounded")
+
+
+@pytest.mark.parametrize("claim", PAIRS)
+def test_too_few_seeds_or_arms_test_nothing(claim, tmp_path):
+    two = write(tmp_path, {name: arm() for name in PAIRS[claim]}, seeds=(1, 2))
+    assert decide(claim, two).verdict == "not testable here"
+    alone = write(tmp_path / "alone", {PAIRS[claim][0]: arm(), "mlp": arm()})
+    alone = runs.Runs(alone.profile.model_copy(update={"arms": ["mlp"]}))
+    assert decide(claim, alone).note == "an arm was not run"
+
+
+def test_outcomes_that_disagree_leave_a_claim_undecided(tmp_path):
+    pair = PAIRS["kappa-is-the-cause"]
+    arms = (arm(), arm(wer=0.2, text=0.06, kl=0.001, turned=True))
+    found = decide("kappa-is-the-cause", write(tmp_path, dict(zip(pair, arms, strict=True))))
+    assert found.verdict == UNDECIDED
+    readings = {name: part.verdict for name, part in found.parts.items()}
+    assert readings == {"wer": LOWER, "text": LOWER, "kl": HIGHER}
+
+
+def test_depth_confounds_the_cause_alone(tmp_path):
+    deep = [name.replace("layers.4.self_attn.q", "layers.9.self_attn.q") for name in TENSORS]
+    forgets = arm(wer=0.2, text=0.06, kl=0.06, turned=True)
+    cause = write(tmp_path, {"lowest_in_type": arm(tensors=deep), "highest_in_type": forgets})
+    found = decide("kappa-is-the-cause", cause)
+    assert found.verdict == "confounded"
+    assert "layers q_proj +2.5" in found.note
+    paper = write(tmp_path, {"selected": arm(tensors=deep), "inverse": forgets})
+    assert decide("selected-beats-inverse", paper).verdict == HOLDS
+
+
+def test_one_draw_for_all_seeds_confounds(tmp_path):
+    drawn = arm(text=0.06, kl=0.06, draws=1, turned=True)
+    found = decide(
+        "mitigates-forgetting", write(tmp_path, {"selected": arm(), "random_matched_size": drawn})
+    )
+    assert found.verdict == "confounded"
+    assert "draws 1 for 5 seeds" in found.note
+
+
+def test_the_text_task_is_compared_at_matched_training_loss(tmp_path):
+    apart = arm(text=0.06, kl=0.06, turned=True, train_loss=1.3)
+    found = decide("new-text-task", write(tmp_path, {"selected": arm(), "all": apart}))
+    assert found.verdict == "confounded"
+    assert "training loss up to 0.30 nats apart" in found.note
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_confounding_takes_whatever_is_decided(verdict):
+    found = rules.unless_confounded(Decision(verdict), {"parameters": "× 2.00"}).verdict
+    kept = {"undecided", "confounded", "not testable here"}
+    assert found == (verdict if verdict in kept else "confounded")
+    assert rules.unless_confounded(Decision(verdict), {}).verdict == verdict
+
+
+def test_a_declared_comparison_names_seeds_margin_and_what_is_claimed(tmp_path):
+    """As an experiment asks: dose against none, equal forgetting at equal held-out loss."""
+    made = {
+        seed: [
+            {"step": i, "heldout": {"de": 5.0 - i}, "text_loss": 3.0, "kl": kl * i, "wer": {}}
+            for i in (0, 1, 2)
+        ]
+        for seed, kl in ((1, 0.1), (2, 0.101), (3, 0.1), (4, 9.0))
+    }
+    flat = {seed: [row | {"kl": 0.1 * row["step"]} for row in rows] for seed, rows in made.items()}
+    found = write(
+        tmp_path, {"value": arm(evaluations=made), "key": arm(evaluations=flat)}, (1, 2, 3, 4)
+    )
+    asked = {"pairs": [("value", "key")], "outcomes": ["kl at equal de"], "claimed": "alike"}
+    three = Comparison(**asked, seeds=[1, 2, 3], margin=0.01)
+    assert rules.compared(three, found).verdict == HOLDS
+    assert rules.compared(three, found).n == 3
+    assert rules.compared(Comparison(**asked), found).verdict == UNDECIDED
+    narrow = Comparison(**asked, seeds=[1, 2, 3], margin=0.0001)
+    assert rules.compared(narrow, found).verdict == UNDECIDED
+
+
+def test_the_pilot_is_left_out_where_three_others_are_there(tmp_path):
+    arms = {"selected": arm(), "inverse": arm(wer=0.2, turned=True)}
+    found = decide("selected-beats-inverse", write(tmp_path, arms, seeds=(0, 1, 2, 3)))
+    assert (found.verdict, found.n) == (HOLDS, 3)
+    assert "left out" in found.note
+    found = decide("selected-beats-inverse", write(tmp_path / "few", arms, seeds=(0, 1, 2)))
+    assert found.n == 3
+
+
+def test_committed_runs_decide_for_their_model_and_for_no_other(monkeypatch):
+    own = profiles.load("smoke")
+    monkeypatch.setattr(paths, "REFERENCE", paths.ROOT / "results" / "reference")
+    runs._committed.cache_clear()
+    assert runs.runs_for("cause", own).profile.seeds == list(range(1, 11))
+    with pytest.raises(InputError, match="no finished run"):
+        runs.runs_for("cause", own.model_copy(update={"model": "another"}))
+    with pytest.raises(InputError, match="no finished run"):
+        runs.runs_for("cause", profiles.load("cause"))  # its own, however few
+
+
+def curve(*points, seeds=5):
+    """WER of several seeds in percent, up to a wobble at the end."""
+    wobble = [0.1, -0.1, 0.05, -0.05, 0.0][:seeds]
+    return np.array([[*points[:-1], points[-1] + w] for w in wobble])
+
+
+TURNS, FALLS = curve(100, 10, 6, 12), curve(100, 30, 10, 5)
+
+
+def test_figure_1():
+    assert curves.rise(TURNS).verdict == HIGHER
+    assert curves.rise(FALLS).verdict == SAME
+    assert curves.falls(FALLS).verdict == HOLDS
+    assert curves.falls(TURNS).verdict == FAILS
+    assert curves.good_early(FALLS, TURNS).verdict == HOLDS
+    assert curves.good_early(FALLS, curve(100, 50, 40, 50)).verdict == FAILS
+    assert curves.good_early(FALLS, FALLS).verdict == HOLDS, "its best before the end"
+    talks = curves.good_early(FALLS, curve(300, 50, 40, 50))
+    assert talks.verdict == FAILS, "most of the way is silence"
+
+
+def test_a_curve_that_only_wavers_does_not_rise():
+    """The lowest of five points of pure noise lies below the end; a rise is seldom found there."""
+    rng = np.random.default_rng(0)
+    wavers = (80 + 5 * rng.standard_normal((5, 5)) for _ in range(400))
+    assert sum(curves.rise(of).verdict == HIGHER for of in wavers) < 0.05 * 400
+
+
+def test_a_curve_that_cannot_turn_tests_nothing(tmp_path):
+    rises = {"wer": 0.12, "curve": (1.0, 0.1, 0.06)}
+    both = {"selected": arm(**rises), "inverse": arm(**rises, turned=True)}
+    found = write(tmp_path, both)
+    assert decide("inverse-rises", found).note.startswith(f"{found.epochs:.2g} epochs")
+    longer = found.profile.model_copy(update={"steps": 1000})
+    assert rules.CODE["the curve rises"](runs.Runs(longer)).verdict == HOLDS
+    decaying = {name: of | {"schedule": "decaying"} for name, of in both.items()}
+    write(tmp_path, decaying)
+    assert "decaying rate" in rules.CODE["the curve rises"](runs.Runs(longer)).note
+    write(tmp_path, both)
+    two = longer.model_copy(update={"seeds": [1, 2]})
+    assert rules.CODE["the curve rises"](runs.Runs(two)).note == "too few seeds"
+
+
+def test_a_new_modality_is_people_too(tmp_path):
+    def verdict(corpora, seeds=(1, 2, 3, 4, 5)):
+        found = write(tmp_path / str(len(seeds)), {"selected": arm(corpora=corpora)}, seeds)
+        return decide("new-modality", found).verdict
+
+    heard, unheard = [0.1, 0.11, 0.1, 0.12, 0.1], [0.8, 0.82, 0.81, 0.8, 0.83]
+    assert verdict({"de": heard, "en_human": heard}) == HOLDS
+    assert verdict({"de": heard, "en_human": unheard}) == CORRECTED
+    assert verdict({"de": heard, "en_human": [0.3, 0.8, 0.6, 0.4, 0.5]}) == UNDECIDED
+    assert verdict({"de": unheard}) == FAILS
+    assert verdict({"de": heard}, seeds=(1,)) == "not testable here"
+
+
+def test_disruption_and_forgetting_must_go_together(tmp_path):
+    def verdict(low, high):
+        pair = dict(zip(PAIRS["kappa-is-the-cause"], (low, high), strict=True))
+        return decide("disruption-causes-forgetting", write(tmp_path, pair)).verdict
+
+    calm = arm(disruption=0.1)
+    assert verdict(calm, arm(text=0.06, kl=0.06, turned=True, disruption=0.5)) == HOLDS
+    assert verdict(calm, arm(text=0.001, kl=0.001, turned=True, disruption=0.5)) == FAILS
+    assert verdict(calm, arm(turned=True, disruption=0.1)) == UNDECIDED
+
+
+def test_without_spectra_disruption_tests_nothing(tmp_path):
+    pair = {name: arm() for name in PAIRS["kappa-is-the-cause"]}
+    found = decide("disruption-causes-forgetting", write(tmp_path, pair))
+    assert found.note == "no spectra from before and after training"
+
+
+UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0.3, 0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("claim", "found", "verdict"),
+    [
+        ("kappa-tracks-encoding", (UP, UP), HOLDS),
+        ("kappa-tracks-encoding", (FLAT, FLAT), FAILS),
+        ("kappa-tracks-encoding", (FLAT, DOWN), FAILS),
+        ("kappa-tracks-encoding", (UP, FLAT), CORRECTED),
+        ("kappa-tracks-encoding", (DOWN, UP), CORRECTED),
+        ("kappa-tracks-encoding", (UP, WIDE), UNDECIDED),
+        ("kappa-tracks-encoding", (WIDE, WIDE), UNDECIDED),
+        ("encoding-capacity", (UP, UP), HOLDS),
+        ("encoding-capacity", (UP, FLAT), CORRECTED),
+        ("encoding-capacity", (FLAT, UP), UNDECIDED),
+        ("encoding-capacity", (FLAT, FLAT), FAILS),
+        ("encoding-capacity", (UP, WIDE), UNDECIDED),
+        ("pruning-by-kappa", (UP, UP), HOLDS),
+        ("pruning-by-kappa", (DOWN, DOWN), CORRECTED),
+        ("pruning-by-kappa", (DOWN, FLAT), UNDECIDED),
+        ("pruning-by-kappa", (FLAT, FLAT), FAILS),
+        ("pruning-by-kappa", (UP, FLAT), UNDECIDED),
+        ("low-kappa-is-stable", (UP, UP), HOLDS),
+        ("low-kappa-is-stable", (DOWN, DOWN), FAILS),
+        ("low-kappa-is-stable", (UP, DOWN), UNDECIDED),
+        ("low-kappa-is-stable", (UP, FLAT), UNDECIDED),
+        ("kappa-as-proxy", ((0.95, 0.9, 0.97),), HOLDS),
+        ("kappa-as-proxy", ((0.42, 0.29, 0.53),), FAILS),
+        ("kappa-as-proxy", ((0.8, 0.7, 0.9),), UNDECIDED),
+    ],
+)
+def test_correlations_against_their_band(claim, found, verdict):
+    rule = catalogue()[claim].decided_by
+    assert isinstance(rule, Correlation)
+    each = zip(rule.outcomes, found, strict=True)
+    decision = rules.banded(rule, {name: Interval(*of, rule.level, 30) for name, of in each})
+    assert (decision.verdict, decision.n) == (verdict, 30)
+    shown = [part.interval for part in decision.parts.values()] or [decision.interval]
+    assert shown == [of[1:] for of in found]
+
+
+def test_another_model_than_the_studied_one_has_no_correlations():
+    other = profiles.load("smoke", model="another")
+    found = rules.decide(catalogue()["kappa-tracks-encoding"].decided_by, other)
+    assert (found.verdict, found.note) == ("not testable here", "not measured for this model")
