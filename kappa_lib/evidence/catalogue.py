@@ -38,6 +38,7 @@ class Comparison(_Part):
     # it. Left out: the runs at hand.
     runs: str | None = None
     pairs: list[tuple[str, str]]  # the first of which both arms were run is compared
+    every: bool = False  # or all of them, which must agree, by Holm over the pairs
     outcomes: list[str]  # see :mod:`kappa_lib.evidence.compare`
     claimed: Literal["lower", "higher", "alike"] = "lower"  # what the first arm is said to be
     margin: float | None = None  # of equivalence; left out: a point of WER, 0.01 nats per token

@@ -48,6 +48,10 @@ PAIRS: tuple[Pair, ...] = (
     ("lower_of_neighbours", "higher_of_neighbours"),
     ("selected", "all"),
     ("selected", "random"),
+    # The same function with another κ, at matched and at equal rates; the rate alone; a flip.
+    *((arm, "selected") for arm in ("dose2_matched", "dose3_matched", "dose2", "dose3")),
+    *((arm, "selected") for arm in ("rate2", "rate4", "flipped", "dose2_rms", "dose3_rms")),
+    ("inverse_dose2_matched", "inverse"),
 )
 # Outcome → column, factor, unit.
 ENDS = {"wer": ("wer_mean", 100, "points"), "text": ("text_loss", 1, "nats per token")}

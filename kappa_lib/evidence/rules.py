@@ -20,6 +20,7 @@ from kappa_lib.evidence.verdicts import (
     FAILS,
     HIGHER,
     HOLDS,
+    LEVEL,
     LOWER,
     NOT_RUN,
     NOT_TESTABLE,
@@ -30,6 +31,7 @@ from kappa_lib.evidence.verdicts import (
     Interval,
     decide_difference,
     decisive,
+    holm,
     together,
 )
 from kappa_lib.profiles import Profile
@@ -53,11 +55,34 @@ def decide(rule: Comparison | Correlation | Code, profile: Profile) -> Decision:
 
 def compared(rule: Comparison, found: Runs) -> Decision:
     """The verdict of a comparison, *confounded* where it decides while something else differs."""
-    pair = found.first_of(rule.pairs)
-    if pair is None:
+    ran = [pair for pair in rule.pairs if found.first_of([pair])]
+    if not ran or (rule.every and len(ran) < len(rule.pairs)):
         return NOT_RUN
-    each = {o: compare.decide(found, pair, o, rule.margin, rule.seeds) for o in rule.outcomes}
-    return unless_confounded(together(each, rule.claimed), compare.unlike(found, pair, rule.held))
+    pairs = ran if rule.every else ran[:1]
+    each = {
+        pair: {o: compare.decide(found, pair, o, rule.margin, rule.seeds) for o in rule.outcomes}
+        for pair in pairs
+    }
+    parts = each[pairs[0]] if len(pairs) == 1 else _by_holm(each)
+    unlike = (compare.unlike(found, pair, rule.held) for pair in pairs)
+    apart = {name: how for of in unlike for name, how in of.items()}
+    return unless_confounded(together(parts, rule.claimed), apart)
+
+
+def _by_holm(each: Mapping[compare.Pair, Mapping[str, Decision]]) -> dict[str, Decision]:
+    """Parts of all pairs; where a pair's p, corrected, may be chance, its readings are undecided.
+
+    The p of a pair is that of all its outcomes together, see :func:`together`.
+    """
+    p = {compare.name_of(pair): together(of).p for pair, of in each.items()}
+    corrected, parts = holm({name: x for name, x in p.items() if x is not None}), {}
+    for pair, of in each.items():
+        name = compare.name_of(pair)
+        chance = corrected.get(name, 1.0) >= 1 - LEVEL
+        for outcome, part in of.items():
+            decided = part.verdict in (LOWER, HIGHER) and chance
+            parts[f"{name}, {outcome}"] = part.but(UNDECIDED) if decided else part
+    return parts
 
 
 def unless_confounded(decision: Decision, apart: Mapping[str, str]) -> Decision:

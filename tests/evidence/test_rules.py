@@ -139,6 +139,32 @@ def test_a_declared_comparison_names_seeds_margin_and_what_is_claimed(tmp_path):
     assert rules.compared(narrow, found).verdict == UNDECIDED
 
 
+def test_all_pairs_that_are_asked_for_must_agree_by_holm(tmp_path):
+    asked = {"pairs": [("value", "key"), ("mlp", "key")], "outcomes": ["kl"], "claimed": "higher"}
+    rule = Comparison(**asked, every=True)
+    ends = {"value": [0.10, 0.12, 0.11], "mlp": [0.2, 0.25, 0.22], "key": [0.0, 0.0, 0.0]}
+
+    def found(**changed):
+        made = {
+            name: arm(
+                evaluations={s: [{"step": 0, "kl": x, "wer": {}}] for s, x in enumerate(of, 1)}
+            )
+            for name, of in (ends | changed).items()
+        }
+        return write(tmp_path, made, (1, 2, 3))
+
+    decided = rules.compared(rule, found())
+    assert decided.verdict == HOLDS
+    assert list(decided.parts) == ["value − key, kl", "mlp − key, kl"]
+    assert rules.compared(rule, found(mlp=[-0.2, -0.25, -0.22])).verdict == UNDECIDED
+    # Differences of 0.1, 0.2 and 0.15 have t = √27 and p = 0.035, of which two count as 0.07.
+    weak = rules.compared(rule, found(value=[0.1, 0.2, 0.15], mlp=[0.1, 0.2, 0.15]))
+    assert {part.verdict for part in weak.parts.values()} == {UNDECIDED}
+    assert weak.parts["mlp − key, kl"].p == pytest.approx(0.0351, abs=1e-4)
+    alone = write(tmp_path / "alone", {name: arm() for name in ("value", "key")})
+    assert rules.compared(rule, alone).note == "an arm was not run"
+
+
 def test_the_pilot_is_left_out_where_three_others_are_there(tmp_path):
     arms = {"selected": arm(), "inverse": arm(wer=0.2, turned=True)}
     found = decide("selected-beats-inverse", write(tmp_path, arms, seeds=(0, 1, 2, 3)))
