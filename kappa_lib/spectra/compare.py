@@ -11,8 +11,9 @@ from torch import nn
 
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
+from kappa_lib.spectra.choice import opened, to_measure
 from kappa_lib.spectra.kappa_table import types, types_of
-from kappa_lib.spectra.scan import Report, ScanError, opened, to_measure, torch_dtype
+from kappa_lib.spectra.scan import Report, ScanError, torch_dtype
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.kinds import layer_of

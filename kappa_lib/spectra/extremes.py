@@ -1,37 +1,26 @@
-"""The two ends of a spectrum without the rest: Cholesky, Lanczos, and a check against W itself.
+"""The two extreme singular values alone: Cholesky, Lanczos, and a check against W itself.
 
 The Gram matrix G = WᵀW squares the condition, which costs the smallest singular value half its
 digits. Its eigenvector is still good: refined against W, the value σ = ‖Wv‖ loses only what a
 product with W loses. How far σ can be from the truth follows from the residual of v and from
 the distance to the next singular value (Kato-Temple), which G does resolve.
 
-Products are in float64, a block of rows at a time, so that a bf16 matrix is never held twice, and
-see the matrix tall: (rows, k) with rows ≥ k, transposed where needed. Operands start at 64-byte
-boundaries (torch's own memory does): on others MKL may round differently, and a row of the κ table
-could change its last bits.
-
-On a GPU all of it but Lanczos' short recurrence stays there: the matrix goes over once, as stored.
+On a GPU all of it but Lanczos' short recurrence stays there.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
 
 import numpy as np
 import torch
-from scipy.linalg.blas import dsymv, dsyrk
+from scipy.linalg.blas import dsymv
 from scipy.linalg.lapack import dpotrf
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from kappa_lib.spectra.gram import GramOperator, product_error
 from kappa_lib.theory.checks import EPS
 
-# Numbers widened to float64 at a time: 2²² are 32 MiB; on a GPU a GiB, chosen, not tuned.
-BLOCK_NUMBERS = 1 << 22
-BLOCK_NUMBERS_CUDA = 1 << 27
-# Matrices with no more singular values than this are measured side by side, a thread each: the
-# larger ones would take too much memory, and keep several threads busy by themselves.
-SIDE_BY_SIDE = 2048
 # Relative residual at which Lanczos stops, and its longest run. A start vector drawn at random
 # misses an eigenvector to this level with a probability of about the level itself.
 LANCZOS_TOLERANCE = 1e-8
@@ -44,96 +33,8 @@ _REFINEMENTS = 8
 _PROBES = 6
 
 
-class Tall:
-    """A stored matrix seen tall, with blocked float64 products.
-
-    Args:
-        matrix: (m, n), any floating-point dtype.
-        device: where they are taken, ``cpu`` or ``cuda``.
-    """
-
-    def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
-        self._matrix, self.shape = matrix.to(device), tuple(matrix.shape)
-        self._is_tall = self.shape[0] >= self.shape[1]
-        self.rows, self.k = self.shape if self._is_tall else self.shape[::-1]
-        self.device = device
-        self._block = BLOCK_NUMBERS_CUDA if device == "cuda" else BLOCK_NUMBERS
-        # SciPy's BLAS reads one half of what is symmetric, where torch's reads both, but lets no
-        # other thread of Python work meanwhile.
-        self.by_scipy = device == "cpu" and self.k > SIDE_BY_SIDE
-        # A matrix of a single block is widened once.
-        self._kept: torch.Tensor | None = None
-
-    def _blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Slices of the tall rows, and the numbers there in float64 as (b, k)."""
-        if self._kept is not None:
-            yield slice(0, self.rows), self._kept
-            return
-        step = max(1, self._block // self.k)
-        for start in range(0, self.rows, step):
-            rows = slice(start, min(start + step, self.rows))
-            block = self._matrix[rows] if self._is_tall else self._matrix[:, rows]
-            wide = block.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-            wide = wide if self._is_tall else wide.T
-            if step >= self.rows:
-                self._kept = wide
-            yield rows, wide
-
-    @cached_property
-    def gram(self) -> torch.Tensor:
-        """WᵀW, (k, k), of which only the lower triangle is to be read."""
-        blocks = (block for _, block in self._blocks())
-        if self.device == "cuda":
-            return reduce(torch.add, (block.T @ block for block in blocks))
-        # Of a matrix times itself numpy and SciPy compute one half, torch both.
-        arrays = (block.numpy() for block in blocks)
-        if not self.by_scipy:
-            with np.errstate(all="ignore"):  # an overflow shows in the trace
-                return torch.from_numpy(reduce(np.add, (array.T @ array for array in arrays)))
-        upper = np.zeros((self.k, self.k), order="F")
-        for array in arrays:  # whichever of its two forms lies in memory as Fortran has it
-            tall = array.flags.f_contiguous
-            dsyrk(1.0, array if tall else array.T, 1.0, upper, trans=tall, overwrite_c=True)
-        return torch.from_numpy(upper.T)
-
-    @cached_property
-    def trace(self) -> float:
-        """‖W‖_F²: that of the Gram matrix."""
-        return float(self.gram.trace())
-
-    @property
-    def gram_error(self) -> float:
-        """Bound on the absolute error of every eigenvalue that is computed from the Gram matrix.
-
-        The trace bounds the norm of |W|ᵀ|W| that multiplies the inner products' error. The backward
-        errors of the Cholesky factorisation and of the eigensolver have the same form.
-        """
-        return product_error(self.rows) * self.trace
-
-    def times(self, vectors: torch.Tensor) -> torch.Tensor:
-        """W V: (k, q) → (rows, q)."""
-        return torch.cat([block @ vectors for _, block in self._blocks()])
-
-    def transposed_times(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Wᵀ Y: (rows, q) → (k, q)."""
-        result = torch.zeros(self.k, vectors.shape[1], dtype=torch.float64, device=self.device)
-        for rows, block in self._blocks():
-            result += block.T @ vectors[rows]
-        return result
-
-
-def product_error(length: int) -> float:
-    """Bound on the relative rounding error of an inner product, against Σ|xy|.
-
-    With rounding errors of mean zero it stays near √length · ε/2 (Higham & Mary, SIAM J. Sci.
-    Comput. 41, 2019); four times √length · ε leaves a factor of eight, and up to length 64 it
-    is above the worst case, length · ε/2.
-    """
-    return 4.0 * math.sqrt(length) * EPS
-
-
 @dataclass(frozen=True)
-class End:
+class Extreme:
     """One extreme singular value and a bound on its relative error."""
 
     value: float
@@ -142,84 +43,86 @@ class End:
 
 @dataclass(frozen=True)
 class Factored:
-    """A Gram matrix's Cholesky factor, and what is known of the two ends of its spectrum.
+    """A Gram matrix's Cholesky factor, and what is known of its extreme eigenvalues.
 
     Attributes:
         factor: lower Cholesky factor, (k, k).
-        largest: estimate of σ₁².
-        smallest: estimate of σ_k².
-        second: estimate of σ_{k-1}².
+        largest_square: estimate of σ₁².
+        smallest_square: estimate of σ_k².
+        second_square: estimate of σ_{k-1}², the second smallest.
         slack: relative error of these as eigenvalues of the factored matrix.
         error: bound on their absolute error as squared singular values of W.
         vector: unit eigenvector of the smallest eigenvalue, (k,).
     """
 
     factor: torch.Tensor
-    largest: float
-    smallest: float
-    second: float
+    largest_square: float
+    smallest_square: float
+    second_square: float
     slack: float
     error: float
     vector: torch.Tensor
 
     @property
-    def top(self) -> End:
+    def largest(self) -> Extreme:
         """σ₁: relative to itself the Gram matrix is accurate enough."""
-        return End(math.sqrt(self.largest), self.error / self.largest + self.slack)
+        return Extreme(
+            math.sqrt(self.largest_square), self.error / self.largest_square + self.slack
+        )
 
     @property
-    def bottom(self) -> End:
+    def smallest(self) -> Extreme:
         """σ_k as the Gram matrix has it, with the bound that squaring leaves."""
-        low = self.smallest * (1 - LANCZOS_TOLERANCE) - self.error
-        bound = math.sqrt(self.smallest / low) - 1 if low > 0 else math.inf
-        return End(math.sqrt(self.smallest), bound)
+        low = self.smallest_square * (1 - LANCZOS_TOLERANCE) - self.error
+        bound = math.sqrt(self.smallest_square / low) - 1 if low > 0 else math.inf
+        return Extreme(math.sqrt(self.smallest_square), bound)
 
 
-def factor(tall: Tall, eigenvalues: np.ndarray | None = None) -> Factored | None:
-    """Ends of the Gram matrix's spectrum; None where it is not safely positive definite.
+def factor(operator: GramOperator, eigenvalues: np.ndarray | None = None) -> Factored | None:
+    """Extreme eigenvalues of the Gram matrix; None where it is not safely positive definite.
 
     Args:
-        tall: the matrix, k ≥ ``SMALLEST``.
-        eigenvalues: all of them, descending, if they are known; else Lanczos finds the ends. A
+        operator: the matrix, k ≥ ``SMALLEST``.
+        eigenvalues: all of them, descending, if they are known; else Lanczos finds the extreme ones. A
             single start vector sees one of several equal eigenvalues, which is no error in σ,
             and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
-    if (lower := _cholesky(tall)) is None:
+    if (lower := _cholesky(operator)) is None:
         return None
     known = eigenvalues is not None
     try:
-        inverse, vectors = _lanczos(lambda x: _solve(lower, x), tall, 1 if known else 2)
+        inverse, vectors = _lanczos(lambda x: _solve(lower, x), operator, 1 if known else 2)
         if not known:
-            top, _ = _lanczos(_multiplication(tall), tall, 1)
+            outermost, _ = _lanczos(_multiplication(operator), operator, 1)
     except ArpackNoConvergence:
         return None
     return Factored(
         factor=lower,
-        largest=float(eigenvalues[0] if known else top[0]),
-        smallest=float(1.0 / inverse.max()),
-        second=float(eigenvalues[-2] if known else 1.0 / inverse.min()),
+        largest_square=float(eigenvalues[0] if known else outermost[0]),
+        smallest_square=float(1.0 / inverse.max()),
+        second_square=float(eigenvalues[-2] if known else 1.0 / inverse.min()),
         slack=0.0 if known else LANCZOS_TOLERANCE,
-        error=tall.gram_error,
-        vector=torch.tensor(vectors[:, int(np.argmax(inverse))], device=tall.device),
+        error=operator.gram_error,
+        vector=torch.tensor(vectors[:, int(np.argmax(inverse))], device=operator.device),
     )
 
 
-def _cholesky(tall: Tall) -> torch.Tensor | None:
+def _cholesky(operator: GramOperator) -> torch.Tensor | None:
     """L of the Gram matrix L Lᵀ, (k, k); None if it is not positive definite."""
-    if tall.by_scipy:
-        upper, info = dpotrf(tall.gram.numpy().T)  # as Fortran has it
+    if operator.by_scipy:
+        upper, info = dpotrf(operator.gram.numpy().T)  # as Fortran has it
         lower = torch.from_numpy(upper.T)
     else:
-        lower, info = torch.linalg.cholesky_ex(tall.gram)
+        lower, info = torch.linalg.cholesky_ex(operator.gram)
     return None if info else lower
 
 
-def _multiplication(tall: Tall) -> Callable[[torch.Tensor], torch.Tensor]:
+def _multiplication(operator: GramOperator) -> Callable[[torch.Tensor], torch.Tensor]:
     """What multiplies a column (k, 1) by the Gram matrix."""
-    if tall.by_scipy:
-        upper = tall.gram.numpy().T
+    if operator.by_scipy:
+        upper = operator.gram.numpy().T
         return lambda x: torch.from_numpy(dsymv(1.0, upper, x[:, 0].numpy()))[:, None]
-    whole = tall.gram.tril() + tall.gram.tril(-1).T
+    whole = operator.gram.tril() + operator.gram.tril(-1).T
     return lambda x: whole @ x
 
 
@@ -229,7 +132,7 @@ def _solve(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve_triangular(lower.T, half, upper=True)
 
 
-def _sharpened(found: Factored, tall: Tall) -> Factored:
+def _sharpened(found: Factored, operator: GramOperator) -> Factored:
     """The same with its error measured on random vectors instead of bounded a priori.
 
     For a matrix B and r Gaussian vectors, ‖B‖ ≤ 10 √(2/π) max ‖Bω‖ with probability 1 - 10⁻ʳ
@@ -237,24 +140,24 @@ def _sharpened(found: Factored, tall: Tall) -> Factored:
     WᵀW, which holds the rounding of the product and of the factorisation; the eigensolver's is
     added at √k ε σ₁².
     """
-    normal = np.random.default_rng(tall.k).standard_normal((tall.k, _PROBES))
-    probes = torch.tensor(normal, device=tall.device)
-    images = tall.transposed_times(tall.times(probes))
+    normal = np.random.default_rng(operator.k).standard_normal((operator.k, _PROBES))
+    probes = torch.tensor(normal, device=operator.device)
+    images = operator.apply_transposed(operator.apply(probes))
     difference = found.factor @ (found.factor.T @ probes) - images
     norm = 10.0 * math.sqrt(2.0 / math.pi) * float(difference.norm(dim=0).max())
-    measured = norm + math.sqrt(tall.k) * EPS * found.largest
+    measured = norm + math.sqrt(operator.k) * EPS * found.largest_square
     return replace(found, error=min(found.error, measured))
 
 
 def _lanczos(
-    apply: Callable[[torch.Tensor], torch.Tensor], tall: Tall, count: int
+    apply: Callable[[torch.Tensor], torch.Tensor], operator: GramOperator, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``count`` largest eigenpairs of a symmetric operator on columns (k, 1)."""
-    k = tall.k
+    k = operator.k
     start = np.random.default_rng(k).standard_normal(k)
 
     def image(x: np.ndarray) -> np.ndarray:
-        return apply(torch.tensor(x, device=tall.device).reshape(k, 1))[:, 0].cpu().numpy()
+        return apply(torch.tensor(x, device=operator.device).reshape(k, 1))[:, 0].cpu().numpy()
 
     return eigsh(
         LinearOperator((k, k), matvec=image, dtype=np.float64),
@@ -267,22 +170,22 @@ def _lanczos(
     )
 
 
-def refined_bottom(found: Factored, tall: Tall, goal: float) -> End:
+def refined_smallest(found: Factored, operator: GramOperator, goal: float) -> Extreme:
     """σ_k = ‖Wv‖ with v improved against W until the bound reaches ``goal`` or stalls.
 
     Each step adds the preconditioned residual to a basis of three and takes the best vector in
     it, as LOBPCG does, but by products with W, never with the Gram matrix.
     """
-    found = _sharpened(found, tall)
+    found = _sharpened(found, operator)
     basis = found.vector[:, None]
-    best = found.bottom
+    best = found.smallest
     for _ in range(_REFINEMENTS):
-        images = tall.times(basis)
+        images = operator.apply(basis)
         weights = torch.linalg.svd(images, full_matrices=False)[2][-1]
         v, image = basis @ weights, images @ weights
         sigma = float(image.norm())
-        residual = tall.transposed_times(image[:, None])[:, 0] / sigma - sigma * v
-        end = End(sigma, _kato_temple(found, tall, sigma, float(residual.norm())))
+        residual = operator.apply_transposed(image[:, None])[:, 0] / sigma - sigma * v
+        end = Extreme(sigma, _kato_temple(found, operator, sigma, float(residual.norm())))
         stalled = end.error > 0.5 * best.error
         best = min(best, end, key=lambda e: e.error)
         if best.error <= goal or stalled:
@@ -293,7 +196,7 @@ def refined_bottom(found: Factored, tall: Tall, goal: float) -> End:
     return best
 
 
-def _kato_temple(found: Factored, tall: Tall, sigma: float, residual: float) -> float:
+def _kato_temple(found: Factored, operator: GramOperator, sigma: float, residual: float) -> float:
     """Relative error of σ = ‖Wv‖ as the smallest singular value, from ‖Wᵀu - σv‖, u = Wv/σ.
 
     The symmetric matrix [0 W; Wᵀ 0] has the eigenvalues ±σᵢ, so (0, β) holds σ_k alone if β is
@@ -301,9 +204,9 @@ def _kato_temple(found: Factored, tall: Tall, sigma: float, residual: float) -> 
     ε the norm of its residual (Kato 1949). Rounding in the two products is added at its bound,
     and so is what Lanczos can't part.
     """
-    rounding = product_error(tall.rows) * math.sqrt(tall.trace)
+    rounding = product_error(operator.rows) * math.sqrt(operator.trace)
     epsilon = residual + 2 * rounding
-    second = found.second * (1 - found.slack) - found.error
+    second = found.second_square * (1 - found.slack) - found.error
     room = min(math.sqrt(max(second, 0.0)) - sigma, sigma) - rounding
     if room <= epsilon:
         return math.inf

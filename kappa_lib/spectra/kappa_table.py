@@ -18,7 +18,7 @@ import torch
 
 import kappa_lib
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint, parse, replacing
+from kappa_lib.files import fingerprint, replacing
 from kappa_lib.spectra import solvers, spectrum
 from kappa_lib.text import counted
 from kappa_lib.weights.kinds import layer_of
@@ -189,14 +189,10 @@ def read(path: Path) -> pd.DataFrame:
     try:
         arrow = pq.ParquetFile(path).read()
         arrow.validate(full=True)
-        text = (arrow.schema.metadata or {}).get(_METADATA, b"")
-        metadata = parse(text, "its metadata", dict[str, object])
-        _check(arrow)
+        metadata = json.loads((arrow.schema.metadata or {}).get(_METADATA, b""))
         table = arrow.to_pandas(ignore_metadata=True)
-        for name in ("kappa", "rows", "cols"):
-            if not table[name].between(1, 2.0**62, inclusive="left").all():
-                raise InputError(f"its column {name!r} holds impossible values")
-    except (pa.ArrowException, OSError, ValueError) as error:
+        _check(table, metadata)
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
     table["layer"] = table["layer"].astype("Int64")
@@ -210,20 +206,20 @@ def read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _check(arrow: pa.Table) -> None:
+def _check(table: pd.DataFrame, metadata: Any) -> None:
     """Refuse columns that are missing or hold what no scan writes."""
-    kinds = {
-        str: lambda found: pa.types.is_string(found) or pa.types.is_large_string(found),
-        int: pa.types.is_integer,
-        int | None: pa.types.is_integer,
-        float: pa.types.is_floating,
-    }
+    if not isinstance(metadata, dict):
+        raise InputError("its metadata are none of a scan's")
     for name, kind in COLUMNS.items():
-        if arrow.column_names.count(name) != 1:
+        if list(table.columns).count(name) != 1:
             raise InputError(f"it has no column {name!r}, or several")
-        column = arrow.column(name)
-        if not kinds[kind](column.type) or (column.null_count and kind not in (int | None, float)):
+        column = table[name]
+        numbers = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
+        if numbers == (kind is str) or (kind is str and not column.map(type).eq(str).all()):
             raise InputError(f"its column {name!r} holds other values than a scan's")
+    for name in ("kappa", "rows", "cols"):
+        if not table[name].between(1, 2.0**62, inclusive="left").all():
+            raise InputError(f"its column {name!r} holds impossible values")
 
 
 def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Checkpoint → κ table, a few tensors at a time, resumable."""
 
-import fnmatch
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,12 @@ from kappa_lib.files import Stage, fingerprint, require_folder, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Stages
 from kappa_lib.spectra import adapters, kappa_table, solvers
-from kappa_lib.spectra.extremes import SIDE_BY_SIDE
+from kappa_lib.spectra.choice import absent, left_out, opened, to_measure
+from kappa_lib.spectra.gram import SIDE_BY_SIDE
 from kappa_lib.spectra.kappa_table import measure
-from kappa_lib.weights import kinds, models
+from kappa_lib.weights import models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.loaded import as_used
-from kappa_lib.weights.models import open_checkpoint, pick_device
+from kappa_lib.weights.models import pick_device
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 5
@@ -130,7 +129,7 @@ def scan(
     chosen = to_measure(checkpoint, include, exclude)
     settings = _settings(method, device, dtype)
     scanner = _Scanner(checkpoint, settings, FinishedRows(folder), progress or (lambda *_: None))
-    scanner.failures |= _absent(checkpoint, include, exclude)
+    scanner.failures |= absent(checkpoint, include, exclude)
     scanner.run(chosen)
     names = [name for info in chosen for name in info.matrices if name in scanner.rows]
     metadata = _metadata(checkpoint, chosen, settings)
@@ -225,16 +224,6 @@ class _Scanner:
         return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
 
 
-def opened(source: nn.Module | str | Path | Checkpoint) -> Checkpoint:
-    """A model's tensors as it uses them, none of which is read yet.
-
-    Errors are those of :func:`kappa_lib.weights.models.open_checkpoint`.
-    """
-    if isinstance(source, str) and source in models.GGUFS:
-        source = models.weights(source)
-    return as_used(source if isinstance(source, Checkpoint) else open_checkpoint(source))
-
-
 def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
     """What a row depends on besides the tensor, checked before anything is read."""
     if method not in solvers.METHODS:
@@ -250,60 +239,6 @@ def torch_dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
     return dtype
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def to_measure(
-    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> list[TensorInfo]:
-    """The tensors that a scan with these patterns measures; InputError where there is none."""
-    chosen = [
-        info
-        for info in checkpoint.tensors
-        if len(info.shape) > 1
-        and (_matches(info.name, include) if include else not info.why)
-        and not _matches(info.name, exclude)
-    ]
-    if chosen or _absent(checkpoint, include, exclude):
-        return chosen
-    some = checkpoint.tensors[0]
-    what = f"{checkpoint.model_id}: no matrix left to measure"
-    if include or exclude:
-        what += f" (include {list(include)}, exclude {list(exclude)})"
-        raise InputError(what, f"patterns are matched to whole names such as {some.name}")
-    reasons = "".join(f"\n  {', '.join(n)}: {why}" for why, n in left_out(checkpoint).items())
-    remedy = "scan the whole model's folder, or name what to measure with --include"
-    raise InputError(what + reasons, remedy)
-
-
-def _absent(
-    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
-) -> dict[str, tuple[str, str]]:
-    """What the checkpoint lacks of what is asked for: name or pattern → what is wrong, and do."""
-    reasons: dict[str, list[str]] = {}
-    for name, why in checkpoint.absent.items():
-        if (not include or _matches(name, include)) and not _matches(name, exclude):
-            reasons.setdefault(why, []).append(name)
-    remedy = "fetch or save the whole model; --exclude these names to do without"
-    return {
-        name: (f"{name}: {why}", remedy)
-        for why, names in reasons.items()
-        for name in kinds.patterns(names)
-    }
-
-
-def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Reason → tensors of two or more dimensions that are no weights; ``*`` for their numbers."""
-    reasons: dict[str, list[str]] = {}
-    for name, why in checkpoint.left_out.items():
-        reasons.setdefault(why, []).append(name)
-    for info in checkpoint.tensors:
-        if info.why and info.why != kinds.VECTOR:
-            reasons.setdefault(info.why, []).append(info.name)
-    return {why: kinds.patterns(names) for why, names in reasons.items()}
 
 
 def _metadata(

@@ -188,16 +188,24 @@ def select_within(table: pd.DataFrame, arm: str, budget: int, seed: int = 0) -> 
     return select(table, arm, fitting, seed)
 
 
-def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selection:
+def select(
+    table: pd.DataFrame,
+    arm: str = "selected",
+    count: int | None = None,
+    seed: int = 0,
+    *,
+    share: float = PAPER_SHARE,
+) -> Selection:
     """Choose the tensors of one arm.
 
     Args:
         table: κ table.
         arm: one of ``arms.ARMS``.
-        count: how many tensors; ignored by the arms that name modules, ``…_of_neighbours`` and
-            ``adaptor_only``; ``random_`` and ``inverse_matched_size`` use it for the size of
-            ``selected``.
+        count: how many tensors, by default the ``share`` of all candidates; ignored by the arms
+            that name modules, ``…_of_neighbours`` and ``adaptor_only``; ``random_`` and
+            ``inverse_matched_size`` use it for the size of ``selected``.
         seed: of a random draw.
+        share: in (0, 1].
 
     Raises:
         InputError: unknown arm, a count that does not fit the table, a negative seed, or no match
@@ -214,6 +222,7 @@ def select(table: pd.DataFrame, arm: str, count: int, seed: int = 0) -> Selectio
             f" adapted{why}",
             "scan the folder of a whole model, whose layers are known by their numbers",
         )
+    count = count_for(table, share) if count is None else count
     if not 0 < count <= len(pool):
         raise InputError(
             f"{count} tensors can't be selected from {len(pool)}",

@@ -7,7 +7,7 @@ Everything is computed in float64, to which every stored dtype widens exactly.
 ``svd``       LAPACK's SVD: error near κε, at several times the cost.
 ``auto``      all singular values: as ``gram``; where its bound on κ's error exceeds a tolerance,
               σ_k is refined against the matrix itself; where that is not enough, ``svd``.
-``extremes``  σ₁ and σ_k alone, from the two ends of the same product
+``extremes``  σ₁ and σ_k alone, from the same product
               (:mod:`kappa_lib.spectra.extremes`), refined or replaced by ``svd`` by the same rule.
 """
 
@@ -26,13 +26,14 @@ from numpy.linalg import _umath_linalg
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import extremes
-from kappa_lib.spectra.extremes import SIDE_BY_SIDE, End, Tall
+from kappa_lib.spectra.extremes import Extreme
+from kappa_lib.spectra.gram import SIDE_BY_SIDE, GramOperator
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 
 METHODS = ("auto", "gram", "extremes", "svd")
 TOLERANCE = 1e-6
 # From this many singular values on their two ends cost less than all of them.
-ENDS_FROM = 1024
+EXTREMES_FROM = 1024
 # Traces of the Gram matrix between which no square left float64's range in a way that matters.
 SMALLEST_TRACE, LARGEST_TRACE = 1e-200, 1e200
 
@@ -146,17 +147,17 @@ def decompose(
     if method == "svd":
         return _by_svd(as_matrix(weight, name), device)
     matrix, unit = matrix_form(weight, name), 1.0
-    tall = Tall(matrix, device)
+    operator = GramOperator(matrix, device)
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
-    if not SMALLEST_TRACE < tall.trace < LARGEST_TRACE:
+    if not SMALLEST_TRACE < operator.trace < LARGEST_TRACE:
         ends = torch.aminmax(as_matrix(matrix, name))
         # A power of two, so that nothing is rounded, which brings the largest entry to about one.
         unit = 2.0 ** math.frexp(max(abs(float(end)) for end in ends))[1]
         matrix = matrix.double() / unit
-        tall = Tall(matrix, device)
+        operator = GramOperator(matrix, device)
     tolerance = math.inf if method == "gram" else TOLERANCE
-    ends_only = method == "extremes" and tall.k >= ENDS_FROM
-    found = (_ends if ends_only else _by_gram)(tall, tolerance)
+    extremes_only = method == "extremes" and operator.k >= EXTREMES_FROM
+    found = (_extremes if extremes_only else _by_gram)(operator, tolerance)
     if found is None or found.kappa_error > tolerance:
         found = _by_svd(matrix, device)
     return _scaled(found, unit)
@@ -176,20 +177,20 @@ def _scaled(found: Spectrum, unit: float) -> Spectrum:
     )
 
 
-def _by_gram(tall: Tall, tolerance: float) -> Spectrum:
+def _by_gram(operator: GramOperator, tolerance: float) -> Spectrum:
     """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
-    values = np.sqrt(np.clip(_eigenvalues(tall.gram)[::-1], 0.0, None))
-    errors = tall.gram_error / np.maximum(values, math.sqrt(tall.trace) * EPS)
-    label = "gram (dsyrk, dsyevd)" if tall.device == "cpu" else "gram (cuda gemm, syevd)"
-    found = _assemble(values, errors, tall.shape, label)
-    if found.kappa_error <= tolerance or tall.k < extremes.SMALLEST:
+    values = np.sqrt(np.clip(_eigenvalues(operator.gram)[::-1], 0.0, None))
+    errors = operator.gram_error / np.maximum(values, math.sqrt(operator.trace) * EPS)
+    label = "gram (dsyrk, dsyevd)" if operator.device == "cpu" else "gram (cuda gemm, syevd)"
+    found = _assemble(values, errors, operator.shape, label)
+    if found.kappa_error <= tolerance or operator.k < extremes.SMALLEST:
         return found
-    factored = extremes.factor(tall, values**2)
+    factored = extremes.factor(operator, values**2)
     if factored is None:
         return found
-    end = extremes.refined_bottom(factored, tall, tolerance)
+    end = extremes.refined_smallest(factored, operator, tolerance)
     values[-1], errors[-1] = end.value, end.error * end.value
-    return _assemble(values, errors, tall.shape, f"{label}, refined")
+    return _assemble(values, errors, operator.shape, f"{label}, refined")
 
 
 def _eigenvalues(product: torch.Tensor) -> np.ndarray:
@@ -214,28 +215,28 @@ def _for_numpy(product: torch.Tensor) -> bool:
     return product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
 
 
-def _ends(tall: Tall, tolerance: float) -> Spectrum | None:
+def _extremes(operator: GramOperator, tolerance: float) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
-    factored = extremes.factor(tall)
+    factored = extremes.factor(operator)
     if factored is None:
         return None
-    top, bottom = factored.top, factored.bottom
-    routines = "dsyrk, dpotrf" if tall.device == "cpu" else "cuda gemm, potrf"
+    largest, smallest = factored.largest, factored.smallest
+    routines = "dsyrk, dpotrf" if operator.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
-    if _combined(top, bottom) > tolerance:
-        bottom = extremes.refined_bottom(factored, tall, tolerance)
+    if _combined(largest, smallest) > tolerance:
+        smallest = extremes.refined_smallest(factored, operator, tolerance)
         label += ", refined"
-    floor = rank_tolerance(tall.shape) * top.value * (1 + top.error)
-    if not bottom.value * (1 - bottom.error) > floor:
+    floor = rank_tolerance(operator.shape) * largest.value * (1 + largest.error)
+    if not smallest.value * (1 - smallest.error) > floor:
         return None
     return Spectrum(
-        shape=tall.shape,
+        shape=operator.shape,
         method=label,
-        sigma_max=top.value,
-        sigma_min=bottom.value,
-        kappa_error=_combined(top, bottom),
+        sigma_max=largest.value,
+        sigma_min=smallest.value,
+        kappa_error=_combined(largest, smallest),
         rank_deficiency=0,
-        frobenius=math.sqrt(tall.trace),
+        frobenius=math.sqrt(operator.trace),
         log_volume=float(factored.factor.diagonal().log().sum()),
         values=None,
     )
@@ -252,9 +253,9 @@ def _by_svd(matrix: torch.Tensor, device: str) -> Spectrum:
     return _assemble(values, np.full(len(values), error), shape, label)
 
 
-def _combined(top: End, bottom: End) -> float:
+def _combined(largest: Extreme, smallest: Extreme) -> float:
     """Bound on κ's relative error: κ/κ_true = (σ̂₁/σ₁)(σ_k/σ̂_k)."""
-    return math.inf if top.error >= 1 else (1 + bottom.error) / (1 - top.error) - 1
+    return math.inf if largest.error >= 1 else (1 + smallest.error) / (1 - largest.error) - 1
 
 
 def _assemble(
@@ -265,7 +266,7 @@ def _assemble(
     zeros = int(np.count_nonzero(values <= threshold))
     last = len(values) - zeros - 1
     undecided = bool(np.any(np.abs(values - threshold) <= errors))
-    ends = [End(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
+    ends = [Extreme(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
     return Spectrum(
         shape=shape,
         method=method,

@@ -6,6 +6,7 @@ anything else. Functions that take ``weight`` expect a matrix (rows, cols).
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from scipy.linalg import subspace_angles
 from scipy.special import ndtri
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.extremes import Tall
+from kappa_lib.spectra.gram import GramOperator
 from kappa_lib.spectra.solvers import decompose, eigenpairs, one_thread_in_numpy
 from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, rank_tolerance
 
@@ -32,8 +33,8 @@ _DIRECTIONS = 8
 _SHORTEST = 20
 # Tails fitted together: few enough for their numbers to stay in the cache.
 _TAILS_AT_ONCE = 32
-# Of the eigenvalues, those that bound a distance from below.
-_SAMPLED_EVERY = 16
+# Angles between subspaces below this, in radians, are rounding of float64's vectors.
+_RESOLVED = 1e-12
 # Interquartile range of a standard normal variable, as Spectrum rounds it.
 _IQR = 1.349
 
@@ -46,6 +47,22 @@ def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
 def condition_number(weight: torch.Tensor | np.ndarray, method: str = "auto") -> float:
     """κ(W) = σ₁/σ_k, eq. (1), with σ_k the smallest that ``checks.rank_tolerance`` keeps."""
     return decompose(weight, method).kappa
+
+
+class Kappa(NamedTuple):
+    """κ of a matrix, and a bound on its relative error |κ - κ_true|/κ_true."""
+
+    value: float
+    error: float
+
+
+def kappa(weight: torch.Tensor | np.ndarray, *, device: str = "cpu") -> Kappa:
+    """κ of a matrix (rows, cols) of any floating-point dtype, and the bound on its error.
+
+    Errors are those of :func:`kappa_lib.spectra.solvers.decompose`.
+    """
+    found = decompose(weight, "extremes", device=device)
+    return Kappa(found.kappa, found.kappa_error)
 
 
 def log_volume(s: np.ndarray) -> float:
@@ -95,41 +112,18 @@ def power_law_tail(s: np.ndarray) -> tuple[float, float]:
     # The last few starts can coincide with the maximum, which leaves no tail to fit.
     starts = np.flatnonzero(excess > 0)
     alphas = 1.0 + sizes[starts] / excess[starts]
-    best = _closest(logs, starts, alphas)
+    parts = np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE))
+    best = int(np.argmin([d for i in parts for d in _distances(logs, starts[i], alphas[i])]))
     return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
-def _closest(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> int:
-    """Index of the start whose tail lies closest to its power law, the first of equal ones.
-
-    Over a few of the eigenvalues a distance is no larger than over all, and soon computed. Starts
-    are tried in this order, until none is left that could be closer.
-    """
-    bounds = _distances(logs, starts, alphas, np.arange(0, len(logs), _SAMPLED_EVERY))
-    order = np.argsort(bounds, kind="stable")
-    least, best = math.inf, 0
-    for first in range(0, len(order), _TAILS_AT_ONCE):
-        part = order[first : first + _TAILS_AT_ONCE]
-        if bounds[part[0]] > least:
-            break
-        places = np.arange(starts[part].min(), len(logs))
-        found = _distances(logs, starts[part], alphas[part], places)
-        nearest = np.lexsort((part, found))[0]
-        least, best = min((least, best), (float(found[nearest]), int(part[nearest])))
-    return best
-
-
-def _distances(
-    logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray, places: np.ndarray
-) -> np.ndarray:
+def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
 
-    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``. Of the eigenvalues
-    only those at the indices ``places`` are looked at.
+    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``.
     """
-    begin = starts[:, None]
-    seen = (places - begin) / (len(logs) - begin)
-    excess = np.maximum(logs[places] - logs[begin], 0.0)
+    seen = (np.arange(len(logs)) - starts[:, None]) / (len(logs) - starts[:, None])
+    excess = np.maximum(logs - logs[starts, None], 0.0)
     gaps = np.abs(-np.expm1((1.0 - alphas[:, None]) * excess) - seen)
     # What lies before a tail's start is no part of it.
     return np.where(seen >= 0, gaps, 0.0).max(axis=1)
@@ -209,7 +203,8 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor) -> dict[str, floa
     for place, part in (("top", slice(None, k)), ("bottom", slice(-k, None))):
         for side, vectors in (("left", 0), ("right", 2)):
             bases = (item[vectors][:, part].cpu().numpy() for item in found)
-            row[f"angle_{place}_{side}"] = subspace_angles(*bases)[0]
+            angle = subspace_angles(*bases)[0]
+            row[f"angle_{place}_{side}"] = angle if angle > _RESOLVED else 0.0
     norms = torch.linalg.norm(pair[1] - pair[0]), torch.linalg.norm(pair[0])
     row["relative_change"] = norms[0] / norms[1]
     return {name: float(value) for name, value in row.items()}
@@ -225,7 +220,7 @@ def singular_vectors(
     only. ``matrix`` is of float64, on any device, where the results are too.
     """
     tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
-    squares, v = eigenpairs(Tall(tall).gram if tall.device.type == "cpu" else tall.T @ tall)
+    squares, v = eigenpairs(GramOperator(tall).gram if tall.device.type == "cpu" else tall.T @ tall)
     squares, v = squares.flip(0), v.flip(1)
     by_gram = bool(squares[-1] * _GRAM_LIMIT**2 > squares[0])
     if by_gram:

@@ -21,7 +21,7 @@ from kappa_lib.weights.models import pick_device
 @pytest.fixture(autouse=True, scope="module")
 def ends_of_small_matrices():
     """Let ``extremes`` compute the ends alone at the small sizes of these tests."""
-    with mock.patch.object(solvers, "ENDS_FROM", SMALLEST):
+    with mock.patch.object(solvers, "EXTREMES_FROM", SMALLEST):
         yield
 
 
