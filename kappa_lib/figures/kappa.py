@@ -44,7 +44,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
     """κ, a cell per matrix, layer × type, colours logarithmic."""
     grid = _by_type_and_layer(table, "kappa")
     figure, axis = new_figure(figsize=(9, max(3, 0.25 * len(grid) + 1)))
-    _cells(figure, axis, grid, "κ", norm=LogNorm(), cmap="viridis")
+    _cells(figure, axis, grid, "κ", norm=_a_decade_or_more(grid), cmap="viridis")
     axis.set_xlabel("layer")
     figure.suptitle("κ of each matrix")
     return figure
@@ -60,12 +60,20 @@ def change_maps(table: pd.DataFrame) -> Figure:
     moved = _by_type_and_layer(table, "dlogkappa")
     height = max(5, 0.5 * len(moved) + 1.5)
     figure, axes = new_figure(2, 1, figsize=(9, height), sharex=True)
-    _cells(figure, axes[0], change, "‖ΔW‖ / ‖W‖", norm=LogNorm(), cmap="viridis")
-    most = float(moved.abs().max(axis=None)) or 1.0
+    norm = _a_decade_or_more(change)
+    _cells(figure, axes[0], change, "‖ΔW‖ / ‖W‖", norm=norm, cmap="viridis")
+    most = max(float(moved.abs().max(axis=None)), 0.01)  # less is shown as next to nothing
     _cells(figure, axes[1], moved, "Δ log κ", vmin=-most, vmax=most, cmap="PuOr_r")
     axes[1].set_xlabel("layer")
     figure.suptitle("What changed: the weights (above) and their κ (below)")
     return figure
+
+
+def _a_decade_or_more(grid: pd.DataFrame) -> LogNorm:
+    """Logarithmic colours over at least a factor of ten, so that equal values look equal."""
+    low, high = float(grid.min(axis=None)), float(grid.max(axis=None))
+    middle = np.sqrt(low * high)
+    return LogNorm(min(low, middle / np.sqrt(10)), max(high, middle * np.sqrt(10)))
 
 
 def _cells(figure: Figure, axis: Axes, grid: pd.DataFrame, label: str, **colours: Any) -> None:

@@ -32,8 +32,14 @@ PASTED = 400  # of how many tensors names are pasted into the page
 DPI = 110  # four pictures, light and dark, stay well under 1 MB
 INK, PAPER = "#e6e6e6", "#16181c"  # of the dark pictures
 # In a heading, in this order; what is left of a name may wrap.
-WORDS = {"dlogkappa": "Δ log κ", "kappa_mp": "null of the shape", "kappa": "κ", "_": " "}
-COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_error", "kappa_mp", "effective_rank"]
+WORDS = {
+    "dlogkappa": "Δ log κ",
+    "kappa_excess": "κ / null",
+    "kappa_mp": "null of the shape",
+    "kappa": "κ",
+    "_": " ",
+}
+COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_excess", "kappa_error", "effective_rank"]
 
 
 def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) -> list[Path]:
@@ -51,7 +57,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
     loader = jinja2.FileSystemLoader(paths.DATA)
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.undefined = jinja2.StrictUndefined
-    environment.filters["table"] = _html
+    environment.filters |= {"table": _html, "number": number}
     environment.globals["counted"] = counted
     text = environment.get_template("page.html.j2").render(
         table=table,
@@ -66,6 +72,8 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         errors=table.groupby("method", sort=False)["kappa_error"]
         .agg(tensors="size", median="median", largest="max")
         .reset_index(),
+        basis=table.attrs.get("basis", ""),
+        left_out=table.attrs.get("left_out", {}),
         provenance=_provenance(table),
     )
     write_text(folder / "kappa.html", text)
@@ -91,7 +99,8 @@ def _drawn(
         found["kappa_heat_map"] = (
             kappa.heat_map(table),
             f"Heat map of κ, layer by module type, on a logarithmic colour scale: from"
-            f" {low['kappa']:.4g} ({low['tensor']}) to {high['kappa']:.4g} ({high['tensor']}).",
+            f" {number(low['kappa'])} ({low['tensor']}) to"
+            f" {number(high['kappa'])} ({high['tensor']}).",
         )
         above = int((inside["kappa_excess"] > 1).sum())
         found["kappa_against_null"] = (
@@ -117,7 +126,7 @@ def _drawn(
             kappa.change_maps(changes.table),
             f"Relative Frobenius change and Δ log κ from {changes.before} to {changes.after}, layer"
             f" by module type: {len(changed)} of {len(changes.table)} matrices changed; κ moved"
-            f" most in {moved['tensor']}, Δ log κ {moved['dlogkappa']:+.3g}.",
+            f" most in {moved['tensor']}, Δ log κ {number(moved['dlogkappa'])}.",
         )
     return found
 
@@ -137,7 +146,7 @@ def _picture(path: Path, figure: "Figure", words: str) -> dict[str, str]:
 
 def _darken(figure: "Figure") -> None:
     """Turn a finished figure to dark ground: whatever is black on it becomes light."""
-    from matplotlib import colors, lines, patches, spines, text
+    from matplotlib import collections, colors, lines, patches, spines, text
 
     for ground in (figure.patch, *(axis.patch for axis in figure.axes)):
         ground.set_facecolor(PAPER)
@@ -151,6 +160,18 @@ def _darken(figure: "Figure") -> None:
             artist.set_color(INK)
         elif isinstance(artist, patches.Patch) and artist.get_facecolor() == black:
             artist.set_facecolor(INK)
+        elif isinstance(artist, collections.PolyCollection):  # a band, which lets the dots through
+            shades = artist.get_facecolor()
+            if len(shades) and not shades[0, :3].any():
+                artist.set_facecolor(colors.to_rgba(INK, shades[0, 3]))
+
+
+def number(value: float) -> str:
+    """Three significant digits, as everywhere on the page: 2.35, 1,920, 3.1e-09."""
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2g}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
 
 
 def _html(frame: pd.DataFrame) -> str:
@@ -158,7 +179,7 @@ def _html(frame: pd.DataFrame) -> str:
     frame = frame.copy()
     for name, said in WORDS.items():
         frame.columns = frame.columns.str.replace(name, said)
-    text = frame.to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
+    text = frame.to_html(index=False, border=0, na_rep="–", float_format=number)
     return f'<div class="wide">{text}</div>'
 
 

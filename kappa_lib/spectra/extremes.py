@@ -83,9 +83,9 @@ def factor(operator: GramOperator, eigenvalues: np.ndarray | None = None) -> Fac
 
     Args:
         operator: the matrix, k ≥ ``SMALLEST``.
-        eigenvalues: all of them, descending, if they are known; else Lanczos finds the extreme ones. A
-            single start vector sees one of several equal eigenvalues, which is no error in σ,
-            and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
+        eigenvalues: all of them, descending, if they are known; else Lanczos finds the extreme
+            ones. A single start vector sees one of several equal eigenvalues, which is no error
+            in σ, and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
     """
     if (lower := _cholesky(operator)) is None:
         return None

@@ -6,15 +6,16 @@ arm here takes the same share of whatever the model has.
 
 import re
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, fits, read_json, write_json, write_text
+from kappa_lib.errors import InputError, first_line
+from kappa_lib.files import Stage, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import adapters, arms, gauge, kappa_table
 from kappa_lib.spectra.scan import scan
@@ -34,10 +35,12 @@ class Selection:
         arm: short name.
         rule: what was done, in words.
         seed: of the random draw; ignored by the rules that draw nothing.
-        tensors: names in the κ table, sorted; those that are stored where files were scanned.
+        tensors: names in the κ table, sorted.
         parameters: numbers in these tensors.
         table_hash: :func:`kappa_lib.spectra.kappa_table.digest` of the table.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     arm: str
     rule: str
@@ -53,16 +56,11 @@ class Selection:
     @classmethod
     def load(cls, path: Path) -> "Selection":
         """Read what :meth:`save` wrote; InputError where there is nothing or something else."""
-        kinds = {item.name: item.type for item in fields(cls)}
         try:
-            found = read_json(path, dict[str, object])
-        except (OSError, InputError) as error:
-            raise InputError(f"{path}: not a selection", "run `kappa select` again") from error
-        wrong = [name for name in kinds if not fits(found.get(name), kinds[name])]
-        if wrong or set(found) != set(kinds):
-            why = ", ".join(wrong) or "additional keys"
-            raise InputError(f"{path}: not a selection, for its {why}", "run `kappa select` again")
-        return cls(**found)
+            return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
+        except (OSError, ValidationError) as error:
+            why = first_line(error)
+            raise InputError(f"{path}: not a selection: {why}", "run `kappa select`") from error
 
     def check(self, available: set[str]) -> None:
         """Refuse, with an InputError, to train a tensor which the model does not have."""
@@ -98,11 +96,9 @@ class Selection:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
             if name.startswith("blk.") or name.endswith("]"):
-                what = (
-                    "one expert of a stack" if name.endswith("]") else "a name that GGUF alone has"
-                )
                 raise InputError(
-                    f"{name}: {what}, by which PEFT and Axolotl find nothing",
+                    f"{name}: no name that PEFT and Axolotl know, but that of GGUF or of one expert"
+                    " of a stack",
                     "use the selection's JSON, or scan the model's folder of safetensors",
                 )
         return self.tensors

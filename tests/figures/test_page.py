@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tiny
@@ -84,8 +85,8 @@ def test_it_is_one_small_file_without_references(scanned):
     assert written[0].stat().st_size < 1_000_000
     names = {name for name, _ in found.elements}
     assert not names & {"script", "link", "iframe", "object"}
-    for _, attributes in found.elements:
-        for key in ("src", "srcset", "href"):
+    for name, attributes in found.elements:
+        for key in ("src", "srcset", *(("href",) if name != "a" else ())):  # nothing is fetched
             assert attributes.get(key, "data:image/png;base64,").startswith("data:image/png;")
     style = written[0].read_text(encoding="utf-8").partition("</style>")[0]
     assert not re.search(r"url\(|@import|http", style)
@@ -107,7 +108,7 @@ def test_every_picture_has_words_and_a_dark_twin_and_a_file(scanned):
         assert light.startswith(b"\x89PNG")
         assert len(image["alt"]) > 40
         assert "prefers-color-scheme: dark" in twin["media"]
-    assert f"{table['kappa'].max():.4g}" in images[0]["alt"]
+    assert f" {table['kappa'].max():.3g} (" in images[0]["alt"]
 
 
 def test_its_numbers_are_the_table_s(scanned):
@@ -115,9 +116,9 @@ def test_its_numbers_are_the_table_s(scanned):
     rows = {tuple(row) for row in found.rows}
     for kind, kappas in table.groupby("type")["kappa"]:
         (row,) = [r for r in rows if r[:2] == (kind, str(len(kappas))) and len(r) == 7]
-        assert row[2:5] == tuple(f"{f(kappas):.4g}" for f in (np.min, np.median, np.max))
+        assert row[2:5] == tuple(f"{f(kappas):.3g}" for f in (np.min, np.median, np.max))
     worst = table.loc[table["kappa"].idxmax()]
-    assert any(r[0] == worst["tensor"] and r[3] == f"{worst['kappa']:.4g}" for r in rows)
+    assert any(r[0] == worst["tensor"] and r[3] == f"{worst['kappa']:.3g}" for r in rows)
     for arm, chosen in page.proposed(table).items():
         assert f"{chosen.parameters:,}" in next(r for r in rows if r[0] == "all")
         assert (
@@ -126,7 +127,34 @@ def test_its_numbers_are_the_table_s(scanned):
         ), arm
     summary = changes.summary()
     for row in summary.itertuples():
-        assert any(r[0] == str(row.group) and f"{row.dlogkappa:.4g}" in r for r in rows)
+        assert any(r[0] == str(row.group) and page.number(row.dlogkappa) in r for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "0"),
+        (2.3456, "2.35"),
+        (99.96, "100"),
+        (1921.3, "1,920"),
+        (98765.0, "98,800"),
+        (3.14e-9, "3.1e-09"),
+        (-0.01234, "-0.0123"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_are_rounded_alike(value, said):
+    assert page.number(value) == said
+
+
+def test_a_black_band_is_light_on_dark_ground():
+    figure, axis = plt.subplots()
+    band = axis.fill_betweenx([0, 1], 1, 2, color="k", alpha=0.2)
+    page._darken(figure)
+    shade = band.get_facecolor()[0]
+    assert shade[:3].min() > 0.8
+    assert shade[3] == pytest.approx(0.2)
+    plt.close(figure)
 
 
 def test_names_from_files_are_escaped(scanned):

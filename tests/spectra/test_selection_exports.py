@@ -97,13 +97,13 @@ def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
         "target_modules": ["model.layers.0.self_attn.q_proj"],
         "target_parameters": [name],
     }
-    with pytest.raises(InputError, match=r"gate_up_proj\[2\]: one expert of a stack"):
+    with pytest.raises(InputError, match=r"gate_up_proj\[2\]: no name that PEFT"):
         Selection("x", "", 0, [f"{name}[2]"], 1, "").unfrozen_parameters()
 
 
 def test_names_of_gguf_alone_are_not_for_other_tools():
     """Of architectures whose names are not translated: PEFT would find no such module."""
-    with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight: a name that GGUF alone has"):
+    with pytest.raises(InputError, match=r"blk\.0\.attn_q\.weight: no name that PEFT"):
         Selection("x", "", 0, ["blk.0.attn_q.weight"], 1, "").peft_targets()
 
 
