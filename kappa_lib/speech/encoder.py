@@ -33,18 +33,15 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
         bands: mel bands of the encoder, 80 (128 for large-v3).
 
     Returns:
-        (bands, frames) float32, 100 frames a second.
+        (bands, frames) float32, 100 frames per second.
 
     Raises:
         InputError: not 1-D, empty, not finite, or longer than the encoder's window.
     """
     audio = np.asarray(audio, dtype=np.float32)
-    if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
-        what = f"audio of shape {audio.shape} is empty, not 1-D or not finite"
-        raise InputError(what, "pass (samples,)")
-    if audio.size > MAX_SECONDS * RATE:
-        what = f"audio lasts {audio.size / RATE:.1f} s; the encoder's window is {MAX_SECONDS:.0f} s"
-        raise InputError(what, "cut it into shorter utterances")
+    if audio.ndim != 1 or not 0 < audio.size <= MAX_SECONDS * RATE or not np.isfinite(audio).all():
+        what = f"audio of shape {audio.shape}: empty, not 1-D, not finite or longer than 30 s"
+        raise InputError(what, "pass finite (samples,) of at most 30 s at 16 kHz")
     padded = np.pad(audio, (0, -audio.size % (HOP * FRAME_MULTIPLE)))
     extractor = WhisperFeatureExtractor(feature_size=bands)
     features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")
@@ -61,12 +58,9 @@ class CTranslate2Encoder:
         import ctranslate2  # heavy, and the other back end does without
 
         self._ct2 = ctranslate2
-        self._model = ctranslate2.models.Whisper(
-            str(folder),
-            device="cpu",
-            compute_type="float32",
-            intra_threads=torch.get_num_threads(),
-        )
+        how = {"device": "cpu", "compute_type": "float32"}
+        threads = torch.get_num_threads()
+        self._model = ctranslate2.models.Whisper(str(folder), intra_threads=threads, **how)
         self.bands = self._model.n_mels
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:

@@ -21,14 +21,11 @@ from datasets.exceptions import DatasetsError
 from kappa_lib import paths
 from kappa_lib.errors import InputError, refuse_full_disk
 from kappa_lib.files import states
-from kappa_lib.speech import audio
-from kappa_lib.speech.encoder import MAX_SECONDS
 from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _UNREADABLE = (OSError, ValueError, KeyError, AttributeError, pa.ArrowException, DatasetsError)
-_MEASURED = 200  # recordings whose length stands for all
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,10 @@ class OwnSpeech:
 
     def origin(self, corpus: str) -> Any:
         """Every table and recording, and how they are read; errors of :meth:`rows`."""
-        with _readable(self._path):
-            tables = _tables(self._path)
         rows, _ = self.rows()
         named = pc.struct_field(rows["audio"], "path").to_pylist()
-        return [states([*tables, *map(Path, filter(None, named))]), self.language, self.text]
+        files = [*_tables(self._path), *map(Path, filter(None, named))]
+        return [states(files), self.language, self.text]
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """Training rows leave out every sentence that was handed out for testing before.
@@ -72,11 +68,9 @@ class OwnSpeech:
         rows, given = self.rows()
         keys = [sentence_key(text or "") for text in rows[self.text].to_pylist()]
         if not given and counts["test"] >= (different := len(set(keys) - {""})):
-            raise InputError(
-                f"{counts['test']} test sentences asked for, {self._path} has {different}"
-                " different ones",
-                "ask for fewer: some must be left to train on",
-            )
+            asked = f"{counts['test']} test sentences asked for"
+            what = f"{asked}, {self._path} has {different} different ones"
+            raise InputError(what, "ask for fewer: some must be left to train on")
         order = np.random.default_rng(seed).permutation(len(keys)).tolist()
         tested = {keys[index] for index in given}
 
@@ -87,10 +81,8 @@ class OwnSpeech:
                     tested.add(keys[index])
                     yield row(rows, index)
 
-        def train() -> Rows:
-            yield from (row(rows, index) for index in order if keys[index] not in tested)
-
-        return {"test": test(), "train": train()}
+        train = (row(rows, index) for index in order if keys[index] not in tested)
+        return {"test": test(), "train": train}
 
     def rows(self) -> tuple[pa.Table, set[int]]:
         """All rows, undecoded, and the positions of those in a part called ``test``.
@@ -122,14 +114,6 @@ class OwnSpeech:
             if name in names:
                 columns[name] = part[name].cast(pa.string())
         return pa.table(columns)
-
-    def seconds(self) -> tuple[float, float]:
-        """Mean and greatest length in seconds, of some of those that are not too long."""
-        rows, _ = self.rows()
-        chosen = range(0, len(rows), -(-len(rows) // _MEASURED))
-        every = [audio.seconds(row(rows, index)) for index in chosen]
-        found = [x for x in every if 0 < x <= MAX_SECONDS]  # a run leaves out the others, too
-        return (sum(found) / len(found), max(found)) if found else (0.0, 0.0)
 
     @property
     def _path(self) -> Path:

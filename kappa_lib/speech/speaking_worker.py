@@ -26,84 +26,70 @@ _CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-class Espeak:
-    """eSpeak NG, initialised; rates are words per minute, pitches 0 to 99.
+def espeak(
+    library: str, folder: str, text: str, voice: str, rate: int, pitch: int
+) -> tuple[int, bytes]:
+    """Rate in Hz and int16 samples; rates are words per minute, pitches 0 to 99.
 
     Raises:
         OSError: it cannot be loaded, or finds no data.
+        LookupError: unknown voice.
     """
+    engine, blocks = ctypes.CDLL(library), []
+    frequency = engine.espeak_Initialize(_SYNCHRONOUS, 0, folder.encode(), _DONT_EXIT)
+    if frequency <= 0:
+        raise OSError(f"{folder}: eSpeak NG finds no data there")
+    # Breathy voices add noise, seeded from the clock unless told otherwise.
+    engine.espeak_ng_SetRandSeed(ctypes.c_long(1))
 
-    def __init__(self, library: str, folder: str) -> None:
-        self.library = ctypes.CDLL(library)
-        self.rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, folder.encode(), _DONT_EXIT)
-        if self.rate <= 0:
-            raise OSError(f"{folder}: eSpeak NG finds no data there")
-        self.blocks: list[bytes] = []
-        # Breathy voices add noise, seeded from the clock unless told otherwise.
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        # ctypes does not keep a callback alive; the attribute does.
-        self.callback = _CALLBACK(self._collect)
-        self.library.espeak_SetSynthCallback(self.callback)
-
-    def _collect(self, samples: "ctypes._Pointer", count: int, _events: int | None) -> int:
+    @_CALLBACK
+    def collect(samples: "ctypes._Pointer", count: int, _events: int | None) -> int:
         if count > 0 and samples:
-            self.blocks.append(samples[: 2 * count])
+            blocks.append(samples[: 2 * count])
         return 0
 
-    def knows(self, voice: str) -> bool:
-        return not self.library.espeak_SetVoiceByName(voice.encode())
-
-    def speak(self, text: str, voice: str, rate: int, pitch: int) -> bytes:
-        """int16 samples, of the voice that :meth:`knows` has set."""
-        self.library.espeak_SetParameter(_WORDS_PER_MINUTE, rate, 0)
-        self.library.espeak_SetParameter(_PITCH, pitch, 0)
-        data = text.encode() + b"\0"
-        self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, _UTF8, None, None)
-        return b"".join(self.blocks)
+    engine.espeak_SetSynthCallback(collect)
+    if engine.espeak_SetVoiceByName(voice.encode()):
+        raise LookupError(voice)
+    engine.espeak_SetParameter(_WORDS_PER_MINUTE, rate, 0)
+    engine.espeak_SetParameter(_PITCH, pitch, 0)
+    data = text.encode() + b"\0"
+    engine.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 0, 0, _UTF8, None, None)
+    return frequency, b"".join(blocks)
 
 
-class Pico:
-    """SVOX Pico; rates and pitches are per cent of a voice's own.
+def pico(
+    library: str, folder: str, text: str, voice: str, rate: int, pitch: int
+) -> tuple[int, bytes]:
+    """As :func:`espeak`; rates and pitches are per cent of a voice's own.
 
     Raises:
         ImportError: the library does not fit this Python or this machine.
+        LookupError: unknown voice.
     """
-
-    rate = _PICO_RATE
-
-    def __init__(self, library: str, folder: str) -> None:
-        loader = ExtensionFileLoader("_nanotts", library)
-        self.module = module_from_spec(spec_from_loader("_nanotts", loader))
-        loader.exec_module(self.module)
-        self.data = os.path.join(folder, "lang")
-
-    def knows(self, voice: str) -> bool:
-        return any(name.startswith(voice) for name in os.listdir(self.data))
-
-    def speak(self, text: str, voice: str, rate: int, pitch: int) -> bytes:
-        """int16 samples."""
-        return self.module.speak(
-            text=text,
-            voice=voice,
-            speed=rate / 100,
-            pitch=pitch / 100,
-            volume=_VOLUME,
-            lingware_path=self.data,
-        )
+    loader = ExtensionFileLoader("_nanotts", library)
+    engine = module_from_spec(spec_from_loader("_nanotts", loader))
+    loader.exec_module(engine)
+    data = os.path.join(folder, "lang")
+    if not any(name.startswith(voice) for name in os.listdir(data)):
+        raise LookupError(voice)
+    about = {"voice": voice, "speed": rate / 100, "pitch": pitch / 100, "volume": _VOLUME}
+    return _PICO_RATE, engine.speak(text=text, lingware_path=data, **about)
 
 
 def main(name: str, library: str, folder: str, voice: str, rate: str, pitch: str) -> int:
     """Exit status; the sound is written where it is 0."""
+    text = sys.stdin.buffer.read().decode()
+    speak = {"espeak": espeak, "pico": pico}[name]
     try:
-        engine = {"espeak": Espeak, "pico": Pico}[name](library, folder)
+        frequency, samples = speak(library, folder, text, voice, int(rate), int(pitch))
     except (OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return NOT_LOADED
-    if not engine.knows(voice):
+    except LookupError:
         return UNKNOWN_VOICE
-    samples = engine.speak(sys.stdin.buffer.read().decode(), voice, int(rate), int(pitch))
     with wave.open(sys.stdout.buffer, "wb") as sound:
-        sound.setparams((1, 2, engine.rate, len(samples) // 2, "NONE", ""))
+        sound.setparams((1, 2, frequency, len(samples) // 2, "NONE", ""))
         sound.writeframesraw(samples)
     return 0
 

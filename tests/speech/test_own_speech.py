@@ -332,15 +332,6 @@ def test_a_corpus_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "cache/speech").iterdir()) == []
 
 
-def test_the_length_of_recordings_is_known_from_their_headers(tmp_path):
-    folder = sound_folder(tmp_path / "mine", WORDS)
-    soundfile.write(folder / "3.wav", np.zeros(3 * 16_000), 16_000)
-    (folder / "4.wav").write_bytes(b"noise")
-    mean, longest = OwnSpeech(str(folder), "en", "text").seconds()
-    assert longest == 3.0
-    assert mean == pytest.approx((8 + 3) / 9)
-
-
 @pytest.mark.parametrize(
     "lines",
     [
