@@ -30,7 +30,6 @@ _STREAMED = 2**31 - 2**16  # bytes; a header that promises more was written befo
 _SLACK = 1024  # bytes; some writers miscount by their own headers
 _PROMISE = re.compile(r": (\d+) \(should be (\d+)\)")  # libsndfile's log, of any container
 _BATCH = 64  # rows in memory at a time
-END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream: a next message of no length
 FEATURES = Features(
     {
         "id": Value("string"),
@@ -198,9 +197,9 @@ def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
     if not batch:
         return
     path = str(folder / f"{part}.arrow")
-    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as file:
         while batch:
-            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            file.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
             batch = list(islice(remaining, _BATCH))
 
 
@@ -212,12 +211,8 @@ def load_parts(folder: Path, needed: Iterable[str] = ()) -> DatasetDict:
     """
     paths = {part: folder / f"{part}.arrow" for part in PARTS}
     try:
-        found = {p: f for p, f in paths.items() if p in needed or f.is_file()}
-        for path in found.values():
-            with path.open("rb") as file:
-                file.seek(-len(END), os.SEEK_END)
-                if file.read() != END:  # Arrow takes one cut between batches for shorter
-                    raise OSError(f"{path} is not complete")
-        return DatasetDict({part: Dataset.from_file(str(path)) for part, path in found.items()})
+        maps = {p: pa.memory_map(str(f)) for p, f in paths.items() if p in needed or f.is_file()}
+        tables = {part: pa.ipc.open_file(mapped).read_all() for part, mapped in maps.items()}
+        return DatasetDict({part: Dataset(table) for part, table in tables.items()})
     except (pa.ArrowException, OSError) as error:
         raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error

@@ -25,7 +25,7 @@ from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
-_FORMAT = 3  # raise when the same request would give other rows
+_FORMAT = 4  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
 
 Rows = Iterator[dict[str, Any]]
