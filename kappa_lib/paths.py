@@ -1,8 +1,6 @@
 """Where things are, derived from the package's own location and two environment variables."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -42,17 +40,3 @@ def results(profile: str) -> Path:
     if given := os.environ.get("KAPPA_RESULTS"):
         return expanded(given) / profile
     return (ROOT if in_clone() else Path.cwd()) / "results" / profile
-
-
-@contextmanager
-def results_under(folder: Path) -> Iterator[None]:
-    """Inside, results are read from and written to this folder."""
-    before = os.environ.get("KAPPA_RESULTS")
-    os.environ["KAPPA_RESULTS"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["KAPPA_RESULTS"]
-        else:
-            os.environ["KAPPA_RESULTS"] = before
