@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 from kappa_lib.errors import InputError, first_line
-from kappa_lib.spectra.kappa_table import types_of
+from kappa_lib.spectra.module_types import types_of
 from kappa_lib.weights import loaded
 
 _STACK = "one of a stack of experts, which PEFT and Axolotl only have as a whole"

@@ -2,9 +2,7 @@
 
 import json
 import math
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +18,7 @@ import kappa_lib
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing
 from kappa_lib.spectra import solvers, spectrum
+from kappa_lib.spectra.module_types import modules, types, types_of
 from kappa_lib.text import counted
 from kappa_lib.weights.kinds import layer_of
 
@@ -58,7 +57,6 @@ MEASURES = [
     "spectrum_snr",
     "alpha",
 ]
-_USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _METADATA = b"kappa_lib"
 # Beside the table, what the encoding study measures of the same tensors on their real inputs.
 INPUTS = Path("encoding") / "tensors.csv"
@@ -66,36 +64,6 @@ WITH_INPUTS = (
     "measure it with `python -m kappa_lib.encoding.study --only tensors --model MODEL"
     " --out FOLDER/encoding`, FOLDER being the one of kappa.parquet"
 )
-
-
-def _modules(name: str) -> tuple[str, ...]:
-    """Modules in a tensor's name, outermost first, without numbers."""
-    parts = re.sub(r"\[\d+\]$", "", name).split(".")
-    return tuple(p for p in parts if p and not p.isdigit() and p != "weight") or (name,)
-
-
-def types_of(names: Iterable[str]) -> dict[str, str]:
-    """Tensor → module type, of all matrices of a model: the name of its own module.
-
-    Where modules share it, as many of their parents go before it as tell them apart: GPT-2's
-    ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too. So encoder and
-    decoder, or what sees and what speaks, have types of their own.
-    """
-    paths = {name: _modules(name) for name in names}
-    endings = Counter(path[i:] for path in set(paths.values()) for i in range(len(path)))
-
-    def shortest(path: tuple[str, ...]) -> str:
-        tails = (path[i:] for i in reversed(range(len(path))))
-        return ".".join(next((tail for tail in tails if endings[tail] == 1), path))
-
-    return {name: shortest(path) for name, path in paths.items()}
-
-
-def types(table: pd.DataFrame) -> list[str]:
-    """Module types inside decoder layers: attention before MLP where the names are known."""
-    found = table.loc[table["layer"].notna(), "type"].unique()
-    order = {kind: place for place, kind in enumerate(_USUAL_ORDER)}
-    return sorted(found, key=lambda kind: order.get(kind.rpartition(".")[2], len(order)))
 
 
 @cache
@@ -121,7 +89,7 @@ def measure(
     null = spectrum.marchenko_pastur_kappa(rows, cols)
     return {
         "tensor": name,
-        "type": _modules(name)[-1],
+        "type": modules(name)[-1],
         "layer": layer_of(name),
         "rows": rows,
         "cols": cols,

@@ -73,9 +73,7 @@ class Selection:
             )
 
     def peft_targets(self) -> dict[str, list[str]]:
-        """Keyword arguments for a PEFT configuration such as ``LoraConfig(**targets)``.
-
-        See :func:`kappa_lib.spectra.adapters.targets`. What they adapt is tried by :meth:`export`.
+        """Keyword arguments for ``LoraConfig``, see :func:`kappa_lib.spectra.adapters.targets`.
 
         Raises:
             InputError: the selection holds no tensor, or one that is no whole parameter.
@@ -85,8 +83,7 @@ class Selection:
     def unfrozen_parameters(self) -> str:
         """YAML with ``unfrozen_parameters``, as Spectrum writes it and Axolotl reads it.
 
-        Axolotl takes the entries as regular expressions; each is anchored and escaped, so that it
-        matches its one tensor. Errors as for PEFT.
+        Axolotl takes regular expressions: each matches its one tensor. Errors as for PEFT.
         """
         patterns = [f"^{re.escape(name)}$" for name in self._parameters()]
         return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
@@ -115,12 +112,10 @@ class Selection:
         lost = adapters.refused(str(table.attrs.get("config", "")), self.tensors)
         kept = [name for name in self.tensors if name not in lost]
         if len(kept) < LEAST_KEPT * len(self.tensors):
-            name, why = next(iter(lost.items()))
-            raise InputError(
-                f"{self.arm}: PEFT adapts {len(kept)} of its {len(self.tensors)} tensors;"
-                f" {name}: {why}",
-                "use the selection's JSON, or --exclude such tensors from the scan",
-            )
+            first, why = next(iter(lost.items()))
+            what = f"{self.arm}: PEFT adapts {len(kept)} of its {len(self.tensors)} tensors"
+            remedy = "use the selection's JSON, or --exclude such tensors from the scan"
+            raise InputError(f"{what}; {first}: {why}", remedy)
         return replace(self, tensors=kept), lost
 
     def export(self, folder: Path, table: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
@@ -132,17 +127,14 @@ class Selection:
         kept, lost = self.adaptable(table)
         tried = "" if not adapters.untried(str(table.attrs.get("config", ""))) else ".untried"
         paths = [folder / f"{self.arm}{end}" for end in (f".peft{tried}.json", ".axolotl.yaml")]
-        contents = kept.peft_targets(), kept.unfrozen_parameters()
-        write_json(paths[0], contents[0])
-        write_text(paths[1], contents[1])
+        targets, patterns = kept.peft_targets(), kept.unfrozen_parameters()
+        write_json(paths[0], targets)
+        write_text(paths[1], patterns)
         return paths, lost
 
 
 def candidates(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows a selection may choose from, in the table's order.
-
-    They are inside of layers and, where the scan could try it, PEFT adapts them.
-    """
+    """Rows to choose from: inside of layers and, where the scan could try it, adapted by PEFT."""
     refused = table["tensor"].isin(table.attrs.get("not_adapted", {}))
     return table[table["layer"].notna() & ~refused]
 
@@ -157,8 +149,7 @@ def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
 def count_below_gap(table: pd.DataFrame) -> int:
     """How many tensors lie below the widest gap in sorted log κ.
 
-    A threshold set by the model itself, which the paper leaves to future work. Where nothing
-    parts the candidates, the widest gap is one of many and says little; look at the table.
+    A threshold set by the model itself, which the paper leaves to future work.
 
     Raises:
         InputError: fewer than two candidates.
@@ -204,20 +195,16 @@ def select(
         share: in (0, 1].
 
     Raises:
-        InputError: unknown arm, a count that does not fit the table, a negative seed, or no match
-            in size.
+        InputError: unknown arm, impossible count or seed, or no match in size.
     """
     if arm not in arms.ARMS:
         raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(arms.ARMS)}")
     pool = candidates(table)
     if pool.empty:
-        refused = table.attrs.get("not_adapted", {})
-        why = next((f"; {name}: {why}" for name, why in refused.items()), "")
-        raise InputError(
-            f"none of {len(table)} matrices can be selected: none is inside of a layer and can be"
-            f" adapted{why}",
-            "scan the folder of a whole model, whose layers are known by their numbers",
-        )
+        refused = table.attrs.get("not_adapted", {}).items()
+        why = next((f"; {name}: {why}" for name, why in refused), "")
+        what = f"none of {len(table)} matrices is inside of a layer and can be adapted{why}"
+        raise InputError(what, "scan the folder of a whole model, whose layers have numbers")
     count = count_for(table, share) if count is None else count
     if not 0 < count <= len(pool):
         raise InputError(
