@@ -1,4 +1,4 @@
-"""Whisper's encoder and decoder out of CTranslate2's file format, as modules of transformers.
+"""Whisper's encoder out of CTranslate2's file format, as a module of transformers.
 
 The pinned encoder is a CTranslate2 ``model.bin``. Converted, the very same weights run in torch
 (any device torch has, and with gradients), and the two back ends can be held against each other.
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForCausalLM
+from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from kappa_lib.errors import CheckpointError, first_line
@@ -28,11 +28,6 @@ _LAYER = {
     "final_layer_norm": "ffn/layer_norm",
     "fc1": "ffn/linear_0",
     "fc2": "ffn/linear_1",
-}
-_CROSS = {
-    "encoder_attn_layer_norm": "attention/layer_norm",
-    "encoder_attn.q_proj": "attention/linear_0",
-    "encoder_attn.out_proj": "attention/linear_2",
 }
 
 
@@ -88,76 +83,34 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: damaged: {error}", "fetch it again") from error
 
 
-def _state(variables: dict[str, np.ndarray], part: str) -> dict[str, Tensor]:
-    """State of transformers' module of a part, ``encoder`` or ``decoder``, in fp32."""
+def _state(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """State of transformers' encoder, in fp32."""
     state: dict[str, Tensor] = {}
 
     def get(name: str) -> Tensor:
-        return torch.from_numpy(variables[f"{part}/{name}"].astype(np.float32))
+        return torch.from_numpy(variables[f"encoder/{name}"].astype(np.float32))
 
     def keep(ours: str, theirs: str) -> None:
         scale, shift = ("gamma", "beta") if theirs.endswith("layer_norm") else ("weight", "bias")
         state[f"{ours}.weight"] = get(f"{theirs}/{scale}")
         state[f"{ours}.bias"] = get(f"{theirs}/{shift}")
 
-    def split(ours: str, parts: str, fused: str) -> None:
-        """CTranslate2 stacks query, key and value; Whisper's key has no bias, its third is zero."""
-        weights, biases = (get(f"{fused}/{kind}").chunk(len(parts)) for kind in ("weight", "bias"))
-        for letter, weight, bias in zip(parts, weights, biases, strict=True):
-            state[f"{ours}.{letter}_proj.weight"] = weight.contiguous()
-            if letter != "k":
-                state[f"{ours}.{letter}_proj.bias"] = bias.contiguous()
-
-    outside, inside = ("layer_norm", "conv1", "conv2"), _LAYER
-    if part == "decoder":
-        outside, inside = ("layer_norm",), _LAYER | _CROSS
-        state["embed_tokens.weight"] = get("embeddings/weight")
     state["embed_positions.weight"] = get("position_encodings/encodings")
-    for name in outside:
+    for name in ("layer_norm", "conv1", "conv2"):
         keep(name, name)
-    stored = [name for name in variables if name.startswith(part)]
+    stored = [name for name in variables if name.startswith("encoder/")]
     for layer in range(sum(name.endswith("ffn/linear_0/weight") for name in stored)):
         ours, theirs = f"layers.{layer}", f"layer_{layer}"
-        for name, place in inside.items():
+        for name, place in _LAYER.items():
             keep(f"{ours}.{name}", f"{theirs}/{place}")
-        split(f"{ours}.self_attn", "qkv", f"{theirs}/self_attention/linear_0")
-        if part == "decoder":
-            split(f"{ours}.encoder_attn", "kv", f"{theirs}/attention/linear_1")
+        # CTranslate2 stacks query, key and value; Whisper's key has no bias, its third is zero.
+        fused = f"{theirs}/self_attention/linear_0"
+        weights, biases = (get(f"{fused}/{kind}").chunk(3) for kind in ("weight", "bias"))
+        for letter, weight, bias in zip("qkv", weights, biases, strict=True):
+            state[f"{ours}.self_attn.{letter}_proj.weight"] = weight.contiguous()
+            if letter != "k":
+                state[f"{ours}.self_attn.{letter}_proj.bias"] = bias.contiguous()
     return state
-
-
-def _module(source: Path, part: str) -> WhisperEncoder | WhisperForCausalLM:
-    """What transformers makes of one part, ``encoder`` or ``decoder``."""
-    variables = read_variables(source / "model.bin")
-    try:
-        state = _state(variables, part)
-        positions = len(state["embed_positions.weight"])
-        if part == "encoder":
-            width, bands, _ = state["conv1.weight"].shape
-            own = {"num_mel_bins": bands, "max_source_positions": positions}
-        else:
-            tokens, width = state["embed_tokens.weight"].shape
-            own = {"vocab_size": tokens, "pad_token_id": None, "max_target_positions": positions}
-        own[f"{part}_layers"] = sum(name.endswith("fc1.weight") for name in state)
-        own[f"{part}_attention_heads"] = int(variables[f"{part}/num_heads"])
-        own[f"{part}_ffn_dim"] = len(state["layers.0.fc1.weight"])
-        config = WhisperConfig(d_model=width, **own)
-        module = WhisperEncoder(config) if part == "encoder" else WhisperForCausalLM(config)
-        bare = module if part == "encoder" else module.get_decoder()
-        bare.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = f"{source}: its variables are not those of a Whisper {part}: {first_line(error)}"
-        raise CheckpointError(what, "convert a Whisper model") from error
-    return module
-
-
-def decoder(source: Path) -> WhisperForCausalLM:
-    """The decoder of a folder with ``model.bin``, fp32, frozen; it reads what the encoder gives.
-
-    Raises:
-        CheckpointError: not a Whisper model, or not readable.
-    """
-    return _module(source, "decoder").eval().requires_grad_(False)
 
 
 def convert(source: Path, target: Path) -> Path:
@@ -168,7 +121,23 @@ def convert(source: Path, target: Path) -> Path:
     Raises:
         CheckpointError: not a Whisper model, or not readable.
     """
-    encoder = _module(source, "encoder")
+    variables = read_variables(source / "model.bin")
+    try:
+        state = _state(variables)
+        width, bands, _ = state["conv1.weight"].shape
+        config = WhisperConfig(
+            d_model=width,
+            num_mel_bins=bands,
+            max_source_positions=len(state["embed_positions.weight"]),
+            encoder_layers=sum(name.endswith("fc1.weight") for name in state),
+            encoder_attention_heads=int(variables["encoder/num_heads"]),
+            encoder_ffn_dim=len(state["layers.0.fc1.weight"]),
+        )
+        encoder = WhisperEncoder(config)
+        encoder.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{source}: its variables are not those of a Whisper encoder: {first_line(error)}"
+        raise CheckpointError(what, "convert a Whisper model") from error
     with replacing(target) as temporary:
         encoder.save_pretrained(temporary)
     return target
