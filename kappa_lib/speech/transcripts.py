@@ -34,6 +34,7 @@ def fold(text: str) -> str:
     Apostrophes, composition, what is not seen (soft hyphens, joiners, marks of direction) and what
     Hebrew and Arabic may go without: vowel points, and the line that stretches a word.
     """
+    text = re.sub(r"(?<!\w)[‘‛]", " ", text)  # a quotation begins, and ’s is no "is" in it
     composed = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
     return "".join(c for c in composed if c.isascii() or not _unwritten(c))
 

@@ -45,6 +45,8 @@ def test_committed_transcripts_have_their_committed_rates():
     [
         ("en", "It’s fine, I don’t think we’ll go", "it's fine i don't think we'll go", 0),
         ("en", "wait… what", "wait what", 0),
+        ("en", "He said ‘re-do it’", "he said re-do it", 0),
+        ("uz", "o‘zbek", "o'zbek", 0),
         ("de", "Geht’s so?", "geht's so", 0),
         ("de", "Wort\u00adtrennung", "worttrennung", 0),
         ("fr", "l’été", unicodedata.normalize("NFD", "l'été"), 0),
