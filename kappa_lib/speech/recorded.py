@@ -1,6 +1,6 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
-What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora``, ``sources`` and ``own``, has its
+What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora``, ``hub`` and ``sources``, has its
 ``language``, the column of its transcripts (``text``), and whether they are read in lower case
 (``lower_case``). ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides
 its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test``

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +23,7 @@ from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_UNREADABLE = (OSError, ValueError, KeyError, AttributeError, pa.ArrowException, DatasetsError)
+_UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError)
 
 
 @dataclass(frozen=True)
@@ -94,12 +92,22 @@ class OwnSpeech:
                 lacks a column; two tables of one folder.
         """
         folder, parts, tested = self._path, [], []
-        with _readable(folder):
+        try:
             for table in _tables(folder):
                 parts.append(self._typed(table, _read(table)))
                 words = re.split(r"[\W\d_]+", str(table.relative_to(folder)).lower())
                 tested += ["test" in words] * len(parts[-1])
             rows = pa.concat_tables(parts, promote_options="default")
+        except InputError:
+            raise
+        except _UNREADABLE as error:
+            refuse_full_disk(error, paths.cache() / "datasets")  # where Parquet is unpacked to
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{folder}: not readable as a dataset: {reason}",
+                "it needs sound files and a metadata.csv in UTF-8, or Parquet files, which a saved"
+                " dataset's to_parquet writes",
+            ) from error
         return rows, set() if all(tested) else {i for i, is_test in enumerate(tested) if is_test}
 
     def _typed(self, table: Path, part: pa.Table) -> pa.Table:
@@ -121,23 +129,6 @@ class OwnSpeech:
         if not path.is_dir():
             raise InputError(f"{path}: no such folder", "give the folder of the recordings")
         return path.absolute()
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """One error for whatever a folder's content makes the readers raise."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        refuse_full_disk(error, paths.cache() / "datasets")  # where Parquet files are unpacked to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{folder}: not readable as a dataset: {reason}",
-            "it needs sound files and a metadata.csv in UTF-8, or Parquet files, which a saved"
-            " dataset's to_parquet writes",
-        ) from error
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -167,11 +158,12 @@ def _read(table: Path) -> pa.Table:
         rows = pa.table(_csv(table) if table.suffix == ".csv" else _jsonl(table))
     if not len(rows):
         raise ValueError(f"{table} has no rows")
-    if table.name in _TABLES and "file_name" not in rows.column_names:
+    if table.name not in _TABLES:
+        return rows
+    if "file_name" not in rows.column_names:
         raise ValueError(f"{table} has no column file_name")
-    if table.name in _TABLES:
-        rows = rows.append_column("audio", rows["file_name"])
-    return rows
+    others = [name for name in rows.column_names if name != "audio"]
+    return rows.select(others).append_column("audio", rows["file_name"])
 
 
 def _csv(table: Path) -> dict[str, list[str]]:
@@ -201,8 +193,10 @@ def _jsonl(table: Path) -> dict[str, list[str | None]]:
     """Columns of an object a line; numbers become texts as they are written."""
     lines = [line for line in table.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
-    if any(isinstance(x, list | dict) for row in rows for x in row.values()):
-        raise ValueError(f"{table} holds lists or objects in place of texts")
+    objects = [row for row in rows if isinstance(row, dict)]
+    nested = (isinstance(x, list | dict) for row in objects for x in row.values())
+    if len(objects) < len(rows) or any(nested):
+        raise ValueError(f"{table} is not an object of texts on each line")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 

@@ -351,6 +351,14 @@ def test_a_table_whose_rows_run_into_each_other_is_refused_by_line(tmp_path, lin
     assert "quotation mark" in found.value.remedy
 
 
+def test_a_column_called_audio_does_not_hide_the_file_names(tmp_path):
+    folder = sound_folder(tmp_path / "mine", WORDS[:3])
+    rows = [f"{number}.wav,{word},good" for number, word in enumerate(WORDS[:3])]
+    (folder / "metadata.csv").write_text("file_name,text,audio\n" + "\n".join(rows))
+    parts = build(folder, 1)
+    assert {text for part in parts.values() for text in part["text"]} == set(WORDS[:3])
+
+
 def test_quotation_marks_and_commas_that_are_written_well_are_read(tmp_path):
     folder = sound_folder(tmp_path / "mine", WORDS[:4])
     rows = ['0.wav,He said "no', '1.wav,"one, two"', '2.wav, "so ""he"" said"', "3.wav,'tis"]
