@@ -89,3 +89,11 @@ def test_a_kernel_keeps_nothing_of_it(session, monkeypatch):
     text = "".join(output.text for output in shown)
     left = re.sub(r"[^\n]*\r", "", text)  # as a terminal has it in the end
     assert left == ("begin\n3\n" if session else "3\n")
+
+
+@pytest.mark.slow
+def test_tqdm_s_wish_for_widgets_is_in_no_notebook():
+    source = "import kappa_lib, warnings\nimport huggingface_hub.utils\nimport tqdm.auto"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    assert notebook.cells[0].outputs == []

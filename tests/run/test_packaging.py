@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from importlib import metadata
 
@@ -13,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from kappa_lib import __version__, paths
 from kappa_lib.errors import InputError
+from kappa_lib.files import read_json
 from tools import environment
 
 PINS = {canonicalize_name(pin.name): pin for pin in environment.pins()}
@@ -161,3 +163,19 @@ def test_citation_names_the_companion_and_the_paper_as_its_reference():
     assert paper["authors"][0] == {"family-names": "Ludwig", "given-names": "Oswaldo"}
     assert paper["identifiers"][0]["value"] == "arXiv:2506.16289"
     assert citation["license"] == metadata.metadata("kappa-lib")["License-Expression"]
+
+
+def test_the_core_s_lower_bounds_are_the_releases_that_were_tested():
+    record = read_json(paths.REFERENCE / "oldest.json")
+    lower = {r.name: s.version for r in core() for s in r.specifier if s.operator == ">="}
+    assert lower == record["oldest"]
+    assert re.match(r"\d+ passed", record["result"])
+    # Of torch the pinned release was run; see the script.
+    run = dict(line.split("==") for line in record["run"])
+    assert run == lower | {"torch": next(iter(PINS["torch"].specifier)).version}
+
+
+def test_no_filter_of_warnings_is_installed():
+    code = "import warnings; before = list(warnings.filters); import kappa_lib;"
+    code += "assert warnings.filters == before"
+    subprocess.run([sys.executable, "-c", code], check=True)
