@@ -33,6 +33,7 @@ _BLOCK = {
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
 }
+_INTEGERS = ("I8", "I16", "I32", "I64")  # codes have types of their own
 _LONG = 1000  # entries of an array: more than any list of layers, fewer than a vocabulary
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
@@ -108,8 +109,11 @@ class GgufCheckpoint(Checkpoint):
         for tensor in reader.tensors:
             name = module_name(tensor.name, self._architecture)
             shape = tuple(int(n) for n in reversed(tensor.shape))
-            self._tensors[name] = tensor
             dtype = tensor.tensor_type.name
+            if dtype in _INTEGERS:
+                self.left_out[name] = f"no weights: {dtype}"
+                continue
+            self._tensors[name] = tensor
             self.tensors.append(TensorInfo(name, shape, dtype, path.name))
 
     def _field(self, name: str, default: object) -> object:
@@ -118,7 +122,8 @@ class GgufCheckpoint(Checkpoint):
     def read(self, info: TensorInfo) -> torch.Tensor:
         tensor = self._tensors[info.name]
         try:
-            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            plain = info.dtype == "F64"  # which the package passes over
+            values = tensor.data if plain else gguf.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
             raise CheckpointError(
                 f"{info.name}: quantisation {info.dtype} can't be unpacked by gguf",

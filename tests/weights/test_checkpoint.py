@@ -168,6 +168,29 @@ def test_a_big_endian_file_is_refused_for_its_byte_order(tmp_path):
     assert checkpoint.read(checkpoint.tensors[0]).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_every_plain_type_of_a_gguf_is_read_and_whole_numbers_are_left_out_by_name(tmp_path):
+    """Of modules with a prefix before their blocks, as encoders have it."""
+    weights = {
+        f"enc.blk.{i}.ffn_up.weight": np.random.default_rng(i).standard_normal((4, 6)).astype(dtype)
+        for i, dtype in enumerate((np.float16, np.float32, np.float64))
+    }
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "t5")
+    for name, weight in weights.items():
+        writer.add_tensor(name, weight)
+    for dtype in (np.int8, np.int16, np.int32, np.int64):
+        writer.add_tensor(f"ids_{np.dtype(dtype).name}", np.ones((4, 4), dtype))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(tmp_path / "a.gguf")
+    found = {info.name: checkpoint.read(info).numpy() for info in checkpoint.tensors}
+    assert found.keys() == weights.keys()
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(found[name], weight.astype(np.float32))
+    assert checkpoint.left_out.keys() == {f"ids_int{bits}" for bits in (8, 16, 32, 64)}
+
+
 def test_a_folder_is_the_one_gguf_in_it(tmp_path):
     write_vocabulary(tmp_path / "words.gguf")
     (tmp_path / "README.md").touch()
