@@ -268,7 +268,9 @@ def _committed(source: str, overrides: dict[str, Any]) -> Profile:
     if not runs:
         raise InputError(f"{folder}: no committed run", "name a folder of results/reference")
     there = {"arms": list(dict.fromkeys(a for a, _ in runs)), "seeds": sorted({s for _, s in runs})}
-    return checked(planned.model_dump() | there | overrides, source)
+    # Not checked again: settings of arms that were not run are no mistake.
+    planned = planned.model_copy(update=there)
+    return checked(planned.model_dump() | overrides, source) if overrides else planned
 
 
 def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
