@@ -35,7 +35,7 @@ GAUGES: dict[str, Callable[[nn.Module], Any]] = {
 def measured(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Median κ per type in each gauge, and the facts about function and choice."""
     llm, tokenizer = models.load(name)
-    ids = tokenizer(text.carried("english")[:WORDS], return_tensors="pt").input_ids
+    ids = tokenizer(text.bundled_text("english")[:WORDS], return_tensors="pt").input_ids
     told = llm(ids).logits
     medians, chosen, facts = {}, {}, {}
     for label, change in GAUGES.items():
