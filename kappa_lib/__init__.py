@@ -5,15 +5,17 @@ What a person wants has one door: ``from kappa_lib import kappa, scan, select``.
 imported when it is asked for, so that what measures κ needs neither transformers nor PEFT.
 """
 
+import sys
 import warnings
 from importlib import import_module
 from typing import Any
 
-# In a notebook tqdm asks, as it is imported, for a widget package that nothing here uses, and the
-# request would be stored with the path of this installation.
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="IProgress not found")
-    import_module("tqdm.auto")
+if "ipykernel" in sys.modules:
+    # tqdm asks for a widget package that nothing here uses, once, by whichever package imports it
+    # first; in a notebook the request would be stored with the path of this installation.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import_module("tqdm.auto")
 
 __version__ = "0.1.0"
 

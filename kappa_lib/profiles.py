@@ -138,6 +138,10 @@ class Profile(BaseModel):
         """The peak learning rate of an arm."""
         return self.arm_lr.get(arm, self.lr)
 
+    def rule(self, arm: str) -> str:
+        """The rule of an arm's tensors; another gauge makes another arm of the same rule."""
+        return self.gauge[arm].of if arm in self.gauge else arm
+
     def language(self, corpus: str) -> str:
         """Language of a corpus, which decides how its transcripts are compared."""
         return CORPORA.get(corpus) or self.corpora[corpus]["language"]

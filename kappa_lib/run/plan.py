@@ -4,6 +4,8 @@ Counted on models of the published sizes on torch's meta device, where no weight
 parameters by their modules, the optimiser's states by a step of the optimiser itself.
 """
 
+from dataclasses import replace
+
 import pandas as pd
 import torch
 from torch import nn
@@ -51,8 +53,8 @@ def selections(
         if selection.path_of(profile, arm).is_file():
             found.append(selection.of_run(profile, arm))
             continue
-        chosen = selection.select(table, arm, count, profile.seed)
-        lora = profile.lora_rank
+        chosen = selection.select(table, profile.rule(arm), count, profile.seed)
+        chosen, lora = replace(chosen, arm=arm), profile.lora_rank
         found.append(selection.as_lora(table, chosen, lora) if lora else chosen)
     return found
 

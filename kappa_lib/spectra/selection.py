@@ -291,12 +291,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
 
 
 def _of_arm(profile: Profile, table: pd.DataFrame, arm: str, count: int, seed: int) -> Selection:
-    """What an arm trains; the rule is another's where a gauge makes it another arm."""
-    if arm not in profile.gauge:
-        return select(table, arm, count, seed)
-    gauged = profile.gauge[arm]
-    if gauged.flip:
+    """What an arm trains, by the κ table or by that of the flipped model."""
+    if arm in profile.gauge and profile.gauge[arm].flip:
         llm, _ = models.load(profile.model)
         gauge.flip(llm)
         table = scan(llm)
-    return replace(select(table, gauged.of, count, seed), arm=arm)
+    return replace(select(table, profile.rule(arm), count, seed), arm=arm)
