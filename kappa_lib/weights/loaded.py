@@ -20,7 +20,8 @@ import torch
 from kappa_lib.errors import CheckpointError, InputError, first_line
 from kappa_lib.files import fits, parse
 from kappa_lib.weights import kinds
-from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint, TensorInfo
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
+from kappa_lib.weights.module import ModuleCheckpoint
 
 if TYPE_CHECKING:  # heavy, and not in the core
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -17,7 +17,8 @@ from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets
 from kappa_lib.weights.assets import RECORD, read_record, write_record
-from kappa_lib.weights.checkpoint import Checkpoint, ModuleCheckpoint
+from kappa_lib.weights.checkpoint import Checkpoint
+from kappa_lib.weights.module import ModuleCheckpoint
 from kappa_lib.weights.safetensors_files import ShardCheckpoint
 
 if TYPE_CHECKING:  # heavy, and a scan does without
