@@ -191,9 +191,8 @@ def test_numbers_in_sentences_of_the_findings():
         decision = claim(name)["decision"]
         assert interval([decision["estimate"], *decision["interval"]], 1) in told
         assert decision["verdict"] == "undecided"
-    numbers = claim("kappa-tracks-encoding")["numbers"]
-    assert interval(numbers["information"], 2) in told
-    assert interval(numbers["knowledge"], 2) in told
+    for part in claim("kappa-tracks-encoding")["decision"]["parts"].values():
+        assert interval([part["estimate"], *part["interval"]], 2) in told
     prompts, gemma, whisper = (f"{encoded(of):+.2f}" for of in ("speech", "gemma", "whisper"))
     assert f"prompts is {prompts}, in Gemma 3 270M {gemma}, in Whisper's decoder {whisper}" in told
     surgery = pd.read_csv(REFERENCE / "encoding" / "surgery.csv")
@@ -217,9 +216,8 @@ def test_numbers_in_sentences_of_the_article():
     _, first, second, *_ = compared("LoRA: smallest κ − every matrix", "kl")
     assert f"KL of {first:.3f} nats per token, LoRA on every matrix at {second:.3f}" in told
     assert f"by a factor of {kappa_contrast():.1f} only" in told
-    numbers = claim("kappa-tracks-encoding")["numbers"]
-    assert interval(numbers["information"], 2) in told
-    assert interval(numbers["knowledge"], 2) in told
+    for part in claim("kappa-tracks-encoding")["decision"]["parts"].values():
+        assert interval([part["estimate"], *part["interval"]], 2) in told
     found = claims.load(REFERENCE / "study")
     primary = Counter(c.verdict for c in found if c.primary)
     assert primary == {"confounded": 2, "undecided": 4}
