@@ -176,7 +176,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def _check(table: pd.DataFrame, metadata: Any) -> None:
     """Refuse columns that are missing or hold what no scan writes."""
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("not_adapted", {}), dict):
         raise InputError("its metadata are none of a scan's")
     for name, kind in COLUMNS.items():
         if list(table.columns).count(name) != 1:

@@ -230,7 +230,11 @@ def model_class(config: str) -> "tuple[type[PreTrainedModel], PreTrainedConfig]"
     found.pop("quantization_config", None)  # stored tensors are unpacked here
     with tempfile.TemporaryDirectory() as folder, _quiet():
         (Path(folder) / "config.json").write_text(json.dumps(found), encoding="utf-8")
-        settings = transformers.CONFIG_MAPPING[kind].from_pretrained(folder)
+        try:
+            settings = transformers.CONFIG_MAPPING[kind].from_pretrained(folder)
+        except Exception as error:  # whatever a class makes of its values
+            what = f"config.json: transformers refuses it: {first_line(error)}"
+            raise InputError(what, "mend what it says") from error
     names = found.get("architectures")
     if fits(names, list[str]) and names:
         named = getattr(transformers, names[0], None)

@@ -118,7 +118,7 @@ def test_what_the_model_has_and_the_files_lack_is_named(tmp_path):
     [
         ({"model_type": "of_tomorrow"}, "knows no model type 'of_tomorrow'"),
         ({"architectures": ["OwnForCausalLM"]}, "has no model 'OwnForCausalLM'"),
-        ({"hidden_size": "wide"}, "Error"),
+        ({"hidden_size": "wide"}, "transformers refuses it"),
         (None, "there is no config.json"),
     ],
 )
