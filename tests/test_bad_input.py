@@ -34,7 +34,7 @@ from kappa_lib import paths
 from kappa_lib.errors import KappaError
 from kappa_lib.evidence import catalogue
 from kappa_lib.figures import page
-from kappa_lib.run import cli
+from kappa_lib.run import cli, terminal
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.selection import Selection, select
 
@@ -295,7 +295,7 @@ def run(arguments, folder):
         except SystemExit as usage:
             status = usage.code
     text, after = complaint.getvalue(), content(folder)
-    assert status in (0, cli.WRONG), text
+    assert status in (0, terminal.WRONG), text
     wrote = status == 0 or "could not be measured" in text
     if status:
         named = "\nkappa: " in f"\n{text}" and "What to do: " in text

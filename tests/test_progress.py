@@ -17,7 +17,12 @@ def channel(tmp_path, monkeypatch):
     """What the channel holds: each line as it last was."""
     path = tmp_path / "progress"
     monkeypatch.setenv(progress.CHANNEL, str(path))
-    return lambda: [text.rpartition("\r")[2] for text in path.read_bytes().decode().split("\n")[:-1]]
+
+    def lines():
+        *whole, _ = path.read_bytes().decode().split("\n")
+        return [text.rpartition("\r")[2] for text in whole]
+
+    return lines
 
 
 def test_a_tracked_loop_reaches_the_channel_to_its_end(channel):

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from kappa_lib import __version__, files
 from kappa_lib.errors import InputError
-from kappa_lib.run import cli
+from kappa_lib.run import cli, terminal
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.arms import ARMS
 
@@ -93,7 +93,7 @@ def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):
 def test_an_error_is_a_message_and_a_status(checkpoint, capsys):
     path, _ = checkpoint
     path.write_bytes(path.read_bytes()[:100])
-    assert cli.main(["scan", str(path)]) == cli.WRONG
+    assert cli.main(["scan", str(path)]) == terminal.WRONG
     shown = capsys.readouterr().err
     assert shown.startswith("kappa: ")
     assert path.name in shown
@@ -117,7 +117,7 @@ def test_debug_shows_the_traceback(tmp_path):
     ],
 )
 def test_wrong_settings_are_named(arguments, message, capsys):
-    assert cli.main(arguments) == cli.WRONG
+    assert cli.main(arguments) == terminal.WRONG
     assert message in capsys.readouterr().err
 
 
@@ -132,7 +132,7 @@ def test_settings_of_a_training_replace_the_profile_s(monkeypatch, tmp_path):
     monkeypatch.setattr("kappa_lib.run.stages.prepare", stop)
     arms = ["--arm", "random", "--arm", "all"]
     given = ["train", "--profile", "smoke", "--set", "steps=40", "--seed", "3", *arms]
-    assert cli.main(given) == cli.WRONG
+    assert cli.main(given) == terminal.WRONG
     (profile,) = loaded
     assert (profile.steps, profile.seeds, profile.arms) == (40, [3], ["random", "all"])
 
@@ -164,7 +164,7 @@ def test_the_arms_are_listed_with_what_they_train(capsys):
 
 def test_two_sizes_of_a_selection_are_refused(checkpoint, tmp_path, capsys):
     given = ["select", str(tmp_path), "--share", "0.2", "--gap"]
-    assert cli.main(given) == cli.WRONG
+    assert cli.main(given) == terminal.WRONG
     assert "one of --count, --share, --parameters, --gap" in capsys.readouterr().err
 
 

@@ -19,7 +19,7 @@ from kappa_lib.evidence import claims, report
 from kappa_lib.evidence.runs import runs, tested
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
-from kappa_lib.run import cli, notebook, stages
+from kappa_lib.run import cli, notebook, stages, terminal
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.model import SpeechLLM
@@ -122,7 +122,7 @@ def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_p
         (["--language", "German", "-o", str(tmp_path / "x.yaml")], "language"),
         (["--speech", str(tmp_path / "no"), "-o", str(tmp_path / "x.yaml")], "no such folder"),
     ):
-        assert init(root, *more) == cli.WRONG
+        assert init(root, *more) == terminal.WRONG
         assert complaint in capsys.readouterr().err
     assert taken.read_text() == "mine"
     assert not (tmp_path / "x.yaml").exists()
@@ -191,7 +191,7 @@ def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
         (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
         (folder / f"{count - 1}.wav").write_bytes(hub_files.sound(1.0, count))
         status = cli.main(["init-profile", *given])
-        assert status == (0 if count == 4 else cli.WRONG)
+        assert status == (0 if count == 4 else terminal.WRONG)
     assert "it takes 2 to test on and 2 others to train on" in capsys.readouterr().err
     written = yaml.safe_load((tmp_path / "few.yaml").read_text(encoding="utf-8"))
     sizes = {key: SMALL[key] for key in SMALL if "batch" not in key} | {"eval_every": 2}

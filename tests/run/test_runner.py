@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.run import cli, notebook, runner
+from kappa_lib.run import cli, notebook, runner, terminal
 from kappa_lib.run.notebook import NotebookError, parameters
 
 pytestmark = pytest.mark.slow
@@ -242,7 +242,7 @@ def _alive(pid):
 
 
 def refused(capsys, *arguments):
-    assert cli.main(["run", *arguments]) == cli.WRONG
+    assert cli.main(["run", *arguments]) == terminal.WRONG
     return capsys.readouterr().err
 
 
