@@ -92,8 +92,8 @@ results/reference/README
 ```{toctree}
 :hidden:
 :caption: Reports
-:glob:
-results/reference/*/REPORT
+The run of reproduce.sh <results/reference/laptop/REPORT>
+The study <results/reference/study/REPORT>
 ```
 ```{toctree}
 :hidden:
