@@ -189,6 +189,8 @@ def _by_gram(operator: GramOperator, tolerance: float) -> Spectrum:
     if factored is None:
         return found
     end = extremes.refined_smallest(factored, operator, tolerance)
+    if len(values) > 1 and end.value > values[-2]:  # others of the smallest are lost in rounding
+        return found
     values[-1], errors[-1] = end.value, end.error * end.value
     return _assemble(values, errors, operator.shape, f"{label}, refined")
 

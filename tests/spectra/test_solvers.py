@@ -188,3 +188,19 @@ def test_side_by_side_gives_the_same_bits_on_any_number_of_threads():
         found.append([s.values.tolist() for s in solvers.side_by_side(decompose, weights)])
     torch.set_num_threads(before)
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rescaled_rows_and_columns_divide_nothing_by_zero(method):
+    """A Gram matrix of such has a Cholesky factor, whatever its eigenvalues have lost."""
+    rng = np.random.default_rng(3)
+    size = max(64, SMALLEST)
+    rows, columns = 2.0 ** rng.integers(-9, 10, (2, size))
+    weight = rows[:, None] * rng.normal(size=(size, size)) * columns
+    truth = np.linalg.cond(weight)
+    assert truth > 1e8
+    with np.errstate(all="raise"):
+        found = decompose(weight, method)
+    assert abs(found.kappa / truth - 1) <= found.kappa_error + 1e-4
+    if method != "gram":  # which alone can't tell, and says so
+        assert found.kappa == pytest.approx(truth, rel=1e-4)
