@@ -223,9 +223,7 @@ def run(
 
     from kappa_lib.run import runner
 
-    with files.alone(loaded.folder, "notebooks"):
-        made = runner.run(loaded, profile, only or [], force)
-    print(f"done: {made}")
+    print(f"done: {runner.run(loaded, profile, only or [], force)}")
 
 
 @app.command(epilog="Example: kappa train --profile laptop --arm selected --set steps=40")

@@ -46,12 +46,13 @@ def run(profile: Profile, source: str, only: list[str], force: bool = False) -> 
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     logging.getLogger("papermill").setLevel(logging.ERROR)
     print(f"profile {profile.profile}: results in {profile.folder}")
-    execute(chosen, profile, source, force)
-    if only:  # a report on a part of the notebooks would have to do the others' work
-        return profile.folder / "notebooks"
-    from kappa_lib.evidence import report  # heavy
+    with files.alone(profile.folder, "notebooks"):
+        execute(chosen, profile, source, force)
+        if only:  # a report on a part of the notebooks would have to do the others' work
+            return profile.folder / "notebooks"
+        from kappa_lib.evidence import report  # heavy
 
-    return report.write(profile)
+        return report.write(profile)
 
 
 def execute(chosen: list[Path], profile: Profile, source: str, force: bool = False) -> None:
