@@ -1,21 +1,16 @@
-"""What a model is run on: windows of texts, or spoken prompts."""
+"""What a model is run on: windows of texts."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kappa_lib import profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
-from kappa_lib.speech import features
 from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training.evaluation import KINDS
-from kappa_lib.training.experiment import Experiment
 from kappa_lib.weights import models
 
 
@@ -25,7 +20,7 @@ class Batch:
 
     inputs: dict[str, Tensor]  # arguments of the decoder's call, windows first
     targets: Tensor  # (windows, tokens) ids, which the last positions are to predict
-    labels: list[str]  # of what each window is, a text or a corpus
+    labels: list[str]  # the text of each window
 
     @property
     def key(self) -> str:
@@ -51,7 +46,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study measures, and on how many windows (or utterances) of every text or corpus.
+    """What a study measures, and on how many windows of every text.
 
     The defaults are those of the committed results.
     """
@@ -65,29 +60,14 @@ class Settings:
     surgery_windows: int = 6
     surgery_length: int = 128
     model: str = models.DEFAULT  # as in a profile
-    # A profile, whose first warm-started adaptor makes prompts of its test speech; None: texts.
-    speech: str | None = None
     draws: int = 2  # of relative noise on every tensor
-    layers: tuple[int, ...] | None = None
-    types: tuple[str, ...] | None = None
     seed: int = 0
 
 
 def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
-    """A model and the windows it is measured on.
-
-    InputError for a profile of another model, or where there is too little text or speech.
-    """
-    if settings.speech is None:
-        llm, tokenizer = models.load(settings.model)
-        return llm, of_texts(tokenizer, settings)
-    profile = profiles.load(settings.speech)
-    if profile.model != settings.model:
-        what = f"the profile {settings.speech} has the model {profile.model}"
-        raise InputError(what, "name that one")
-    experiment = Experiment(profile, features.load(profile))
-    experiment.warm_start(profile.seeds[0])
-    return experiment.llm, _of_utterances(_prompts(experiment), settings)
+    """A model and the windows it is measured on; InputError where there is too little text."""
+    llm, tokenizer = models.load(settings.model)
+    return llm, of_texts(tokenizer, settings)
 
 
 def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
@@ -121,35 +101,7 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     return Cases(batches(read, None), batches(surgery), blocks)
 
 
-def _of_utterances(utterances: Iterator[Batch], sizes: Settings) -> Cases:
-    """Cases from utterances, the same number of each corpus in every part."""
-    by_corpus: dict[str, list[Batch]] = {}
-    for batch in utterances:
-        by_corpus.setdefault(batch.labels[0], []).append(batch)
-    ends = np.cumsum([sizes.input_windows, sizes.surgery_windows, *[1] * sizes.blocks])
-    if short := [name for name, found in by_corpus.items() if len(found) < ends[-1]]:
-        raise InputError(f"{short[0]} has fewer than {ends[-1]} utterances", "ask for fewer")
-    found = [
-        [batch for part in by_corpus.values() for batch in part[start:end]]
-        for start, end in zip((0, *ends[:-1]), ends, strict=True)
-    ]
-    return Cases(found[0], found[1], found[2:])
-
-
-@torch.no_grad()  # not inference mode, whose tensors no gradient of a study may touch
-def _prompts(experiment: Experiment) -> Iterator[Batch]:
-    """Test utterances as the speech LLM reads them: instruction, adapted audio, transcript."""
-    model = experiment.speech_llm(experiment.profile.seeds[0])
-    for test in experiment.data.tests:
-        for text, frames in zip(test.texts, test.features, strict=True):
-            (prompt,), answer = model.prompts([frames]), torch.tensor(model.targets(text))
-            given = torch.cat([prompt, model.embeddings(answer[:-1])])
-            yield Batch({"inputs_embeds": given[None]}, answer[None], [test.corpus])
-
-
 def describe(settings: Settings) -> dict[str, dict[str, str]]:
     """What pins the weights and what was read, for a study's facts."""
     read = {kind: text_metadata()[kind]["sha256"] for kind in KINDS}
-    if settings.speech:
-        read = {"speech": f"test split of the profile {settings.speech}"}
     return {"model": models.identity(settings.model), "texts": read}

@@ -8,19 +8,16 @@ import math
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.distance import pdist, squareform
 from torch import Tensor
 
 from kappa_lib.encoding.covariance import Moments
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.spectrum import effective_rank
 from kappa_lib.theory.checks import nonzero_spectrum, positive_number
 from kappa_lib.theory.entropy import LOG_2PI_E, knn_entropy
 
 # Variance of the observation noise over the mean output power of a dimension: 20 dB.
 NOISE = 0.01
 COMPONENTS = 16
-SPECTRAL = 768
 # Activations are computed in fp32: directions below this share of the largest output amplitude
 # are its rounding, and count as zero.
 INPUT_RTOL = 1e-6
@@ -61,12 +58,6 @@ def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
     return 0.5 * float(np.log1p(np.square(s) / noise_variance(s, noise)).sum())
 
 
-def gaussian_output_entropy(spectrum: ArrayLike, size: int) -> float:
-    """½ log((2πe)^m det(WΣ_XWᵀ + σ²I)) of the noisy output, eq. (3); ``size`` is m."""
-    level = noise_variance(spectrum)
-    return gaussian_information(spectrum) + size / 2 * (LOG_2PI_E + math.log(level))
-
-
 def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:
     """What a flat spectrum of the same power would carry beyond this one, nats a direction.
 
@@ -83,43 +74,6 @@ def participation_ratio(powers: ArrayLike) -> float:
     if values.max() <= 0:
         raise InputError("no power in any direction", "give a covariance that is not zero")
     return float(values.sum() ** 2 / np.square(values).sum())
-
-
-def fitted_bandwidth(distances: ArrayLike) -> float:
-    """b at which log Σ exp(-d²/(2b²)) over all pairs rises most steeply with log b.
-
-    There neither single points nor the whole cloud decide the kernel, but its inner scale (Coifman
-    et al., IEEE Trans. Image Process. 17, 2008). The distances are of all pairs, (N(N-1)/2,).
-    """
-    d = np.asarray(distances, dtype=np.float64)
-    points = (1 + math.sqrt(1 + 8 * len(d))) / 2
-    middle = float(np.median(d[d > 0])) if (d > 0).any() else 1.0
-    candidates = middle * np.geomspace(0.02, 5, 40)
-    sums = np.array([points + 2 * np.exp(-np.square(d / b) / 2).sum() for b in candidates])
-    slopes = np.gradient(np.log(sums), np.log(candidates))
-    return float(candidates[int(np.argmax(slopes))])
-
-
-def diffusion_spectral_entropy(samples: ArrayLike, bandwidth: float | None = None) -> float:
-    """Diffusion spectral entropy of a cloud of points, in [0, log N] (Liao et al., 2312.04823).
-
-    A Gaussian kernel exp(-‖x-y‖²/(2b²)) is freed of the density (Coifman & Lafon 2006, exponent
-    one) and row-normalised to a diffusion matrix P; with αᵢ = |λᵢ|/Σ|λ| of its eigenvalues (a
-    diffusion time of one) the entropy is -Σ αᵢ log αᵢ. It is 0 for one cluster and log c for c far
-    clusters of points that coincide, whatever the bandwidth. ``samples`` are (N, d), and the
-    ``bandwidth`` b is by default the fitted one, which frees the measure of scale.
-    """
-    distances = pdist(np.asarray(samples, dtype=np.float64))
-    b = positive_number(bandwidth or fitted_bandwidth(distances), "bandwidth")
-    kernel = np.exp(-np.square(squareform(distances) / b) / 2)
-    density = kernel.sum(axis=1)
-    kernel /= np.outer(density, density)
-    degree = np.sqrt(kernel.sum(axis=1))
-    # Similar to the row-normalised P, hence with its eigenvalues, and symmetric.
-    values = np.abs(np.linalg.eigvalsh(kernel / np.outer(degree, degree)))
-    alpha = values / values.sum()
-    alpha = alpha[alpha > np.finfo(float).eps]
-    return float(-(alpha * np.log(alpha)).sum())
 
 
 def principal_samples(
@@ -144,16 +98,12 @@ def principal_samples(
 
 
 def sample_entropies(points: ArrayLike) -> dict[str, float]:
-    """Entropies of (samples, c) points that assume no distribution, and the Gaussian one.
-
-    The diffusion spectral entropy is that of ``SPECTRAL`` of them, spread evenly.
-    """
+    """The entropy of (samples, c) points that assumes no distribution, and the Gaussian one."""
     cloud = np.asarray(points)
     log_det = np.linalg.slogdet(np.cov(cloud, rowvar=False))[1]
     return {
         "knn_entropy": knn_entropy(cloud),
         "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
-        "diffusion_entropy": diffusion_spectral_entropy(cloud[:: max(1, len(cloud) // SPECTRAL)]),
     }
 
 
@@ -164,17 +114,10 @@ def of_tensor(
 
     ``root`` is its Σ_X^½, (n, n); ``seed`` of the samples' observation noise.
     """
-    real, isotropic = output_spectrum(weight, root), sigma.numpy()
+    real = output_spectrum(weight, root)
     return {
         "input_kappa": input_kappa(real),
-        "output_entropy": gaussian_output_entropy(real, len(weight)),
-        "information": gaussian_information(real),
-        "information_isotropic": gaussian_information(isotropic),
         "deficit": information_deficit(real),
-        "deficit_isotropic": information_deficit(isotropic),
-        "deficit_10_db": information_deficit(real, 0.1),
-        "deficit_30_db": information_deficit(real, 0.001),
-        "participation": participation_ratio(real**2),
-        "rank_me": effective_rank(real),  # of outputs it is called so (Garrido et al., ICML 2023)
+        "deficit_isotropic": information_deficit(sigma.numpy()),
         **sample_entropies(principal_samples(weight, given.sample, seed)),
     }

@@ -25,7 +25,6 @@ from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference, noise_cost
 from kappa_lib.encoding.invariant import invariant_kappa
 from kappa_lib.encoding.predictors import gradients
-from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
 from kappa_lib.progress import track
 from kappa_lib.spectra import gauge
@@ -69,11 +68,6 @@ class Study:
         self.llm, self.cases = cases.load(settings)
         self.weights = dict(self.llm.named_parameters())
         self.table = predictors.table_of(self.llm)
-        layers, types, rows = settings.layers, settings.types, self.table
-        rows = rows[rows["layer"].isin(rows["layer"] if layers is None else layers)]
-        self.chosen = rows[rows["type"].isin(rows["type"] if types is None else types)]
-        if self.chosen.empty:
-            raise InputError(f"no tensor of layers {layers} and types {types}", "name others")
         kappas = dict(zip(self.table["tensor"], self.table["kappa"], strict=True))
         self.goal = damage.reversed_kappas(kappas)
         self.rows = Rows(out / "rows.jsonl")
@@ -113,16 +107,16 @@ class Study:
 
 
 def tensors(study: Study) -> Iterator[pd.DataFrame]:
-    """Predictors and information of every chosen tensor."""
-    read, types = study.cases.inputs, study.settings.types
-    layers = sorted(int(number) for number in study.chosen["layer"].unique())
-    keys = {n: study.key("tensors", n, types, read) for n in layers}
+    """Predictors and information of every tensor."""
+    read = study.cases.inputs
+    layers = sorted(int(number) for number in study.table["layer"].unique())
+    keys = {n: study.key("tensors", n, read) for n in layers}
     missing = [n for n in layers if keys[n] not in study.rows]
     walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
     for number, moments in track(walk, "information", len(missing)):
         study.rows.get(keys[number], partial(_layer, study, number, moments))
     found = [row for n in layers for row in study.rows.get(keys[n], list)]
-    table = study.chosen.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
+    table = study.table.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
 
     def after_surgery() -> list[dict]:
         """κ of every tensor as stored after surgery on all of them; measured, not presumed."""
@@ -145,7 +139,7 @@ def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]
     heads = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Tensors with the same input share one object of moments, and its root.
     root = cache(lambda given: information.root_of_covariance(given.covariance))
-    for row in study.chosen[study.chosen["layer"] == number].itertuples():
+    for row in study.table[study.table["layer"] == number].itertuples():
         weight = study.weights[row.tensor]
         given = moments[row.tensor.partition(f"layers.{number}.")[2].removesuffix(".weight")]
         factors = Factors.of(weight)
@@ -163,10 +157,9 @@ def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]
 
 def surgeries(study: Study) -> Iterator[pd.DataFrame]:
     """κ surgery and its two controls on whole types and on everything, a row a window."""
-    scopes = {kind: rows["tensor"] for kind, rows in study.chosen.groupby("type", sort=False)}
-    if len(scopes) > 1:
-        scopes["all"] = study.chosen["tensor"]
-    windows, first = study.cases.surgery, int(study.chosen["layer"].min())
+    scopes = {kind: rows["tensor"] for kind, rows in study.table.groupby("type", sort=False)}
+    scopes["all"] = study.table["tensor"]
+    windows = study.cases.surgery
     order, found = [(scope, change) for scope in scopes for change in SURGERIES], []
 
     @cache
@@ -177,7 +170,7 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
     def measure(scope: str, change: str) -> list[dict]:
         reference = study.reference(windows)
         with damage.replaced({study.weights[n]: after(n)[change] for n in scopes[scope]}):
-            rows = reference.rows(first)
+            rows = reference.rows()
         bases = enumerate(reference.loss.tolist())
         return [row | {"window": n, "base": b} for row, (n, b) in zip(rows, bases, strict=True)]
 
@@ -189,9 +182,9 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
 
 
 def damages(study: Study) -> Iterator[pd.DataFrame]:
-    """Loss and KL of every change of every chosen tensor, a row a window; a table a block more."""
+    """Loss and KL of every change of every tensor, a row a window; a table a block more."""
     # Layers in strides, so that a run that was stopped has seen all depths and types.
-    chosen = sorted(study.chosen.itertuples(), key=lambda row: (row.layer % 6, row.layer))
+    chosen = sorted(study.table.itertuples(), key=lambda row: (row.layer % 6, row.layer))
     order = [(row, part) for part in DAMAGE_PARTS for row in chosen]
     found: list[dict] = []
 
@@ -214,7 +207,7 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
 
 
 def stabilities(study: Study) -> Iterator[pd.DataFrame]:
-    """What relative noise on every chosen tensor costs, and its gradient's size and noise."""
+    """What relative noise on every tensor costs, and its gradient's size and noise."""
     windows, found = study.cases.two_blocks, []
     draws, seed = study.settings.draws, study.settings.seed
 
@@ -222,14 +215,14 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
         cost = noise_cost(study.reference(windows), name, draws=draws, seed=seed)
         return [{"tensor": name, **cost}]
 
-    for name in track(study.chosen["tensor"], "noise on a tensor"):
+    for name in track(study.table["tensor"], "noise on a tensor"):
         key = study.key("noise", name, draws, windows)
         found += study.rows.get(key, partial(measure, name))
     yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
 
 
 def _gradients(study: Study) -> pd.DataFrame:
-    windows, names = study.cases.two_blocks, list(study.chosen["tensor"])
+    windows, names = study.cases.two_blocks, list(study.table["tensor"])
     key = study.key("gradients", names, windows)
     return pd.DataFrame(study.rows.get(key, lambda: gradients(study.llm, names, windows)))
 
@@ -248,14 +241,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=(), help="default: all parts")
     for field in fields(Settings):
-        kind = str if field.name in ("model", "speech", "types") else int
-        several = {"nargs": "*"} if field.name in ("layers", "types") else {}
         name = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(name, type=kind, default=field.default, **several)
+        parser.add_argument(name, type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
     out, parts = options.pop("out"), options.pop("only")
-    for name in ("layers", "types"):
-        options[name] = tuple(options[name]) if options[name] else None
     Study(Settings(**options), out).run(parts)
 
 

@@ -42,7 +42,6 @@ OUTCOMES = {
     "kl_flattened_noise": "KL, noise",
     "kl_surgery": "KL, σ_k taken away",
     "knn_entropy": "nearest-neighbour entropy",
-    "diffusion_entropy": "diffusion spectral entropy",
 }
 
 

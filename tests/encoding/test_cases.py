@@ -3,7 +3,6 @@ import torch
 from tiny import tokenizer
 
 from kappa_lib.encoding import cases
-from kappa_lib.encoding.predictors import gradients
 from kappa_lib.errors import InputError
 from kappa_lib.text import bundled_text
 from kappa_lib.training.evaluation import KINDS
@@ -59,39 +58,3 @@ def test_no_token_is_read_twice():
     assert len(cases.of_texts(tokenizer(), fits).blocks) == fits.blocks
     with pytest.raises(InputError, match="ask for fewer windows"):
         cases.of_texts(tokenizer(), cases.Settings(1, 16, fits.blocks + 1, 8, 1, 15))
-
-
-@pytest.mark.slow
-def test_spoken_prompts_are_what_the_speech_model_is_trained_on(tmp_path, monkeypatch):
-    from tiny import SMALL as TINY
-    from tiny import save_model
-
-    from kappa_lib import profiles
-    from kappa_lib.speech import features
-    from kappa_lib.training.experiment import Experiment
-
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    model, load = str(save_model(tmp_path / "model")), profiles.load
-    tiny_profile = load("smoke", profile="tiny", model=model, **TINY)
-    monkeypatch.setattr(profiles, "load", lambda name: tiny_profile)
-    sizes = {"input_windows": 1, "blocks": 1, "surgery_windows": 0}
-    llm, found = cases.load(cases.Settings(**sizes, model=model, speech="smoke"))
-    data = features.load(tiny_profile)
-    speech = Experiment(tiny_profile, data).speech_llm(0)
-    for batch, test in zip(found.inputs, data.tests, strict=True):
-        assert batch.labels == [test.corpus]
-        expected, count = speech.loss(test.features[:1], test.texts[:1])
-        with torch.inference_mode():
-            hidden = llm.get_decoder()(**batch.inputs, use_cache=False).last_hidden_state
-            logits = llm.get_output_embeddings()(hidden[0, -count:])
-        found_loss = torch.nn.functional.cross_entropy(logits, batch.targets[0])
-        assert found_loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    name = "model.layers.1.mlp.down_proj.weight"
-    (row,) = gradients(llm, [name], found.inputs)
-    assert row["tensor"] == name
-    assert row["gradient"] > 0
-
-
-def test_a_profile_of_another_model_is_refused():
-    with pytest.raises(InputError, match="smollm2-135m"):
-        cases.load(cases.Settings(model="gemma3-270m", speech="smoke"))

@@ -5,12 +5,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from kappa_lib.encoding import information
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.spectrum import effective_rank
-from kappa_lib.theory.entropy import knn_entropy, mutual_information
+from kappa_lib.theory.entropy import mutual_information
 
 SPECTRA = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)
 
@@ -49,19 +47,6 @@ def test_information_is_that_of_the_log_determinants(shape):
     h = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * noisy)[1]
     noise = 0.5 * len(output) * math.log(2 * math.pi * math.e * level)
     assert information.gaussian_information(spectrum) == pytest.approx(h - noise)
-    assert information.gaussian_output_entropy(spectrum, len(output)) == pytest.approx(h)
-
-
-def test_output_entropy_is_that_of_samples():
-    weight, sigma = draw(3, 5, seed=2), covariance(5, seed=3)
-    spectrum = information.output_spectrum(weight, information.root_of_covariance(sigma))
-    level = information.noise_variance(spectrum)
-    law = stats.multivariate_normal(cov=(weight @ sigma @ weight.T).numpy() + level * np.eye(3))
-    samples = law.rvs(20_000, random_state=0)
-    surprise = -law.logpdf(samples)
-    found = information.gaussian_output_entropy(spectrum, 3)
-    assert found == pytest.approx(surprise.mean(), abs=4 * stats.sem(surprise))
-    assert found == pytest.approx(knn_entropy(samples), abs=0.1)
 
 
 def test_information_of_an_isotropic_input_is_the_theory_s():
@@ -95,50 +80,6 @@ def test_participation_ratio_counts_equal_powers():
     assert information.participation_ratio([2.0, 1.0]) == pytest.approx(9 / 5)
     with pytest.raises(InputError, match="no power"):
         information.participation_ratio([0.0, 0.0])
-
-
-def test_rank_me_counts_equal_singular_values():
-    assert effective_rank([2.0] * 5) == pytest.approx(5)
-    assert effective_rank([1.0, 0.0]) == pytest.approx(1)
-    p = np.array([2 / 3, 1 / 3])
-    assert effective_rank([2.0, 1.0]) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
-
-
-@pytest.mark.parametrize("bandwidth", [None, 0.1, 10.0])
-def test_points_that_coincide_have_no_diffusion_entropy(bandwidth):
-    points = np.tile([1.0, 2.0], (12, 1))
-    found = information.diffusion_spectral_entropy(points, bandwidth)
-    assert found == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("bandwidth", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("clusters", [2, 5])
-def test_far_clusters_have_the_log_of_their_number(clusters, bandwidth):
-    points = np.repeat(1000.0 * np.arange(clusters)[:, None], 6, axis=0)
-    found = information.diffusion_spectral_entropy(points, bandwidth)
-    assert found == pytest.approx(math.log(clusters), abs=1e-9)
-
-
-def test_lonely_points_have_the_log_of_their_number():
-    points = 1e6 * np.arange(9.0)[:, None]
-    assert information.diffusion_spectral_entropy(points, 1.0) == pytest.approx(math.log(9))
-
-
-def test_two_points_by_hand():
-    # K = [[1, g], [g, 1]]: equal densities, so P = K/(1+g) with eigenvalues 1 and (1-g)/(1+g).
-    g = math.exp(-0.5)
-    second = (1 - g) / (1 + g)
-    alpha = np.array([1, second]) / (1 + second)
-    found = information.diffusion_spectral_entropy([[0.0], [1.0]], bandwidth=1.0)
-    assert found == pytest.approx(-(alpha * np.log(alpha)).sum())
-
-
-def test_diffusion_entropy_with_the_fitted_bandwidth_is_free_of_scale_and_grows_with_dimension():
-    rng = np.random.default_rng(0)
-    clouds = [rng.standard_normal((300, d)) for d in (1, 2, 4)]
-    found = [information.diffusion_spectral_entropy(cloud) for cloud in clouds]
-    assert found[0] < found[1] < found[2] < math.log(300)
-    assert information.diffusion_spectral_entropy(1e3 * clouds[1]) == pytest.approx(found[1])
 
 
 def test_principal_samples_have_unit_power_beside_their_noise():

@@ -64,7 +64,7 @@ def test_every_stage_is_reported_to_its_end(finished):
 def test_predictors_and_information_are_there_for_every_tensor(finished):
     found = pd.read_csv(finished / "tensors.csv")
     assert len(found) == 14
-    columns = ["deficit", "input_kappa", "knn_entropy", "diffusion_entropy", "gradient"]
+    columns = ["deficit", "input_kappa", "knn_entropy", "gradient"]
     assert found[columns].notna().all(axis=None)
     assert (found["deficit"] > 0).all()
     order = found.sort_values("kappa")["kappa_reversed"]
@@ -116,18 +116,6 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     before = tables(finished)
     Study(Settings(model=str(folder), **SMALL), finished).run()
     assert tables(finished) == before
-
-
-def test_a_part_of_the_tensors(folder, tmp_path):
-    settings = Settings(model=str(folder), layers=(1,), types=("v_proj",), **SMALL)
-    Study(settings, tmp_path).run()
-    assert len(pd.read_csv(tmp_path / "tensors.csv")) == 1
-    assert set(pd.read_csv(tmp_path / "surgery.csv")["scope"]) == {"v_proj"}
-
-
-def test_tensors_that_do_not_exist_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match="no tensor"):
-        Study(Settings(model=str(folder), layers=(7,), **SMALL), tmp_path)
 
 
 def test_windows_beyond_the_text_are_refused(folder, tmp_path):
