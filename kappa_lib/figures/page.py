@@ -1,7 +1,6 @@
 """A κ table → ``kappa.html``: one file to look at, without a network, scripts or other files."""
 
 import base64
-import io
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
-import yaml
 
 from kappa_lib import paths, provenance
-from kappa_lib.errors import InputError
 from kappa_lib.files import replacing, write_text
 from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
@@ -28,9 +25,7 @@ NO_PICTURES = (
     " repository, then the same scan again (finished rows are kept)"
 )
 ENDS = 6  # how many best- and worst-conditioned tensors are listed
-PASTED = 400  # of how many tensors names are pasted into the page
-DPI = 110  # four pictures, light and dark, stay well under 1 MB
-INK, PAPER = "#e6e6e6", "#16181c"  # of the dark pictures
+DPI = 110  # five pictures stay well under 1 MB
 # In a heading, in this order; what is left of a name may wrap.
 WORDS = {
     "dlogkappa": "Δ log κ",
@@ -52,7 +47,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
     arms = proposed(table)
     drawable = find_spec("matplotlib") is not None
     found = _drawn(table, arms, changes) if drawable else {}
-    pictures = {name: _picture(folder / f"{name}.png", *drawn) for name, drawn in found.items()}
+    pictures = {name: _picture(folder / f"{name}.png", drawn) for name, drawn in found.items()}
     ordered = table.sort_values(["kappa", "tensor"])
     loader = jinja2.FileSystemLoader(paths.DATA)
     environment = jinja2.Environment(loader=loader, autoescape=True)
@@ -88,82 +83,32 @@ def proposed(table: pd.DataFrame) -> dict[str, Selection]:
 
 def _drawn(
     table: pd.DataFrame, arms: Mapping[str, Selection], changes: Comparison | None
-) -> dict[str, tuple["Figure", str]]:
-    """The figures that a table gives rise to, and what each shows in words."""
+) -> dict[str, "Figure"]:
+    """The figures that a table gives rise to."""
     from kappa_lib.figures import kappa
 
-    inside = selection.candidates(table)
-    found = {}
+    inside, found = selection.candidates(table), {}
     if len(inside):
-        low, high = (inside.loc[at] for at in (inside["kappa"].idxmin(), inside["kappa"].idxmax()))
-        found["kappa_heat_map"] = (
-            kappa.heat_map(table),
-            f"Heat map of κ, layer by module type, on a logarithmic colour scale: from"
-            f" {number(low['kappa'])} ({low['tensor']}) to"
-            f" {number(high['kappa'])} ({high['tensor']}).",
-        )
-        above = int((inside["kappa_excess"] > 1).sum())
-        found["kappa_against_null"] = (
-            kappa.against_null(inside),
-            f"κ over the κ typical of a random matrix of the same shape, a dot per matrix, a row"
-            f" per module type, on a logarithmic axis: {above} of {len(inside)} lie above 1.",
-        )
+        found["kappa_heat_map"] = kappa.heat_map(table)
+        found["kappa_against_null"] = kappa.against_null(inside)
     if arms:
-        sizes = ", ".join(f"{a} {counted(len(s.tensors), 'tensor')}" for a, s in arms.items())
-        found["kappa_selection"] = (
-            kappa.selection_map(table, {arm: s.tensors for arm, s in arms.items()}),
-            f"Which matrices each arm would train, layer by module type: {sizes}.",
-        )
-        sizes = ", ".join(f"{arm} {s.parameters:,}" for arm, s in arms.items())
-        found["kappa_composition"] = (
-            kappa.compositions({arm: composition(table, s.tensors) for arm, s in arms.items()}),
-            f"Tensors and parameters of each arm by module type; parameters: {sizes}.",
-        )
-    changed = changes.table.query("relative_change > 0 and layer.notna()") if changes else ()
-    if len(changed):
-        moved = changed.loc[changed["dlogkappa"].abs().idxmax()]
-        found["compare_maps"] = (
-            kappa.change_maps(changes.table),
-            f"Relative Frobenius change and Δ log κ from {changes.before} to {changes.after}, layer"
-            f" by module type: {len(changed)} of {len(changes.table)} matrices changed; κ moved"
-            f" most in {moved['tensor']}, Δ log κ {number(moved['dlogkappa'])}.",
-        )
+        names = {arm: chosen.tensors for arm, chosen in arms.items()}
+        parts = {arm: composition(table, tensors) for arm, tensors in names.items()}
+        found["kappa_selection"] = kappa.selection_map(table, names)
+        found["kappa_composition"] = kappa.compositions(parts)
+    if changes and len(changes.table.query("relative_change > 0 and layer.notna()")):
+        found["compare_maps"] = kappa.change_maps(changes.table)
     return found
 
 
-def _picture(path: Path, figure: "Figure", words: str) -> dict[str, str]:
-    """Save a figure as PNG; data URLs of it on light and on dark ground, and its words."""
+def _picture(path: Path, figure: "Figure") -> dict[str, str]:
+    """Save a figure as PNG; a data URL of it, and its words."""
+    from kappa_lib.figures.style import alternative_text
+
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI)
-    _darken(figure)
-    dark = io.BytesIO()
-    figure.savefig(dark, format="png", dpi=DPI)
-    found = {"alt": words}
-    for ground, data in (("light", path.read_bytes()), ("dark", dark.getvalue())):
-        found[ground] = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return found
-
-
-def _darken(figure: "Figure") -> None:
-    """Turn a finished figure to dark ground: whatever is black on it becomes light."""
-    from matplotlib import collections, colors, lines, patches, spines, text
-
-    for ground in (figure.patch, *(axis.patch for axis in figure.axes)):
-        ground.set_facecolor(PAPER)
-    black = colors.to_rgba("black")
-    for artist in figure.findobj():
-        if isinstance(artist, spines.Spine):
-            artist.set_edgecolor(INK)
-        elif isinstance(artist, text.Text) or (
-            isinstance(artist, lines.Line2D) and colors.to_rgba(artist.get_color()) == black
-        ):
-            artist.set_color(INK)
-        elif isinstance(artist, patches.Patch) and artist.get_facecolor() == black:
-            artist.set_facecolor(INK)
-        elif isinstance(artist, collections.PolyCollection):  # a band, which lets the dots through
-            shades = artist.get_facecolor()
-            if len(shades) and not shades[0, :3].any():
-                artist.set_facecolor(colors.to_rgba(INK, shades[0, 3]))
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"url": f"data:image/png;base64,{data}", "alt": alternative_text(figure)}
 
 
 def number(value: float) -> str:
@@ -194,7 +139,7 @@ def _by_type(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, Any]:
-    """How much of the selection is shape, what it consists of, and what to paste to train it."""
+    """How much of the selection is shape, and what it consists of."""
     pool = selection.candidates(table)
     shape = {
         arm: (len(s.tensors), selection.picked_by_shape(table, s), len(s.tensors) ** 2 / len(pool))
@@ -210,25 +155,7 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
         "explained": explained_by_type(pool),
         "shape": shape,
         "counts": counts.map("{:,}".format).rename_axis("type").reset_index(),
-        "pasted": {arm: _pasted(chosen, table) for arm, chosen in arms.items()},
     }
-
-
-def _pasted(chosen: Selection, table: pd.DataFrame) -> dict[str, str]:
-    """Tool → what to paste to train an arm; or, without a tool, why there is nothing."""
-    try:
-        chosen, _ = chosen.adaptable(table)
-        targets = chosen.peft_targets()
-        axolotl = chosen.unfrozen_parameters()
-    except InputError as error:
-        return {"": f", PEFT and Axolotl: {error.what}; {error.remedy}."}
-    if len(chosen.tensors) > PASTED:
-        return {"": f": {len(chosen.tensors)} names, too many to paste; write them as files."}
-    listed = yaml.safe_dump(targets, default_flow_style=None, width=96)
-    peft = "import yaml\nfrom peft import LoraConfig\n\n" + (
-        f'targets = yaml.safe_load("""\n{listed}""")\nconfig = LoraConfig(**targets)\n'
-    )
-    return {"PEFT": peft, "Axolotl": axolotl}
 
 
 def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
