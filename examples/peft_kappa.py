@@ -22,9 +22,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from kappa_lib import paths
-from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.selection import count_for, select
+from kappa_lib import paths, scan, select
 from kappa_lib.weights import models
 
 SHARE = 0.2  # of the matrices, as PEFT's own selector takes by default
@@ -53,7 +51,7 @@ def train(arm: str, options: argparse.Namespace) -> list[float]:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     table = scan(model)
-    chosen = select(table, arm, count_for(table, SHARE), seed=options.seed)
+    chosen = select(table, arm, share=SHARE, seed=options.seed)
     targets = chosen.peft_targets()
     lora = LoraConfig(r=options.rank, lora_alpha=options.rank, task_type="CAUSAL_LM", **targets)
     torch.manual_seed(options.seed)

@@ -218,7 +218,8 @@ def test_numbers_in_sentences_of_the_article():
     assert f"by a factor of {kappa_contrast():.1f} only" in told
     for part in claim("kappa-tracks-encoding")["decision"]["parts"].values():
         assert interval([part["estimate"], *part["interval"]], 2) in told
-    found = claims.load(REFERENCE / "study")
+    # Notebook 8 decides what the paper's own comparisons cannot.
+    found = [c for c in claims.load(REFERENCE / "study") if not c.cell.startswith("08_")]
     primary = Counter(c.verdict for c in found if c.primary)
     assert primary == {"confounded": 2, "undecided": 4}
     theory = Counter(c.verdict for c in found if c.kind == "claim" and c.scale == "proved")
