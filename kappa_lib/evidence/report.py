@@ -32,8 +32,10 @@ FILE = "REPORT.md"
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 _NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
 QUESTIONS: dict[str, tuple[str, Pair]] = {
-    "smaller − larger κ, all else alike": ("cause", _NEIGHBOURS),
-    "smaller − larger κ, all else alike, 300 steps": ("understood", _NEIGHBOURS),
+    "same function: κ as it is − × 30": ("gauge", ("selected", "dose3_matched")),
+    "same function: κ as it is − × 8": ("gauge", ("selected", "dose2_matched")),
+    "matched pair: smaller − larger κ": ("cause", _NEIGHBOURS),
+    "matched pair, 300 steps": ("understood", _NEIGHBOURS),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -41,7 +43,7 @@ QUESTIONS: dict[str, tuple[str, Pair]] = {
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
-    "LoRA: smaller − larger κ, all else alike": ("text", _NEIGHBOURS),
+    "matched pair, LoRA": ("text", _NEIGHBOURS),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
     "LoRA: smallest κ − at random": ("text", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),

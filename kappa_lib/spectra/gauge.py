@@ -18,7 +18,8 @@ that of Dinh et al. (2017, arXiv 1703.04933) against sharpness; neighbours are N
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,16 @@ def flip(model: nn.Module, seed: int = 0) -> Gauge:
     gauge = flipped(of_model(model), seed)
     apply(model, gauge)
     return gauge
+
+
+@contextmanager
+@torch.no_grad()
+def undone(model: nn.Module) -> Iterator[None]:
+    """After the block the model has the weights again that it had before."""
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    yield
+    for name, parameter in model.named_parameters():
+        parameter.copy_(before[name])
 
 
 def rms_inverse(factors: list[Tensor]) -> float:
