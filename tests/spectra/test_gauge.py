@@ -242,3 +242,12 @@ def test_two_selections_for_one_function_by_us_and_by_peft(saved, tmp_path):
 def test_a_folder_that_is_there_is_not_overwritten(saved, capsys):
     assert cli.main(["regauge", str(saved), "-o", str(saved)]) == terminal.WRONG
     assert "is there already" in capsys.readouterr().err
+
+
+def test_what_is_undone_leaves_no_trace():
+    of = model("qwen2", torch.bfloat16)
+    before = copy.deepcopy(of.state_dict())
+    with gauge.undone(of):
+        gauge.flip(of)
+        assert not all(torch.equal(value, before[n]) for n, value in of.state_dict().items())
+    assert all(torch.equal(value, before[n]) for n, value in of.state_dict().items())
