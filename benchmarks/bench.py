@@ -253,7 +253,7 @@ def run(
 
     Every dimension of Llama-3-8B's matrices is divided by ``divide``.
     """
-    llama = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
+    llama, _ = sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct"))
     for route in ROUTES.values():
         route(torch.eye(8, device=device))  # first calls load libraries and start threads
     report: dict[str, Any] = {"machine": machine(device), "divided_by": divide}
@@ -261,7 +261,7 @@ def run(
         report["model"] = default_model(device)
     if soup:
         report["commands"] = commands(soup)
-    shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.shapes.items()}
+    shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.items()}
     report["layer"] = layer(shapes, device)
     report["verdicts"] = verdicts(report)
     write_json(out / "bench.json", report)

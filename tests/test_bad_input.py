@@ -578,7 +578,7 @@ def test_tables_of_speech(data):
 
 WORDS = {
     "scan": ["--device", "--method", "--include", "--exclude", "--dtype"],
-    "select": ["--arm", "--count", "--share", "--parameters", "--seed"],
+    "select": ["--arm", "--count", "--share", "--seed"],
     "plan": ["--set", "--profile"],
     "report": ["--profile"],
 }

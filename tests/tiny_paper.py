@@ -4,6 +4,7 @@ Every file has the format, the configuration fields and the special tokens of th
 the sizes are small and the weights random.
 """
 
+import json
 from pathlib import Path
 
 import hub_files
@@ -92,7 +93,7 @@ def llama(layers: int = 4) -> LlamaForCausalLM:
         "bos_token_id": ids["bos"],
         "eos_token_id": [words.convert_tokens_to_ids(t) for t in SPECIAL if t.startswith("<|e")],
     }
-    full = sizes.CONFIGS["meta-llama/Llama-3.1-8B-Instruct"]
+    full = json.loads(sizes.config("meta-llama/Llama-3.1-8B-Instruct"))
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(**full | changes)).to(torch.bfloat16)
 

@@ -134,8 +134,6 @@ def select(
     list_arms: Annotated[bool, LIST] = False,
     count: Annotated[int | None, Option(help="How many tensors.")] = None,
     share: Annotated[float | None, Option(help=SHARE)] = None,
-    parameters: Annotated[int | None, Option(help="Up to so many parameters.")] = None,
-    gap: Annotated[bool, Option("--gap", help="Below the widest gap in sorted log κ.")] = False,
     seed: Annotated[int, Option(help="Of random arms.")] = 0,
     out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
 ) -> None:
@@ -143,22 +141,16 @@ def select(
     from kappa_lib.spectra import adapters, kappa_table, selection
     from kappa_lib.weights import kinds
 
-    if sum([count is not None, share is not None, parameters is not None, gap]) > 1:
-        raise InputError("two sizes", "give one of --count, --share, --parameters, --gap")
+    if count is not None and share is not None:
+        raise InputError("two sizes", "give one of --count, --share")
     found = kappa_table.read(table)
-    if gap:
-        count = selection.count_below_gap(found)
-    elif count is None:
+    if count is None:
         count = selection.count_for(found, selection.PAPER_SHARE if share is None else share)
-
-    def chosen_of(name: str) -> selection.Selection:
-        if parameters is not None:
-            return selection.select_within(found, name, parameters, seed)
-        return selection.select(found, name, count, seed)
-
     files.require_folder(out)
     # All of them before the first is written: an impossible one leaves nothing half done.
-    selections = [chosen_of(name) for name in arm or ["selected", "inverse"]]
+    selections = [
+        selection.select(found, name, count, seed) for name in arm or ["selected", "inverse"]
+    ]
     for chosen in selections:
         chosen.save(out / f"{chosen.arm}.json")
     left_out = dict(found.attrs.get("not_adapted", {}))

@@ -69,19 +69,20 @@ def arms(profile: Profile) -> pd.DataFrame:
     Raises:
         InputError: the sizes of the profile's model or encoder are not known.
     """
-    llm = sizes.language_model(sizes.llama_config(profile.model))
+    llm = sizes.empty(profile.model)
+    shapes, layers = sizes.layout(llm)
     dtype = models.pick_dtype(profile.dtype, profile.device)
     size = getattr(torch, dtype).itemsize
     rows = {}
-    for chosen in selections(profile, llm.shapes, llm.layers):
+    for chosen in selections(profile, shapes, layers):
         with torch.device("meta"):
             # Of LoRA's matrices the number is known, which is all that matters here.
-            trained = [nn.Parameter(torch.empty(s)) for s in _shapes(profile, chosen, llm.shapes)]
+            trained = [nn.Parameter(torch.empty(s)) for s in _shapes(profile, chosen, shapes)]
             if profile.task == "speech" and not profile.lora_rank:
-                adaptor = Adaptor(sizes.encoder_width(profile.encoder), llm.width, 1.0)
+                adaptor = Adaptor(sizes.encoder_width(profile.encoder), llm.config.hidden_size, 1.0)
                 trained += adaptor.parameters()
         bytes_trained = sum(parameter.nbytes for parameter in trained)
-        frozen = llm.parameters - (0 if profile.lora_rank else chosen.parameters)
+        frozen = llm.num_parameters() - (0 if profile.lora_rank else chosen.parameters)
         held = states(trained, profile.optimiser)
         rows[chosen.arm] = {
             "tensors": len(chosen.tensors),

@@ -5,7 +5,6 @@ arm here takes the same share of whatever the model has.
 """
 
 import re
-from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -144,35 +143,6 @@ def count_for(table: pd.DataFrame, share: float = PAPER_SHARE) -> int:
     if not 0 < share <= 1:
         raise InputError(f"{share} is no share of the matrices", "give one in (0, 1]")
     return round(share * len(candidates(table)))
-
-
-def count_below_gap(table: pd.DataFrame) -> int:
-    """How many tensors lie below the widest gap in sorted log κ.
-
-    A threshold set by the model itself, which the paper leaves to future work.
-
-    Raises:
-        InputError: fewer than two candidates.
-    """
-    logs = np.sort(np.log(candidates(table)["kappa"]))
-    if len(logs) < 2:
-        raise InputError(f"{len(logs)} tensors have no gap between them", "give a count")
-    return int(np.argmax(np.diff(logs))) + 1
-
-
-def select_within(table: pd.DataFrame, arm: str, budget: int, seed: int = 0) -> Selection:
-    """The selection of most tensors that has no more than ``budget`` parameters.
-
-    Raises:
-        InputError: see :func:`select`, or a budget below the arm's least.
-    """
-    counts = range(1, len(candidates(table)) + 1)
-    fitting = bisect_right(counts, budget, key=lambda n: select(table, arm, n, seed).parameters)
-    if fitting == 0:
-        least = select(table, arm, 1, seed).parameters
-        what = f"arm {arm!r}: {budget:,} parameters, and it trains {least:,} or more"
-        raise InputError(what, "give more")
-    return select(table, arm, fitting, seed)
 
 
 def select(

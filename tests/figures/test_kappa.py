@@ -14,8 +14,8 @@ from kappa_lib.weights import sizes
 @pytest.fixture(scope="module")
 def table():
     rng = np.random.default_rng(0)
-    llm = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
-    drawn = kappa_table.null_table(llm.shapes, 4)
+    shapes, _ = sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct"))
+    drawn = kappa_table.null_table(shapes, 4)
     excess = rng.uniform(1, 3, len(drawn))
     drawn = drawn.assign(kappa=drawn["kappa_mp"] * excess, kappa_excess=excess)
     absent = [name for name in MEASURES if name not in drawn]

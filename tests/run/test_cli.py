@@ -58,16 +58,6 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
             assert f"{arm}.{end}" in shown
 
 
-@pytest.mark.parametrize(("size", "taken"), [(["--gap"], None), (["--parameters", "1000000"], 12)])
-def test_a_selection_s_size_may_follow_from_the_table(size, taken, checkpoint, tmp_path):
-    cli.main(["scan", str(checkpoint[0]), "-o", str(tmp_path), "--device", "cpu"])
-    assert cli.main(["select", str(tmp_path), *size, "-o", str(tmp_path)]) == 0
-    if taken is None:
-        logs = np.log(kappa_table.read(tmp_path)["kappa"].sort_values().to_numpy())
-        taken = int(np.diff(logs).argmax()) + 1
-    assert len(json.loads((tmp_path / "selected.json").read_text())["tensors"]) == taken
-
-
 def test_select_writes_each_file_once(checkpoint, tmp_path, monkeypatch):
     cli.main(["scan", str(checkpoint[0]), "-o", str(tmp_path), "--device", "cpu"])
     written, write = [], files.write_text
@@ -163,9 +153,9 @@ def test_the_arms_are_listed_with_what_they_train(capsys):
 
 
 def test_two_sizes_of_a_selection_are_refused(checkpoint, tmp_path, capsys):
-    given = ["select", str(tmp_path), "--share", "0.2", "--gap"]
+    given = ["select", str(tmp_path), "--share", "0.2", "--count", "3"]
     assert cli.main(given) == terminal.WRONG
-    assert "one of --count, --share, --parameters, --gap" in capsys.readouterr().err
+    assert "one of --count, --share" in capsys.readouterr().err
 
 
 def test_a_scan_shows_k_over_null_and_the_next_command(checkpoint, tmp_path, capsys):

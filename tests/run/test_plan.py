@@ -48,8 +48,7 @@ def test_the_papers_hundred_on_llama_3_8b():
 
 def test_arms_within_types_are_exact_whatever_the_weights():
     arms = plan.arms(paper())
-    llm = sizes.language_model(sizes.llama_config(LLAMA_8B))
-    table = kappa_table.null_table(llm.shapes, llm.layers)
+    table = kappa_table.null_table(*_layout(paper()))
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         drawn = table.assign(kappa=torch.rand(len(table), generator=generator).numpy())
@@ -109,8 +108,7 @@ def test_memory_of_weights_gradients_and_states_is_that_of_a_real_run(dtype, opt
 
 
 def _layout(profile):
-    llm = sizes.language_model(sizes.llama_config(profile.model))
-    return llm.shapes, llm.layers
+    return sizes.layout(sizes.empty(profile.model))
 
 
 def test_lora_trains_as_many_parameters_as_its_rank_has_everywhere():

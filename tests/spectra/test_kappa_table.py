@@ -11,8 +11,7 @@ from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import select
 from kappa_lib.weights import sizes
 
-LLM = sizes.language_model(sizes.llama_config("meta-llama/Llama-3.1-8B-Instruct"))
-LLAMA = kappa_table.null_table(LLM.shapes, LLM.layers)
+LLAMA = kappa_table.null_table(*sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct")))
 
 
 def test_llama_has_the_papers_224_matrices_and_published_size():

@@ -270,23 +270,6 @@ def test_file_that_is_no_selection_is_refused(tmp_path):
         Selection.load(tmp_path / "x.json")
 
 
-def test_the_gap_parts_the_smallest_kappas_from_the_rest():
-    kappa = np.geomspace(2, 4, len(TABLE))
-    kappa[7:] *= 5
-    assert selection.count_below_gap(TABLE.assign(kappa=kappa)) == 7
-    with pytest.raises(InputError, match="no gap"):
-        selection.count_below_gap(TABLE.head(1))
-
-
-@pytest.mark.parametrize("arm", ["selected", "inverse", "random", "lowest_in_type"])
-def test_a_budget_takes_what_fits_and_no_more_would(arm):
-    chosen = selection.select_within(TABLE, arm, 700, seed=1)
-    assert chosen.parameters <= 700
-    assert select(TABLE, arm, len(chosen.tensors) + 1, seed=1).parameters > 700
-    with pytest.raises(InputError, match=r"3 parameters, and it trains \d+ or more"):
-        selection.select_within(TABLE, arm, 3)
-
-
 def test_runs_of_a_drawn_arm_have_draws_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     arms = ["selected", "random", "random_matched_size"]
