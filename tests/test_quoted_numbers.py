@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -20,6 +21,8 @@ NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
 EQUAL = ("selected", "inverse_matched_size")
 # Row of the findings → committed profile and its two arms.
 ROWS = {
+    "same function: κ as it is − × 30, matched rates": ("gauge", "selected", "dose3_matched"),
+    "same function: κ as it is − × 8, matched rates": ("gauge", "selected", "dose2_matched"),
     "matched pairs: lower − higher κ": ("cause", *NEIGHBOURS),
     "matched pairs, 300 steps": ("understood", *NEIGHBOURS),
     "matched pairs, LoRA": ("text", *NEIGHBOURS),
@@ -36,6 +39,9 @@ ROWS = {
 }
 # Row of the README → row above.
 ANSWERS = {
+    "**same function**: κ as it is, κ × 30, at matched rates": (
+        "same function: κ as it is − × 30, matched rates"
+    ),
     "LoRA on the smallest κ, LoRA on every matrix": "LoRA: smallest κ − every matrix",
     "LoRA on the smallest κ, on random matrices of the same types": (
         "LoRA: smallest κ − random of the same types"
@@ -106,6 +112,44 @@ def test_a_row_of_the_answer(answer):
         f"| {answer} (n = {n}) | {100 * heard:.1f}, {100 * other:.1f} | {first:.3f}, {second:.3f}"
         f" | {interval(difference, 3)} | {reading} |"
     ) in TEXTS["README.md"]
+
+
+def at_equal_loss(arm, corpus):
+    """KL of ``selected`` minus that of an arm where both have the held-out loss that both reached."""
+    table = pd.read_csv(REFERENCE / "gauge" / "metrics.csv")
+    found = []
+    for _, of_seed in table[table["arm"].isin(["selected", arm])].groupby("seed"):
+        paths = {name: rows.sort_values("step") for name, rows in of_seed.groupby("arm")}
+        level = max(rows[f"heldout_{corpus}"].min() for rows in paths.values())
+        kl = {
+            name: np.interp(-level, -rows[f"heldout_{corpus}"], rows["kl"])
+            for name, rows in paths.items()
+        }
+        found.append(kl["selected"] - kl[arm])
+    half = stats.sem(found) * stats.t.ppf(0.975, len(found) - 1)
+    return np.mean(found), np.mean(found) - half, np.mean(found) + half
+
+
+def test_numbers_of_the_intervention():
+    readme, article, findings = TEXTS.values()
+    ends = []
+    for arm in ("dose2_matched", "dose3_matched"):
+        for corpus in ("de_open", "en_open"):
+            values = at_equal_loss(arm, corpus)
+            ends.append(values[1])
+            assert interval(values, 3) in findings
+            if arm == "dose3_matched":
+                assert interval(values, 3) in readme
+                assert interval(values, 3).replace("+", "") in article
+            else:
+                assert "+0.007 in both" in readme
+                assert f"{values[0]:+.3f}" == "+0.007"
+    assert min(ends) > -0.002
+    held = [compared(row, "heldout_loss")[1:3] for row in list(ROWS)[:2]]
+    assert f"{held[0][0]:.2f}, {held[1][1]:.2f} and {held[0][1]:.2f}" in findings
+    assert claim("kappa-causes-forgetting")["verdict"] == "undecided"
+    share = claim("rule-reads-the-function")["numbers"]["share"]
+    assert round(94 * share) == 34
 
 
 def kappa_contrast():
