@@ -78,7 +78,6 @@ class Profile(BaseModel):
     text_tokens: Count  # predictions on each of three kinds of text, to measure forgetting
     spectra: bool  # whether κ and singular vectors are compared before and after each run
     corpora: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], Corpus] = {}
-    optimiser: Literal["adamw", "adafactor"] = "adamw"  # see ``training/optim``
     schedule: Literal["decaying", "constant"] = "decaying"  # of the rate after its warm-up
     warm_dropout: float = Field(0.0, ge=0, lt=1)  # share of features hidden from a warm-up step
     shared_start: bool = False  # all seeds start from the warm start of ``seed``
@@ -100,8 +99,6 @@ class Profile(BaseModel):
             raise ValueError("spectra has to be false with a lora_rank: LoRA leaves tensors alone")
         if (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms:
             raise ValueError("arms: without adaptor_only, since no adaptor is trained")
-        if self.optimiser != "adamw" and self.parallel != "ddp":
-            raise ValueError("optimiser has to be adamw with parallel: fsdp2, which shards states")
         if self.stop_loss and self.eval_every < SMOOTHED:
             raise ValueError(
                 f"eval_every has to be at least {SMOOTHED} with a stop_loss: the loss is averaged"

@@ -7,15 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kappa_lib import paths, profiles
+from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import report
 from kappa_lib.evidence.runs import runs
 from kappa_lib.files import read_json
-from kappa_lib.run import plan
 from kappa_lib.text import markdown
 
-SPEED, SIZE = (paths.ROOT / "docs" / f"{name}.md" for name in ("speed", "paper-size"))
+SPEED = paths.ROOT / "docs" / "speed.md"
 TABLES = paths.REFERENCE / "README.md"  # every run's
 # Between such lines a page holds what is generated.
 MARKERS = ("<!-- {0}: generated, do not edit -->", "<!-- end of {0} -->")
@@ -28,7 +27,6 @@ def pages() -> dict[Path, dict[str, str]]:
     )
     return {
         SPEED: {"benchmark": bench_tables(bench), "gpu": bench_tables(on_a_gpu)},
-        SIZE: {"plan": plan_table()},
         TABLES: {name: report.tables_of(runs(f"reference/{name}")) for name in blocks(TABLES)},
     }
 
@@ -37,19 +35,6 @@ def blocks(page: Path) -> list[str]:
     """Names of a page's generated blocks."""
     begin = MARKERS[0].format(r"(\w+)")
     return re.findall(begin, page.read_text(encoding="utf-8"))
-
-
-def plan_table() -> str:
-    """What the profiles of the paper's size take, by ``kappa plan``; nothing of it was measured."""
-    rows = []
-    for name in (name for name in profiles.names() if name.startswith("paper")):
-        ways = ({"optimiser": optimiser} for optimiser in ("adamw", "adafactor"))
-        found = [plan.arms(profiles.load(name, **way)) for way in ways]
-        trained = [f"{found[0]['parameters'][arm] / 1e9:.2f}" for arm in ("selected", "inverse")]
-        sizes = [way[["weights", "gradients", "optimiser"]].sum(axis=1).max() for way in found]
-        cells = [f"{size:.0f}" for size in sizes]
-        rows.append([f"`{name}`", f"{' / '.join(trained)} billion", *cells])
-    return markdown(["profile", "trained, selected / inverse", "GB, AdamW", "GB, Adafactor"], rows)
 
 
 def bench_tables(measured: dict[str, Any]) -> str:

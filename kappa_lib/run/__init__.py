@@ -1,1 +1,1 @@
-"""A profile → executed notebooks; the command line; what a run will need."""
+"""A profile → executed notebooks, and the command line."""

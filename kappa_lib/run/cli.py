@@ -256,16 +256,6 @@ def report(profile: Profile = "laptop") -> None:
     print(writer.write(profiles.load(profile)))
 
 
-@app.command(epilog="Example: kappa plan --profile paper --set arms=[all]")
-def plan(profile: Profile = "laptop", settings: Annotated[Several, SET] = None) -> None:
-    """Say what memory and disk a profile's arms take, without a download."""
-    loaded = profiles.load(profile, **dict(map(profiles.parse_setting, settings or [])))
-
-    from kappa_lib.run import plan as planner
-
-    print(planner.text(loaded))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 2 (an error) or 130 (interrupted)."""
     terminal.spell_out_greek()

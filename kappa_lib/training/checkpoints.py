@@ -138,18 +138,15 @@ class RunState:
         """
         from kappa_lib.training.parallel import full_tensor  # heavy; who reads results does without
 
-        tensors, plain = {}, set()
+        tensors = {}
         for name, parameter in named.items():
             tensors[f"weight/{name}"] = full_tensor(parameter)
             for kind, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"{kind}/{name}"] = full_tensor(torch.as_tensor(value))
-                if not torch.is_tensor(value):
-                    plain.add(kind)
+                tensors[f"{kind}/{name}"] = full_tensor(value)
         if not distributed.is_main_process():
             return
         tensors["random"] = torch.get_rng_state()
-        header = {"step": str(step), "key": self.key, "plain": json.dumps(sorted(plain))}
-        save_tensors(self.resume_path, tensors, header)
+        save_tensors(self.resume_path, tensors, {"step": str(step), "key": self.key})
 
     def resume(
         self, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
@@ -166,7 +163,7 @@ class RunState:
                 header = stored.metadata() or {}
                 if header.get("key") != self.key:
                     return None
-                _restore(stored, json.loads(header["plain"]), named, optimiser)
+                _restore(stored, named, optimiser)
                 torch.set_rng_state(stored.get_tensor("random"))
         except (MemoryError, torch.OutOfMemoryError):
             raise  # the file is whole: nobody should delete it
@@ -204,12 +201,7 @@ class RunState:
 
 
 @torch.no_grad()
-def _restore(
-    stored: Any,
-    plain: list[str],
-    named: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-) -> None:
+def _restore(stored: Any, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
     from kappa_lib.training.parallel import distributed_like  # heavy
 
     keys = set(stored.keys())
@@ -225,7 +217,7 @@ def _restore(
                 value = stored.get_tensor(f"{kind}/{name}")
                 if value.shape == parameter.shape:
                     value = distributed_like(value, parameter)
-                state[kind] = value.item() if kind in plain else value
+                state[kind] = value
     # The optimiser knows which of its states belong on the device.
     optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
 

@@ -40,7 +40,7 @@ class Learner:
                 rate = experiment.rates.get(name.removeprefix("llm."), 1.0)
                 of_rate.setdefault(rate, []).append(parameter)
         groups = [{"params": trained, "over": rate} for rate, trained in of_rate.items()]
-        optimiser = optim.make(profile.optimiser, groups, self.peak, self.accelerator.device)
+        optimiser = optim.adamw(groups, self.peak, self.accelerator.device)
         self._forward, wrapped = self.accelerator.prepare(self.model, optimiser)
         self.optimiser = wrapped.optimizer
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}

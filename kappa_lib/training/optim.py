@@ -1,8 +1,4 @@
-"""How a run descends: its optimiser, and the learning rate and utterances of each step.
-
-AdamW, or Adafactor where AdamW's states do not fit. Adafactor (Shazeer and Stern 2018) keeps a
-mean for each row and column in place of AdamW's two numbers a weight. Here it takes the learning
-rate as it is given, so that a profile's ``lr`` means the same step size with either.
+"""How a run descends: AdamW, and the learning rate and utterances of each step.
 
 The paper gives no setting of its optimiser; where each of ours comes from stands beside it.
 """
@@ -21,28 +17,14 @@ WARM_UP = 0.1  # share of the steps; the default with which BERT is fine-tuned (
 FLOOR = 0.1  # last rate, of the peak's; chosen, not tuned
 
 
-def make(
-    name: str, parameters: Iterable[Any], lr: float, device: torch.device
-) -> torch.optim.Optimizer:
+def adamw(parameters: Iterable[Any], lr: float, device: torch.device) -> torch.optim.AdamW:
     """A new optimiser.
 
     Args:
-        name: ``adamw`` or ``adafactor``.
         parameters: to train, or groups of them.
         lr: peak learning rate.
         device: on which the parameters are, or will be once they are sharded.
     """
-    if name == "adafactor":
-        from transformers.optimization import Adafactor  # heavy, and seldom asked for
-
-        return Adafactor(
-            parameters,
-            lr=lr,
-            weight_decay=WEIGHT_DECAY,
-            scale_parameter=False,
-            relative_step=False,
-            warmup_init=False,
-        )
     # The fused update needs no temporaries as large as the gradients.
     fused = True if device.type == "cuda" else None
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)

@@ -59,8 +59,3 @@ def layout(model: "PreTrainedModel") -> tuple[dict[str, tuple[int, int]], int]:
         kind = model.config.model_type
         raise InputError(f"a {kind} is not laid out like a Llama", "name a model that is")
     return shapes, model.config.num_hidden_layers
-
-
-def encoder_width(encoder: str) -> int:
-    """Features a frame of a profile's ``encoder``; errors as of :func:`empty`."""
-    return loaded.model_class(config(encoder))[1].d_model
