@@ -37,6 +37,7 @@ from kappa_lib.figures import page
 from kappa_lib.run import cli, terminal
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.selection import Selection, select
+from kappa_lib.speech.sources import OwnSpeech
 
 damage = settings(
     max_examples=int(os.environ.get("KAPPA_EXAMPLES", "40")),  # thousands look for new faults
@@ -571,8 +572,8 @@ def test_tables_of_speech(data):
         else:
             lines = data.draw(st.just(lines) | damaged_text(lines))
             (speech / "metadata.jsonl").write_text(lines, errors="replace")
-        arguments = ["--speech", str(speech), "--language", "en", "-o", str(folder / "new.yaml")]
-        run(["init-profile", *arguments], folder)
+        with contextlib.suppress(KappaError):
+            OwnSpeech(str(speech), "en", "text").rows()
 
 
 WORDS = {
