@@ -6,23 +6,18 @@ import json
 import os
 import platform
 import re
-import reprlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import psutil
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from kappa_lib.errors import InputError, SpaceError, from_system
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 80
 
 
 def sha256(path: Path) -> str:
@@ -167,55 +162,28 @@ def whole_lines(path: Path, mend: bool) -> list[bytes]:
 def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
     """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
 
+    Args:
+        text: to read.
+        source: its name, for errors.
+        kind: the type that it has to hold, without conversions: ``dict[str, object]``, a model of
+            pydantic's.
+        loads: the reader.
+
     Raises:
-        InputError: cannot be read, or does not fit ``kind`` (see :func:`fits`); names ``source``.
+        InputError: cannot be read, or is not of this kind; names ``source``.
     """
     language = "JSON" if loads is json.loads else "YAML"
     try:
-        value = loads(text)
+        return TypeAdapter(kind).validate_python(loads(text), strict=True)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, wrong["loc"]))
+        what = f"{source}: {place}: {wrong['msg']}" if place else f"{source}: {wrong['msg']}"
+        raise InputError(what, f"mend the {language}") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # PyYAML raises all of these, json the second and the last.
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not {language}: {reason}", f"mend the {language}") from error
-    if not fits(value, kind):
-        name = str(kind) if get_args(kind) else kind.__name__
-        raise InputError(f"{source}: holds {shown(value)}", f"it has to hold a {name}")
-    return value
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from a file is of a kind, in all its parts.
-
-    Args:
-        value: of JSON's or YAML's types.
-        kind: ``object`` for anything; ``str``, ``int`` (64 bits), ``float`` (an int will do),
-            ``bool``, ``list[...]``, ``dict[..., ...]``, ``A | B``.
-    """
-    kinds = get_args(kind)
-    if isinstance(kind, UnionType):
-        return any(fits(value, one) for one in kinds)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(fits(item, kinds[0]) for item in value)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(
-            fits(key, kinds[0]) and fits(item, kinds[1]) for key, item in value.items()
-        )
-    if kind is float:
-        return isinstance(value, float) or fits(value, int)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    if kind is str:
-        # Half a surrogate pair, which JSON can escape, is no text that can be written.
-        return isinstance(value, str) and not _SURROGATE.search(value)
-    return isinstance(value, kind)
-
-
-def shown(value: Any) -> str:
-    """A value for an error's text, in one line of bounded length whatever it is."""
-    try:
-        return " ".join(_REPR.repr(value).split())
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "a number too long to write"
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except InputError:
         return None
     found = {"stored_as": "", **record}  # as earlier versions wrote it
-    return (
-        found if all(files.fits(found.get(key), str) for key in ("origin", "stored_as")) else None
-    )
+    known = all(isinstance(found.get(key), str) for key in ("origin", "stored_as"))
+    return found if known else None
 
 
 @dataclass(frozen=True)

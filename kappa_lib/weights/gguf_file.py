@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kappa_lib.errors import CheckpointError
-from kappa_lib.files import fits, sha256, shown
+from kappa_lib.files import sha256
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "granite", "smollm3")
@@ -102,7 +102,7 @@ class GgufCheckpoint(Checkpoint):
         self._architecture = str(self._field("general.architecture", ""))
         if (parts := self._field("split.count", 1)) != 1:
             raise CheckpointError(
-                f"{path.name}: one of the {shown(parts)} parts of a split model",
+                f"{path.name}: one of the {parts!r:.20} parts of a split model",
                 "join them with `llama-gguf-split --merge`, and scan the whole",
             )
         self._tensors = {}
@@ -146,9 +146,9 @@ class GgufCheckpoint(Checkpoint):
             heads = self._field(key, heads)
         elif not name.endswith("self_attn.q_proj.weight"):
             return weight
-        if not fits(heads, int) or heads < 1 or len(weight) % (2 * heads):
+        if not isinstance(heads, int) or heads < 1 or len(weight) % (2 * heads):
             raise CheckpointError(
-                f"{name}: its {len(weight)} rows can't be put in order, {key} being {shown(heads)}",
+                f"{name}: its {len(weight)} rows can't be put in order, {key} being {heads!r:.20}",
                 "convert the model to GGUF again, or scan the original checkpoint",
             )
         # Per head, llama.cpp interleaves the two rotary halves that the module stores in turn.

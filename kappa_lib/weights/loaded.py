@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kappa_lib.errors import CheckpointError, InputError, first_line
-from kappa_lib.files import fits, parse
+from kappa_lib.files import parse
 from kappa_lib.weights import kinds
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.module import ModuleCheckpoint
@@ -236,7 +236,7 @@ def model_class(config: str) -> "tuple[type[PreTrainedModel], PreTrainedConfig]"
             what = f"config.json: transformers refuses it: {first_line(error)}"
             raise InputError(what, "mend what it says") from error
     names = found.get("architectures")
-    if fits(names, list[str]) and names:
+    if isinstance(names, list) and names and isinstance(names[0], str):
         named = getattr(transformers, names[0], None)
         if not (isinstance(named, type) and issubclass(named, transformers.PreTrainedModel)):
             raise InputError(f"config.json: transformers has no model {names[0]!r}", "name another")

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, Field
 
 from kappa_lib.errors import CheckpointError, InputError
-from kappa_lib.files import fits, parse
+from kappa_lib.files import parse
 from kappa_lib.weights.checkpoint import Source, refusal, replaced
 
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -30,9 +31,7 @@ _MARK = re.compile(
 _PART = re.compile(r"\w*(centroid|codebook|scale|zero|quant)\w*")  # a module within a packed one
 _STATE = ".quant_state.bitsandbytes__"
 _BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-_FIELDS = {"shape": list[int], "blocksize": int, "quant_type": str}
-_FIELDS |= {"nested_blocksize": int | None, "nested_offset": float | None}
-_BLOCK_LIMIT = 2**16  # of bitsandbytes' blocks; its largest is 4096
+_Block = Annotated[int, Field(gt=0, le=2**16)]  # of bitsandbytes' blocks; its largest is 4096
 
 
 def unpacked(
@@ -167,21 +166,22 @@ def _four_bit(
     return made, hidden
 
 
+class _State(BaseModel):
+    """What bitsandbytes records beside a weight in 4 bits, as far as it is needed."""
+
+    shape: list[Annotated[int, Field(gt=0, lt=2**63)]] = Field(min_length=1)
+    blocksize: _Block
+    quant_type: str
+    nested_blocksize: _Block | None = None
+    nested_offset: float | None = None
+
+
 def _state(record: Source) -> dict[str, Any] | None:
     """Shape, size of blocks and the rest; None where the bytes hold no such record."""
     try:
-        state = parse(record.read().numpy().tobytes(), "it", dict[str, object])
+        return parse(record.read().numpy().tobytes(), "it", _State).model_dump()
     except InputError:
         return None
-    known = all(fits(state.get(key), kind) for key, kind in _FIELDS.items())
-    blocks = [state.get("blocksize"), state.get("nested_blocksize") or 1]
-    return (
-        state
-        if known
-        and min(state["shape"], default=0) > 0
-        and all(0 < size <= _BLOCK_LIMIT for size in blocks)
-        else None
-    )
 
 
 def _unpack_four_bit(
@@ -231,7 +231,8 @@ def _unpack_eight_bit(
     """Codes times scale; ``_inv`` in DeepSeek's name notwithstanding, all kinds multiply."""
     numbers, factor = codes.read().float(), scale.read().float()
     block = record.get("weight_block_size")
-    block = tuple(block) if fits(block, list[int]) and len(block) == 2 else (128, 128)
+    pair = isinstance(block, list) and [type(side) for side in block] == [int, int]
+    block = tuple(block) if pair else (128, 128)
     if name == "SCB":  # the largest magnitude of each row, which was brought to 127
         factor = factor.reshape(-1, 1) / 127.0
     if zero is not None:

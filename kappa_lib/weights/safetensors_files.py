@@ -7,12 +7,14 @@ count as this process's memory, and go when it is closed.
 import re
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 
 from kappa_lib.errors import CheckpointError, InputError
-from kappa_lib.files import fits, parse, sha256
+from kappa_lib.files import parse, sha256
 from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.assets import read_record
 from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, refusal
@@ -20,8 +22,14 @@ from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
 _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
-_FILE_NAME = re.compile(r"[^/\\\0]{1,200}\.safetensors")
+_FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}\.safetensors$")]
 _FETCH_AGAIN = "fetch this file again; it is incomplete or damaged"
+
+
+class _Index(BaseModel):
+    """What a folder's index says of its files."""
+
+    weight_map: dict[str, _FileName]
 
 
 class Shard:
@@ -171,15 +179,13 @@ def _expected(folder: Path) -> dict[str, set[str]]:
 def _promised(index: Path) -> dict[str, set[str]]:
     """File → the tensors in it, by the index of a folder."""
     try:
-        listed = parse(index.read_bytes(), index.name, dict[str, object]).get("weight_map")
+        listed = parse(index.read_bytes(), index.name, _Index).weight_map
     except InputError as error:
-        raise CheckpointError(f"{index.name}: not a readable index", _FETCH_AGAIN) from error
-    if not fits(listed, dict[str, str]) or not all(map(_FILE_NAME.fullmatch, listed.values())):
         raise CheckpointError(
             f"{index.name}: not a readable index, its weight_map has to hold names of"
             " tensors and of the .safetensors files beside it",
             _FETCH_AGAIN,
-        )
+        ) from error
     promised: dict[str, set[str]] = {}
     for name, file_name in listed.items():
         promised.setdefault(file_name, set()).add(name)
