@@ -179,8 +179,7 @@ case "$profile" in
         [ -f "$profile" ] || fail "there is no profile file '$profile'" 2
         profile="$(cd "$(dirname "$profile")" && pwd)/$(basename "$profile")" ;;
     *)
-        [ -f "$ROOT/notebooks/profiles/$profile.yaml" ] ||
-            [ -f "$ROOT/kappa_lib/data/profiles/$profile.yaml" ] ||
+        [ -f "$ROOT/kappa_lib/data/profiles/$profile.yaml" ] ||
             fail "there is no profile '$profile', see kappa_lib/data/profiles/" 2 ;;
 esac
 

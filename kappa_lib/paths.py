@@ -12,7 +12,6 @@ ROOT = PACKAGE.parent
 LOCK = ROOT / "requirements.lock"
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "results" / "reference"  # what is committed of the published runs
-OWN_PROFILES = NOTEBOOKS / "profiles"
 
 
 def in_clone() -> bool:

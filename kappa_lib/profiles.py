@@ -176,12 +176,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _files() -> dict[str, Path]:
-    """Name → file of the profiles that need no path: the package's and ``notebooks/profiles``'.
-
-    A file in the clone's ``notebooks/profiles`` hides one of the same name in the package.
-    """
-    folders = (paths.DATA / "profiles", paths.OWN_PROFILES)
-    return {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    """Name → file of the profiles that need no path."""
+    return {path.stem: path for path in (paths.DATA / "profiles").glob("*.yaml")}
 
 
 def names() -> list[str]:

@@ -50,13 +50,12 @@ def test_an_unknown_profile_lists_the_known_ones():
         profiles.load("desktop")
 
 
-def test_a_missing_key_is_named(tmp_path, monkeypatch):
+def test_a_missing_key_is_named(tmp_path):
     values = yaml.safe_load(profiles.find("smoke").read_text(encoding="utf-8"))
     del values["lr"]
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values))
-    monkeypatch.setattr(paths, "OWN_PROFILES", tmp_path)
     with pytest.raises(InputError, match="profile key lr: Field required"):
-        profiles.load("smoke")
+        profiles.load(tmp_path / "smoke.yaml")
 
 
 def test_a_run_that_stops_at_a_loss_needs_steps_to_average_it_over():
@@ -133,15 +132,12 @@ def mine(tmp_path):
     return path
 
 
-def test_a_profile_of_one_s_own_is_found_by_path_and_by_name(mine, monkeypatch):
+def test_a_profile_of_one_s_own_is_found_by_its_path(mine):
     assert profiles.load(mine, steps=7).model_dump() == (
         profiles.load("smoke").model_dump() | {"profile": "mine", "steps": 7}
     )
     with pytest.raises(InputError, match="there is no profile 'mine'"):
         profiles.load("mine")
-    monkeypatch.setattr(paths, "OWN_PROFILES", mine.parent)
-    assert profiles.load("mine").profile == "mine"
-    assert {"mine", "smoke"} <= set(profiles.names())
 
 
 def test_a_model_s_folder_is_found_from_the_profile_s_place(mine, monkeypatch):

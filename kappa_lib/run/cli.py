@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,6 @@ from typer import Argument, Option
 
 from kappa_lib import __version__, distributed, files, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.run import terminal
 from kappa_lib.run.terminal import Kappa
 from kappa_lib.text import counted
 
@@ -239,7 +239,9 @@ def report(profile: Profile = "laptop") -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 2 (an error) or 130 (interrupted)."""
-    terminal.spell_out_greek()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # not what a caller has put there
+            stream.reconfigure(errors="replace")  # Latin-1 has no κ
     try:
         app(arguments, prog_name="kappa")
     except SystemExit as ended:

@@ -1,10 +1,7 @@
-"""How errors, and Greek letters, reach a person at a terminal."""
+"""How errors reach a person at a terminal."""
 
-import codecs
-import io
 import re
 import sys
-import unicodedata
 from importlib import metadata
 from typing import Any
 
@@ -50,18 +47,3 @@ def _extra_missing(error: ImportError) -> KappaError | None:
             what = f"this needs the package {name}, which the extra {found[1]!r} brings"
             return KappaError(what, f"pip install '.[{found[1]}]' in the clone of the repository")
     return None
-
-
-def spell_out_greek() -> None:
-    """Have an output whose encoding lacks Greek letters, as Latin-1 does, show their names."""
-    codecs.register_error("spelt out", _spelt_out)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not what a caller has put there
-            stream.reconfigure(errors="spelt out")
-
-
-def _spelt_out(error: UnicodeError) -> tuple[str, int]:
-    """What an output without Greek letters gets for them: ``kappa`` for κ."""
-    assert isinstance(error, UnicodeEncodeError)
-    names = [unicodedata.name(c, "?").split() for c in error.object[error.start : error.end]]
-    return "".join(n[-1].lower() if n[0] == "GREEK" else "?" for n in names), error.end
