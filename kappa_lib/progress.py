@@ -2,11 +2,11 @@
 
 The bars are tqdm's; where they are drawn depends on who is watching:
 
-- ``KAPPA_PROGRESS`` names a file: there. The notebook runner sets it and copies it to its console,
-  so that nothing of it lands in the executed notebook.
+- A terminal or a log: on stderr.
+- A kernel that the notebook runner started: on the runner's stderr, whose number among the
+  kernel's open files is ``KAPPA_PROGRESS``; nothing of it lands in the executed notebook.
 - JupyterLab: below the cell, until the stage ends.
 - Any other kernel (nbval, nbconvert): nowhere, because outputs are compared or committed.
-- A terminal or a log: on stderr.
 
 Of several processes on one run, the leading one alone reports.
 """
@@ -14,7 +14,6 @@ Of several processes on one run, the leading one alone reports.
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
-from pathlib import Path
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -34,11 +33,11 @@ def _stream() -> TextIO | None:
     """Where progress goes now, None where nobody watches."""
     if not distributed.is_main_process():
         return None
-    if path := os.environ.get(CHANNEL):
-        return Path(path).open("a", encoding="utf-8")
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None:
         return sys.stderr
+    if number := os.environ.get(CHANNEL):
+        return open(int(number), "w", encoding="utf-8", closefd=False)
     return sys.stdout if _WATCHED in os.environ else None
 
 
@@ -54,13 +53,13 @@ class Progress(tqdm):
 
     Args:
         what: the stage, as the reader knows it ("scan", "train selected, seed 0").
-        total: number of steps, None where it is not known.
+        total: number of steps, None where :meth:`reach` tells it.
         start: steps that an earlier, interrupted call has already done.
     """
 
     def __init__(self, what: str, total: int | None = None, start: int = 0) -> None:
         stream = _stream()
-        log = stream is sys.stderr and not stream.isatty()
+        log = stream not in (None, sys.stdout) and not stream.isatty()
         super().__init__(
             desc=what,
             total=total,
@@ -69,6 +68,7 @@ class Progress(tqdm):
             disable=stream is None,
             leave=stream is not sys.stdout,
             mininterval=EVERY_IN_A_LOG if log else EVERY,
+            delay=0 if total else 1e-3,  # a stage of which nothing is told is not drawn
         )
 
     def update(self, n: int = 1, note: str = "") -> None:
@@ -77,6 +77,13 @@ class Progress(tqdm):
             self.set_postfix_str(note, refresh=False)
         super().update(n)
 
+    def reach(self, done: int, total: int, note: str = "") -> None:
+        """Have ``done`` of ``total`` steps done: the callback that library functions take, so as
+        not to depend on who listens."""
+        if self.total is None:  # those before the first report are an earlier call's
+            self.total, self.initial, self.n, self.delay = total, done, done, 0
+        self.update(done - self.n, note)
+
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yield the items and report each as a step when the next one is asked for."""
@@ -84,32 +91,3 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         for item in items:
             yield item
             progress.update()
-
-
-class Stages:
-    """A callback told (what, done, total) that opens and closes a :class:`Progress` a stage.
-
-    Library functions take such a callback so as not to depend on who listens.
-    """
-
-    def __init__(self) -> None:
-        self._now: Progress | None = None
-        self._what, self._done = "", 0
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Report ``done`` of ``total`` steps of the stage ``what``."""
-        if what != self._what:
-            self.close()
-        if self._now is None:
-            self._now = Progress(what, total, start=done)
-        else:
-            self._now.update(done - self._done, note)
-        self._what, self._done = what, done
-        if done >= total:
-            self.close()
-
-    def close(self) -> None:
-        """End the stage that is open."""
-        if self._now is not None:
-            self._now.close()
-            self._now = None

@@ -1,6 +1,5 @@
-"""Progress goes to the channel, to a terminal, or nowhere, and its arithmetic is right."""
+"""Progress goes to the console, to a terminal, or nowhere, and its arithmetic is right."""
 
-import functools
 import re
 import subprocess
 import sys
@@ -13,61 +12,62 @@ from kappa_lib import progress
 
 
 @pytest.fixture
-def channel(tmp_path, monkeypatch):
-    """What the channel holds: each line as it last was."""
-    path = tmp_path / "progress"
-    monkeypatch.setenv(progress.CHANNEL, str(path))
+def told(capsys):
+    """What stderr was told: each line as it last was."""
 
     def lines():
-        *whole, _ = path.read_bytes().decode().split("\n")
+        *whole, _ = capsys.readouterr().err.split("\n")
         return [text.rpartition("\r")[2] for text in whole]
 
     return lines
 
 
-def test_a_tracked_loop_reaches_the_channel_to_its_end(channel):
+def test_a_tracked_loop_is_told_to_its_end(told):
     assert list(progress.track(range(500), "count")) == list(range(500))
-    (line,) = channel()
+    (line,) = told()
     assert line.startswith("count: 100%")
     assert "500/500" in line
 
 
-def test_sentences_reach_the_channel(channel):
+def test_sentences_are_told(told):
     progress.say("fetching")
-    assert channel() == ["fetching"]
+    assert told() == ["fetching"]
 
 
-def test_a_callback_becomes_a_stage_each(channel):
-    stages = progress.Stages()
-    scan = functools.partial(stages, "scan")
-    scan(0, 2, "q_proj")
-    scan(2, 2, "")
-    stages("train, seed 0", 1, 3, "loss 2.5")
-    stages("evaluate", 0, 2)
-    stages.close()
-    ends = [("scan", "2/2"), ("train, seed 0", "1/3"), ("evaluate", "0/2")]
-    for line, (what, count) in zip(channel(), ends, strict=True):
-        assert line.startswith(f"{what}: ")
-        assert f" {count} " in line
+def test_a_callback_is_a_bar(told):
+    with progress.Progress("scan") as bar:
+        bar.reach(0, 2, "q_proj")
+        bar.reach(2, 2, "last")
+    (line,) = told()
+    assert line.startswith("scan: 100%")
+    assert " 2/2 " in line
+    assert "last" in line
 
 
-def test_a_callback_that_begins_in_the_middle_was_resumed(channel):
-    stages = progress.Stages()
-    stages("train", 41, 80, "loss 2.5")
-    stages("train", 80, 80, "loss 2.4")
-    (line,) = channel()
+def test_a_callback_that_begins_in_the_middle_was_resumed(told):
+    with progress.Progress("train") as bar:
+        bar.reach(41, 80)
+        assert (bar.n, bar.initial) == (41, 41)
+        bar.reach(80, 80, "loss 2.4")
+    (line,) = told()
     assert "80/80" in line
     assert "loss 2.4" in line
 
 
-def test_one_of_several_processes_reports(channel, monkeypatch):
+def test_a_stage_of_which_nothing_is_told_is_not_drawn(told):
+    with progress.Progress("scan"):
+        pass
+    assert told() == []
+
+
+def test_one_of_several_processes_reports(told, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     progress.say("silent")
     assert list(progress.track("abc", "spell")) == ["a", "b", "c"]
     monkeypatch.setenv("RANK", "0")
     progress.say("heard")
-    assert channel() == ["heard"]
+    assert told() == ["heard"]
 
 
 def test_a_terminal_gets_lines_on_stderr_only():

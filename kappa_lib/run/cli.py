@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,15 +73,17 @@ def scan(
     dtype: Annotated[str | None, Option(help="Round the weights to this dtype first.")] = None,
 ) -> None:
     """Measure κ of every matrix of a checkpoint, and what training changed of it."""
-    from kappa_lib.progress import Stages
+    from kappa_lib.progress import Progress
     from kappa_lib.spectra.compare import compare as compared
     from kappa_lib.spectra.scan import scan as measure
 
     same = {"device": device, "include": include or [], "exclude": exclude or [], "dtype": dtype}
     changes = None
     if compare:  # first, for it refuses at once what can't be compared
-        changes = compared(source, compare, out, progress=partial(Stages(), "compare"), **same)
-    table = measure(source, out, method=method, progress=partial(Stages(), "scan"), **same)
+        with Progress("compare") as bar:
+            changes = compared(source, compare, out, progress=bar.reach, **same)
+    with Progress("scan") as bar:
+        table = measure(source, out, method=method, progress=bar.reach, **same)
     by_type = table.groupby("type")
     shown = by_type["kappa"].agg(["size", "min", "median", "max"]).rename(columns={"size": "count"})
     shown["median κ/null"] = by_type["kappa_excess"].median()

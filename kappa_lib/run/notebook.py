@@ -20,6 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from kappa_lib import files, paths
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
+from kappa_lib.progress import CHANNEL
 
 SHOWN_LINES = 12  # of a failing cell's traceback
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,6 +36,15 @@ class _Kernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(**get_kernel_dict())
+
+    async def start_kernel(self, **settings: Any) -> None:
+        """Start it with our stderr beside its own, which leads into the notebook."""
+        console = os.dup(2)
+        environment = settings.pop("env", os.environ) | {CHANNEL: str(console)}
+        try:
+            await super().start_kernel(**settings, env=environment, pass_fds=(console,))
+        finally:
+            os.close(console)
 
 
 def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -> dict[str, Any]:
@@ -73,9 +83,12 @@ def keys(notebooks: Iterable[Path], profile: Profile) -> dict[str, str]:
         # Of profiles the values stand below.
         if path.suffix in (".py", ".csv", ".json", ".yaml") and path.parent.name != "profiles"
     ]
+    places = [corpus["folder"] for corpus in profile.corpora.values()]
+    places += [profile.model, profile.encoder]
+    own = [place for place in map(paths.expanded, places) if place.is_dir()]
     everything = {
         "profile": profile.model_dump(),
-        "own": _own_files(profile),
+        "own": files.states(path for folder in own for path in folder.rglob("*")),
         "read": decisive,
         "pins": files.sha256(paths.LOCK),
         "python": platform.python_version(),
@@ -85,22 +98,6 @@ def keys(notebooks: Iterable[Path], profile: Profile) -> dict[str, str]:
         cells = nbformat.read(path, as_version=4).cells
         before = files.fingerprint([before, [[cell.cell_type, cell.source] for cell in cells]])
         found[path.stem] = before
-    return found
-
-
-def _own_files(profile: Profile) -> list[Any]:
-    """Sizes and times of one's own recordings, and of models in folders of one's own."""
-    found: list[Any] = []
-    if profile.corpora:
-        from kappa_lib.speech.sources import OwnSpeech  # heavy, and most profiles have none
-
-        found += [OwnSpeech(**own).origin(name) for name, own in profile.corpora.items()]
-    named = map(paths.expanded, (profile.model, profile.encoder))
-    if folders := [folder for folder in named if folder.is_dir()]:
-        from kappa_lib.weights import models  # heavy, and most profiles have none
-
-        inside = [(path, path.stat()) for folder in folders for path in models.parts(folder)]
-        found += [[str(path), status.st_size, status.st_mtime_ns] for path, status in inside]
     return found
 
 

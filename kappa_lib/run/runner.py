@@ -6,15 +6,11 @@ Sources are never written to: executed copies go to ``results/<profile>/notebook
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import CHANNEL
 from kappa_lib.run import notebook
 from kappa_lib.text import clock
 
@@ -74,8 +70,7 @@ def execute(chosen: list[Path], profile: Profile, source: str, force: bool = Fal
         resumes = notebook.unfinished(executed).is_file()
         print(place + (": resuming" if resumes else ""), flush=True)
         again = resumes or executed.is_file()
-        with _shown(profile.folder / "stages" / f"{path.stem}.progress"):
-            notebook.execute(path, values, executed, keys[path.stem], bar=sys.stderr.isatty())
+        notebook.execute(path, values, executed, keys[path.stem], bar=sys.stderr.isatty())
         took = notebook.durations(executed)
         _record_time(profile.folder, path.stem, took | {"resumed": again})
         print(f"{place}: done in {clock(took['seconds'])}", flush=True)
@@ -98,44 +93,6 @@ def _record_time(folder: Path, name: str, entry: dict) -> None:
     installation = os.environ.get("KAPPA_INSTALL_SECONDS")
     content["install_seconds"] = float(installation) if installation else None
     files.write_json(path, content)
-
-
-@contextmanager
-def _shown(channel: Path) -> Iterator[None]:
-    """Copy to stdout what the library's bars write to ``channel`` in kernels that start meanwhile.
-
-    A log gets the last state of each bar alone.
-    """
-    channel.parent.mkdir(parents=True, exist_ok=True)
-    channel.write_text("", encoding="utf-8")
-    ended, live = Event(), sys.stdout.isatty()
-
-    def follow() -> None:
-        with channel.open(encoding="utf-8", newline="") as stream:
-            pending, last = "", False
-            while not last:
-                last = ended.wait(0.2)
-                pending += stream.read()
-                text, pending = (pending, "") if live else _whole_lines(pending)
-                sys.stdout.write(text)
-                sys.stdout.flush()
-
-    thread = Thread(target=follow, daemon=True)
-    os.environ[CHANNEL] = str(channel)
-    thread.start()
-    try:
-        yield
-    finally:
-        del os.environ[CHANNEL]
-        ended.set()
-        thread.join()
-        channel.unlink()
-
-
-def _whole_lines(text: str) -> tuple[str, str]:
-    """The lines that have ended, each as it last was, and what follows them."""
-    *whole, rest = text.split("\n")
-    return "".join(f"    {line.rpartition(chr(13))[2]}\n" for line in whole), rest
 
 
 def _chosen(only: list[str]) -> list[Path]:

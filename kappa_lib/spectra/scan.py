@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import nn
 from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import Stage, fingerprint, require_folder, whole_lines
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Stages
+from kappa_lib.progress import Progress
 from kappa_lib.spectra import adapters, kappa_table, solvers
 from kappa_lib.spectra.choice import absent, left_out, opened, to_measure
 from kappa_lib.spectra.gram import SIDE_BY_SIDE
@@ -271,6 +270,7 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
     }
     stage = Stage("scan", profile.folder, inputs, outputs)
     if not stage.done():
-        scan(source, profile.folder, device=profile.device, progress=partial(Stages(), "scan"))
+        with Progress("scan") as bar:
+            scan(source, profile.folder, device=profile.device, progress=bar.reach)
         stage.finish()
     return kappa_table.read(outputs[0])

@@ -1,7 +1,7 @@
 """From corpora to encoded utterances: what training and evaluation read."""
 
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from hashlib import sha256
 
 from datasets import DatasetDict
@@ -10,7 +10,7 @@ from torch import Tensor
 from kappa_lib.errors import InputError, UnreachableError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Stages, say
+from kappa_lib.progress import Progress, say
 from kappa_lib.speech import audio, corpora, encoder, recorded
 from kappa_lib.speech.hub import SOURCES
 from kappa_lib.speech.sources import OwnSpeech
@@ -98,7 +98,7 @@ def load(profile: Profile) -> SpeechData:
             a corpus is damaged; or nothing is left to train or to test on.
         SpaceError: the disk is too full.
     """
-    data, progress = SpeechData([], [], [], []), Stages()
+    data = SpeechData([], [], [], [])
 
     @cache
     def make_encoder() -> encoder.Encoder:
@@ -114,13 +114,14 @@ def load(profile: Profile) -> SpeechData:
             language = profile.language(corpus)
             if corpus in profile.corpora:
                 data.own[f"{corpus} {part}"] = fingerprint([language, recordings])
-            encoded = encoder.encode_all(
-                items,
-                audio.decode,
-                {"encoder": encoder.identity(profile.encoder), "recordings": recordings},
-                make_encoder,
-                partial(progress, f"encoding {corpus}"),
-            )
+            with Progress(f"encoding {corpus}, {part}") as bar:
+                encoded = encoder.encode_all(
+                    items,
+                    audio.decode,
+                    {"encoder": encoder.identity(profile.encoder), "recordings": recordings},
+                    make_encoder,
+                    bar.reach,
+                )
             rows = list(zip(items["id"], items["text"], encoded, strict=True))
             if part == "test":
                 rows = [row for row in rows if normalise(row[1], language)]

@@ -1,4 +1,5 @@
 import json
+from contextlib import redirect_stderr
 
 import pandas as pd
 import pytest
@@ -7,7 +8,6 @@ import tiny
 from kappa_lib.encoding import damage, study
 from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
 from kappa_lib.errors import InputError
-from kappa_lib.progress import CHANNEL
 
 SMALL = {
     "input_windows": 4,
@@ -27,8 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CHANNEL, str(out / "progress"))
+    with open(out / "progress", "w") as stream, redirect_stderr(stream):
         Study(Settings(model=str(folder), **SMALL), out).run()
     return out
 
