@@ -53,8 +53,8 @@ class Settings:
 
     input_windows: int = 11
     input_length: int = 256
-    # How often every tensor's damage is measured, each time on other windows: 15 minutes a block
-    # of two cores, and 20 for all else.
+    # How often every tensor's damage is measured, each time on other windows: half an hour or less
+    # a block of two cores.
     blocks: int = 2
     length: int = 48  # short, since 1,890 changes are measured on each
     surgery_windows: int = 6

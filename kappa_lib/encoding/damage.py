@@ -1,12 +1,8 @@
-"""What the model loses when a tensor is changed: loss and KL on fixed windows of text.
-
-The layers before a changed tensor give what they gave before, so a pass starts at its layer, from
-hidden states that were kept: the same numbers as a whole pass, in half the time.
-"""
+"""What the model loses when a tensor is changed: loss and KL on fixed windows of text."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +11,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from kappa_lib.encoding.cases import Batch
-from kappa_lib.encoding.covariance import only
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.kappa_table import layer_of, types_of
+from kappa_lib.spectra.kappa_table import types_of
 from kappa_lib.spectra.spectrum import singular_vectors
 from kappa_lib.theory.checks import as_matrix
 
@@ -172,37 +167,23 @@ def loss_of(predicted: Tensor, targets: Tensor) -> Tensor:
 class Reference:
     """The unchanged model on fixed windows, to which a changed one is compared.
 
-    Keeps what every layer gave (positions × width × layers × 4 bytes) and the log-probabilities
-    (tokens × vocabulary × 4 bytes).
+    Keeps the log-probabilities (tokens × vocabulary × 4 bytes).
     """
 
     @torch.inference_mode()
     def __init__(self, llm: PreTrainedModel, batches: Sequence[Batch]) -> None:
-        self.llm, self.batches, self.layers = llm, batches, llm.get_decoder().layers
-        self._given: list[list] = [[] for _ in batches]
-        self.base = []
-        for batch, given in zip(batches, self._given, strict=True):
-            with ExitStack() as hooks:
-                for layer in self.layers:
-                    keep = layer.register_forward_hook(lambda _, __, out, to=given: to.append(out))
-                    hooks.enter_context(keep)
-                self.base.append(log_probabilities(llm, batch))
+        self.llm, self.batches = llm, batches
+        self.base = [log_probabilities(llm, batch) for batch in batches]
         found = [loss_of(p, b.targets) for p, b in zip(self.base, batches, strict=True)]
         self.loss = torch.cat(found)
         self.labels = [label for batch in batches for label in batch.labels]
 
     @torch.inference_mode()
-    def predictions(self, first: int = 0) -> Iterator[Tensor]:
-        """Each batch's log-probabilities now, where no layer before ``first`` has changed."""
-        for batch, given in zip(self.batches, self._given, strict=True):
-            with only(self.layers, first, given[first - 1], len(self.layers)):
-                yield log_probabilities(self.llm, batch)
-
-    @torch.inference_mode()
-    def compare(self, first: int = 0) -> tuple[Tensor, Tensor]:
+    def compare(self) -> tuple[Tensor, Tensor]:
         """Change of the loss and KL(base ‖ now) of each window, (windows,), nats a token."""
         losses, divergences = [], []
-        for now, base, batch in zip(self.predictions(first), self.base, self.batches, strict=True):
+        for base, batch in zip(self.base, self.batches, strict=True):
+            now = log_probabilities(self.llm, batch)
             losses.append(loss_of(now, batch.targets))
             # Window by window: the exponential of the base would be a third array of this size.
             divergences += [
@@ -211,9 +192,9 @@ class Reference:
             ]
         return torch.cat(losses) - self.loss, torch.stack(divergences)
 
-    def rows(self, first: int = 0) -> list[dict]:
+    def rows(self) -> list[dict]:
         """:meth:`compare` as a row a window: its label as ``text``, ``loss`` and ``kl``."""
-        columns = zip(self.labels, *(found.tolist() for found in self.compare(first)), strict=True)
+        columns = zip(self.labels, *(found.tolist() for found in self.compare()), strict=True)
         return [{"text": text, "loss": loss, "kl": kl} for text, loss, kl in columns]
 
 
@@ -237,7 +218,7 @@ def noise_cost(
         noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         noise *= size * weight.detach().double().norm() / noise.norm()
         with replaced({weight: weight.detach() + noise}):
-            loss, kl = reference.compare(layer_of(name))
+            loss, kl = reference.compare()
         costs.append((float(kl.mean()), float(loss.mean())))
     kl, loss = torch.tensor(costs, dtype=torch.float64).T
     error = float(kl.std()) / math.sqrt(draws) if draws > 1 else math.nan

@@ -65,18 +65,15 @@ def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
 
     ``bottom_power``: power of the input along v_k, over the median of all right singular
     directions. ``bottom_overlap``: cos² of v_k with the input's dominant direction, of which
-    ``dominant_share`` is the share in the input's power. ``bottom_output``: share of the output's
-    power that passes through σ_k.
+    ``dominant_share`` is the share in the input's power.
     """
     second = moments.second
     powers = ((factors.right @ second) * factors.right).sum(1)
     values, vectors = torch.linalg.eigh(second)
-    outputs = factors.sigma.square() * powers
     return {
         "bottom_power": float(powers[-1] / powers.median()),
         "bottom_overlap": float((factors.right[-1] @ vectors[:, -1]).square()),
         "dominant_share": float(values[-1] / values.sum()),
-        "bottom_output": float(outputs[-1] / outputs.sum()),
     }
 
 

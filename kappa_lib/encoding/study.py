@@ -9,7 +9,7 @@ command goes on. It leaves a table a part, ``tensors.csv`` and ``stability.csv``
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
             changed = study.changed(row.tensor, change, factors)
             about = {"change": change, "size": damage.relative_size(weight, changed)}
             with damage.replaced({weight: changed}):
-                rows += [about | each for each in reference.rows(int(row.layer))]
+                rows += [about | each for each in reference.rows()]
         return rows
 
     for number, windows in enumerate(study.cases.blocks):
@@ -236,16 +236,13 @@ PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {
 
 
 def main() -> None:
-    """The command line: every setting of :class:`Settings`, and which parts to measure."""
+    """The command line: the model, and which parts to measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--model", default=Settings.model, help="as in a profile")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=(), help="default: all parts")
-    for field in fields(Settings):
-        name = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(name, type=type(field.default), default=field.default)
-    options = vars(parser.parse_args())
-    out, parts = options.pop("out"), options.pop("only")
-    Study(Settings(**options), out).run(parts)
+    options = parser.parse_args()
+    Study(Settings(model=options.model), options.out).run(options.only)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,10 +38,6 @@ def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[s
     return figure
 
 
-# Panel → arm → what its label says beside its κ.
-UNMATCHED = {"selected": "", "dose2": "", "dose3": ""}
-MATCHED = {"selected": "", "dose2_matched": "", "dose3_matched": ""}
-RATES = {"selected": "rate 1", "rate2": "rate 2", "rate4": "rate 4"}
 KAPPA_COLOURS = ("#0072B2", "#E69F00", "#D55E00")
 
 
@@ -57,18 +52,17 @@ def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> 
         table: evaluations, with ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``.
         kappa: arm → geometric mean κ of its tensors.
     """
+    known = {arm: f"κ {value:.0f}" for arm, value in kappa.items()}
+    rates = {"selected": "rate × 1", "rate2": "rate × 2", "rate4": "rate × 4"}
     panels = {
-        "one rate for all": UNMATCHED,
-        "rates matched for learning": MATCHED,
-        "the rate alone, κ as it is": RATES,
+        "one rate for all": (("selected", "dose2", "dose3"), known),
+        "rates matched for learning": (("selected", "dose2_matched", "dose3_matched"), known),
+        "the rate alone, κ as it is": (tuple(rates), rates),
     }
     figure, axes = new_figure(1, 3, figsize=(11, 4), sharex=True, sharey=True)
-    for axis, (title, arms) in zip(axes, panels.items(), strict=True):
-        for (arm, label), colour in zip(arms.items(), KAPPA_COLOURS, strict=True):
-            named = (
-                label.replace("rate ", "rate × ") if label else f"κ {kappa.get(arm, np.nan):.0f}"
-            )
-            _paths(axis, table[table["arm"] == arm], colour, named)
+    for axis, (title, (arms, labels)) in zip(axes, panels.items(), strict=True):
+        for arm, colour in zip(arms, KAPPA_COLOURS, strict=True):
+            _paths(axis, table[table["arm"] == arm], colour, labels[arm])
         axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
         axis.legend(loc="upper left")
     axes[0].set_ylabel("KL from the base model,\nnats per token (forgetting ↑)")

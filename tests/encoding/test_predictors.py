@@ -59,4 +59,3 @@ def test_input_predictors_find_the_smallest_direction_in_the_input():
     assert found["bottom_power"] == pytest.approx(200)
     assert found["bottom_overlap"] == pytest.approx(1)
     assert found["dominant_share"] == pytest.approx(200 / 202)
-    assert found["bottom_output"] == pytest.approx(0.25 * 200 / (9 + 4 + 0.25 * 200))
