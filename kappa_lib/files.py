@@ -17,6 +17,7 @@ import psutil
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from kappa_lib import distributed
 from kappa_lib.errors import InputError, SpaceError, from_system
 
 
@@ -77,7 +78,8 @@ def require_folder(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold a results folder for this process; the system frees it when the process ends.
+    """Hold a results folder for this process, or those that were launched with it, of which the
+    main one takes it; the system frees it when the process ends.
 
     Args:
         folder: of the results.
@@ -87,6 +89,9 @@ def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
     Raises:
         InputError: another process holds it, and ``wait`` is not asked for.
     """
+    if not distributed.is_main_process():
+        yield
+        return
     path = folder / "stages" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import nn
 
 from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
-from kappa_lib.files import alone, fingerprint, read_json, write_json, write_text
+from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.weights.tensor_files import save_tensors
 
@@ -43,18 +42,6 @@ class RunState:
         self.model_path = folder / self.MODEL
         self.resume_path = folder / "resume.safetensors"
         self._config_path = folder / "config.json"
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep this run for this process, or those that were launched with it.
-
-        Raises:
-            InputError: another one has it.
-        """
-        results, name = self.folder.parents[1], self.folder.name
-        main = distributed.is_main_process()
-        with alone(results, name) if main else nullcontext():
-            yield
 
     def is_finished(self) -> bool:
         """Whether the folder holds the trained tensors of this very configuration."""

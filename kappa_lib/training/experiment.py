@@ -3,7 +3,6 @@
 import gc
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +157,11 @@ class Experiment:
 
     def kept(self, stage: Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What ``make`` returns, from a stage's last output where the stage is done already."""
-        main = distributed.is_main_process()
         # A process that trains another arm starts from the same.
-        with alone(stage.folder, stage.name, wait=True) if main else nullcontext():
+        with alone(stage.folder, stage.name, wait=True):
             if not distributed.broadcast(stage.done()):
                 found = make()
-                if main:
+                if distributed.is_main_process():
                     write_json(stage.outputs[-1], found)
                     stage.finish()
             distributed.barrier()

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from kappa_lib import distributed, provenance
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint, replacing
+from kappa_lib.files import alone, fingerprint, replacing
 from kappa_lib.profiles import SMOOTHED, Profile
 from kappa_lib.progress import Progress, track
 from kappa_lib.spectra.kappa_table import layer_of, types_of
@@ -70,7 +70,7 @@ def train(
     """
     config = run_config(experiment, selection, seed)
     run = RunState(run_folder(experiment.profile, selection.arm, seed), config)
-    with run.held():
+    with alone(experiment.profile.folder, run.folder.name):
         if not distributed.broadcast(run.is_finished()):
             start = experiment.warm_start(seed)
             learner = Learner(experiment, selection, seed)
