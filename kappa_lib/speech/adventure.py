@@ -18,8 +18,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from kappa_lib.errors import AssetError
-
 _CODE = re.compile(r"\*XY\d\d\(\d+,\d+\)|\*[A-Z0-9]{2}")
 _TEXT = re.compile(rb"(?=\0([\0-\x0f].)([\x02-\xff])([\x20-\x7e\x80-\xff]+)\0)", re.S)
 _CLIP = re.compile(r"(JOE|\d\d)([0-9A-F]{4})([JP]?)([1-9A-F])\.SB")
@@ -39,9 +37,6 @@ def lines(path: Path) -> list[Line]:
     """Every clip whose text is known, sorted by name.
 
     A text counts as known where its pieces are just those of which there are clips.
-
-    Raises:
-        AssetError: not such a file.
     """
     members = _members(path)
     clips: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
@@ -73,8 +68,6 @@ def lines(path: Path) -> list[Line]:
 def _members(path: Path) -> dict[str, bytes]:
     """Name → bytes of everything in the file."""
     data, members = path.read_bytes(), {}
-    if data[:4] != b"QTBL" or data[4:9] != b"CEM10":
-        raise AssetError(f"{path}: not a QTBL file of CEM10", "fetch the recordings anew")
     (count,) = struct.unpack_from(">H", data, 13)
     for place in range(15, 15 + 21 * count, 21):
         name, offset, size = struct.unpack_from(">12sxII", data, place)

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, sha256
+from kappa_lib.progress import track
 from kappa_lib.speech.audio import RATE
 from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
@@ -150,7 +151,7 @@ def encode_all(
     decode: Callable[[Any], np.ndarray],
     key: dict,
     make_encoder: Callable[[], Encoder],
-    progress: Callable[[int, int], None] | None = None,
+    what: str,
 ) -> list[torch.Tensor]:
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
@@ -163,7 +164,7 @@ def encode_all(
         decode: item → (samples,) float32 at 16 kHz.
         key: what decides the result (encoder, corpus fingerprint), for the cache's name.
         make_encoder: called only when there is something to encode.
-        progress: called with (done, total).
+        what: the stage, for whoever watches.
 
     Returns:
         One (frames, width) float16 tensor an utterance; fp16 is the precision of the weights.
@@ -179,10 +180,8 @@ def encode_all(
         if shards[number].is_file():
             continue
         encoder, arrays = make_encoder(), {}
-        for i in range(number * SHARD, min((number + 1) * SHARD, len(items))):
+        for i in track(range(len(items))[number * SHARD :][:SHARD], what):
             arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
-            if progress:
-                progress(i + 1, len(items))
         save_tensors(shards[number], arrays)
     stored = [load_tensors(path) for path in shards]
     return [shard[name] for shard in stored for name in sorted(shard)]

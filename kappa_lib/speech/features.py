@@ -10,7 +10,7 @@ from torch import Tensor
 from kappa_lib.errors import InputError, UnreachableError
 from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import Progress, say
+from kappa_lib.progress import say
 from kappa_lib.speech import audio, corpora, encoder, recorded
 from kappa_lib.speech.hub import SOURCES
 from kappa_lib.speech.sources import OwnSpeech
@@ -114,14 +114,13 @@ def load(profile: Profile) -> SpeechData:
             language = profile.language(corpus)
             if corpus in profile.corpora:
                 data.own[f"{corpus} {part}"] = fingerprint([language, recordings])
-            with Progress(f"encoding {corpus}, {part}") as bar:
-                encoded = encoder.encode_all(
-                    items,
-                    audio.decode,
-                    {"encoder": encoder.identity(profile.encoder), "recordings": recordings},
-                    make_encoder,
-                    bar.reach,
-                )
+            encoded = encoder.encode_all(
+                items,
+                audio.decode,
+                {"encoder": encoder.identity(profile.encoder), "recordings": recordings},
+                make_encoder,
+                f"encoding {corpus}, {part}",
+            )
             rows = list(zip(items["id"], items["text"], encoded, strict=True))
             if part == "test":
                 rows = [row for row in rows if normalise(row[1], language)]

@@ -47,12 +47,9 @@ def build(
         reason → rows that were left out.
 
     Raises:
-        InputError: negative count, missing folder or column, or no usable row.
+        InputError: missing folder or column, or no usable row.
         AssetError: gated, unknown or out of reach, or what was kept is damaged; says what to do.
     """
-    if min(train, test, seed) < 0:
-        what = f"corpus {corpus}: negative count or seed: {(train, test, seed)}"
-        raise InputError(what, "give 0 or more")
     key = files.fingerprint([_FORMAT, source.origin(corpus), train, test, seed])[:32]
     folder = paths.cache() / "speech" / f"{corpus}-{key}"
     if not folder.is_dir():

@@ -1,12 +1,10 @@
 """A user's own recordings: sound files beside a table of their transcripts, or Parquet files."""
 
 import csv
-import json
 import os
 import re
 import unicodedata
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from kappa_lib.files import states
 from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
 
-_TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_TABLE = "metadata.csv"
 _UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError)
 
 
@@ -30,10 +28,10 @@ _UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError)
 class OwnSpeech:
     """A folder of recordings, split by sentence.
 
-    The folder (absolute, or starting with ``~``) holds sound files beside a ``metadata.csv``,
-    ``.jsonl`` or ``.parquet`` (with ``file_name``, the convention of ``datasets``' AudioFolder),
-    in the folder itself or one for each part; or Parquet files with an ``audio`` column. All need
-    a column of transcripts, in one language; one called ``speaker`` or ``speaker_id`` is kept.
+    The folder (absolute, or starting with ``~``) holds sound files beside a ``metadata.csv`` (with
+    ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one for
+    each part; or Parquet files with an ``audio`` column. All need a column of transcripts, in one
+    language; one called ``speaker`` or ``speaker_id`` is kept.
     Any sampling rate from 8 kHz and any number of channels is taken.
 
     A folder or Parquet file with the word ``test`` in its name is what is tested on, where there
@@ -89,7 +87,7 @@ class OwnSpeech:
 
         Raises:
             InputError: not a folder, no table in it, or one that cannot be read as it stands or
-                lacks a column; two tables of one folder.
+                lacks a column.
         """
         folder, parts, tested = self._path, [], []
         try:
@@ -132,38 +130,31 @@ class OwnSpeech:
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The metadata tables of a folder and of those in it; else every Parquet file below."""
-    patterns = [pattern for name in _TABLES for pattern in (name, f"*/{name}")]
-    found = sorted(table for pattern in patterns for table in folder.glob(pattern))
-    for one, other in pairwise(found):
-        if one.parent == other.parent:
-            what = f"{one}: there is a {other.name} beside it"
-            raise InputError(what, "keep one table in each folder")
+    """The ``metadata.csv`` of a folder and of those in it; else every Parquet file below."""
+    found = sorted([*folder.glob(_TABLE), *folder.glob(f"*/{_TABLE}")])
     found = found or sorted(folder.rglob("*.parquet"))
     if not found:
-        raise ValueError(f"no {' or '.join(_TABLES)} and no Parquet file in it")
+        raise ValueError(f"no {_TABLE} and no Parquet file in it")
     return found
 
 
 def _read(table: Path) -> pa.Table:
-    """The rows of a table, ``audio`` the name of a recording unless there is such a column.
+    """The rows of a table, with a column ``audio``: in a ``metadata.csv`` the recordings' names.
 
     ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
     """
-    if table.suffix == ".parquet":
+    if table.name == _TABLE:
+        columns = _csv(table)
+        if "file_name" not in columns:
+            raise ValueError(f"{table} has no column file_name")
+        rows = pa.table(columns | {"audio": columns["file_name"]})
+    else:
         datasets.disable_progress_bars()  # they would write to stderr
         cache = str(paths.cache() / "datasets")
         rows = datasets.Dataset.from_parquet(str(table), cache_dir=cache).data.table
-    else:
-        rows = pa.table(_csv(table) if table.suffix == ".csv" else _jsonl(table))
     if not len(rows):
         raise ValueError(f"{table} has no rows")
-    if table.name not in _TABLES:
-        return rows
-    if "file_name" not in rows.column_names:
-        raise ValueError(f"{table} has no column file_name")
-    others = [name for name in rows.column_names if name != "audio"]
-    return rows.select(others).append_column("audio", rows["file_name"])
+    return rows
 
 
 def _csv(table: Path) -> dict[str, list[str]]:
@@ -182,23 +173,11 @@ def _csv(table: Path) -> dict[str, list[str]]:
             raise InputError(
                 f"{table}, line {lines.line_num}: {error}",
                 "close every quotation mark that begins a field, double those inside, and put a"
-                " transcript with commas between two; or write metadata.jsonl",
+                " transcript with commas between two",
             ) from error
     if len(set(header)) < len(header):
         raise ValueError(f"{table} has two columns of one name")
     return {name: [row[place] for row in rows] for place, name in enumerate(header)}
-
-
-def _jsonl(table: Path) -> dict[str, list[str | None]]:
-    """Columns of an object a line; numbers become texts as they are written."""
-    lines = [line for line in table.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
-    objects = [row for row in rows if isinstance(row, dict)]
-    nested = (isinstance(x, list | dict) for row in objects for x in row.values())
-    if len(objects) < len(rows) or any(nested):
-        raise ValueError(f"{table} is not an object of texts on each line")
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def _sounds(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:

@@ -19,7 +19,7 @@ from importlib.util import module_from_spec, spec_from_loader
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _WORDS_PER_MINUTE, _PITCH = 1, 3
 _PICO_RATE, _VOLUME = 16_000, 0.6  # louder, and it clips
-NOT_LOADED, UNKNOWN_VOICE = 3, 4  # exit statuses
+NOT_LOADED = 3  # exit status
 
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_int, ctypes.c_void_p
@@ -86,8 +86,6 @@ def main(name: str, library: str, folder: str, voice: str, rate: str, pitch: str
     except (OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return NOT_LOADED
-    except LookupError:
-        return UNKNOWN_VOICE
     with wave.open(sys.stdout.buffer, "wb") as sound:
         sound.setparams((1, 2, frequency, len(samples) // 2, "NONE", ""))
         sound.writeframesraw(samples)

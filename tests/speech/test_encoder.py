@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import WhisperFeatureExtractor
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError, SpaceError
-from kappa_lib.speech import audio, corpora, encoder
+from kappa_lib.speech import audio, corpora, encoder, recorded
 from kappa_lib.weights import assets, models
 
 # Two implementations of the same fp32 arithmetic, in other orders of summation; measured on real
@@ -24,7 +24,7 @@ FULL = int(encoder.MAX_SECONDS * encoder.RATE)
 @cache
 def spoken(corpus: str) -> np.ndarray:
     """Two seconds of a test sentence."""
-    row = corpora.build(corpus, 2, 2, seed=0)["test"][0]
+    row = recorded.build(corpus, corpora.SOURCES[corpus], 2, 2, 0)[0]["test"][0]
     return audio.decode(row)[: 2 * encoder.RATE]
 
 
@@ -139,19 +139,23 @@ def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
     def make():
         return encoder.load(str(tmp_path / "whisper"))
 
+    def decode(sound):
+        done.append(len(sound))
+        return sound
+
     def fails_at_five(sound):
         if sound is sounds[5]:
             raise KeyboardInterrupt
-        return sound
+        return decode(sound)
 
     with pytest.raises(KeyboardInterrupt):
-        encoder.encode_all(sounds, fails_at_five, {"a": 1}, make, lambda i, n: done.append(i))
+        encoder.encode_all(sounds, fails_at_five, {"a": 1}, make, "encoding")
     kept = sorted(path.name for path in (tmp_path / "features").iterdir())
     assert len(kept) == 1
-    assert done == [1, 2, 3, 4, 5]
+    assert done == [2000, 3000, 4000, 5000, 6000]
 
-    features = encoder.encode_all(sounds, lambda s: s, {"a": 1}, make, lambda i, n: done.append(i))
-    assert done[5:] == [4, 5, 6, 7]
+    features = encoder.encode_all(sounds, decode, {"a": 1}, make, "encoding")
+    assert done[5:] == [5000, 6000, 7000, 8000]
     alone = make()
     for sound, found in zip(sounds, features, strict=True):
         assert found.dtype == torch.float16
@@ -161,7 +165,7 @@ def test_the_cache_is_kept_in_files_and_gone_on_with(tmp_path, monkeypatch):
 
     shards[0].write_bytes(shards[0].read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=f"{shards[0].name}: damaged"):
-        encoder.encode_all(sounds, lambda s: s, {"a": 1}, make)
+        encoder.encode_all(sounds, lambda s: s, {"a": 1}, make, "encoding")
 
 
 def test_an_encoder_in_a_folder_is_known_by_its_weights(tmp_path):
@@ -195,7 +199,7 @@ def test_a_disk_that_fills_up_while_features_are_written_is_explained(tmp_path, 
     monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
     sound = np.zeros((5, 2), dtype=np.float32)
     with pytest.raises(SpaceError, match="free some space"):
-        encoder.encode_all([sound], lambda s: s, {"a": 1}, lambda: lambda s: s)
+        encoder.encode_all([sound], lambda s: s, {"a": 1}, lambda: lambda s: s, "encoding")
 
 
 def test_a_ctranslate2_folder_may_be_written_with_a_tilde(tmp_path, monkeypatch):
