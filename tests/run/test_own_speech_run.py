@@ -1,4 +1,4 @@
-"""Recordings and a model of one's own: from a profile's file to the report's tables."""
+"""Recordings and a model of one's own: from `kappa init-profile` to the report's tables."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from kappa_lib.evidence.runs import runs
 from kappa_lib.evidence.runs import tested as tested_corpora
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
-from kappa_lib.run import notebook, stages
+from kappa_lib.run import cli, notebook, stages, terminal
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.model import SpeechLLM
@@ -66,12 +66,11 @@ def root(tmp_path_factory):
     return root
 
 
-def write_profile(root, file, folder, **changes):
-    """The laptop's profile with recordings, a model and sizes of one's own."""
-    own = {"folder": str(folder), "language": "de", "text": "gesagt"}
-    models = {"model": str(root / "llama"), "encoder": str(root / "whisper")}
-    values = profiles.load("laptop").model_dump() | {"profile": file.stem, "corpora": {CORPUS: own}}
-    file.write_text(yaml.safe_dump(values | models | SMALL | changes))
+def init(root, *more: str, name: str = "mine") -> int:
+    folder = str(root / "meine Aufnahmen: 2026")
+    given = ["--speech", folder, "--language", "de", "--text", "gesagt"]
+    given += ["--model", str(root / "llama"), "-o", str(root / f"{name}.yaml")]
+    return cli.main(["init-profile", *given, *more])
 
 
 def places(patch, root):
@@ -89,12 +88,45 @@ def run(root):
     """The whole path once, for the tests below to look at."""
     with pytest.MonkeyPatch.context() as patch:
         places(patch, root)
-        counts = {"train_utterances": {CORPUS: 11}, "test_utterances": {CORPUS: 4}}
-        write_profile(root, root / "mine.yaml", root / "meine Aufnahmen: 2026", **counts)
-        profile = profiles.load(str(root / "mine.yaml"))
+        assert init(root) == 0
+        small = {**SMALL, "encoder": str(root / "whisper"), "test_utterances": {CORPUS: 4}}
+        profile = profiles.load(str(root / "mine.yaml"), **small)
         bench, arms = stages.prepare(profile)
         table = stages.train_all(bench, arms)
     return profile, bench, arms, table
+
+
+def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, capsys):
+    assert init(root, "-o", str(tmp_path / "new.yaml")) == 0
+    text = (tmp_path / "new.yaml").read_text(encoding="utf-8")
+    assert set(yaml.safe_load(text)) == set(profiles.load("laptop").model_dump())
+    assert text.count("#") > 15
+    profile = profiles.load(str(tmp_path / "new.yaml"))
+    assert (profile.profile, profile.model) == ("new", str(root / "llama"))
+    folder = str(root / "meine Aufnahmen: 2026")
+    assert profile.corpora == {CORPUS: {"folder": folder, "language": "de", "text": "gesagt"}}
+    assert profile.train_utterances == {CORPUS: len(TEXTS) - 2}
+    assert profile.test_utterances == {CORPUS: 2}
+    assert max(profile.batch, profile.warm_batch) <= len(TEXTS) - 2
+    assert "Whisper basic" in text
+    assert str(tmp_path / "new.yaml") in capsys.readouterr().out
+
+
+def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_path, capsys):
+    taken = tmp_path / "taken.yaml"
+    taken.write_text("mine")
+    for more, complaint in (
+        (["-o", str(taken)], "is there already"),
+        (["-o", str(tmp_path / "smoke.yaml")], "no name for a profile"),
+        (["-o", str(tmp_path / "mine.txt")], "no name for a profile"),
+        (["--text", "said", "-o", str(tmp_path / "x.yaml")], "no column said"),
+        (["--language", "German", "-o", str(tmp_path / "x.yaml")], "language"),
+        (["--speech", str(tmp_path / "no"), "-o", str(tmp_path / "x.yaml")], "no such folder"),
+    ):
+        assert init(root, *more) == terminal.WRONG
+        assert complaint in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+    assert not (tmp_path / "x.yaml").exists()
 
 
 def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
@@ -148,17 +180,24 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
 
 
 @pytest.mark.slow
-def test_the_smallest_folder_goes_through_the_notebooks(root, tmp_path, monkeypatch):
+def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
+    root, tmp_path, monkeypatch, capsys
+):
     folder = tmp_path / "few"
     folder.mkdir()
-    rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:4])]
-    (folder / "metadata.csv").write_text("file_name,gesagt\n" + "\n".join(rows))
-    for number in range(4):
-        (folder / f"{number}.wav").write_bytes(hub_files.sound(1.0, number))
-    sizes = {"batch": 2, "warm_batch": 2, "train_utterances": {CORPUS: 2}}
-    sizes |= {"test_utterances": {CORPUS: 2}}
-    write_profile(root, tmp_path / "few.yaml", folder, **sizes)
+    given = ["--speech", str(folder), "--language", "de", "--model", str(root / "llama")]
+    given += ["-o", str(tmp_path / "few.yaml")]
+    for count in range(1, 5):
+        rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:count])]
+        (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
+        (folder / f"{count - 1}.wav").write_bytes(hub_files.sound(1.0, count))
+        status = cli.main(["init-profile", *given])
+        assert status == (0 if count == 4 else terminal.WRONG)
+    assert "it takes 2 to test on and 2 others to train on" in capsys.readouterr().err
     written = yaml.safe_load((tmp_path / "few.yaml").read_text(encoding="utf-8"))
+    sizes = {key: SMALL[key] for key in SMALL if "batch" not in key} | {"eval_every": 2}
+    written |= sizes | {"encoder": str(root / "whisper"), "device": "cpu"}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(written))
     monkeypatch.chdir(paths.NOTEBOOKS)
     for name in ("04_selected_vs_inverse", "05_wer_over_training"):
         names = {**written, "profile": str(tmp_path / "few.yaml")}
