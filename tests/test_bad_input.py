@@ -52,7 +52,7 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path_factory.mktemp("home")))
     # The pictures are composed, and not painted, which would take nine tenths of the time.
     unpainted = {"light": "", "dark": "", "alt": ""}
-    monkeypatch.setattr(page, "_picture", lambda path, figure, words: unpainted)
+    monkeypatch.setattr(page, "_picture", lambda path, figure: unpainted)
 
 
 # What is damaged, and how.

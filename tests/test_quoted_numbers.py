@@ -115,7 +115,7 @@ def test_a_row_of_the_answer(answer):
 
 
 def at_equal_loss(arm, corpus):
-    """KL of ``selected`` minus that of an arm where both have the held-out loss that both reached."""
+    """KL of ``selected`` minus that of an arm, both at the held-out loss that both reached."""
     table = pd.read_csv(REFERENCE / "gauge" / "metrics.csv")
     found = []
     for _, of_seed in table[table["arm"].isin(["selected", arm])].groupby("seed"):
