@@ -51,7 +51,7 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path_factory.mktemp("home")))
     # The pictures are composed, and not painted, which would take nine tenths of the time.
-    unpainted = {"light": "", "dark": "", "alt": ""}
+    unpainted = {"url": "", "alt": ""}
     monkeypatch.setattr(page, "_picture", lambda path, figure: unpainted)
 
 
