@@ -76,7 +76,7 @@ class Claim(_Part):
     place: Text  # version and section or equation of the paper
     statement: Text  # in our words, or quoted
     kind: Literal["claim", "identity", "caveat"]
-    scale: Literal["proved", "this model", "toy"]  # as of SCALES
+    scale: Literal["proved", "this model", "toy"]  # the reach of a verdict
     rule: Text  # how the verdict follows from the numbers, in words
     cell: Annotated[str, Field(pattern=r"^\w+\.ipynb#[\w-]+$")]  # that decides it
     evidence: Text  # what the verdict rests on

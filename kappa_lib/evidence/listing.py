@@ -1,4 +1,4 @@
-"""Claims in Markdown: the table of verdicts, the rules beside them, and how many came out how."""
+"""Claims in Markdown: tables of verdicts and of rules, and how many claims have which verdict."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from kappa_lib.evidence.verdicts import (
     FAILS,
     NOT_MEASURED,
     PROVED,
-    SCALES,
     THIS_MODEL,
     TOY,
     VERDICTS,
@@ -18,43 +17,68 @@ from kappa_lib.evidence.verdicts import (
 )
 from kappa_lib.text import markdown
 
-# What "fails" means depends on how far a verdict reaches.
+# How far a verdict reaches, in words, and what "fails" means there.
+REACH = {PROVED: "theorem", THIS_MODEL: "this model", TOY: "constructed example"}
 _FAILURES = {
     PROVED: "a counterexample",
     TOY: "one counterexample, built",
     THIS_MODEL: "not reproduced at this size",
 }
+# What a reader asks first: whether it is κ, what κ is a property of, and whether the method helps.
+_FIRST = (
+    "kappa-causes-forgetting",
+    "kappa-is-the-cause",
+    "mitigates-forgetting",
+    "new-text-task",
+    "kappa-of-a-function",
+    "rule-reads-the-function",
+    "kappa-tracks-encoding",
+)
 
 
-def said(claim: Claim) -> str:
-    """The verdict, with what a failure means at the claim's scale."""
-    return f"{FAILS} ({_FAILURES[claim.scale]})" if claim.verdict == FAILS else claim.verdict
+def by_importance(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Heading → claims, the most important first: primary, other, identities and caveats."""
+    last = len(_FIRST)
+    ranked = sorted(claims, key=lambda c: _FIRST.index(c.id) if c.id in _FIRST else last)
+    return {
+        "Primary claims": [c for c in ranked if c.primary],
+        "Other claims": [c for c in ranked if c.kind == CLAIM and not c.primary],
+        "Identities and caveats": [c for c in ranked if c.kind != CLAIM],
+    }
+
+
+def verdict(claim: Claim) -> str:
+    """The verdict in bold, with what a failure means at the claim's reach."""
+    failed = claim.verdict == FAILS
+    return f"**{FAILS} ({_FAILURES[claim.scale]})**" if failed else f"**{claim.verdict}**"
+
+
+def reach(claim: Claim) -> str:
+    """How far the verdict reaches; of what is no claim of the paper's also its kind."""
+    return REACH[claim.scale] + ("" if claim.kind == CLAIM else f" ({claim.kind})")
 
 
 def measured(claim: Claim) -> str:
-    """What was measured: estimates with intervals and readings, or the cell's plain numbers."""
-    found, told = claim.decision, []
+    """What was measured: estimates with intervals and readings, or the cell's plain numbers.
+
+    The only p-value is that by Holm, where there is one.
+    """
+    found, texts = claim.decision, []
     if found:
-        parts = [f"{name} {_numbers(part)}: {part.verdict}" for name, part in found.parts.items()]
-        told = [*(parts or [_numbers(found)]), found.note]
-    told += [f"{name} = {_short(value)}" for name, value in claim.measured.items()]
-    return "; ".join(filter(None, told)) or "–"
+        parts = [f"{_numbers(part, name)}: {part.verdict}" for name, part in found.parts.items()]
+        texts = [*(parts or [_numbers(found)]), found.note]
+    texts += [f"{name} = {_short(value)}" for name, value in claim.measured.items()]
+    return "; ".join(filter(None, texts)) or "–"
 
 
-def _numbers(found: Decision) -> str:
-    """Estimate, interval, repetitions, effect and p."""
-    told = []
-    if found.estimate is not None:
-        low, high = found.interval or (math.nan, math.nan)
-        digits = 2 if found.unit.startswith("points") else 4
-        told.append(f"{interval(found.estimate, low, high, digits)} {found.unit}".strip())
-    if found.n is not None and found.interval is not None:
-        told.append(f"n = {found.n}")
-    if found.effect is not None and math.isfinite(found.effect):
-        told.append(f"d_z = {found.effect:+.1f}")
-    if found.p is not None:
-        told.append(f"p = {found.p:.2g}")
-    return ", ".join(told)
+def _numbers(found: Decision, name: str = "") -> str:
+    """Name, estimate, interval and repetitions; the name alone without an estimate."""
+    if found.estimate is None:
+        return name
+    low, high = found.interval or (math.nan, math.nan)
+    digits = 2 if found.unit.startswith("points") else 4
+    text = f"{name} {interval(found.estimate, low, high, digits)} {found.unit}".strip()
+    return text if found.n is None or found.interval is None else f"{text}, n = {found.n}"
 
 
 def _short(value: Any) -> str:
@@ -67,20 +91,29 @@ def _short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def table(claims: Sequence[Claim]) -> str:
-    """A Markdown table: place, statement, measured numbers, verdict, scale, deciding cell."""
-    header = ["claim", "place", "the paper says", "measured", "verdict", "scale", "decided in"]
+def table(claims: Sequence[Claim], notebooks: str = "") -> str:
+    """A Markdown table of verdicts; ``notebooks`` is where the links start, ``../notebooks/``."""
+    header = ["verdict", "the paper says", "measured", "reach", "decided in"]
     rows = []
     for c in claims:
-        scale = c.scale if c.kind == CLAIM else f"{c.scale} ({c.kind})"
-        rows.append([c.id, c.place, c.statement, measured(c), f"**{said(c)}**", scale, c.cell])
+        statement, cell = f"{c.statement} ({c.place})", f"[{c.id}]({notebooks}{c.cell})"
+        rows.append([verdict(c), statement, measured(c), reach(c), cell])
     return markdown(header, rows)
 
 
+def overview(claims: Sequence[Claim]) -> str:
+    """A Markdown table of verdicts without what was measured."""
+    rows = [[verdict(c), f"{c.statement} (`{c.id}`)", reach(c)] for c in claims]
+    return markdown(["verdict", "the paper says", "reach"], rows)
+
+
 def details(claims: Sequence[Claim]) -> str:
-    """A Markdown table for who wants to check: rule, evidence, what would overturn it, minutes."""
-    header = ["claim", "rule", "evidence", "would be overturned by", "minutes on two cores"]
-    rows = [[c.id, c.rule, c.evidence, c.overturned_by, f"{c.minutes:,}"] for c in claims]
+    """A Markdown table for whoever wants to check: rule, evidence, what would overturn it."""
+    header = ["claim", "rule", "evidence", "would be overturned by"]
+    rows = [
+        [c.id, c.rule, f"{c.evidence} ({c.minutes:,} min on two cores)", c.overturned_by]
+        for c in claims
+    ]
     return markdown(header, rows)
 
 
@@ -91,15 +124,15 @@ def counts(claims: Sequence[Claim]) -> dict[str, int]:
 
 
 def tally(claims: Sequence[Claim]) -> str:
-    """A Markdown table of counts: verdicts of the claims by scale, identities and caveats apart."""
+    """A Markdown table of counts: verdicts of the claims by reach, identities and caveats apart."""
     could_fail = [c for c in claims if c.kind == CLAIM]
-    columns = {f"claims, {scale}": [c for c in could_fail if c.scale == scale] for scale in SCALES}
+    columns = {of: [c for c in could_fail if c.scale == scale] for scale, of in REACH.items()}
     columns["identities"] = [c for c in claims if c.kind == IDENTITY]
     columns["our caveats"] = [c for c in claims if c.kind == CAVEAT]
     rows = []
-    for verdict in (*VERDICTS, NOT_MEASURED):
-        found = [counts(of)[verdict] for of in columns.values()]
+    for word in (*VERDICTS, NOT_MEASURED):
+        found = [counts(of)[word] for of in columns.values()]
         if any(found):
-            rows.append([verdict, *(n or "" for n in found)])
+            rows.append([word, *(n or "" for n in found)])
     rows.append(["**all**", *(f"**{len(of)}**" for of in columns.values())])
     return markdown(["verdict", *columns], rows)

@@ -81,7 +81,7 @@ def write(profile: Profile, folder: Path | None = None) -> Path:
             if count
         },
         pilot=decisive(sorted(found.evaluations["seed"].unique().tolist()))[1],
-        pictures=sorted((folder / "figures").glob("*.png")),
+        pictures={path.stem for path in (folder / "figures").glob("*.png")},
         tables={
             "wer": evaluations_table(found.evaluations, wer_columns(found.evaluations)),
             "intervals": intervals_table(found),
@@ -114,12 +114,12 @@ def wer_columns(evaluations: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
     people = {name: spoken.pop(name) for name in ("WER en_human, %",) if name in spoken}
     both = len(spoken) == 2 and set(sets) - {"en_human"} <= set(LANGUAGES)
     mean = {"mean of both, %" if both else "mean, %": ("wer_mean", 100, 1)}
-    rest = {f"{share}, %": (share, 100, 1) for share in ("capped", "empty")}
+    rest = {"truncated, %": ("capped", 100, 1), "empty, %": ("empty", 100, 1)}
     return spoken | mean | people | rest
 
 
 def evaluations_table(evaluations: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
-    """A row an arm and evaluation: the mean over seeds, with the lowest and highest of several."""
+    """A row per arm and evaluation: the mean over seeds, with the lowest and highest of several."""
     rows = []
     for (arm, step), group in evaluations.groupby(["arm", "step"], sort=False):
         cells = [_spread(factor * group[c], digits) for c, factor, digits in columns.values()]
@@ -188,7 +188,7 @@ def cell(row: pd.Series) -> str:
 
 
 def pairs_table(found: Runs, outcomes: Iterable[str] | None = None) -> str:
-    """Differences between two arms of the same seed, a row a pair and outcome; empty without."""
+    """Differences between two arms of the same seed, a row per pair and outcome; empty without."""
     table = comparisons(found, outcomes=outcomes)
     rows = [
         [
@@ -206,7 +206,7 @@ def pairs_table(found: Runs, outcomes: Iterable[str] | None = None) -> str:
 
 
 def grid(table: pd.DataFrame) -> str:
-    """Many outcomes of a few pairs: a row an outcome, a column a pair of ``comparisons``."""
+    """Many outcomes of a few pairs: a row per outcome, a column per pair of ``comparisons``."""
     cells = table.assign(cell=table.apply(cell, axis=1), label=table["outcome"].map(label))
     wide = cells.pivot(index="label", columns="pair", values="cell").fillna("")
     wide = wide.loc[cells["label"].unique(), cells["pair"].unique()]

@@ -35,7 +35,6 @@ TOO_FEW, NOT_REACHED = "too few seeds", "not reached"
 # How far a verdict reaches: mathematics checked here, the model that was measured at this size,
 # or a unit built to show the point.
 PROVED, THIS_MODEL, TOY = "proved", "this model", "toy"
-SCALES = (PROVED, THIS_MODEL, TOY)
 
 ENOUGH_SEEDS = 3
 # The direction of the runs with this seed was known before the rules were written.

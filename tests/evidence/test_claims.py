@@ -178,10 +178,20 @@ def test_table_lists_every_claim_with_its_numbers(results):
     table = listing.table(claims.load(results))
     lines = table.splitlines()
     assert len(lines) == 2 + len(catalogue())
-    assert all(line.replace("\\|", "").count("|") == 8 for line in lines)
-    (line,) = [line for line in lines if line.startswith("| output-covariance")]
+    assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
+    (line,) = [line for line in lines if "[output-covariance](" in line]
     assert "deviation = 0.01235" in line
-    assert "**holds**" in line
+    assert line.startswith("| **holds** |")
+    assert "| theorem (identity) |" in line
+
+
+def test_the_most_important_claims_come_first_and_none_is_lost():
+    parts = listing.by_importance(list(catalogue().values()))
+    primary, others, _ = ([c.id for c in found] for found in parts.values())
+    assert sorted(c.id for found in parts.values() for c in found) == sorted(catalogue())
+    assert primary[:2] == ["kappa-causes-forgetting", "kappa-is-the-cause"]
+    assert others[:2] == ["kappa-of-a-function", "rule-reads-the-function"]
+    assert set(listing._FIRST) <= set(catalogue())
 
 
 # Every part of the repository that shows verdicts: their records, and their intervals.
@@ -209,6 +219,6 @@ def test_reports_show_what_the_records_say(folder):
     report = (folder / "REPORT.md").read_text(encoding="utf-8")
     for found in claims.load(folder):
         assert list(contradictions(found.decision)) == [] if found.decision else True
-        begins = f"| {found.id} | {found.place} "
-        (line,) = [x for x in report.splitlines() if x.startswith(begins)]
-        assert f"**{listing.said(found)}**" in line
+        lines = [x for x in report.splitlines() if x.endswith(f"(`{found.id}`) | this model |")]
+        wanted = f"| {listing.verdict(found)} | {found.statement} "
+        assert [line.startswith(wanted) for line in lines] == [True] * found.primary

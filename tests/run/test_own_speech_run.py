@@ -203,7 +203,8 @@ def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
         names = {**written, "profile": str(tmp_path / "few.yaml")}
         for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
             if cell.cell_type == "code" and cell["id"] != "parameters":
-                exec(compile(cell.source, f"{name}:{cell['id']}", "exec"), names)
+                source = cell.source.removeprefix("%%capture\n")
+                exec(compile(source, f"{name}:{cell['id']}", "exec"), names)
 
 
 @pytest.mark.slow
@@ -222,7 +223,7 @@ def test_notebook_5_decides_its_claims_from_the_recordings(run, tmp_path, monkey
     names = {"p": profile, "table": table, "found": runs(profile), "claim": claims.claim}
     for cell in cells:
         if cell["id"].startswith("claims-") and cell.cell_type == "code":
-            exec(cell.source, names)
+            exec(cell.source.removeprefix("%%capture\n"), names)
     found = {claim.id: claim.verdict for claim in claims.load(profile.folder)}
     # One seed of a tiny model: nothing is decided, and nothing of the committed model's is told.
     for claim in ("selected-beats-inverse", "selected-falls", "new-modality", "new-text-task"):
