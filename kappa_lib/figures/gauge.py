@@ -62,7 +62,9 @@ def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> 
     figure, axes = new_figure(1, 3, figsize=(11, 4), sharex=True, sharey=True)
     for axis, (title, (arms, labels)) in zip(axes, panels.items(), strict=True):
         for arm, colour in zip(arms, KAPPA_COLOURS, strict=True):
-            _paths(axis, table[table["arm"] == arm], colour, labels[arm])
+            rows = table[table["arm"] == arm]
+            if len(rows):
+                _paths(axis, rows, colour, f"{labels[arm]} (n = {rows['seed'].nunique()})")
         axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
         axis.legend(loc="upper left")
     axes[0].set_ylabel("KL from the base model,\nnats per token (forgetting ↑)")
