@@ -120,6 +120,8 @@ def at_equal_loss(arm, corpus):
     found = []
     for _, of_seed in table[table["arm"].isin(["selected", arm])].groupby("seed"):
         paths = {name: rows.sort_values("step") for name, rows in of_seed.groupby("arm")}
+        if len(paths) < 2:
+            continue
         level = max(rows[f"heldout_{corpus}"].min() for rows in paths.values())
         kl = {
             name: np.interp(-level, -rows[f"heldout_{corpus}"], rows["kl"])
@@ -145,6 +147,9 @@ def test_numbers_of_the_intervention():
                 assert "+0.007 in both" in readme
                 assert f"{values[0]:+.3f}" == "+0.007"
     assert min(ends) > -0.002
+    for arm in ("rate2", "dose2", "dose3"):
+        both = [-at_equal_loss(arm, corpus)[0] for corpus in ("de_open", "en_open")]
+        assert "{:.3f} and {:.3f}".format(*both) in (readme if arm == "rate2" else findings)
     held = [compared(row, "heldout_loss")[1:3] for row in list(ROWS)[:2]]
     assert f"{held[0][0]:.2f}, {held[1][1]:.2f} and {held[0][1]:.2f}" in findings
     assert claim("kappa-causes-forgetting")["verdict"] == "undecided"
