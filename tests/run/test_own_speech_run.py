@@ -17,7 +17,7 @@ from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, report
 from kappa_lib.evidence.runs import runs
-from kappa_lib.evidence.runs import tested as tested_corpora
+from kappa_lib.evidence.runs import tested as corpora_tested
 from kappa_lib.figures.training import wer_over_training
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, notebook, stages, terminal
@@ -324,7 +324,7 @@ def test_figures_and_tables_name_the_corpus_and_what_is_averaged():
     columns = {"arm": "selected", "seed": 0, "step": [0, 4], "utterances": [0, 16]}
     rates = {"wer_mine": [1.2, 0.5], "wer_en_human": [1.5, 0.9], "wer_en": [1.0, 0.3]}
     table = pd.DataFrame({**columns, **rates, "wer_mean": [1.1, 0.4]})
-    assert tested_corpora(table) == ["en", "mine", "en_human"]
+    assert corpora_tested(table) == ["en", "mine", "en_human"]
     titles = [axis.get_title() for axis in wer_over_training(table).axes]
     assert {"mine, own recordings", "mean of the test sets", "English, synthetic"} <= set(titles)
     assert len(titles) == 4
