@@ -160,7 +160,7 @@ def log_probabilities(llm: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def loss_of(predicted: Tensor, targets: Tensor) -> Tensor:
-    """(windows,) mean cross-entropy, nats a token."""
+    """(windows,) mean cross-entropy, nats per token."""
     return functional.nll_loss(predicted.transpose(1, 2), targets, reduction="none").mean(dim=1)
 
 
@@ -180,7 +180,7 @@ class Reference:
 
     @torch.inference_mode()
     def compare(self) -> tuple[Tensor, Tensor]:
-        """Change of the loss and KL(base ‖ now) of each window, (windows,), nats a token."""
+        """Change of the loss and KL(base ‖ now) of each window, (windows,), nats per token."""
         losses, divergences = [], []
         for base, batch in zip(self.base, self.batches, strict=True):
             now = log_probabilities(self.llm, batch)
@@ -193,7 +193,7 @@ class Reference:
         return torch.cat(losses) - self.loss, torch.stack(divergences)
 
     def rows(self) -> list[dict]:
-        """:meth:`compare` as a row a window: its label as ``text``, ``loss`` and ``kl``."""
+        """:meth:`compare` as a row per window: its label as ``text``, ``loss`` and ``kl``."""
         columns = zip(self.labels, *(found.tolist() for found in self.compare()), strict=True)
         return [{"text": text, "loss": loss, "kl": kl} for text, loss, kl in columns]
 
@@ -209,7 +209,7 @@ def noise_cost(
     stable and less susceptible to training noise.
 
     Returns:
-        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats a token; ``kl_se``, the
+        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats per token; ``kl_se``, the
         former's standard error.
     """
     weight, costs = reference.llm.get_parameter(name), []
@@ -232,7 +232,7 @@ def losses_by_type(
     loss: Callable[[], float],
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
-    """Change → the loss, in nats a token, with every matrix of a module type changed, a type each.
+    """Change → the loss, in nats per token, with every matrix of a module type changed, one type at a time.
 
     ``loss`` measures the model as it is; ``changes`` are without surgery.
     """

@@ -59,7 +59,7 @@ def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
 
 
 def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:
-    """What a flat spectrum of the same power would carry beyond this one, nats a direction.
+    """What a flat spectrum of the same power would carry beyond this one, nats per direction.
 
     ½ log(1 + 1/noise) - I/k: zero when all output directions carry the same power, Theorem 1's
     maximum; the paper's "concentrated" encoding is a large deficit.

@@ -1,7 +1,7 @@
 """Every tensor of a model: predictors, information on real input, damage, κ surgery, stability.
 
 ``python -m kappa_lib.encoding.study --out results/encoding`` computes all of it; killed, the same
-command goes on. It leaves a table a part, ``tensors.csv`` and ``stability.csv`` (a row a tensor),
+command goes on. It leaves a table per part, ``tensors.csv`` and ``stability.csv`` (a row per tensor),
 ``damage.csv`` (tensor × change × window), ``surgery.csv`` (scope × change × window), and
 ``facts.json``.
 """
@@ -156,7 +156,7 @@ def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]
 
 
 def surgeries(study: Study) -> Iterator[pd.DataFrame]:
-    """κ surgery and its two controls on whole types and on everything, a row a window."""
+    """κ surgery and its two controls on whole types and on everything, a row per window."""
     scopes = {kind: rows["tensor"] for kind, rows in study.table.groupby("type", sort=False)}
     scopes["all"] = study.table["tensor"]
     windows = study.cases.surgery
@@ -182,7 +182,7 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
 
 
 def damages(study: Study) -> Iterator[pd.DataFrame]:
-    """Loss and KL of every change of every tensor, a row a window; a table a block more."""
+    """Loss and KL of every change of every tensor, a row per window; a table per block more."""
     # Layers in strides, so that a run that was stopped has seen all depths and types.
     chosen = sorted(study.table.itertuples(), key=lambda row: (row.layer % 6, row.layer))
     order = [(row, part) for part in DAMAGE_PARTS for row in chosen]

@@ -126,7 +126,7 @@ def at_equal_learning(
     the column of the held-out loss of one corpus, ``cost`` is ``text_loss`` or ``kl``.
 
     Returns:
-        Nats a token; NaN where a run never came below the loss that it began with.
+        Nats per token; NaN where a run never came below the loss that it began with.
     """
     level, costs = max(first[learned].min(), second[learned].min()), []
     for run in (first, second):

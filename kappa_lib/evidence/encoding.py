@@ -49,12 +49,12 @@ OUTCOMES = {
 class Results:
     """What a study left behind."""
 
-    # A row a tensor: predictors, information, and for each change ``loss_<change>`` and
+    # A row per tensor: predictors, information, and for each change ``loss_<change>`` and
     # ``kl_<change>``, means over texts and blocks; where stability was measured, what relative
     # noise costs (``kl_noise``) and the ``noise_scale`` of the gradient.
     tensors: pd.DataFrame
-    damage: pd.DataFrame  # a row a tensor, change, block and text
-    surgery: pd.DataFrame  # a row a scope, change and window
+    damage: pd.DataFrame  # a row per tensor, change, block and text
+    surgery: pd.DataFrame  # a row per scope, change and window
     facts: dict[str, Any]  # settings, model, texts, provenance
 
 
@@ -126,7 +126,7 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
 
 
 def information(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """A row a study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and its reading.
+    """A row per study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and its reading.
 
     ``folders`` says where each of the studies lies.
     """
@@ -152,7 +152,7 @@ def smallest(folder: Path) -> pd.DataFrame:
     """What the smallest singular values of each type of one study are worth to the model.
 
     Returns:
-        A row a type: shape, median κ and input κ, the cost of taking σ_k away less that of as much
+        A row per type: shape, median κ and input κ, the cost of taking σ_k away less that of as much
         off a random direction (``nats per token``, 95 % over windows), and its ``reading``.
     """
     table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))

@@ -204,7 +204,7 @@ def bootstrap_ratio(
     Seeds and utterances are both resampled, the utterances the same way in every seed, since all
     seeds are tested on the same ones (Owen 2007, "The pigeonhole bootstrap"). For a word error
     rate give errors and reference words of each utterance; for the difference of two arms give
-    the differences of their errors. A row a seed, a column an utterance or window; InputError
+    the differences of their errors. A row per seed, a column per utterance or window; InputError
     where shapes differ, are empty or ragged.
     """
     try:
@@ -227,5 +227,5 @@ def bootstrap_ratio(
 
 
 def bootstrap_mean(values: Sequence[Sequence[float]], **options: float) -> Interval:
-    """:func:`bootstrap_ratio` of a mean: a row a seed, a column an utterance or window."""
+    """:func:`bootstrap_ratio` of a mean: a row per seed, a column per utterance or window."""
     return bootstrap_ratio(values, [[1.0] * len(row) for row in values], **options)

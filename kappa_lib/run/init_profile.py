@@ -21,7 +21,7 @@ START = "laptop"  # the profile whose other values it takes
 LEAST = 2  # sentences to test on, and to train on: an interval takes two
 TESTED = 0.1  # share of the sentences that are kept for testing, where the folder has no test part
 MOST_TESTED = 48  # they are all transcribed at every evaluation
-CHARACTERS = 2  # of a transcript a token, at least: half of English, less in other languages
+CHARACTERS = 2  # of a transcript per token, at least: half of English, less in other languages
 
 
 def write(target: Path, folder: Path, language: str, column: str, model: str) -> None:

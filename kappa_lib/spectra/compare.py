@@ -39,7 +39,7 @@ class Comparison:
     """What lies between two checkpoints.
 
     Attributes:
-        table: a row a matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``, ``cols``
+        table: a row per matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``, ``cols``
             and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
         before: what the first calls itself.
         after: what the second calls itself.
@@ -54,7 +54,7 @@ class Comparison:
     only_after: list[str]
 
     def summary(self) -> pd.DataFrame:
-        """By module type, then by layer: a row a group, means unless the column says otherwise.
+        """By module type, then by layer: a row per group, means unless the column says otherwise.
 
         ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
         and the right one, in radians.
@@ -70,7 +70,7 @@ class Comparison:
         return pd.concat(parts, names=["by", "group"]).reset_index()
 
     def write(self, folder: Path) -> None:
-        """Write ``compare.csv``, a row a matrix, and ``compare_summary.csv``, atomically."""
+        """Write ``compare.csv``, a row per matrix, and ``compare_summary.csv``, atomically."""
         for name, frame in (("compare", self.table), ("compare_summary", self.summary())):
             with replacing(folder / f"{name}.csv") as temporary:
                 frame.to_csv(temporary, index=False)

@@ -1,4 +1,4 @@
-"""The κ table: a row a matrix; its files, the same under the null of shape, its statistics."""
+"""The κ table: a row per matrix; its files, the same under the null of shape, its statistics."""
 
 import json
 import math

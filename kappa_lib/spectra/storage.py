@@ -49,7 +49,7 @@ def stored(weight: torch.Tensor | np.ndarray, form: str) -> torch.Tensor:
 
 
 def study(weights: Iterable[tuple[str, torch.Tensor]]) -> pd.DataFrame:
-    """κ of named matrices, used one at a time, after storage: a row a name, a column a format."""
+    """κ of named matrices, used one at a time, after storage: a row per name, a column per format."""
     rows = {
         name: [decompose(stored(weight, form), "extremes", name=name).kappa for form in FORMATS]
         for name, weight in weights
@@ -66,7 +66,7 @@ def survival(kappas: pd.DataFrame, types: Mapping[str, str], share: float) -> pd
         share: share of the tensors that a selection takes.
 
     Returns:
-        A row a format: ``change`` (median |κ/κ₀ - 1|), ``spearman`` (over all tensors),
+        A row per format: ``change`` (median |κ/κ₀ - 1|), ``spearman`` (over all tensors),
         ``within_type`` (mean over types) and ``kept`` (share of the smallest-κ selection that
         stays selected).
     """

@@ -126,6 +126,6 @@ def _dropped(frames: Tensor, share: float, generator: torch.Generator) -> Tensor
 
 
 def _alignable(target: Sequence[int], length: int) -> bool:
-    """CTC needs a position a token, and a blank between two equal tokens."""
+    """CTC needs a position per token, and a blank between two equal tokens."""
     repeats = sum(a == b for a, b in pairwise(target))
     return len(target) > 0 and len(target) + repeats <= length
