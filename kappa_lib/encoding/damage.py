@@ -209,8 +209,8 @@ def noise_cost(
     stable and less susceptible to training noise.
 
     Returns:
-        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats per token; ``kl_se``, the
-        former's standard error.
+        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats per token; ``kl_se``,
+        the former's standard error.
     """
     weight, costs = reference.llm.get_parameter(name), []
     generator = torch.Generator().manual_seed(seed)
@@ -232,7 +232,7 @@ def losses_by_type(
     loss: Callable[[], float],
     generator: torch.Generator,
 ) -> dict[str, list[float]]:
-    """Change → the loss, in nats per token, with every matrix of a module type changed, one type at a time.
+    """Change → loss, in nats per token, with a module type's matrices changed, type by type.
 
     ``loss`` measures the model as it is; ``changes`` are without surgery.
     """

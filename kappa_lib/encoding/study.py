@@ -1,7 +1,7 @@
 """Every tensor of a model: predictors, information on real input, damage, κ surgery, stability.
 
 ``python -m kappa_lib.encoding.study --out results/encoding`` computes all of it; killed, the same
-command goes on. It leaves a table per part, ``tensors.csv`` and ``stability.csv`` (a row per tensor),
+command goes on. It leaves a table per part, ``tensors.csv`` and ``stability.csv`` (per tensor),
 ``damage.csv`` (tensor × change × window), ``surgery.csv`` (scope × change × window), and
 ``facts.json``.
 """

@@ -126,7 +126,7 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
 
 
 def information(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """A row per study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and its reading.
+    """Per study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and its reading.
 
     ``folders`` says where each of the studies lies.
     """
@@ -152,7 +152,7 @@ def smallest(folder: Path) -> pd.DataFrame:
     """What the smallest singular values of each type of one study are worth to the model.
 
     Returns:
-        A row per type: shape, median κ and input κ, the cost of taking σ_k away less that of as much
+        Per type: shape, median κ and input κ, the cost of taking σ_k away less that of as much
         off a random direction (``nats per token``, 95 % over windows), and its ``reading``.
     """
     table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))

@@ -49,7 +49,7 @@ def stored(weight: torch.Tensor | np.ndarray, form: str) -> torch.Tensor:
 
 
 def study(weights: Iterable[tuple[str, torch.Tensor]]) -> pd.DataFrame:
-    """κ of named matrices, used one at a time, after storage: a row per name, a column per format."""
+    """κ of named matrices, read one at a time, after storage: by name and format."""
     rows = {
         name: [decompose(stored(weight, form), "extremes", name=name).kappa for form in FORMATS]
         for name, weight in weights
