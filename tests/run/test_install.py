@@ -110,11 +110,8 @@ def test_an_installed_package_scans_and_selects_from_any_folder(environment, els
     assert all(name in (folder / "arms" / "selected.json").read_text() for name in lowest)
 
 
-def test_an_installed_package_plans_and_writes_to_the_current_folder(whole, elsewhere):
+def test_an_installed_package_writes_to_the_current_folder(whole, elsewhere):
     folder, _ = elsewhere
-    planned = call(whole, folder, "plan", "--profile", "paper")
-    assert planned.returncode == 0, planned.stderr
-    assert "Plan of profile paper" in planned.stdout
     code = "from kappa_lib import paths; print(paths.results('laptop'))"
     assert call(whole, folder, "-c", code, program="python").stdout.strip() == str(
         folder / "results" / "laptop"
@@ -128,7 +125,7 @@ def test_an_installed_package_plans_and_writes_to_the_current_folder(whole, else
 
 def test_a_command_that_needs_an_extra_names_it(light, elsewhere):
     folder, _ = elsewhere
-    refused = call(light, folder, "plan", "--profile", "smoke")
+    refused = call(light, folder, "train", "--profile", "smoke")
     assert refused.returncode == 2
     assert "needs the package transformers, which the extra 'speech' brings" in refused.stderr
     assert "pip install '.[speech]'" in refused.stderr

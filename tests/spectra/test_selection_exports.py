@@ -68,7 +68,6 @@ def test_what_select_writes_is_found_in_the_model_that_transformers_loads(kind, 
     table = tmp_path / "table"
     assert cli.main(["scan", str(tmp_path / "model"), "-o", str(table), "--device", "cpu"]) == 0
     assert cli.main(["select", str(table), "-o", str(tmp_path)]) == 0
-    page = (table / "kappa.html").read_text()
     for arm in ("selected", "inverse"):
         stored = read_json(tmp_path / f"{arm}.json")["tensors"]
         assert set(stored) <= set(kappa_table.read(table)["tensor"])
@@ -80,7 +79,6 @@ def test_what_select_writes_is_found_in_the_model_that_transformers_loads(kind, 
         assert len(matched) == len(stored)
         targets = read_json(tmp_path / f"{arm}.peft.json")
         assert {f"{name}.weight" for name in adapted_by_peft(loaded, targets)} == matched
-        assert all(module in page for module in targets["target_modules"])
 
 
 def test_an_arm_without_tensors_is_not_for_other_tools():
