@@ -75,6 +75,10 @@ class Profile:
         arm_lr: arm → its own peak learning rate.
         tune_utterances: corpus → how many of its training items fine-tuning sees, where that is
             not all on which the adaptor was warmed up.
+        gauge: arm → how its model is changed, with the same function, before it is trained: ``of``,
+            the rule of its tensors, and ``dose`` (:func:`kappa_lib.spectra.gauge.regauge`, drawn
+            anew for each seed), ``flip``, or neither; ``rms``: whether each tensor's rate is divided
+            by the root mean square of its factors' inverse.
     """
 
     profile: str
@@ -109,6 +113,7 @@ class Profile:
     stop_loss: float = 0.0
     arm_lr: dict[str, float] = field(default_factory=dict)
     tune_utterances: dict[str, int] = field(default_factory=dict)
+    gauge: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def require(condition: Any, key: str, wanted: str) -> None:
@@ -132,9 +137,7 @@ class Profile:
         require(0 < self.share <= 0.5, "share", "in (0, 0.5], so that arms can differ")
         require(self.arms, "arms", "at least one selection")
         require(all(map(_NAME.fullmatch, self.arms)), "arms", "a list of plain names")
-        rates = set(self.arm_lr) <= set(self.arms) and all(
-            0 < x < math.inf for x in self.arm_lr.values()
-        )
+        rates = all(0 < x < math.inf for x in self.arm_lr.values())
         require(rates, "arm_lr", "a positive number for some of the arms")
         whole = "false with a lora_rank: LoRA leaves the tensors as they are"
         require(not (self.lora_rank and self.spectra), "spectra", whole)

@@ -229,6 +229,16 @@ def as_lora(table: pd.DataFrame, chosen: Selection, rank: int) -> Selection:
     return replace(chosen, rule=f"{chosen.rule}; LoRA of rank {found}", parameters=found * own)
 
 
+def flipped_table(model: str) -> pd.DataFrame:
+    """κ of the same function in another gauge, see :func:`kappa_lib.spectra.gauge.flip`."""
+    from kappa_lib.spectra import gauge, scan
+    from kappa_lib.weights import models
+
+    llm, _ = models.load(model)
+    gauge.flip(llm)
+    return scan.scan(llm)
+
+
 def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
     """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too.
 
@@ -270,7 +280,7 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     count = count_for(table, profile.share)
     runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
     inputs = profile.values("share", "arms", "seed", "seeds") | {"table": kappa_table.digest(table)}
-    inputs |= profile.added("lora_rank")
+    inputs |= profile.added("lora_rank", "gauge")
     if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
         inputs["input_kappa"] = table["input_kappa"].tolist()
     stage = Stage("select", profile.folder, inputs, list(runs))
@@ -278,7 +288,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
         if not stage.done():
             for path, (arm, seed) in runs.items():
                 drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
-                chosen = select(table, arm, count, drawn)
+                gauged = profile.gauge.get(arm, {"of": arm})
+                of = flipped_table(profile.model) if gauged.get("flip") else table
+                chosen = replace(select(of, gauged["of"], count, drawn), arm=arm)
                 if profile.lora_rank:
                     chosen = as_lora(table, chosen, profile.lora_rank)
                 chosen.save(path)

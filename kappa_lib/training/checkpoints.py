@@ -173,7 +173,7 @@ def _restore(
     keys = set(stored.keys())
     kinds = {key.partition("/")[0] for key in keys} - {"random", "weight"}
     states: dict[int, dict[str, Any]] = {}
-    numbers = {id(p): i for i, p in enumerate(optimiser.param_groups[0]["params"])}
+    numbers = {id(p): i for i, p in enumerate(p for g in optimiser.param_groups for p in g["params"])}
     for name, parameter in named.items():
         parameter.copy_(distributed_like(stored.get_tensor(f"weight/{name}"), parameter))
         state = states[numbers[id(parameter)]] = {}

@@ -16,6 +16,7 @@ from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, read_json, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
+from kappa_lib.spectra import gauge
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
@@ -69,6 +70,7 @@ class Experiment:
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
         self.original: dict[str, Tensor] = {}
         self._taken_apart = False
+        self.factors: gauge.Gauge = {}
 
     def adaptor(self, seed: int) -> Adaptor:
         """A new adaptor of this seed, on the model's device."""
@@ -92,6 +94,14 @@ class Experiment:
             if self.profile.lora_rank:
                 names = insert_lora(self.llm, selection, seed)
                 self._taken_apart = True
+        if gauged := self.profile.gauge.get(selection.arm if selection else "", {}):
+            factors: gauge.Gauge = {}
+            if gauged.get("dose"):
+                factors = gauge.regauge(self.llm, seed, gauged["dose"])
+            if gauged.get("flip"):
+                factors = gauge.flip(self.llm)
+            self.factors = factors
+            self._taken_apart = True
         chosen = model.unfreeze(names)
         if selection and parallel.is_sharded(self.accelerator):
             # Sharding moves a part of each tensor to the device, and nothing brings them back.
@@ -123,6 +133,7 @@ class Experiment:
         for name, value in self.original.items():
             put_back(parameters[name], value)
         self.original = {}
+        self.factors = {}
 
     def evaluate(self, model: SpeechLLM) -> dict[str, Any]:
         """:func:`kappa_lib.training.evaluation.evaluate` of a model that may be sharded."""

@@ -19,6 +19,7 @@ from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import fingerprint, replacing, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress, track
+from kappa_lib.spectra import gauge
 from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
@@ -78,6 +79,13 @@ def train(
     model = experiment.speech_llm(seed, selection)
     trained = [p for p in model.parameters() if p.requires_grad]
     peak = profile.peak(selection.arm)
+    if profile.gauge.get(selection.arm, {}).get("rms"):
+        names = {f"llm.{name}": 1 / gauge.rms_inverse(axes) for name, axes in experiment.factors.items()}
+        trained = [
+            {"params": [p], "scale": names[name]}
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        ]
     optimiser = optim.make(profile.optimiser, trained, peak, accelerator.device)
     forward, wrapped = accelerator.prepare(model, optimiser)
     optimiser = wrapped.optimizer
@@ -97,7 +105,8 @@ def train(
     with Progress(f"training {state.folder.name}", profile.steps, first) as progress:
         for step in range(first, profile.steps):
             for group in optimiser.param_groups:
-                group["lr"] = peak * optim.rate(profile.schedule, step, profile.steps)
+                rate = optim.rate(profile.schedule, step, profile.steps)
+                group["lr"] = peak * rate * group.get("scale", 1.0)
 
             batch = [items[k] for k in plan[step]]
             part = [batch[i] for i in distributed.shard(profile.batch)]
