@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kappa_lib.figures.kappa import type_colours
-from kappa_lib.figures.style import new_figure
+from kappa_lib.figures.style import COLOURS, new_figure
 from kappa_lib.spectra.kappa_table import types
 
 
@@ -38,7 +38,7 @@ def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[s
     return figure
 
 
-KAPPA_COLOURS = ("#0072B2", "#E69F00", "#D55E00")
+KAPPA_COLOURS = (COLOURS[0], COLOURS[4], COLOURS[1])  # cold to warm
 
 
 def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> Figure:
