@@ -35,7 +35,7 @@ from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import measure
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.solvers import decompose
-from kappa_lib.weights import models, sizes
+from kappa_lib.weights import models
 
 AUTHOR = "torch.linalg.svd, fp32 (the author)"
 SVDVALS = "torch.linalg.svdvals, fp32"
@@ -253,7 +253,6 @@ def run(
 
     Every dimension of Llama-3-8B's matrices is divided by ``divide``.
     """
-    llama, _ = sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct"))
     for route in ROUTES.values():
         route(torch.eye(8, device=device))  # first calls load libraries and start threads
     report: dict[str, Any] = {"machine": machine(device), "divided_by": divide}
@@ -261,7 +260,7 @@ def run(
         report["model"] = default_model(device)
     if soup:
         report["commands"] = commands(soup)
-    shapes = {m: (a // divide, b // divide) for m, (a, b) in llama.items()}
+    shapes = {m: (a // divide, b // divide) for m, (a, b) in kappa_table.LLAMA_8B.items()}
     report["layer"] = layer(shapes, device)
     report["verdicts"] = verdicts(report)
     write_json(out / "bench.json", report)

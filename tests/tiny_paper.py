@@ -4,7 +4,6 @@ Every file has the format, the configuration fields and the special tokens of th
 the sizes are small and the weights random.
 """
 
-import json
 from pathlib import Path
 
 import hub_files
@@ -20,7 +19,6 @@ from transformers import (
 
 from kappa_lib import profiles
 from kappa_lib.profiles import Profile
-from kappa_lib.weights import sizes
 
 BEGIN, HEADER, ENDED_HEADER, TURN = (
     "<|begin_of_text|>",
@@ -83,7 +81,17 @@ def llama(layers: int = 4) -> LlamaForCausalLM:
     """Llama 3.1's configuration with every size divided, grouped queries and untied head kept."""
     words = tokenizer()
     ids = {name: words.convert_tokens_to_ids(token) for name, token in (("bos", BEGIN),)}
-    changes = {
+    settings = {
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
         "vocab_size": len(words),
         "hidden_size": 64,
         "intermediate_size": 224,
@@ -93,9 +101,8 @@ def llama(layers: int = 4) -> LlamaForCausalLM:
         "bos_token_id": ids["bos"],
         "eos_token_id": [words.convert_tokens_to_ids(t) for t in SPECIAL if t.startswith("<|e")],
     }
-    full = json.loads(sizes.config("meta-llama/Llama-3.1-8B-Instruct"))
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**full | changes)).to(torch.bfloat16)
+    return LlamaForCausalLM(LlamaConfig(**settings)).to(torch.bfloat16)
 
 
 def whisper(bands: int = 128) -> WhisperForConditionalGeneration:

@@ -190,6 +190,18 @@ def _check(table: pd.DataFrame, metadata: Any) -> None:
             raise InputError(f"its column {name!r} holds impossible values")
 
 
+# Llama-3-8B's linear layers: module path inside a layer → (out, in); it has 32 such layers.
+LLAMA_8B = {
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (1024, 4096),
+    "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096),
+    "mlp.down_proj": (4096, 14336),
+}
+
+
 def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:
     """κ table of an untrained model: each κ is what its shape alone makes typical.
 

@@ -8,14 +8,12 @@ from kappa_lib.figures import kappa as figures
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import MEASURES, rank_correlation
 from kappa_lib.spectra.selection import select
-from kappa_lib.weights import sizes
 
 
 @pytest.fixture(scope="module")
 def table():
     rng = np.random.default_rng(0)
-    shapes, _ = sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct"))
-    drawn = kappa_table.null_table(shapes, 4)
+    drawn = kappa_table.null_table(kappa_table.LLAMA_8B, 4)
     excess = rng.uniform(1, 3, len(drawn))
     drawn = drawn.assign(kappa=drawn["kappa_mp"] * excess, kappa_excess=excess)
     absent = [name for name in MEASURES if name not in drawn]

@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from kappa_lib.spectra import kappa_table, spectrum
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import select
-from kappa_lib.weights import sizes
 
-LLAMA = kappa_table.null_table(*sizes.layout(sizes.empty("meta-llama/Llama-3.1-8B-Instruct")))
+LLAMA = kappa_table.null_table(kappa_table.LLAMA_8B, 32)
 
 
 def test_llama_has_the_papers_224_matrices_and_published_size():
