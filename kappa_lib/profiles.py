@@ -87,6 +87,7 @@ class Profile(BaseModel):
     lora_rank: Whole = 0
     # A run ends where its smoothed training loss (nats per token) is down to this; 0: after steps.
     stop_loss: float = Field(0.0, ge=0, allow_inf_nan=False)
+    levels: list[Rate] = []  # higher losses at which a run with a stop_loss is evaluated, too
     arm_lr: dict[str, Rate] = {}  # arm → its own peak learning rate
     gauge: dict[str, Gauged] = {}  # arm → how its model is changed before it is trained
     tune_utterances: Utterances = {}  # corpus → training items for fine-tuning, where not all
@@ -104,6 +105,8 @@ class Profile(BaseModel):
                 f"eval_every has to be at least {SMOOTHED} with a stop_loss: the loss is averaged"
                 " over that many steps between two evaluations"
             )
+        if self.levels and not 0 < self.stop_loss < min(self.levels):
+            raise ValueError("levels have to lie above stop_loss, at which a run ends")
         if unknown := set(self.arm_lr) - set(self.arms):
             raise ValueError(f"arm_lr: {', '.join(sorted(unknown))} is not among the arms")
         if taken := set(self.corpora) & set(CORPORA):

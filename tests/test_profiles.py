@@ -35,6 +35,7 @@ def test_the_share_is_the_paper_s():
         ({"task": "singing"}, "task"),
         ({"lora_rank": -1}, "lora_rank"),
         ({"stop_loss": -0.5}, "stop_loss"),
+        ({"levels": [2.5, 1.5]}, "levels"),
         ({"arm_lr": {"nobody": 0.1}}, "arm_lr"),
         ({"arm_lr": {"selected": 0.0}}, "arm_lr"),
         ({"arm_lr": {"selected": math.inf}}, "arm_lr"),

@@ -154,9 +154,10 @@ def _descend(
     on_step: Callable[[int], None],
 ) -> None:
     """Take the steps that are left of a run; its last evaluation leaves no checkpoint."""
-    profile, level = experiment.profile, experiment.profile.stop_loss
+    profile = experiment.profile
     first = run.begin(learner.named, learner.optimiser, start)
     seconds, losses, clock = run.metrics()[-1]["seconds"], [], time.perf_counter()
+    lowest = min((row["train_loss"] for row in run.metrics()[1:]), default=math.inf)
     with Progress(f"training {run.folder.name}", profile.steps, first) as progress:
         for step in range(first, profile.steps):
             losses.append(learner.step(step))
@@ -164,16 +165,17 @@ def _descend(
             progress.update(note=f"loss {losses[-1]:.3f}, {pace:.2f} steps/s")
 
             done = step + 1
-            recent = losses[-SMOOTHED:] if level else losses
+            recent = losses[-SMOOTHED:] if profile.stop_loss else losses
             mean = sum(recent) / len(recent)
-            learned = level > 0 and len(losses) >= SMOOTHED and mean <= level
-            last = learned or done == profile.steps
-            if last or done % profile.eval_every == 0:
+            smooth = len(losses) >= SMOOTHED
+            passed = smooth and any(mean <= level < lowest for level in profile.levels)
+            last = (smooth and mean <= profile.stop_loss) or done == profile.steps
+            if last or passed or done % profile.eval_every == 0:
                 seconds += time.perf_counter() - clock
                 run.record(done, profile.batch, seconds, mean, experiment.evaluate(learner.model))
                 if not last:
                     run.save(done, learner.named, learner.optimiser)
-                losses, clock = [], time.perf_counter()
+                lowest, losses, clock = min(lowest, mean), [], time.perf_counter()
             on_step(done)
             if last:
                 return

@@ -131,8 +131,15 @@ def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
 
 
 @pytest.mark.slow
-def test_a_run_killed_where_it_stopped_learns_no_further(profile):
-    pace = {"lr": 0.01, "steps": SMOOTHED + 5, "eval_every": 100, "stop_loss": 100.0}
+@pytest.mark.parametrize(
+    ("losses", "steps"),
+    [
+        ({"stop_loss": 100.0}, [0, SMOOTHED]),  # where it stopped it learns no further
+        ({"stop_loss": 0.001, "levels": [100.0]}, [0, SMOOTHED, 2 * SMOOTHED + 5]),  # once a level
+    ],
+)
+def test_a_run_killed_at_a_loss_goes_on_as_without(profile, losses, steps):
+    pace = {"lr": 0.01, "steps": 2 * SMOOTHED + 5, "eval_every": 100} | losses
     experiment, arms = stages.prepare(profile(arms=["selected"], seeds=[0], **pace))
 
     def kill(done):
@@ -142,7 +149,7 @@ def test_a_run_killed_where_it_stopped_learns_no_further(profile):
     with pytest.raises(KeyboardInterrupt):
         train(experiment, arms["selected"], 0, kill)
     rows = train(experiment, arms["selected"], 0)
-    assert [row["step"] for row in rows] == [0, SMOOTHED]
+    assert [row["step"] for row in rows] == steps
 
 
 @pytest.mark.slow
