@@ -37,7 +37,7 @@ KEPT = (
     "bench.*",
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("gauge", "cause", "understood", "type", "long", "text", "turn")
+PROFILES = ("gauge", "cause", "understood", "type", "long", "text_early", "turn")
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),

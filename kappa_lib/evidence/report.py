@@ -43,10 +43,10 @@ QUESTIONS: dict[str, tuple[str, Pair]] = {
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
-    "matched pair, LoRA": ("text", _NEIGHBOURS),
-    "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
-    "LoRA: smallest κ − at random": ("text", ("selected", "random")),
-    "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
+    "matched pair, LoRA": ("text_early", _NEIGHBOURS),
+    "LoRA: smallest κ − everywhere": ("text_early", ("selected", "all")),
+    "LoRA: smallest κ − at random": ("text_early", ("selected", "random")),
+    "LoRA: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
 }
 _LABELS = {"wer": "WER", "text": "general-text loss", "kl": "KL"}
 # Heading → column of the evaluations, factor, digits.
