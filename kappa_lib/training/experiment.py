@@ -71,6 +71,7 @@ class Experiment:
         # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a twentieth of a step
         self.forgetting = Forgetting(self.llm, self.tokenizer, profile.text_tokens)
         self.rates: dict[str, float] = {}  # of the run's tensors, over its own; without one: 1
 
