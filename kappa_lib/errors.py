@@ -1,10 +1,6 @@
 """Errors a user can act on: what is wrong, and what to do about it."""
 
 import errno
-import os
-from collections.abc import Iterator
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class KappaError(Exception):
@@ -41,32 +37,9 @@ class SpaceError(KappaError, OSError):
     """Not enough room on the disk for what is about to be written."""
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it: other libraries wrap each other's errors and the system's."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def refuse_full_disk(error: BaseException, what: object) -> None:
-    """Stop where an error of getting ``what`` comes from a full disk or quota, however wrapped.
-
-    Raises:
-        SpaceError: it does.
-    """
-    if isinstance(error, SpaceError):
-        raise error
-    # Of another process, or of a library in another language, its words may be all that is left.
-    words = [os.strerror(number) for number in _FULL]
-    for cause in causes(error):
-        if getattr(cause, "errno", None) in _FULL or any(word in str(cause) for word in words):
-            remedy = "free some space, or point the cache (KAPPA_HOME, HF_HOME) at a larger disk"
-            raise SpaceError(f"{what}: the disk is full", remedy) from error
-
-
 def first_line(error: BaseException) -> str:
     """Kind and first line of another library's error, whose text may fill a screen."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
@@ -77,6 +50,6 @@ def from_system(error: KappaError | OSError) -> KappaError:
         return error
     reason = error.strerror or str(error) or type(error).__name__
     what = f"{error.filename}: {reason}" if error.filename else reason
-    if error.errno in _FULL:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(what, "free some space, or choose another disk, and run again")
     return InputError(what, "check the path and its permissions, or choose another")

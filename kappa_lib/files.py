@@ -1,11 +1,11 @@
 """Atomic writes, hashes, and the rule by which a stage of the pipeline is skipped."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,8 +17,10 @@ import psutil
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from kappa_lib import distributed
-from kappa_lib.errors import InputError, SpaceError, from_system
+from kappa_lib.errors import InputError, SpaceError
+from kappa_lib.progress import is_main_process
+
+SHOWN = 5  # of the faults of one value
 
 
 def sha256(path: Path) -> str:
@@ -40,18 +42,14 @@ def states(paths: Iterable[Path]) -> list[list[Any]]:
     return [[path, status.st_size, status.st_mtime_ns] for path, status in found]
 
 
-def existing(folder: Path) -> Path:
-    """A folder that is there already: this one, or the nearest above it."""
-    return next(place for place in [folder, *folder.absolute().parents] if place.exists())
-
-
 def require_space(folder: Path, needed: int) -> None:
     """Refuse before writing when the disk that holds ``folder`` has fewer than ``needed`` bytes.
 
     Raises:
         SpaceError: naming the folder, the bytes needed and the bytes free.
     """
-    free = shutil.disk_usage(existing(folder)).free
+    there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise SpaceError(
             f"{folder}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free",
@@ -60,36 +58,25 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Refuse, before any work, a folder for outputs in which nothing can be written.
-
-    Raises:
-        InputError: naming what is in the way.
-    """
-    if "\0" in str(folder):
-        raise InputError(f"{str(folder)!r}: not a path", "choose another folder for the output")
+    """Make a folder for outputs before any work; InputError where nothing can be written to it."""
     try:
-        there = existing(folder)
-    except OSError as error:
-        raise from_system(error) from error
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "not writable" if there.is_dir() else "not a folder"
-        raise InputError(f"{folder}: {there} is {why}", "choose another folder for the output")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError("not writable")
+    except (OSError, ValueError) as error:  # something is in the way, or it is no path at all
+        what = f"{str(folder)!r}: {error}"
+        raise InputError(what, "choose another folder for the output") from error
 
 
 @contextmanager
 def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold a results folder for this process, or those that were launched with it, of which the
-    main one takes it; the system frees it when the process ends.
-
-    Args:
-        folder: of the results.
-        what: holds a part of it, for instance one run.
-        wait: until whoever holds it is done.
+    """Hold a part of a results folder, for instance one run, for this process and those that were
+    launched with it, of which the main one takes it; the system frees it when the process ends.
 
     Raises:
         InputError: another process holds it, and ``wait`` is not asked for.
     """
-    if not distributed.is_main_process():
+    if not is_main_process():
         yield
         return
     path = folder / "stages" / f"{what}.lock"
@@ -108,11 +95,11 @@ def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
 def drop_abandoned(path: Path) -> None:
     """Remove what processes that were killed while replacing ``path`` have left beside it."""
     # Of another machine that shares the disk nobody knows here which processes live.
-    left = re.compile(rf"\.{re.escape(f'{path.name}.{platform.node()}')}-(\d{{1,9}})\.partial")
-    for place in list(path.parent.iterdir()) if path.parent.is_dir() else []:
-        found = left.fullmatch(place.name)
+    left = glob.escape(f".{path.name}.{platform.node()}-") + "*.partial"
+    for place in path.parent.glob(left):
+        number = int(place.stem.rpartition("-")[2])
         # In a container the one that was killed often had the number that this one has.
-        if found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1]))):
+        if number == os.getpid() or not psutil.pid_exists(number):
             shutil.rmtree(place, ignore_errors=True)
 
 
@@ -149,46 +136,47 @@ def read_json(path: Path, kind: Any = object) -> Any:
     return parse(path.read_bytes(), str(path), kind)
 
 
-def whole_lines(path: Path, mend: bool) -> list[bytes]:
-    """Lines of a file that is appended to, without what a kill left of a last one.
-
-    Args:
-        path: of the file; no lines where there is none.
-        mend: cut the torn line off the file, too, before anything is appended to it.
-    """
+def whole_lines(path: Path) -> list[bytes]:
+    """Lines of a file that is appended to, if it is there; what a kill left of a last one is cut
+    off the file."""
     data = path.read_bytes() if path.is_file() else b""
     whole = data[: data.rfind(b"\n") + 1]
-    if mend and len(whole) < len(data):
-        with open(path, "r+b") as stream:
-            stream.truncate(len(whole))
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
     return whole.splitlines()
 
 
 def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
     """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
 
-    Args:
-        text: to read.
-        source: its name, for errors.
-        kind: the type that it has to hold, without conversions: ``dict[str, object]``, a model of
-            pydantic's.
-        loads: the reader.
-
     Raises:
-        InputError: cannot be read, or is not of this kind; names ``source``.
+        InputError: cannot be read, or holds no ``kind``, see :func:`validated`; names ``source``.
     """
     language = "JSON" if loads is json.loads else "YAML"
     try:
-        return TypeAdapter(kind).validate_python(loads(text), strict=True)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, wrong["loc"]))
-        what = f"{source}: {place}: {wrong['msg']}" if place else f"{source}: {wrong['msg']}"
-        raise InputError(what, f"mend the {language}") from error
+        value = loads(text)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # PyYAML raises all of these, json the second and the last.
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: not {language}: {reason}", f"mend the {language}") from error
+    return validated(value, source, kind, f"mend the {language}")
+
+
+def validated(value: Any, source: str, kind: Any, remedy: str) -> Any:
+    """A value that has to be of a type, without conversions: ``dict[str, object]``, a model of
+    pydantic's.
+
+    Raises:
+        InputError: it is not; names ``source`` and what is wrong in it.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        wrong = []
+        for found in error.errors(include_url=False, include_input=False)[:SHOWN]:
+            place, said = ".".join(map(str, found["loc"])), found["msg"]
+            wrong.append(f"{place}: {said}" if place else said.removeprefix("Value error, "))
+        raise InputError(f"{source}: {'; '.join(wrong)}", remedy) from error
 
 
 @dataclass(frozen=True)

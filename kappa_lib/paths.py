@@ -30,12 +30,10 @@ def cache() -> Path:
 
 
 def results(profile: str) -> Path:
-    """Folder of one profile's results, ``results/<profile>``; of a path, what the file is called.
+    """Folder of one profile's results, ``results/<profile>``.
 
     ``results`` is what ``KAPPA_RESULTS`` says, else lies in the clone, else, of an installed
     package, in the current folder.
     """
-    profile = Path(profile).stem if profile.endswith((".yaml", ".yml")) else profile
-    if given := os.environ.get("KAPPA_RESULTS"):
-        return expanded(given) / profile
-    return (ROOT if in_clone() else Path.cwd()) / "results" / profile
+    root = (ROOT if in_clone() else Path.cwd()) / "results"
+    return expanded(os.environ.get("KAPPA_RESULTS") or root) / profile

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.files import parse
+from kappa_lib.files import parse, validated
 
 # The corpora that need no folder of one's own, and their languages.
 CORPORA = {
@@ -21,6 +21,7 @@ CORPORA = {
 # Steps over which a loss is averaged before it may stop a run; an evaluation begins anew.
 SMOOTHED = 20
 _REFERENCE = "reference/"
+_FILES = paths.DATA / "profiles"
 
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]  # of profiles and arms: they name files
 Count = Annotated[int, Field(gt=0, lt=2**63)]
@@ -148,63 +149,35 @@ class Profile(BaseModel):
 
 
 def checked(values: Mapping[str, Any], source: str) -> Profile:
-    """The profile that has these values.
-
-    Raises:
-        InputError: keys are missing, unknown, or hold what they cannot; ``source`` is named.
-    """
-    try:
-        return Profile.model_validate(values)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"profile key {'.'.join(map(str, e['loc']))}: {e['msg']}"
-            if e["loc"]
-            else e["msg"].removeprefix("Value error, ")
-            for e in error.errors()
-        )
-        remedy = "correct it; kappa_lib/profiles.py says what each key means"
-        raise InputError(f"{source}: {wrong}", remedy) from error
+    """The profile that has these values; InputError where a key is missing or unknown, or holds
+    what it cannot."""
+    return validated(values, source, Profile, "kappa_lib/profiles.py says what each key means")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Key and value of a ``--set KEY=VALUE``, the value written as in a profile's YAML.
-
-    Raises:
-        InputError: without ``=``, or with a value that is not YAML.
-    """
+    """Key and value of a ``--set KEY=VALUE``, the value written as in a profile's YAML."""
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
     return key, parse(value, f"--set {text}", loads=yaml.safe_load)
 
 
-def _files() -> dict[str, Path]:
-    """Name → file of the profiles that need no path."""
-    return {path.stem: path for path in (paths.DATA / "profiles").glob("*.yaml")}
-
-
 def names() -> list[str]:
     """Names of the profiles that need no path."""
-    return sorted(_files())
+    return sorted(path.stem for path in _FILES.glob("*.yaml"))
 
 
 def find(name: str) -> Path:
-    """The YAML file of a profile, given its name or, ending in ``.yaml``, its path.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The YAML file of a profile, given its name or, ending in ``.yaml``, its path."""
     if name.endswith((".yaml", ".yml")):
         path = paths.expanded(name).absolute()
         if path.is_file():
             return path.resolve()
         raise InputError(f"there is no profile file {path}", "check the path")
-    if path := _files().get(name):
-        return path
-    raise InputError(
-        f"there is no profile {name!r}",
-        f"use one of {', '.join(names())}, or the path of a YAML file",
-    )
+    if name in names():
+        return _FILES / f"{name}.yaml"
+    known = f"use one of {', '.join(names())}, or the path of a YAML file"
+    raise InputError(f"there is no profile {name!r}", known)
 
 
 def load(source: str | Path | Mapping[str, Any], **overrides: Any) -> Profile:
@@ -233,18 +206,14 @@ def load(source: str | Path | Mapping[str, Any], **overrides: Any) -> Profile:
     return profile
 
 
-def current() -> Profile:
-    """The profile that this process' notebook loaded last.
+_current: Profile | None = None
 
-    Raises:
-        InputError: no notebook has loaded one.
-    """
+
+def current() -> Profile:
+    """The profile that this process' notebook loaded last."""
     if _current is None:
         raise InputError("no profile was loaded", "load one first: load_profile(globals())")
     return _current
-
-
-_current: Profile | None = None
 
 
 def _of_notebook(namespace: Mapping[str, Any], overrides: dict[str, Any]) -> Profile:
@@ -280,14 +249,12 @@ def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
         raise InputError(f"{path}: its key profile is another", f"write profile: {path.stem}")
     profile = checked(values | overrides, path.name)
 
-    # Notebooks work in their own folder, where a relative path leads elsewhere.
-    def absolute(key: str, written: str) -> Path:
-        return (Path.cwd() if key in overrides else path.parent) / paths.expanded(written)
+    def absolute(place: str, key: str) -> Path:
+        """Notebooks work in their own folder, where a relative path leads elsewhere."""
+        return (Path.cwd() if key in overrides else path.parent) / paths.expanded(place)
 
-    places = {key: absolute(key, getattr(profile, key)) for key in ("model", "encoder")}
+    places = {key: absolute(getattr(profile, key), key) for key in ("model", "encoder")}
     found: dict[str, Any] = {key: str(place) for key, place in places.items() if place.is_dir()}
-    found["corpora"] = {
-        name: own | {"folder": str(absolute("corpora", own["folder"]))}
-        for name, own in profile.corpora.items()
-    }
+    own = profile.corpora.items()
+    found["corpora"] = {n: c | {"folder": str(absolute(c["folder"], "corpora"))} for n, c in own}
     return profile.model_copy(update=found)

@@ -18,27 +18,33 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
-from kappa_lib import distributed
-
 CHANNEL = "KAPPA_PROGRESS"
-# Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
-# which start kernels themselves, do not.
-_WATCHED = "JPY_SESSION_NAME"
-EVERY, EVERY_IN_A_LOG = 0.5, 10.0  # seconds between two drawings of a bar
 
 T = TypeVar("T")
 
 
+def rank() -> int:
+    """Number of this process among those that train one model together, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and reports progress."""
+    return rank() == 0
+
+
 def _stream() -> TextIO | None:
     """Where progress goes now, None where nobody watches."""
-    if not distributed.is_main_process():
+    if not is_main_process():
         return None
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None:
         return sys.stderr
     if number := os.environ.get(CHANNEL):
         return open(int(number), "w", encoding="utf-8", closefd=False)
-    return sys.stdout if _WATCHED in os.environ else None
+    # Jupyter's server names the session of a notebook that a person has open; nbval and nbconvert,
+    # which start kernels themselves, do not.
+    return sys.stdout if "JPY_SESSION_NAME" in os.environ else None
 
 
 def say(text: str) -> None:
@@ -67,7 +73,7 @@ class Progress(tqdm):
             file=stream,
             disable=stream is None,
             leave=stream is not sys.stdout,
-            mininterval=EVERY_IN_A_LOG if log else EVERY,
+            mininterval=10.0 if log else 0.5,  # seconds between two drawings
             delay=0 if total else 1e-3,  # a stage of which nothing is told is not drawn
         )
 

@@ -2,9 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,6 @@ import torch
 from kappa_lib import __version__, paths
 
 PACKAGES = ("torch", "transformers", "numpy", "datasets", "jiwer", "ctranslate2")
-# Families of vector and matrix instructions: processors of one name differ in them, and so do the
-# digits of what they compute.
-INSTRUCTIONS = ("avx", "amx", "sve")
 
 
 def _git(*arguments: str) -> str | None:
@@ -23,40 +21,34 @@ def _git(*arguments: str) -> str | None:
         return None  # an installed copy, or an archive: a repository around it is another's
     command = ["git", "-C", str(paths.ROOT), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None  # no git here
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None  # of an extra that is not installed
 
 
 def _processor() -> str:
     told = Path("/proc/cpuinfo")  # of Linux; the first processor's name stands for all
-    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    found = re.search(r"model name\s*: (.+)", told.read_text() if told.is_file() else "")
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def describe(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Commit (and whether the tree was clean), versions, machine, threads, device and time."""
     changes = _git("status", "--porcelain")
     gpu = torch.device(device).type == "cuda"
+    # Families of vector and matrix instructions: processors of one name differ in them, and so do
+    # the digits of what they compute.
+    families = ("avx", "amx", "sve")
     able = [name for name, has in torch.cpu.get_capabilities().items() if has]
     return {
         "kappa_lib": __version__,
         "commit": _git("rev-parse", "HEAD"),
         "clean": None if changes is None else not changes,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {n: next((d.version for d in distributions(name=n)), None) for n in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
-        "instructions": sorted(name for name in able if name.startswith(INSTRUCTIONS)),
+        "instructions": sorted(name for name in able if name.startswith(families)),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if gpu else "cpu",

@@ -10,15 +10,15 @@ TEXTS = paths.DATA / "texts"
 
 
 def clock(seconds: float) -> str:
-    """A duration as a person reads it: ``8 s``, ``3 min 05 s``, ``2 h 07 min``, ``5.3 days``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole / 86400:,.1f} days"
+    """A duration as a person reads it: ``8 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -28,10 +28,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown; a cell is written as ``str`` writes it, and may hold a bar."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
-    first, rule, *rest = (f"| {' | '.join(line)} |" for line in cells)
-    return "\n".join([first, rule.replace(" ", ""), *rest])
+
+    def line(cells: Sequence[object]) -> str:
+        return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return "\n".join([line(columns), "|" + "---|" * len(columns), *map(line, rows)])
 
 
 def text_metadata() -> dict[str, dict[str, Any]]:

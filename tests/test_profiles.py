@@ -6,12 +6,30 @@ import yaml
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
+from kappa_lib.training.experiment import VERSION
 from kappa_lib.training.trainer import settings
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_file_loads_under_its_own_name(name):
-    assert profiles.load(name).profile == name
+def test_every_profile_loads_under_its_own_name(name):
+    profile = profiles.load(name)
+    assert profile.profile == name
+    content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
+    assert profile.model_dump(include=set(content), exclude_unset=True) == content
+    assert profile.model_dump(exclude_defaults=True).keys() <= content.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("desktop", "use one of .*laptop"),
+        ("nowhere/nope.yaml", r"no profile file .*nope\.yaml"),
+        ("reference/smoke", "no committed run"),
+    ],
+)
+def test_what_names_no_profile_is_refused(source, said):
+    with pytest.raises(InputError, match=said):
+        profiles.load(source)
 
 
 def test_the_share_is_the_paper_s():
@@ -46,16 +64,11 @@ def test_an_unusable_value_is_refused_by_name(change, said):
         profiles.load("smoke", **change)
 
 
-def test_an_unknown_profile_lists_the_known_ones():
-    with pytest.raises(InputError, match="laptop"):
-        profiles.load("desktop")
-
-
 def test_a_missing_key_is_named(tmp_path):
     values = yaml.safe_load(profiles.find("smoke").read_text(encoding="utf-8"))
     del values["lr"]
     (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(InputError, match="profile key lr: Field required"):
+    with pytest.raises(InputError, match="lr: Field required"):
         profiles.load(tmp_path / "smoke.yaml")
 
 
@@ -65,6 +78,9 @@ def test_a_run_that_stops_at_a_loss_needs_steps_to_average_it_over():
     assert profiles.load("smoke", stop_loss=2.0, eval_every=20).stop_loss == 2.0
 
 
+# Their runs are of an earlier version of the computation, which today's code does not repeat; the
+# page of all runs says so.
+OLDER = {("study", 1)}
 COMMITTED = sorted(paths.REFERENCE.glob("*/runs/*/config.json"))
 
 
@@ -83,6 +99,13 @@ def test_committed_runs_are_the_runs_that_their_profile_describes(name):
         )
 
 
+def test_committed_runs_that_today_s_code_would_not_repeat_are_named():
+    versions = {(path.parts[-4], read_json(path)["version"]) for path in COMMITTED}
+    assert {run for run in versions if run[1] != VERSION} == OLDER
+    page = (paths.REFERENCE / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}` is of version {version}" in page for name, version in OLDER)
+
+
 def test_a_notebook_s_cell_wins_over_the_file_and_its_profile_is_the_current_one():
     profile = profiles.load({"profile": "smoke", "steps": 7, "unrelated": 1})
     assert profile.steps == 7
@@ -95,12 +118,6 @@ def test_a_notebook_s_cell_can_be_executed_again():
     namespace = {"profile": "smoke", "steps": 7}
     namespace["profile"] = profiles.load(namespace)
     assert profiles.load(namespace) == namespace["profile"]
-
-
-def test_without_a_notebook_s_profile_there_is_no_current_one(monkeypatch):
-    monkeypatch.setattr(profiles, "_current", None)
-    with pytest.raises(InputError, match="no profile was loaded"):
-        profiles.current()
 
 
 def test_a_committed_run_is_read_where_it_lies_with_the_seeds_that_are_there(tmp_path, monkeypatch):
@@ -117,12 +134,6 @@ def test_a_committed_run_is_read_where_it_lies_with_the_seeds_that_are_there(tmp
     assert found.output == tmp_path / "shown" / "study"
     assert own.folder == own.output == tmp_path / "study"
     assert profiles.load("reference/study", seeds=[2]).seeds == [2]
-
-
-def test_a_profile_without_committed_runs_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "REFERENCE", tmp_path)
-    with pytest.raises(InputError, match="no committed run"):
-        profiles.load("reference/laptop")
 
 
 @pytest.fixture
@@ -157,8 +168,3 @@ def test_a_copy_that_would_write_over_the_original_s_results_is_refused(mine):
     copy.write_text(mine.read_text())
     with pytest.raises(InputError, match="write profile: copy"):
         profiles.load(str(copy))
-
-
-def test_a_path_that_leads_nowhere_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"no profile file .*nope\.yaml"):
-        profiles.load(str(tmp_path / "nope.yaml"))

@@ -34,16 +34,6 @@ def test_sentences_are_told(told):
     assert told() == ["fetching"]
 
 
-def test_a_callback_is_a_bar(told):
-    with progress.Progress("scan") as bar:
-        bar.reach(0, 2, "q_proj")
-        bar.reach(2, 2, "last")
-    (line,) = told()
-    assert line.startswith("scan: 100%")
-    assert " 2/2 " in line
-    assert "last" in line
-
-
 def test_a_callback_that_begins_in_the_middle_was_resumed(told):
     with progress.Progress("train") as bar:
         bar.reach(41, 80)

@@ -13,7 +13,7 @@ from kappa_lib.text import clock, counted, markdown
         (60, "1 min 00 s"),
         (3599, "59 min 59 s"),
         (7620, "2 h 07 min"),
-        (48 * 3600, "2.0 days"),
+        (48 * 3600, "48 h 00 min"),
     ],
 )
 def test_clock(seconds, text):

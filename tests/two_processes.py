@@ -15,7 +15,6 @@ from unittest.mock import patch
 import tiny_paper
 from safetensors.torch import save_file
 
-from kappa_lib import distributed
 from kappa_lib.run import cli, stages
 from kappa_lib.training import parallel, trainer
 
@@ -35,7 +34,7 @@ def write_gradients(root: Path, way: str, folder: Path) -> None:
 
     def keep(parameters, limit):
         kept = {str(i): parallel.full_tensor(p.grad) for i, p in enumerate(parameters)}
-        if distributed.is_main_process():
+        if parallel.is_main_process():
             folder.mkdir(exist_ok=True)
             save_file(kept, folder / "gradients.safetensors")
         raise Stop
@@ -57,7 +56,7 @@ def run(folder: Path, arguments: list[str]) -> None:
     """The command, its results and its output below a folder."""
     folder.mkdir(exist_ok=True)
     os.environ["KAPPA_RESULTS"] = str(folder)
-    out = folder / f"said-by-{distributed.rank()}.txt"
+    out = folder / f"said-by-{parallel.rank()}.txt"
     with out.open("w") as file, contextlib.redirect_stdout(file):
         assert cli.main(arguments) == 0
 
@@ -73,8 +72,8 @@ def main(root: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     # Each command takes the connections down when it is done; here the next one needs them.
-    with patch.object(distributed, "shut_down", distributed.barrier):
+    with patch.object(parallel, "shut_down", parallel.barrier):
         main(*map(Path, sys.argv[1:]))
-    distributed.shut_down()
+    parallel.shut_down()
     # A step was left half-way: an ordinary exit may abort on threads of it that still run.
     os._exit(0)

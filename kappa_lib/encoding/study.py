@@ -43,7 +43,7 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._found = dict(json.loads(line) for line in whole_lines(path, mend=True))
+        self._found = dict(json.loads(line) for line in whole_lines(path))
 
     def get(self, key: str, compute: Callable[[], list[dict]]) -> list[dict]:
         """The rows kept under ``key``, computed and appended where there are none."""

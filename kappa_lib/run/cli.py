@@ -1,25 +1,28 @@
-"""The ``kappa`` command and what each subcommand does."""
+"""The ``kappa`` command and what each subcommand does.
 
+The heavy imports wait until a command needs them, so that --help answers at once.
+"""
+
+import re
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
-from kappa_lib import __version__, distributed, files, profiles
-from kappa_lib.errors import InputError
-from kappa_lib.run.terminal import Kappa
+from kappa_lib import __version__, files, profiles
+from kappa_lib.errors import InputError, KappaError, from_system
+from kappa_lib.progress import Progress, is_main_process, rank
 from kappa_lib.text import counted
 
-# The heavy imports wait until a command needs them, so that --help answers at once.
-
+WRONG = 2  # exit status of an error that a person can act on
 
 app = typer.Typer(
-    cls=Kappa,
     help="The condition number κ of a model's matrices: measured, and trained by.",
     epilog="Begin with `kappa scan smollm2-135m -o out`, then look at out/kappa.html.",
     rich_markup_mode=None,  # boxes neither wrap well nor read well in a log
@@ -62,7 +65,7 @@ def _common(
     version: Annotated[bool, VERSION] = False,
     debug: Annotated[bool, Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """What stands before a subcommand: :class:`Kappa` reads it."""
+    """What stands before a subcommand; :func:`main` reads ``--debug``."""
 
 
 @app.command(epilog="Example: kappa scan Qwen/Qwen3-0.6B -o out --exclude '*.mlp.*'")
@@ -77,7 +80,6 @@ def scan(
     dtype: Annotated[str | None, Option(help="Round the weights to this dtype first.")] = None,
 ) -> None:
     """Measure κ of every matrix of a checkpoint, and what training changed of it."""
-    from kappa_lib.progress import Progress
     from kappa_lib.spectra.compare import compare as compared
     from kappa_lib.spectra.scan import scan as measure
 
@@ -97,7 +99,11 @@ def scan(
     for why, names in table.attrs["left_out"].items():
         print(f"not measured, {why}: {', '.join(names)}")
     if changes:
-        _print_changes(changes)
+        for place, names in (("first", changes.only_before), ("second", changes.only_after)):
+            if names:
+                print(f"only in the {place}: {counted(len(names), 'tensor')}, such as {names[0]}")
+        trained = changes.summary().query("by == 'type'").drop(columns="by")
+        print(trained.to_string(index=False, float_format="{:.3g}".format))
     if out is None:
         print("Nothing was kept; with -o DIR, `kappa select DIR` can choose from the table")
         return
@@ -107,14 +113,6 @@ def scan(
     shown_at, *pictures = page.write(table, out, changes)
     print(f"{shown_at}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
     print(f"Next: kappa select {shlex.quote(str(out))} -o arms")
-
-
-def _print_changes(changes: Any) -> None:
-    for place, names in (("first", changes.only_before), ("second", changes.only_after)):
-        if names:
-            print(f"only in the {place}: {counted(len(names), 'tensor')}, {names[0]} among them")
-    shown = changes.summary().query("by == 'type'").drop(columns="by")
-    print(shown.to_string(index=False, float_format="{:.3g}".format))
 
 
 def _list_arms(asked: bool) -> None:
@@ -145,13 +143,11 @@ def select(
     if count is not None and share is not None:
         raise InputError("two sizes", "give one of --count, --share")
     found = kappa_table.read(table)
-    if count is None:
-        count = selection.count_for(found, selection.PAPER_SHARE if share is None else share)
+    size = {"count": count} if share is None else {"share": share}
     files.require_folder(out)
     # All of them before the first is written: an impossible one leaves nothing half done.
-    selections = [
-        selection.select(found, name, count, seed) for name in arm or ["selected", "inverse"]
-    ]
+    arms = arm or ["selected", "inverse"]
+    selections = [selection.select(found, name, seed=seed, **size) for name in arms]
     for chosen in selections:
         chosen.save(out / f"{chosen.arm}.json")
     left_out = dict(found.attrs.get("not_adapted", {}))
@@ -236,8 +232,9 @@ def train(
     loaded = profiles.load(profile, **values).model_copy(update=asked)
 
     from kappa_lib.run import stages
+    from kappa_lib.training import parallel
 
-    main_process = distributed.is_main_process()
+    main_process = is_main_process()
     experiment, arms = stages.prepare(loaded)
     if main_process:
         for corpus, problem in experiment.data.missing.items():
@@ -246,7 +243,7 @@ def train(
     if main_process:
         last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
         print(last.filter(regex="^(step|wer_.*)$").to_string(float_format="{:.1%}".format))
-    distributed.shut_down()
+    parallel.shut_down()
 
 
 @app.command(epilog="Example: kappa report --profile laptop")
@@ -259,6 +256,7 @@ def report(profile: Profile = "laptop") -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 2 (an error) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # not what a caller has put there
             stream.reconfigure(errors="replace")  # Latin-1 has no κ
@@ -266,7 +264,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(arguments, prog_name="kappa")
     except SystemExit as ended:
         return int(ended.code or 0)
+    except (KappaError, OSError, ModuleNotFoundError) as found:
+        error = _extra_missing(found) if isinstance(found, ImportError) else from_system(found)
+        if error is None or "--debug" in arguments:
+            raise
+        who = "" if is_main_process() else f", process {rank()}"
+        print(f"kappa{who}: {error}", file=sys.stderr)
+        return WRONG
     return 0
+
+
+def _extra_missing(error: ImportError) -> KappaError | None:
+    """What to install for a module that an extra of this package brings; None for any other."""
+    name = (error.name or "").partition(".")[0]
+    for line in metadata.requires("kappa-lib") or []:
+        if found := re.match(rf"{re.escape(name)}\b.*; extra == \"(\w+)\"", line):
+            what = f"this needs the package {name}, which the extra {found[1]!r} brings"
+            return KappaError(what, f"pip install '.[{found[1]}]' in the clone of the repository")
+    return None
 
 
 if __name__ == "__main__":

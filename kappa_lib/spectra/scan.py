@@ -61,7 +61,7 @@ class FinishedRows:
     def __init__(self, folder: Path | None) -> None:
         self.path = folder and folder / "kappa.rows.jsonl"
         self.rows: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(whole_lines(self.path, mend=True) if self.path else (), 1):
+        for number, line in enumerate(whole_lines(self.path) if self.path else (), 1):
             try:
                 record = json.loads(line)
                 key, row = record["key"], record["row"]

@@ -16,7 +16,7 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 from kappa_lib import files
-from kappa_lib.errors import AssetError, InputError, refuse_full_disk
+from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
 SILENCE = 1e-4  # root mean square below which a recording counts as silent (-80 dB)
@@ -176,16 +176,12 @@ def decode(item: dict[str, Any]) -> np.ndarray:
 
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
-    """As ``files.replacing`` for a new folder; another process that makes it first wins.
-
-    SpaceError where the disk fills up.
-    """
+    """As ``files.replacing`` for a new folder; another process that makes it first wins."""
     try:
         with files.replacing(folder) as temporary:
             temporary.mkdir()
             yield temporary
     except OSError as error:
-        refuse_full_disk(error, folder)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
             raise
 

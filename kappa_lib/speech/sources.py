@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 
 from kappa_lib import paths
-from kappa_lib.errors import InputError, refuse_full_disk
+from kappa_lib.errors import InputError
 from kappa_lib.files import states
 from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
@@ -99,7 +99,6 @@ class OwnSpeech:
         except InputError:
             raise
         except _UNREADABLE as error:
-            refuse_full_disk(error, paths.cache() / "datasets")  # where Parquet is unpacked to
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
                 f"{folder}: not readable as a dataset: {reason}",

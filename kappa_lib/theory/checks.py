@@ -12,24 +12,17 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def matrix_form(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
-    """Return ``weight`` as a detached 2-D tensor after checking all but its values.
-
-    Raises:
-        InputError: not a 2-D array of real floating-point numbers, or empty.
-    """
+    """Return ``weight`` as a detached 2-D tensor; InputError, where it is no such array of real
+    floating-point numbers, or empty. Its values are not looked at."""
     tensor = torch.as_tensor(weight).detach()
     if tensor.ndim != 2:
-        raise InputError(
-            f"{name}: has shape {tuple(tensor.shape)}; a condition number needs a matrix",
-            "pass a 2-D tensor; slice 3-D expert tensors, reshape convolutions to out × rest",
-        )
+        what = f"{name}: has shape {tuple(tensor.shape)}; a condition number needs a matrix"
+        raise InputError(what, "slice 3-D expert tensors, reshape convolutions to out × rest")
     if tensor.numel() == 0:
         raise InputError(f"{name}: empty, shape {tuple(tensor.shape)}", "check the checkpoint")
     if not tensor.is_floating_point():
-        raise InputError(
-            f"{name}: dtype {tensor.dtype} is not real floating point",
-            "dequantise packed weights first; integer codes have no meaningful spectrum",
-        )
+        what = f"{name}: dtype {tensor.dtype} is not real floating point"
+        raise InputError(what, "dequantise packed weights first; codes have no meaningful spectrum")
     return tensor
 
 
@@ -44,10 +37,8 @@ def as_matrix(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.
     wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor
     lowest, highest = (float(x) for x in torch.aminmax(wide))
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise InputError(
-            f"{name}: holds NaN or infinite values",
-            "the checkpoint or the training run that wrote it is broken; fetch it again",
-        )
+        remedy = "the checkpoint or the training run that wrote it is broken; fetch it again"
+        raise InputError(f"{name}: holds NaN or infinite values", remedy)
     if lowest == highest == 0.0:
         raise InputError(f"{name}: all zero, so κ is undefined", "exclude this tensor")
     return tensor
@@ -74,24 +65,19 @@ def as_spectrum(s: ArrayLike, *, descending: bool = False) -> NDArray[np.float64
     if values.ndim != 1 or values.size == 0:
         raise InputError(f"the spectrum has shape {values.shape}", "give a non-empty 1-D array")
     if not np.isfinite(values).all() or (values < 0).any():
-        what = "no spectrum: it holds NaN, infinite or negative values"
-        raise InputError(what, "give singular values: finite and not below zero")
+        raise InputError("no spectrum: NaN, infinite or negative", "give singular values")
     if values.max() == 0:
-        what = "no spectrum: every singular value is zero (zero norm)"
+        what = "no spectrum: all zero (zero norm)"
         raise InputError(what, "the zero matrix has no entropy or κ")
     # Values that should be equal may differ in their last bits, in either order.
     if descending and (np.diff(values) > rank_tolerance(values.shape) * values.max()).any():
-        what = "no spectrum: its values ascend"
-        raise InputError(what, "give singular values in descending order")
+        raise InputError("no spectrum: it ascends", "give singular values in descending order")
     return values
 
 
 def nonzero_spectrum(s: ArrayLike, rtol: float | None = None) -> NDArray[np.float64]:
-    """The k of r singular values in any order that are not zero by ``rank_tolerance``, descending.
-
-    Raises:
-        InputError: see :func:`as_spectrum`.
-    """
+    """The k of r singular values in any order that are not zero by ``rank_tolerance``, descending;
+    errors as :func:`as_spectrum`."""
     values = as_spectrum(s)
     return np.sort(values[values > rank_tolerance(values.shape, rtol) * values.max()])[::-1]
 
@@ -108,8 +94,7 @@ def checked_matrix(weight: ArrayLike, name: str = "weight") -> NDArray[np.float6
     """Return ``weight`` as a float64 matrix; InputError if it is none, empty or not finite."""
     matrix = np.asarray(weight, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0:
-        what = f"{name} has shape {matrix.shape}"
-        raise InputError(what, "give a 2-D array with at least one row and column")
+        raise InputError(f"{name} has shape {matrix.shape}", "give a non-empty 2-D array")
     if not np.isfinite(matrix).all():
         raise InputError(f"{name} holds NaN or infinite values", "remove or repair them first")
     return matrix

@@ -32,10 +32,8 @@ def gaussian_entropy(covariance: ArrayLike) -> float:
     try:
         factor = np.linalg.cholesky(sigma)
     except np.linalg.LinAlgError as error:
-        raise InputError(
-            "the covariance is not positive definite: no density in all m dimensions",
-            "use linear_entropy, which works on the k-dimensional image",
-        ) from error
+        what = "the covariance is not positive definite: no density in all m dimensions"
+        raise InputError(what, "linear_entropy works on the k-dimensional image") from error
     return sigma.shape[0] / 2 * LOG_2PI_E + float(np.log(np.diag(factor)).sum())
 
 
@@ -67,9 +65,7 @@ def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:
     of the unit ball, h = ψ(N) - ψ(k) + log c_d + d mean(log ε_i). Few neighbours lower the bias,
     many the variance.
 
-    Raises:
-        InputError: too few samples, or repeated ones, which no density gives (their entropy
-            is minus infinity).
+    InputError at too few samples, or repeated ones, which no density gives.
     """
     points = checked_matrix(samples, "samples")
     count, dimension = points.shape
@@ -79,10 +75,8 @@ def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:
     # The first column is the sample itself, at distance zero.
     distance = cKDTree(points).query(points, k=neighbours + 1)[0][:, -1]
     if (distance == 0).any():
-        raise InputError(
-            f"more than {neighbours} samples coincide: the distribution has an atom",
-            "differential entropy is minus infinity; use mutual information with noise instead",
-        )
+        what = f"more than {neighbours} samples coincide: the distribution has an atom"
+        raise InputError(what, "its entropy is minus infinity; add noise, and take the information")
     log_ball = dimension / 2 * math.log(math.pi) - gammaln(dimension / 2 + 1)
     spread = dimension * float(np.log(distance).mean())
     return float(digamma(count) - digamma(neighbours) + log_ball + spread)

@@ -18,7 +18,7 @@ from scipy.special import entr, log_expit, log_ndtr, ndtr
 from scipy.stats import norm
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.checks import checked_matrix, positive_number
+from kappa_lib.theory.checks import positive_number
 from kappa_lib.theory.entropy import LOG_2PI_E
 
 Array = NDArray[np.float64]
@@ -106,11 +106,10 @@ def mean_log_slope(name: str, mean: float = 0.0, std: float = 1.0) -> float:
     return sum(quad(weighted, low, high, limit=200)[0] for low, high in itertools.pairwise(ends))
 
 
-def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike | None = None) -> float:
+def mixture_entropy(centres: ArrayLike, sigma_n: float, weights: ArrayLike = 1.0) -> float:
     """h(S + N), N ~ N(0, σ_n²), on a grid: S is on the centres (J,) with probability ∝ weights."""
-    points = checked_matrix(np.atleast_2d(centres), "centres")[0]
-    noise = positive_number(sigma_n, "sigma_n")
-    share = np.ones(points.size) if weights is None else np.asarray(weights, dtype=np.float64)
+    points, noise = np.asarray(centres, dtype=np.float64), positive_number(sigma_n, "sigma_n")
+    share = weights * np.ones(points.size)
     share = share / share.sum()
     grid = np.arange(points.min() - 8 * noise, points.max() + 8 * noise, noise / 12)
     parts = np.array_split(grid, max(1, grid.size * points.size // 4_000_000))

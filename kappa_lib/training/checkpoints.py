@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from kappa_lib import distributed
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
+from kappa_lib.progress import is_main_process
 from kappa_lib.weights.tensor_files import save_tensors
 
 
@@ -65,12 +65,14 @@ class RunState:
             optimiser: of these.
             start: the evaluation before the first step, for a run that begins.
         """
+        from kappa_lib.training import parallel  # heavy; who reads results does without
+
         step = self.resume(named, optimiser)
-        distributed.barrier()
+        parallel.barrier()
         if step is None:
             self.start()
             self.record(0, 0, 0.0, None, start)
-        distributed.barrier()
+        parallel.barrier()
         return step or 0
 
     def record(
@@ -90,7 +92,7 @@ class RunState:
             train_loss: mean since the last evaluation, nats per token.
             evaluation: of :meth:`kappa_lib.training.experiment.Experiment.evaluate`.
         """
-        if not distributed.is_main_process():
+        if not is_main_process():
             return
         path = self.folder / "transcripts" / f"step{step:06d}.json"
         write_json(path, evaluation["transcripts"])
@@ -109,7 +111,7 @@ class RunState:
 
     def start(self) -> None:
         """Forget whatever another configuration left in this folder."""
-        if not distributed.is_main_process():
+        if not is_main_process():
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write_metrics([])
@@ -123,14 +125,14 @@ class RunState:
         Raises:
             SpaceError: the disk cannot hold it; the previous checkpoint stays.
         """
-        from kappa_lib.training.parallel import full_tensor  # heavy; who reads results does without
+        from kappa_lib.training.parallel import full_tensor  # heavy
 
         tensors = {}
         for name, parameter in named.items():
             tensors[f"weight/{name}"] = full_tensor(parameter)
             for kind, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"{kind}/{name}"] = full_tensor(value)
-        if not distributed.is_main_process():
+        if not is_main_process():
             return
         tensors["random"] = torch.get_rng_state()
         save_tensors(self.resume_path, tensors, {"step": str(step), "key": self.key})
@@ -159,7 +161,7 @@ class RunState:
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
             ) from error
         step = int(header["step"])
-        if distributed.is_main_process():
+        if is_main_process():
             self._write_metrics(row for row in self.metrics() if row["step"] <= step)
             for path in (self.folder / "transcripts").glob("*.json"):
                 if int(path.stem.removeprefix("step")) > step:
@@ -179,7 +181,7 @@ class RunState:
         from kappa_lib.training.parallel import full_tensor  # heavy
 
         tensors = {name: full_tensor(p) for name, p in named.items()}
-        if not distributed.is_main_process():
+        if not is_main_process():
             return
         # Before the model file, whose presence is what marks a run as finished.
         write_json(self.folder / "provenance.json", origin)

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
 from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.text import bundled_text, text_metadata
+from kappa_lib.training import parallel
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.precision import autocast
 
@@ -41,7 +41,7 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
     """
     groups = list(batches([len(f) for f in test.features], EVAL_BATCH))
     found: dict[int, dict] = {}
-    for number in distributed.shard(len(groups)):
+    for number in parallel.shard(len(groups)):
         group = groups[number]
         answers = model.transcribe([test.features[i] for i in group], max_new_tokens)
         for i, (text, capped) in zip(group, answers, strict=True):
@@ -52,7 +52,7 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
                 "hypothesis": text,
                 "capped": capped,
             }
-    return distributed.all_gather(found)
+    return parallel.all_gather(found)
 
 
 @torch.inference_mode()
@@ -128,7 +128,7 @@ class Forgetting:
         self._all = torch.cat(list(self.windows.values()))
         self._head = _checksum(llm)
         self._base: dict[int, Tensor] = {}
-        for number in distributed.shard(len(self._all)):
+        for number in parallel.shard(len(self._all)):
             window = self._all[number]
             hidden, now = _read(llm, window)
             if not torch.equal(_log_probabilities(llm, hidden), now):
@@ -163,7 +163,7 @@ class Forgetting:
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
             loss = functional.nll_loss(now, window[1:].to(now.device))
             found[number] = (loss.item(), divergence.item())
-        values = iter(distributed.all_gather(found))
+        values = iter(parallel.all_gather(found))
         text = {}
         for kind, windows in self.windows.items():
             losses, kls = zip(*(next(values) for _ in windows), strict=True)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kappa_lib import distributed
 from kappa_lib.errors import InputError
 from kappa_lib.files import Stage, alone, read_json, write_json
 from kappa_lib.profiles import Profile
@@ -43,9 +42,9 @@ class Experiment:
     """
 
     def __init__(self, profile: Profile, data: SpeechData) -> None:
-        if profile.batch < distributed.world_size():
+        if profile.batch < parallel.world_size():
             raise InputError(
-                f"a batch of {profile.batch} leaves some of {distributed.world_size()} processes "
+                f"a batch of {profile.batch} leaves some of {parallel.world_size()} processes "
                 "without work",
                 "raise the profile's batch, or start fewer processes",
             )
@@ -61,9 +60,9 @@ class Experiment:
         self.profile, self.data = profile, data
         device = models.pick_device(profile.device)
         self.accelerator = parallel.accelerator(profile.parallel, device)
-        if distributed.broadcast(data.key) != data.key:
+        if parallel.broadcast(data.key) != data.key:
             raise InputError(
-                f"process {distributed.rank()} sees other speech data than process 0",
+                f"process {parallel.rank()} sees other speech data than process 0",
                 "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
             )
         self.llm: Any  # of the run, which changes it; at first the original
@@ -147,8 +146,8 @@ class Experiment:
         def make() -> dict[str, Any]:
             self.reload()
             # Small work that nothing is gained from sharing; the evaluation after it is not small.
-            losses = self._train_adaptor(seed, path) if distributed.is_main_process() else []
-            distributed.barrier()
+            losses = self._train_adaptor(seed, path) if parallel.is_main_process() else []
+            parallel.barrier()
             with Progress(f"evaluating the start, seed {seed}", 1) as progress:
                 found = self.evaluate(self.speech_llm(seed))
                 progress.update()
@@ -160,12 +159,12 @@ class Experiment:
         """What ``make`` returns, from a stage's last output where the stage is done already."""
         # A process that trains another arm starts from the same.
         with alone(stage.folder, stage.name, wait=True):
-            if not distributed.broadcast(stage.done()):
+            if not parallel.broadcast(stage.done()):
                 found = make()
-                if distributed.is_main_process():
+                if parallel.is_main_process():
                     write_json(stage.outputs[-1], found)
                     stage.finish()
-            distributed.barrier()
+            parallel.barrier()
         return read_json(stage.outputs[-1])
 
     def _warm_path(self, seed: int) -> Path:

@@ -1,12 +1,16 @@
-"""Training on one device or several: Accelerate's DDP or FSDP2 around the same model.
+"""The processes that train one model together, and Accelerate's DDP or FSDP2 around it.
 
-``ddp`` holds the whole model on every device and averages gradients; ``fsdp2`` spreads weights,
-gradients and optimiser states over the devices and gathers a layer at a time.
+There is one process, unless ``accelerate launch`` started more. ``ddp`` holds the whole model on
+every device and averages gradients; ``fsdp2`` spreads weights, gradients and optimiser states over
+the devices and gathers a layer at a time. What waits for the others or hears from them has to be
+called by all, in the same order.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,15 +18,68 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
 )
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from kappa_lib import distributed
+from kappa_lib.progress import is_main_process, rank
 
 # Settings of an Accelerate configuration that lies around; the profile decides instead.
 _OVERRULED = ("FSDP_", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_GRADIENT_")
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def state() -> PartialState:
+    """Accelerate's state of the processes; the first call connects them (NCCL, gloo on CPUs)."""
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    # The others wait for what one does alone, a warm start for instance; a process that ends ends
+    # the job at once.
+    return PartialState(cpu=cpu, timeout=timedelta(hours=12))
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        state().wait_for_everyone()
+
+
+def shut_down() -> None:
+    """Wait for all processes, then take the connections between them down."""
+    if world_size() > 1:
+        barrier()
+        state().destroy_process_group()
+
+
+def main_process_first() -> AbstractContextManager[None]:
+    """Let the main process do the block before all others: it fetches and makes files for them."""
+    return state().main_process_first() if world_size() > 1 else nullcontext()
+
+
+def shard(total: int) -> range:
+    """This process' part of ``total`` numbered pieces of work: every ``world_size``-th."""
+    return range(rank(), total, world_size())
+
+
+def all_gather(found: Mapping[int, T]) -> list[T]:
+    """Number of a piece → its result, from each process; for all, in the order of numbers."""
+    pairs = list(found.items())
+    pairs = gather_object(pairs) if world_size() > 1 else pairs
+    return [result for _, result in sorted(pairs, key=lambda pair: pair[0])]
+
+
+def broadcast(value: T) -> T:
+    """The main process' value, for all."""
+    return broadcast_object_list([value])[0] if world_size() > 1 else value
 
 
 def accelerator(way: str, device: torch.device) -> Accelerator:
@@ -37,9 +94,9 @@ def accelerator(way: str, device: torch.device) -> Accelerator:
     for name in list(os.environ):
         if name.startswith(_OVERRULED):
             del os.environ[name]
-    if distributed.world_size() > 1:
-        distributed.state()  # waits longer than what Accelerate would set up by itself
-    shards = way == "fsdp2" and distributed.world_size() > 1
+    if world_size() > 1:
+        state()  # waits longer than what Accelerate would set up by itself
+    shards = way == "fsdp2" and world_size() > 1
     plugin = None
     if shards:
         plugin = FullyShardedDataParallelPlugin(
@@ -100,7 +157,7 @@ def full_tensor(tensor: Tensor) -> Tensor | None:
     value = tensor.detach()
     if isinstance(value, DTensor):
         value = value.full_tensor()
-    return value.cpu().contiguous() if distributed.is_main_process() else None
+    return value.cpu().contiguous() if is_main_process() else None
 
 
 def distributed_like(value: Tensor, like: Tensor) -> Tensor:

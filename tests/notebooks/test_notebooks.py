@@ -11,7 +11,6 @@ from importlib import metadata
 import declared
 import nbformat
 import pytest
-import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 from packaging.utils import canonicalize_name
 
@@ -187,15 +186,6 @@ def test_every_profile_key_is_in_a_parameters_cell():
 def test_numbers_are_unique():
     numbers = [name[:2] for name in NOTEBOOKS]
     assert len(numbers) == len(set(numbers)) > 0
-
-
-@pytest.mark.parametrize("name", profiles.names())
-def test_every_profile_loads_under_its_own_name(name):
-    profile = profiles.load(name)
-    assert profile.profile == name
-    content = yaml.safe_load(profiles.find(name).read_text(encoding="utf-8"))
-    assert profile.model_dump(include=set(content), exclude_unset=True) == content
-    assert profile.model_dump(exclude_defaults=True).keys() <= content.keys()
 
 
 def test_the_profiles_that_the_script_offers_exist():

@@ -19,8 +19,7 @@ from kappa_lib.evidence import claims, report
 from kappa_lib.evidence.runs import runs
 from kappa_lib.evidence.runs import tested as corpora_tested
 from kappa_lib.figures.training import wer_over_training
-from kappa_lib.files import read_json
-from kappa_lib.run import cli, notebook, stages, terminal
+from kappa_lib.run import cli, runner, stages
 from kappa_lib.speech import features
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.model import SpeechLLM
@@ -30,7 +29,7 @@ from kappa_lib.weights import models
 # Short, for the small tokenizer has a token a letter and a second of speech 12 positions.
 TEXTS = ["Null", "Eins", "Zwei", "Drei", "Vier!", "Fünf", "Sechs", "Sieben", "Acht", "Neun"]
 TEXTS += ["Zehn", "Elf", "Zwölf"]
-CORPUS = "meine_Aufnahmen__2026"  # of the folder's name
+CORPUS = "mine"
 BAD = {"lang": 31.0, "kurz": 0.05}
 SMALL = {k: v for k, v in tiny_paper.SMALL.items() if "utterances" not in k}
 
@@ -105,9 +104,10 @@ def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, cap
     assert (profile.profile, profile.model) == ("new", str(root / "llama"))
     folder = str(root / "meine Aufnahmen: 2026")
     assert profile.corpora == {CORPUS: {"folder": folder, "language": "de", "text": "gesagt"}}
-    assert profile.train_utterances == {CORPUS: len(TEXTS) - 2}
+    with_words = len(TEXTS) + 3  # three cannot be used, which is found out when they are read
+    assert profile.train_utterances == {CORPUS: with_words - 2}
     assert profile.test_utterances == {CORPUS: 2}
-    assert max(profile.batch, profile.warm_batch) <= len(TEXTS) - 2
+    assert max(profile.batch, profile.warm_batch) <= with_words - 2
     assert "Whisper basic" in text
     assert str(tmp_path / "new.yaml") in capsys.readouterr().out
 
@@ -123,7 +123,7 @@ def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_p
         (["--language", "German", "-o", str(tmp_path / "x.yaml")], "language"),
         (["--speech", str(tmp_path / "no"), "-o", str(tmp_path / "x.yaml")], "no such folder"),
     ):
-        assert init(root, *more) == terminal.WRONG
+        assert init(root, *more) == cli.WRONG
         assert complaint in capsys.readouterr().err
     assert taken.read_text() == "mine"
     assert not (tmp_path / "x.yaml").exists()
@@ -134,24 +134,10 @@ def test_notebooks_are_executed_again_when_a_recording_changes(root, tmp_path):
     own = {"mine": {"folder": str(folder), "language": "de", "text": "gesagt"}}
     profile = profiles.load("smoke", corpora=own, train_utterances={"mine": 5})
     source = paths.NOTEBOOKS / "09_verdicts.ipynb"
-    before = notebook.keys([source], profile)
-    assert notebook.keys([source], profile) == before
+    before = runner.keys([source], profile)
+    assert runner.keys([source], profile) == before
     (folder / "0.wav").write_bytes(hub_files.sound(2.0, 99))
-    assert notebook.keys([source], profile) != before
-
-
-@pytest.mark.parametrize("part", ["model", "encoder"])
-@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_notebooks_are_executed_again_when_a_local_model_changes(tmp_path, part, file):
-    weights = tmp_path / part / file
-    weights.parent.mkdir()
-    weights.write_bytes(b"old")
-    profile = profiles.load("smoke", **{part: str(weights.parent)})
-    source = paths.NOTEBOOKS / "09_verdicts.ipynb"
-    before = notebook.keys([source], profile)
-    assert notebook.keys([source], profile) == before
-    weights.write_bytes(b"newer")
-    assert notebook.keys([source], profile) != before
+    assert runner.keys([source], profile) != before
 
 
 @pytest.mark.slow
@@ -192,7 +178,7 @@ def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
         (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
         (folder / f"{count - 1}.wav").write_bytes(hub_files.sound(1.0, count))
         status = cli.main(["init-profile", *given])
-        assert status == (0 if count == 4 else terminal.WRONG)
+        assert status == (0 if count == 4 else cli.WRONG)
     assert "it takes 2 to test on and 2 others to train on" in capsys.readouterr().err
     written = yaml.safe_load((tmp_path / "few.yaml").read_text(encoding="utf-8"))
     sizes = {key: SMALL[key] for key in SMALL if "batch" not in key} | {"eval_every": 2}
@@ -246,7 +232,7 @@ def test_what_was_left_out_is_counted_in_the_report(run):
     for reason in ("longer than 30 s", "shorter than 0.1 s", "not readable", "empty transcript"):
         assert f"1 of `{CORPUS}`" in said
         assert f"({reason})" in said
-    assert f"Training utterances: 9 {CORPUS} (11 asked for)" in written
+    assert f"Training utterances: 9 {CORPUS} (14 asked for)" in written
     assert f"| WER {CORPUS}, % | mean, % |" in written
     assert f"Whisper basic for {CORPUS}" in written
 
@@ -276,15 +262,6 @@ def test_another_language_of_the_recordings_makes_another_run(run):
     assert changed.tests[0].language == "en"
     assert changed.texts == bench.data.texts
     assert changed.key != bench.data.key
-
-
-@pytest.mark.slow
-def test_split_and_transcripts_name_the_corpus(run):
-    profile, *_ = run
-    split = read_json(profile.folder / "split.json")
-    assert split["used"] == {CORPUS: {"train": 9, "test": 4}}
-    rows = runs(profile).extremes("selected", 0, each=1)
-    assert set(rows["corpus"]) == {CORPUS}
 
 
 def test_a_profile_with_a_broken_corpus_is_refused(tmp_path):

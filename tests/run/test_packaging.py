@@ -8,8 +8,7 @@ from importlib import metadata
 
 import pytest
 import yaml
-from declared import EXTRAS, PROJECT, closure, core, everything, names
-from packaging.requirements import Requirement
+from declared import closure, core, everything, names
 from packaging.utils import canonicalize_name
 
 from kappa_lib import __version__, paths
@@ -108,36 +107,9 @@ def test_what_a_scan_imports_is_in_the_core():
     assert "kappa_lib.spectra.solvers" in seen
 
 
-def test_the_extras_overlap_in_nothing():
-    lists = [PROJECT["dependencies"], *EXTRAS.values()]
-    found = [Requirement(line).name for lines in lists for line in lines]
-    assert sorted(set(found) - {"kappa-lib"}) == sorted(n for n in found if n != "kappa-lib")
-
-
-def test_installed_versions_are_the_pinned_ones():
-    for pin in PINS.values():
-        if not pin.marker or pin.marker.evaluate():
-            # A build label (2.13.0+cpu) satisfies the pin of its version.
-            assert pin.specifier.contains(metadata.version(pin.name), prereleases=True), pin
-
-
-def test_torch_is_the_release_that_every_machine_can_have():
-    assert str(PINS["torch"].specifier) == "==2.13.0"
-
-
 def test_names_in_the_lock_are_unique_and_sorted():
     names = [canonicalize_name(pin.name) for pin in environment.pins()]
     assert names == sorted(set(names))
-
-
-def test_environment_yml_has_the_pins_of_the_lock():
-    content = yaml.safe_load(environment.ENVIRONMENT.read_text(encoding="utf-8"))
-    python, pip, section = content["dependencies"]
-    assert pip == "pip"
-    assert python == f"python={PROJECT['requires-python'].removeprefix('>=')}"
-    *pinned, package = section["pip"]
-    assert package == "-e ."
-    assert [str(Requirement(line)) for line in pinned] == [str(pin) for pin in environment.pins()]
 
 
 def test_environment_yml_is_what_the_lock_generates():

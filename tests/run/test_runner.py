@@ -16,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kappa_lib import files, paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.run import cli, notebook, runner, terminal
-from kappa_lib.run.notebook import NotebookError, parameters
+from kappa_lib.run import cli, runner
+from kappa_lib.run.runner import NotebookError, parameters
 
 pytestmark = pytest.mark.slow
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -99,16 +99,16 @@ def test_only_a_part_of_the_notebooks_depends_on_the_others_all_the_same(folder)
 def test_what_decides_an_execution_has_a_part_in_the_key(folder, monkeypatch):
     source = write(folder / "01_a.ipynb", *WRITES)
     profile = profiles.load("smoke")
-    before = notebook.keys([source], profile)
-    assert notebook.keys([source], profile) == before
-    assert notebook.keys([source], profiles.load("smoke", lr=0.1)) != before
+    before = runner.keys([source], profile)
+    assert runner.keys([source], profile) == before
+    assert runner.keys([source], profiles.load("smoke", lr=0.1)) != before
     mine = folder / "mine"
     mine.mkdir()
     (mine / "model.safetensors").write_bytes(b"weights")
     own = profiles.load("smoke", model=str(mine))
-    first = notebook.keys([source], own)
+    first = runner.keys([source], own)
     (mine / "model.safetensors").write_bytes(b"other weights")
-    assert notebook.keys([source], own) != first
+    assert runner.keys([source], own) != first
     for name, suffix in (("PACKAGE", "code.py"), ("REFERENCE", "metrics.csv"), ("LOCK", "")):
         place = folder / "elsewhere" / name
         (place if suffix else place.parent).mkdir(parents=True, exist_ok=True)
@@ -119,9 +119,9 @@ def test_what_decides_an_execution_has_a_part_in_the_key(folder, monkeypatch):
                 patch.setattr(paths, "PACKAGE", folder / "none")
             if name != "REFERENCE":
                 patch.setattr(paths, "REFERENCE", folder / "none")
-            one = notebook.keys([source], profile)
+            one = runner.keys([source], profile)
             (place / suffix if suffix else place).write_text("changed")
-            assert notebook.keys([source], profile) != one, name
+            assert runner.keys([source], profile) != one, name
 
 
 def test_a_run_without_a_corpus_asks_for_it_again(folder):
@@ -242,13 +242,13 @@ def _alive(pid):
 
 
 def refused(capsys, *arguments):
-    assert cli.main(["run", *arguments]) == terminal.WRONG
+    assert cli.main(["run", *arguments]) == cli.WRONG
     return capsys.readouterr().err
 
 
 def test_a_wrong_profile_and_key_are_reported_without_a_traceback(folder, capsys):
     assert "there is no profile 'nope'" in refused(capsys, "--profile", "nope")
-    assert "profile key stepz" in refused(capsys, "--profile", "smoke", "--set", "stepz=1")
+    assert "stepz: Extra inputs" in refused(capsys, "--profile", "smoke", "--set", "stepz=1")
     assert "no notebook starts with 99" in refused(capsys, "--profile", "smoke", "--only", "99")
 
 
@@ -258,6 +258,6 @@ def test_a_profile_of_text_is_sent_to_the_command_that_trains_it(capsys):
 
 def test_a_profile_without_the_two_arms_is_refused_before_anything_runs(folder, capsys):
     said = refused(capsys, "--profile", "smoke", "--set", "arms=[selected, random]")
-    assert "profile smoke has no arm inverse" in said
+    assert "profile smoke: the notebooks compare the arms" in said
     assert "kappa train --profile smoke" in said
     assert not (paths.results("smoke") / "notebooks").exists()

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from kappa_lib.errors import InputError
-from kappa_lib.run import cli, terminal
+from kappa_lib.run import cli
 from kappa_lib.spectra import adapters
 from kappa_lib.spectra.scan import ScanError, scan
 from kappa_lib.spectra.selection import candidates, select
@@ -104,7 +104,7 @@ def test_what_is_missing_is_named_and_the_status_is_not_0_unless_it_is_excluded(
         assert list(caught.value.failures) == [gone]
         assert len(caught.value.table) == 27
         command = ["scan", str(tmp_path), "--device", "cpu"]
-        assert cli.main(command) == terminal.WRONG
+        assert cli.main(command) == cli.WRONG
         assert gone in capsys.readouterr().err
         assert cli.main([*command, "--exclude", gone]) == 0
 

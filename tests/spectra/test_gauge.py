@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from kappa_lib.errors import InputError
-from kappa_lib.run import cli, terminal
+from kappa_lib.run import cli
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import select
@@ -240,7 +240,7 @@ def test_two_selections_for_one_function_by_us_and_by_peft(saved, tmp_path):
 
 
 def test_a_folder_that_is_there_is_not_overwritten(saved, capsys):
-    assert cli.main(["regauge", str(saved), "-o", str(saved)]) == terminal.WRONG
+    assert cli.main(["regauge", str(saved), "-o", str(saved)]) == cli.WRONG
     assert "is there already" in capsys.readouterr().err
 
 

@@ -1,7 +1,6 @@
 """A user's own corpus from each kind of folder, with bad rows left out and counted."""
 
 import csv
-import errno
 import os
 import unicodedata
 from collections import Counter
@@ -13,9 +12,8 @@ import pandas as pd
 import pytest
 import soundfile
 import soxr
-from datasets.exceptions import DatasetGenerationError
 
-from kappa_lib.errors import InputError, SpaceError
+from kappa_lib.errors import InputError
 from kappa_lib.speech import audio, recorded
 from kappa_lib.speech.sources import OwnSpeech
 from kappa_lib.speech.transcripts import sentence_key
@@ -259,19 +257,6 @@ def test_two_that_make_the_same_at_once_both_get_it(tmp_path, monkeypatch):
     parts = build(folder, 2)
     assert parts["train"][:] == faster[0]["train"][:]
     assert len(list((tmp_path / "cache/speech").iterdir())) == 1
-
-
-def test_a_disk_that_fills_up_is_no_fault_of_the_folder(tmp_path, monkeypatch):
-    def refused(*_, **__):
-        try:
-            raise OSError(errno.ENOSPC, "full")
-        except OSError as error:
-            raise DatasetGenerationError("An error occurred") from error
-
-    monkeypatch.setattr(datasets.Dataset, "from_parquet", refused)
-    (tmp_path / "train.parquet").touch()
-    with pytest.raises(SpaceError, match="datasets: the disk is full"):
-        build(tmp_path, 1)
 
 
 def test_unusable_folders_are_refused_by_name(tmp_path):

@@ -29,10 +29,6 @@ def test_gaussian_entropy_is_scipys():
     assert entropy.gaussian_entropy(covariance) == pytest.approx(expected, rel=1e-12)
 
 
-def test_gaussian_entropy_of_a_scalar_is_the_textbooks():
-    assert entropy.gaussian_entropy([[4.0]]) == pytest.approx(stats.norm(scale=2).entropy())
-
-
 @FEW
 @given(SHAPES, SEEDS, st.floats(0.01, 100))
 def test_linear_entropy_agrees_with_the_covariance_route(shape, seed, sigma_x):
@@ -72,24 +68,9 @@ def test_mutual_information_is_the_determinant_form(shape, seed, sigma_x, sigma_
     assert actual == pytest.approx(expected, rel=1e-9)
 
 
-@FEW
-@given(SEEDS, st.floats(0.1, 10), st.floats(1.01, 5))
-def test_mutual_information_falls_with_noise(seed, sigma_n, factor):
-    s = np.abs(gaussian(seed, 6)) + 1e-3
-    noisier = entropy.mutual_information(s, 1.0, factor * sigma_n)
-    assert 0 < noisier < entropy.mutual_information(s, 1.0, sigma_n)
-
-
 def test_zero_singular_values_carry_no_information():
     assert entropy.mutual_information([0.0, 2.0]) == entropy.mutual_information([2.0])
     assert entropy.mutual_information([0.0, 2.0]) == pytest.approx(0.5 * math.log(5))
-
-
-def test_vanishing_noise_recovers_the_entropy_up_to_the_noises_own():
-    s, sigma_n = np.array([2.0, 1.0, 0.5]), 1e-6
-    noise = entropy.gaussian_entropy(sigma_n**2 * np.eye(3))
-    expected = entropy.linear_entropy(s) - noise
-    assert entropy.mutual_information(s, 1.0, sigma_n) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -60,28 +60,12 @@ def test_gap_vanishes_only_at_equality():
     assert theorem.am_gm_gap([1.0, 3.0]) == pytest.approx(math.log(5) - math.log(3))
 
 
-def test_no_random_matrix_beats_the_bound():
-    rng, bound = np.random.default_rng(0), largest(10.0, 4, 0.5)
-    for _ in range(200):
-        weight = rng.standard_normal((4, 7))
-        weight *= math.sqrt(10) / np.linalg.norm(weight)
-        assert linear_entropy(np.linalg.svd(weight, compute_uv=False), 0.5) < bound
-
-
 @FEW
 @given(SPECTRA, st.floats(0.01, 100))
 def test_with_energy_keeps_ratios_and_meets_the_constraint(s, energy):
     scaled = theorem.with_energy(s, energy)
     assert float(scaled @ scaled) == pytest.approx(energy)
     assert scaled / scaled[0] == pytest.approx(np.sort(s)[::-1] / max(s))
-
-
-def test_bad_input_is_named():
-    for k in (0, -1, 2.5):
-        with pytest.raises(InputError, match="rank k"):
-            theorem.log_spaced_spectrum(2.0, k, 1.0)
-    with pytest.raises(InputError, match="zero norm"):
-        theorem.with_energy([0.0, 0.0], 1.0)
 
 
 def volume(s):
@@ -149,12 +133,6 @@ def test_two_values_leave_nothing_open():
     assert low == pytest.approx(high)
     low, high = theorem.mutual_information_band(5.0, 3.0, 2)
     assert low == pytest.approx(high)
-
-
-def test_noise_drowns_the_difference():
-    low, high = theorem.mutual_information_band(100.0, 1.0, 8, 1.0, 100.0)
-    assert low == pytest.approx(0.5e-4, rel=1e-3)
-    assert high == pytest.approx(0.5e-4, rel=1e-3)
 
 
 @pytest.mark.parametrize(("kappa", "k"), [(0.9, 3), (np.nan, 3), (np.inf, 3), (2.0, 1), (2.0, 0)])

@@ -21,7 +21,7 @@ import torch
 import two_processes
 from safetensors.torch import load_file
 
-from kappa_lib import distributed, paths
+from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import read_json
 from kappa_lib.run import cli, runner
@@ -268,6 +268,6 @@ def test_a_configuration_of_accelerates_does_not_change_a_run(monkeypatch):
 
 
 def test_a_batch_has_to_have_an_utterance_for_each_process(root, monkeypatch):
-    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    monkeypatch.setattr(parallel, "world_size", lambda: 8)
     with pytest.raises(InputError, match="batch of 4 leaves some of 8 processes without work"):
         Experiment(tiny_paper.profile(root), data=None)

@@ -1,8 +1,6 @@
 """An asset arrives whole and right or not at all, against a real server on this machine."""
 
-import errno
 import hashlib
-import os
 import platform
 import shutil
 import signal
@@ -158,27 +156,6 @@ def test_a_full_disk_is_refused_before_anything_is_written(site, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1000))
     with pytest.raises(SpaceError, match="MB needed"):
         asset(site, "good.tar.gz").get()
-    assert (left_behind(), site.requests) == ([], [])
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-        AssetError(f"pip ended with 1: ERROR: [Errno 28] {os.strerror(errno.ENOSPC)}"),
-    ],
-)
-def test_a_disk_that_fills_up_stops_it_and_no_other_mirror_is_tried(site, error):
-    class Filling:
-        label = "filling mirror"
-
-        def fetch(self, into, names):
-            raise error
-
-    mirrors = (Filling(), *asset(site, "good.tar.gz").mirrors)
-    with pytest.raises(SpaceError, match="thing: the disk is full") as found:
-        Asset("thing", PINS, mirrors).get()
-    assert found.value.remedy
     assert (left_behind(), site.requests) == ([], [])
 
 
