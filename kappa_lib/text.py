@@ -12,13 +12,10 @@ TEXTS = paths.DATA / "texts"
 def clock(seconds: float) -> str:
     """A duration as a person reads it: ``8 s``, ``3 min 05 s``, ``2 h 07 min``."""
     minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
+    if minutes < 1:
         return f"{rest} s"
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    hours, over = divmod(minutes, 60)
+    return f"{hours} h {over:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -41,16 +38,9 @@ def text_metadata() -> dict[str, dict[str, Any]]:
 
 
 def bundled_text(name: str) -> str:
-    """One of the texts, its bytes checked.
-
-    Raises:
-        AssetError: the file is missing or does not have its pinned bytes.
-    """
-    path, pinned = TEXTS / f"{name}.txt", text_metadata()[name]["sha256"]
-    found = files.sha256(path) if path.is_file() else "no file"
-    if found != pinned:
-        raise AssetError(
-            f"{path}: not the pinned text\n  expected sha256 {pinned}\n  found    {found}",
-            "restore it with git or install kappa_lib again; git must not convert its line ends",
-        )
+    """One of the texts; AssetError where it is missing or does not have its pinned bytes."""
+    path = TEXTS / f"{name}.txt"
+    if not path.is_file() or files.sha256(path) != text_metadata()[name]["sha256"]:
+        remedy = "restore it with git, which must not convert its line ends, or install again"
+        raise AssetError(f"{path}: not the pinned text", remedy)
     return path.read_bytes().decode()

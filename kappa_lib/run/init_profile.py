@@ -19,18 +19,10 @@ CHARACTERS = 2  # of a transcript per token, at least: half of English, less in 
 
 
 def write(target: Path, folder: Path, language: str, column: str, model: str) -> None:
-    """Write a profile for the recordings in a folder.
+    """Write ``target``, a profile for recordings of :class:`kappa_lib.speech.sources.OwnSpeech`.
 
-    Args:
-        target: its file, which gives the profile its name.
-        folder: of the recordings, see :class:`kappa_lib.speech.sources.OwnSpeech`.
-        language: ``en``, ``de``, ….
-        column: of the transcripts.
-        model: ``smollm2-135m``, a folder or a model hub id.
-
-    Raises:
-        InputError: the folder cannot be read, has too few sentences, or the profile would be
-            refused; or its file is there already, or its name taken.
+    InputError where the folder cannot be read, has too few sentences, or the profile would be
+    refused; or where its file is there already, or its name taken.
     """
     if target.suffix not in (".yaml", ".yml") or target.stem in profiles.names():
         raise InputError(f"{target}: no name for a profile", "take a new one that ends in .yaml")

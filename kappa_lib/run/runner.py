@@ -68,11 +68,6 @@ def run(profile: Profile, source: str, only: list[str], force: bool = False) -> 
 
     Returns:
         The report, or the folder of the executed notebooks.
-
-    Raises:
-        NotebookError: a cell failed or the kernel died; says which cell, the error's last lines
-            and where the part that was executed is.
-        InputError: a profile that the notebooks are not about, or no such notebook.
     """
     if profile.task != "speech" or not {"selected", "inverse"} <= set(profile.arms):
         what = "the notebooks compare the arms `selected` and `inverse` on speech"

@@ -6,13 +6,10 @@ there is something to compare, and that notebooks, profiles and parameters name 
 
 import ast
 import re
-from importlib import metadata
 
-import declared
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
-from packaging.utils import canonicalize_name
 
 from kappa_lib import paths, profiles
 from kappa_lib.run.runner import sources
@@ -75,22 +72,12 @@ def test_it_is_valid_and_runs_on_the_kernel_python3(name):
 
 
 @every_notebook
-def test_it_was_executed_from_top_to_bottom_without_an_error(name):
+def test_it_was_executed_from_top_to_bottom_without_an_error_or_a_warning(name):
     counts = [cell.execution_count for cell in code(name)]
     assert counts == list(range(1, len(counts) + 1))
-    kinds = {output.output_type for cell in code(name) for output in cell.outputs}
-    assert "error" not in kinds
-
-
-@every_notebook
-def test_nothing_was_written_to_stderr(name):
+    outputs = [output for cell in code(name) for output in cell.outputs]
     # nbval compares stderr, and warnings and progress bars differ between machines.
-    assert not [
-        output.text
-        for cell in code(name)
-        for output in cell.outputs
-        if output.get("name") == "stderr"
-    ]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
 
 
 @every_notebook
@@ -148,18 +135,6 @@ def test_no_absolute_path_is_in_it(name):
 
 
 @every_notebook
-def test_its_imports_are_declared(name):
-    providers = metadata.packages_distributions()
-    known = declared.names(declared.everything())
-    for node in (node for cell in code(name) for node in ast.walk(parse(cell))):
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        modules += [node.module] if isinstance(node, ast.ImportFrom) else []
-        for module in {module.partition(".")[0] for module in modules}:
-            packages = {canonicalize_name(found) for found in providers.get(module, [])}
-            assert not packages or packages & {*known, "kappa-lib"}, module
-
-
-@every_notebook
 def test_its_parameters_are_profile_keys_with_the_values_of_smoke_or_name_a_committed_run(name):
     smoke = profiles.load("smoke").model_dump()
     given = parameters(name)
@@ -181,11 +156,6 @@ def test_every_parameter_reaches_the_profile(name):
 def test_every_profile_key_is_in_a_parameters_cell():
     declared = {key for name in NOTEBOOKS for key in parameters(name)}
     assert set(profiles.Profile.model_fields) - declared == set()
-
-
-def test_numbers_are_unique():
-    numbers = [name[:2] for name in NOTEBOOKS]
-    assert len(numbers) == len(set(numbers)) > 0
 
 
 def test_the_profiles_that_the_script_offers_exist():

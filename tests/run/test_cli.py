@@ -95,6 +95,7 @@ def test_debug_shows_the_traceback(tmp_path):
         (["train", "--profile", "smoke", "--set", "stepz=1"], "stepz: Extra inputs"),
         (["train", "--profile", "smoke", "--set", "steps=many"], "steps: Input should be"),
         (["report", "--profile", "nope"], "there is no profile 'nope'"),
+        (["select", ".", "--share", "0.2", "--count", "3"], "one of --count, --share"),
     ],
 )
 def test_wrong_settings_are_named(arguments, message, capsys):
@@ -141,12 +142,6 @@ def test_the_arms_are_listed_with_what_they_train(capsys):
     assert cli.main(["select", "--list-arms"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert shown == {name: words for name, (words, _) in ARMS.items()}
-
-
-def test_two_sizes_of_a_selection_are_refused(checkpoint, tmp_path, capsys):
-    given = ["select", str(tmp_path), "--share", "0.2", "--count", "3"]
-    assert cli.main(given) == cli.WRONG
-    assert "one of --count, --share" in capsys.readouterr().err
 
 
 def test_an_output_without_greek_letters_does_without_them():

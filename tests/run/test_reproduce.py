@@ -135,23 +135,17 @@ def test_help_is_the_header_and_needs_nothing(project):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "python", "message"),
     [
-        (["everything"], "unknown argument 'everything'"),
-        (["--profile"], "--profile needs a name"),
-        (["--profile", "huge"], "there is no profile 'huge'"),
-        (["run", "test"], "one command at a time"),
+        (["everything"], "", "unknown argument 'everything'"),
+        (["--profile"], "", "--profile needs a name"),
+        (["--profile", "huge"], "", "there is no profile 'huge'"),
+        (["run", "test"], "", "one command at a time"),
+        ([], "false", "PYTHON=false is not a Python 3.11 or newer"),
     ],
 )
-def test_wrong_arguments_are_named_before_anything_is_installed(project, arguments, message):
-    refused = call(project, *arguments)
-    assert refused.returncode == 2
+def test_what_cannot_be_is_named_before_anything_is_installed(project, arguments, python, message):
+    refused = call(project, *arguments, PYTHON=python)
+    assert refused.returncode == (1 if python else 2)
     assert message in refused.stderr
-    assert not (project / ".venv").exists()
-
-
-def test_an_old_python_is_refused_with_what_to_do(project):
-    refused = call(project, PYTHON="false")
-    assert refused.returncode == 1
-    assert "PYTHON=false is not a Python 3.11 or newer" in refused.stderr
     assert not (project / ".venv").exists()

@@ -105,10 +105,12 @@ def test_what_decides_an_execution_has_a_part_in_the_key(folder, monkeypatch):
     mine = folder / "mine"
     mine.mkdir()
     (mine / "model.safetensors").write_bytes(b"weights")
-    own = profiles.load("smoke", model=str(mine))
-    first = runner.keys([source], own)
-    (mine / "model.safetensors").write_bytes(b"other weights")
-    assert runner.keys([source], own) != first
+    speech = {"mine": {"folder": str(mine), "language": "de", "text": "text"}}
+    for own in ({"model": str(mine)}, {"encoder": str(mine)}, {"corpora": speech}):
+        local = profiles.load("smoke", **own)
+        first = runner.keys([source], local)
+        (mine / "model.safetensors").write_text(f"other weights {own}")
+        assert runner.keys([source], local) != first
     for name, suffix in (("PACKAGE", "code.py"), ("REFERENCE", "metrics.csv"), ("LOCK", "")):
         place = folder / "elsewhere" / name
         (place if suffix else place.parent).mkdir(parents=True, exist_ok=True)
@@ -134,16 +136,6 @@ def test_a_run_without_a_corpus_asks_for_it_again(folder):
     assert "01_a: unchanged" in run(without)
 
 
-def test_an_attempt_that_was_broken_off_is_not_current(folder):
-    source = write(folder / "01_a.ipynb", "assert seed == 0")
-    run(source)
-    with pytest.raises(NotebookError):
-        run(source, seed=1)
-    # Back to what was executed before: the broken attempt may have written over its results.
-    assert "01_a: resuming" in run(source)
-    assert "01_a: unchanged" in run(source)
-
-
 def test_a_kernel_of_that_name_in_the_user_s_folders_is_not_taken(folder, monkeypatch):
     mine = folder / "share" / "kernels" / "python3"
     mine.mkdir(parents=True)
@@ -158,6 +150,13 @@ def test_a_kernel_of_that_name_in_the_user_s_folders_is_not_taken(folder, monkey
 
 def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
     source = write(folder / "01_a.ipynb", *WRITES, "{}['missing tensor']", "print('never')")
+    sound = write(folder / "02_b.ipynb", "assert seed == 0")
+    run(sound)
+    with pytest.raises(NotebookError):
+        run(sound, seed=1)
+    # Back to what was executed before: the broken attempt may have written over its results.
+    assert "02_b: resuming" in run(sound)
+    assert "02_b: unchanged" in run(sound)
     with pytest.raises(NotebookError) as caught:
         run(source)
     partial = paths.results("smoke") / "notebooks" / "01_a.unfinished.ipynb"
@@ -169,10 +168,12 @@ def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
     assert partial.is_file()
     assert not partial.with_name("01_a.ipynb").exists()
 
-    write(source, *WRITES)
+    write(source, *WRITES, "import time; time.sleep(1.2)")
+    began = time.monotonic()
     assert "[1/1] 01_a: resuming" in run(source)
-    timings = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
-    assert timings["resumed"] is True
+    took = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
+    assert took["resumed"] is True
+    assert 1.2 <= took["stages"]["Work"] <= took["seconds"] <= time.monotonic() - began
     assert "unchanged" in run(source)
     assert not partial.exists()
 
@@ -193,16 +194,6 @@ def test_progress_reaches_the_console_and_not_the_notebook(folder, capfd):
     assert [line for line in lines if line.startswith("adding: 100%") and "3/3" in line]
     executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
     assert [output.name for output in executed.cells[-1].outputs] == ["stdout"]
-
-
-def test_durations_are_papermill_s_own(folder):
-    began = time.monotonic()
-    run(write(folder / "01_a.ipynb", "import time; time.sleep(1.2)"))
-    whole = time.monotonic() - began
-    timings = files.read_json(paths.results("smoke") / "timings.json")
-    entry = timings["notebooks"]["01_a"]
-    assert 1.2 <= entry["stages"]["Work"] <= entry["seconds"] <= whole
-    assert entry["resumed"] is False
 
 
 def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
@@ -241,23 +232,23 @@ def _alive(pid):
     return True
 
 
-def refused(capsys, *arguments):
-    assert cli.main(["run", *arguments]) == cli.WRONG
-    return capsys.readouterr().err
-
-
-def test_a_wrong_profile_and_key_are_reported_without_a_traceback(folder, capsys):
-    assert "there is no profile 'nope'" in refused(capsys, "--profile", "nope")
-    assert "stepz: Extra inputs" in refused(capsys, "--profile", "smoke", "--set", "stepz=1")
-    assert "no notebook starts with 99" in refused(capsys, "--profile", "smoke", "--only", "99")
-
-
-def test_a_profile_of_text_is_sent_to_the_command_that_trains_it(capsys):
-    assert "kappa train --profile text" in refused(capsys, "--profile", "text")
-
-
-def test_a_profile_without_the_two_arms_is_refused_before_anything_runs(folder, capsys):
-    said = refused(capsys, "--profile", "smoke", "--set", "arms=[selected, random]")
-    assert "profile smoke: the notebooks compare the arms" in said
-    assert "kappa train --profile smoke" in said
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--profile", "nope"], "there is no profile 'nope'"),
+        (["--profile", "smoke", "--set", "stepz=1"], "stepz: Extra inputs"),
+        (["--profile", "smoke", "--only", "99"], "no notebook starts with 99"),
+        (["--profile", "text"], "kappa train --profile text"),
+        (["--profile", "smoke", "--set", "arms=[selected, all]"], "kappa train --profile smoke"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(given, said, folder, capsys):
+    assert cli.main(["run", *given]) == cli.WRONG
+    assert said in capsys.readouterr().err
     assert not (paths.results("smoke") / "notebooks").exists()
+
+
+def test_an_installed_package_has_no_notebooks(monkeypatch, capsys):
+    monkeypatch.setattr(paths, "in_clone", lambda: False)
+    assert cli.main(["run", "--profile", "smoke"]) == cli.WRONG
+    assert "an installed package does not bring them" in capsys.readouterr().err

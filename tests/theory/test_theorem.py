@@ -137,11 +137,26 @@ def test_two_values_leave_nothing_open():
 
 @pytest.mark.parametrize(("kappa", "k"), [(0.9, 3), (np.nan, 3), (np.inf, 3), (2.0, 1), (2.0, 0)])
 def test_impossible_cases_are_named(kappa, k):
-    with pytest.raises(InputError, match=r"κ =|rank k"):
-        theorem.log_volume_band(kappa, 1.0, k)
-    with pytest.raises(InputError, match=r"κ =|rank k"):
-        theorem.mutual_information_band(kappa, 1.0, k)
+    for band in (theorem.log_volume_band, theorem.mutual_information_band):
+        with pytest.raises(InputError, match=r"κ =|rank k"):
+            band(kappa, 1.0, k)
     with pytest.raises(InputError, match="energy"):
         theorem.log_volume_band(2.0, -1.0, 3)
     with pytest.raises(InputError, match="at the top"):
         theorem.corner_spectrum(2.0, 1.0, 3, 3)
+    with pytest.raises(InputError, match="3 singular values"):
+        theorem.matrix_with_spectrum([1.0, 1.0, 1.0], 2, 5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 8), (8, 3)])
+def test_matrix_has_the_spectrum_it_was_given(shape):
+    weight = theorem.matrix_with_spectrum([5.0, 1e-3], *shape, np.random.default_rng(0))
+    assert weight.shape == shape
+    assert np.linalg.svd(weight, compute_uv=False) == pytest.approx([5, 1e-3, 0], abs=1e-12)
+
+
+def test_log_spaced_spectrum_has_its_kappa_energy_and_spacing():
+    s = theorem.log_spaced_spectrum(1e4, 9, 2.0)
+    assert s[0] / s[-1] == pytest.approx(1e4)
+    assert float(s @ s) == pytest.approx(2.0)
+    assert s[:-1] / s[1:] == pytest.approx(10 ** np.full(8, 0.5))
