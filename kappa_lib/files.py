@@ -1,5 +1,6 @@
 """Atomic writes, hashes, and the rule by which a stage of the pipeline is skipped."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -118,6 +119,18 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """As :func:`replacing` for a new folder; another process that makes it first wins."""
+    try:
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            yield temporary
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -412,8 +412,6 @@ def test_shard_indexes(data):
         text = json.dumps(data.draw(damaged(index)))
         text = data.draw(st.just(text) | damaged_text(text))
         (model / "model.safetensors.index.json").write_text(text, errors="surrogatepass")
-        if data.draw(st.booleans()):
-            (model / "origin.json").write_text(json.dumps(data.draw(anything)))
         scan(folder, model)
 
 

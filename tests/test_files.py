@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kappa_lib.errors import SpaceError
-from kappa_lib.files import Stage, fingerprint, replacing, require_space, write_text
+from kappa_lib.files import Stage, fingerprint, making, replacing, require_space, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -88,3 +88,10 @@ def test_a_stage_is_done_for_the_same_inputs_and_intact_outputs_only(tmp_path):
     assert not stage(tmp_path, x=1).done()
     (tmp_path / "out.txt").unlink()
     assert not stage(tmp_path, x=1).done()
+
+
+def test_another_error_than_a_faster_process_is_not_hidden(tmp_path):
+    (tmp_path / "made").mkdir()
+    with pytest.raises(FileNotFoundError), making(tmp_path / "made"):
+        (tmp_path / "absent").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

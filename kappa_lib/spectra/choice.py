@@ -17,8 +17,6 @@ def opened(source: nn.Module | str | Path | Checkpoint) -> Checkpoint:
 
     Errors are those of :func:`kappa_lib.weights.models.open_checkpoint`.
     """
-    if isinstance(source, str) and source in models.GGUFS:
-        source = models.weights(source)
     return as_used(source if isinstance(source, Checkpoint) else models.open_checkpoint(source))
 
 

@@ -260,7 +260,6 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
 
     Skipped while model, device and versions are those of the last run.
     """
-    source = models.weights(profile.model)
     outputs = [profile.folder / "kappa.parquet", profile.folder / "kappa.csv"]
     inputs = {
         "weights": models.identity(profile.model),
@@ -271,6 +270,6 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
     stage = Stage("scan", profile.folder, inputs, outputs)
     if not stage.done():
         with Progress("scan") as bar:
-            scan(source, profile.folder, device=profile.device, progress=bar.reach)
+            scan(profile.model, profile.folder, device=profile.device, progress=bar.reach)
         stage.finish()
     return kappa_table.read(outputs[0])

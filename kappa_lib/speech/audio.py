@@ -1,11 +1,9 @@
 """One utterance as a typed row: 16-bit FLAC at 16 kHz beside its transcript, and back."""
 
-import errno
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
-from kappa_lib import files
 from kappa_lib.errors import AssetError, InputError
 
 RATE = 16_000  # Hz, of everything this package hears
@@ -172,18 +169,6 @@ def decode(item: dict[str, Any]) -> np.ndarray:
         raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz", remedy)
     check(item, samples)
     return samples
-
-
-@contextmanager
-def making(folder: Path) -> Iterator[Path]:
-    """As ``files.replacing`` for a new folder; another process that makes it first wins."""
-    try:
-        with files.replacing(folder) as temporary:
-            temporary.mkdir()
-            yield temporary
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.is_dir():
-            raise
 
 
 def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:

@@ -26,7 +26,11 @@ from kappa_lib.weights import assets
 # Each with a number that keeps its draws apart from the others'.
 _SOURCES = {"de": 1, "en": 2, "en_human": 3, "de_open": 4, "en_open": 5, "en_actors": 6}
 CORPORA = tuple(_SOURCES)
-RECORDED = ("en_human", "en_actors")
+# Those that people spoke; the others are made by a synthesiser.
+_ASSETS = {
+    "en_human": "asterisk-core-sounds-en-g722",
+    "en_actors": "flight-of-the-amazon-queen",
+}
 TEST_WORDS, TEST_SECONDS = 3, 6.0  # a recorded test prompt has at least, and takes at most
 HELD_APART = 4  # one of so many speakers is only tested; never the one who speaks most
 LONGEST = 12.0  # seconds; longer prompts are left out
@@ -67,7 +71,7 @@ def split(corpus: str, train: int, test: int, seed: int) -> Split:
     """
     if corpus not in CORPORA:
         raise InputError(f"corpus {corpus!r}: unknown", f"one of {', '.join(CORPORA)}")
-    draw = _recorded_split if corpus in RECORDED else _synthetic_split
+    draw = _recorded_split if corpus in _ASSETS else _synthetic_split
     return draw(corpus, train, test, seed)
 
 
@@ -124,7 +128,7 @@ def prompts(corpus: str = "en_human") -> tuple[Utterance, ...]:
     Those of ``en_human`` are known from the manifest alone; nothing is fetched.
     """
     if corpus == "en_human":
-        pins = assets.asterisk_manifest()["files"].items()
+        pins = assets.manifest(_ASSETS["en_human"])["files"].items()
         known = [(n, p["text"], SPEAKER, p["size"] / _BYTES_PER_SECOND) for n, p in pins]
     else:
         known = [
@@ -141,7 +145,7 @@ def prompts(corpus: str = "en_human") -> tuple[Utterance, ...]:
 
 @cache
 def _lines() -> dict[str, adventure.Line]:
-    path = assets.actors_asset().get() / "queen.1c"
+    path = _asset("en_actors").get() / "queen.1c"
     return {line.name: line for line in adventure.lines(path)}
 
 
@@ -189,9 +193,8 @@ SOURCES = {corpus: BuiltIn(corpus[:2]) for corpus in CORPORA}
 
 
 def _asset(corpus: str) -> assets.Asset:
-    if corpus in RECORDED:
-        return assets.asterisk_asset() if corpus == "en_human" else assets.actors_asset()
-    return assets.synthesiser_asset("pico" if corpus.endswith("_open") else "espeak")
+    spoken = "svox-pico" if corpus.endswith("_open") else "espeak-ng"
+    return assets.asset(_ASSETS.get(corpus, spoken))
 
 
 def decode_g722(path: Path) -> np.ndarray:

@@ -80,7 +80,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
                 tested.update({digest} if part == "test" else ())
                 yield row
 
-    with audio.making(folder) as temporary:
+    with files.making(folder) as temporary:
         for part, count in ((part, count) for part, count in counts.items() if count):
             told = track(range(count), f"reading speech {corpus}, {part}")
             rows = (row for _, row in zip(told, usable(part), strict=False))

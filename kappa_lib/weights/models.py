@@ -14,9 +14,8 @@ from torch import nn
 
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError
-from kappa_lib.files import read_json, replacing, require_space, sha256
-from kappa_lib.weights import assets
-from kappa_lib.weights.assets import RECORD, read_record, write_record
+from kappa_lib.files import making, read_json, require_space, sha256
+from kappa_lib.weights.assets import Asset, asset
 from kappa_lib.weights.checkpoint import Checkpoint
 from kappa_lib.weights.module import ModuleCheckpoint
 from kappa_lib.weights.safetensors_files import ShardCheckpoint
@@ -29,10 +28,10 @@ _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
 # Models that come as a GGUF of about 4 bits a weight.
 GGUFS = {
-    DEFAULT: assets.SMOLLM2,
-    "gemma3-270m": assets.GEMMA3,
-    "qwen2.5-coder-0.5b": assets.QWEN_SMALL,
-    "qwen2.5-coder-1.5b": assets.QWEN_LARGE,
+    DEFAULT: asset("smollm2-135m-instruct-q4_1"),
+    "gemma3-270m": asset("gemma-3-270m-q4_k_m"),
+    "qwen2.5-coder-0.5b": asset("qwen2-5-coder-0-5b-instruct-q4_k_m"),
+    "qwen2.5-coder-1.5b": asset("qwen2-5-coder-1-5b-instruct-q4_k_m"),
 }
 # Commits of the models that the profiles name; any other is taken as it is today.
 REVISIONS = {
@@ -139,7 +138,7 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         AssetError: a hub id that can't be had, see :func:`snapshot`.
     """
     if isinstance(source, str) and source in GGUFS:
-        source = weights(source)
+        return ShardCheckpoint(weights(source), GGUFS[source].stored_as)
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):
         checkpoint: Checkpoint = ModuleCheckpoint(source)
@@ -177,45 +176,37 @@ def _only_gguf(path: Path) -> Path:
 
 def stored_as(model: str) -> str:
     """How the weights were stored before anything here touched them, for captions."""
-    folder = weights(model)
-    if (record := read_record(folder)) and record["stored_as"]:
-        return record["stored_as"]
-    config = read_json(folder / "config.json", dict[str, object])
+    if model in GGUFS:
+        return GGUFS[model].stored_as
+    config = read_json(weights(model) / "config.json", dict[str, object])
     # transformers renamed the key; checkpoints keep the name of their day.
     return config.get("dtype") or config.get("torch_dtype") or "an unnamed type"
 
 
-def _dequantised(asset: assets.Asset) -> Path:
-    source = asset.pins[0]
+def _dequantised(model: Asset) -> Path:
+    source = model.pins[0]
     folder = paths.cache() / "models" / f"{Path(source.name).stem}-{source.sha256[:12]}"
-    if (folder / RECORD).is_file():
+    if folder.is_dir():
         return folder
 
-    from gguf import LlamaFileType
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from kappa_lib.weights.gguf_file import Reader
-
-    gguf = asset.get() / source.name
-    reader = Reader(gguf)
-    require_space(folder, 4 * sum(int(tensor.n_elements) for tensor in reader.tensors))
-    form = LlamaFileType(reader.fields["general.file_type"].contents())
+    gguf = model.get() / source.name
+    require_space(folder, 8 * source.size)  # of 32 bits instead of 4 or more
     logging.disable_progress_bar()
     # The GGUF reader has a progress bar of its own that no setting reaches.
     with redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(
+        llm = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers refuses to save a model that it still believes to be quantised.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    with replacing(folder) as temporary:
-        model.save_pretrained(temporary)
+    del llm.config.quantization_config
+    llm.hf_quantizer = None
+    with making(folder) as temporary:
+        llm.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        origin = f"{source.name} with sha256 {source.sha256}, dequantised"
-        write_record(temporary, origin, stored_as=form.name.removeprefix("MOSTLY_"))
     return folder
 
 
@@ -227,11 +218,12 @@ def parts(folder: Path) -> list[Path]:
 def identity(model: str) -> dict[str, str]:
     """What pins a model: the hash of the file it came from, id and revision, or files' hashes."""
     folder = weights(model)
-    # First, for a folder of one's own may lie anywhere, and hold a record of what it was made from.
     if folder == paths.expanded(model):
         return {"folder": folder.name, **{path.name: sha256(path) for path in parts(folder)}}
-    if record := read_record(folder):
-        return {"origin": record["origin"], "stored_as": record["stored_as"]}
+    if model in GGUFS:
+        source = GGUFS[model].pins[0]
+        origin = f"{source.name} with sha256 {source.sha256}, dequantised"
+        return {"origin": origin, "stored_as": GGUFS[model].stored_as}
     return {"hub": model, "revision": folder.name}
 
 

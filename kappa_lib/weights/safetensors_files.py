@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.files import parse, sha256
 from kappa_lib.weights.assembling import assembled
-from kappa_lib.weights.assets import read_record
 from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, refusal
 from kappa_lib.weights.packing import unpacked
 
@@ -69,9 +68,12 @@ class Shard:
 
 
 class ShardCheckpoint(Checkpoint):
-    """One safetensors file, or those of a folder that transformers would load."""
+    """One safetensors file, or those of a folder that transformers would load.
 
-    def __init__(self, path: Path) -> None:
+    With ``via``, how the weights were stored before they were dequantised into these files.
+    """
+
+    def __init__(self, path: Path, via: str = "") -> None:
         folder = path if path.is_dir() else path.parent
         super().__init__(*_identity(folder, path))
         config = folder / "config.json"
@@ -86,7 +88,6 @@ class ShardCheckpoint(Checkpoint):
             why = f"not read: {min(chosen)} is what transformers loads"
             self.left_out |= dict.fromkeys(sorted(unread), why)
         self._sources = self._weights(stored)
-        via = (read_record(folder) or {}).get("stored_as", "")
         for name, source in self._sources.items():
             dtype = f"{via}→{source.dtype}" if via else source.dtype
             stored = name, source.shape, dtype, source.file, source.refused

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.scan import ScanError, scan
-from kappa_lib.weights import assets, models
+from kappa_lib.weights import models
 
 MATRICES = 14
 
@@ -260,7 +260,8 @@ def test_table_that_is_not_one_is_refused(tmp_path):
 def test_default_model_has_the_same_kappa_as_gguf_folder_and_module():
     every_tenth = {"include": [f"*.layers.{i}.*_proj.weight" for i in (0, 10, 20)]}
     model, _ = models.load(models.DEFAULT)
-    gguf = assets.SMOLLM2.get() / assets.SMOLLM2.pins[0].name
+    asset = models.GGUFS[models.DEFAULT]
+    gguf = asset.get() / asset.pins[0].name
     sources = [gguf, models.weights(models.DEFAULT), model]
     columns = ["kappa", "kappa_error", "sigma_min", "log_volume", "alpha"]
     tables = [scan(s, **every_tenth).set_index("tensor")[columns].sort_index() for s in sources]

@@ -17,7 +17,7 @@ from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import Selection, select
-from kappa_lib.weights import assets, models
+from kappa_lib.weights import models
 
 EPS32 = float(np.finfo(np.float32).eps)
 
@@ -119,7 +119,7 @@ def test_order_of_a_random_model_is_pefts(llama):
 
 @pytest.mark.slow
 def test_kappa_of_the_default_model_is_pefts_up_to_its_constant_and_float32():
-    assets.SMOLLM2.get()
+    models.GGUFS[models.DEFAULT].get()
     model, _ = models.load(models.DEFAULT)
     table = scan(model).set_index("tensor")
     theirs = peft_kappa(model)

@@ -138,13 +138,6 @@ def test_parts_come_back_with_their_features(tmp_path):
     assert parts["train"][129]["audio"]["bytes"] == rows[129]["audio"]["bytes"]
 
 
-def test_another_error_than_a_faster_process_is_not_hidden(tmp_path):
-    (tmp_path / "made").mkdir()
-    with pytest.raises(FileNotFoundError), audio.making(tmp_path / "made"):
-        (tmp_path / "absent").read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-
-
 @pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
 def test_a_part_that_ends_too_early_is_refused(tmp_path, monkeypatch, share):
     monkeypatch.setattr(audio, "_BATCH", 2)

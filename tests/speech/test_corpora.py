@@ -21,9 +21,9 @@ names = st.sampled_from(FIXED)
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache that already has the assets: the real ones, linked."""
-    folders = [assets.synthesiser_asset(name).get() for name in ("espeak", "pico")]
+    folders = [assets.asset(name).get() for name in ("espeak-ng", "svox-pico")]
     try:
-        folders.append(assets.asterisk_asset().get())
+        folders.append(assets.asset("asterisk-core-sounds-en-g722").get())
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     (tmp_path / "assets").mkdir()
@@ -108,7 +108,7 @@ def test_actors_who_are_tested_are_not_trained_on(actors):
 
 
 def test_actors_are_heard_at_16_khz_for_as_long_as_said(actors, tmp_path, monkeypatch):
-    folder = assets.actors_asset().get()
+    folder = assets.asset("flight-of-the-amazon-queen").get()
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / folder.name).symlink_to(folder)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
@@ -231,7 +231,7 @@ def test_prompts_are_speech_with_words_and_not_too_long():
 
 def test_a_recording_decodes_to_the_length_its_bytes_imply():
     try:
-        folder = assets.asterisk_asset().get()
+        folder = assets.asset("asterisk-core-sounds-en-g722").get()
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
     prompt = next(p for p in corpora.prompts() if p.file == "hello-world.g722")

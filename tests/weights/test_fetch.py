@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from pathlib import Path
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, SpaceError
 from kappa_lib.weights import assets
 from kappa_lib.weights.assets import Asset, Pin
-from kappa_lib.weights.mirrors import Tarball
+from kappa_lib.weights.mirrors import Source
 
 CONTENT = {"one.bin": np.random.default_rng(0).bytes(200_000), "sub/two.bin": b"two"}
 PINS = tuple(Pin(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in CONTENT.items())
@@ -45,8 +45,8 @@ def said(monkeypatch):
 
 
 def asset(site, *names: str) -> Asset:
-    mirrors = tuple(Tarball(f"{site.address}/{name}") for name in names)
-    return Asset("thing", PINS, mirrors)
+    sources = tuple(Source("release", (f"{site.address}/{name}",)) for name in names)
+    return Asset("thing", PINS, sources)
 
 
 def left_behind() -> list[str]:
@@ -54,11 +54,10 @@ def left_behind() -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def test_fetches_verifies_and_records_the_origin(site, said):
+def test_fetches_and_tells_from_where(site, said):
     folder = asset(site, "good.tar.gz").get()
     assert {n: (folder / n).read_bytes() for n in CONTENT} == CONTENT
-    assert assets.read_record(folder)["origin"] == f"release archive {site.address}/good.tar.gz"
-    assert "fetching" in said[0]
+    assert f"from the release archive {site.address}/good.tar.gz" in said[0]
     assert left_behind() == ["thing"]
 
 
@@ -69,15 +68,7 @@ def test_the_second_time_needs_no_network_and_says_nothing(site, said, monkeypat
     asked = len(site.requests)
     said.clear()
     thing.get()
-    thing.get(verify=True)
     assert (len(site.requests), said) == (asked, [])
-
-
-def test_offline_without_the_files_says_so(site, monkeypatch):
-    monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    with pytest.raises(AssetError, match="KAPPA_OFFLINE"):
-        asset(site, "good.tar.gz").get()
-    assert site.requests == []
 
 
 def test_a_wrong_hash_is_refused_with_file_expected_and_found(site):
@@ -88,23 +79,23 @@ def test_a_wrong_hash_is_refused_with_file_expected_and_found(site):
     assert left_behind() == []
 
 
-def test_the_next_mirror_is_tried_and_the_failure_is_told(site, said):
-    folder = asset(site, "absent.tar.gz", "bad.tar.gz", "good.tar.gz").get()
-    assert assets.read_record(folder)["origin"].endswith("good.tar.gz")
+def test_the_next_source_is_tried_and_the_failure_is_told(site, said):
+    asset(site, "absent.tar.gz", "bad.tar.gz", "good.tar.gz").get()
+    assert left_behind() == ["thing"]
     assert any("absent.tar.gz" in line and "404" in line for line in said)
     assert any("not the pinned file" in line for line in said)
 
 
 def test_a_connection_cut_half_way_leaves_nothing(site):
     site.share = 0.5
-    with pytest.raises(AssetError, match="no mirror delivered"):
+    with pytest.raises(AssetError, match="no source delivered"):
         asset(site, "good.tar.gz").get()
     assert left_behind() == []
 
 
 def test_an_interrupt_leaves_nothing_under_the_final_name(site):
     class Interrupting:
-        label = "interrupted mirror"
+        kind, label = "release", "interrupted source"
 
         def fetch(self, into, names):
             (into / "one.bin").write_bytes(b"half")
@@ -140,9 +131,6 @@ def test_after_a_kill_the_next_call_cleans_up_and_succeeds(site):
 def test_tampering_in_the_cache_is_refused_and_nothing_is_replaced_silently(site):
     thing = asset(site, "good.tar.gz")
     victim = thing.get() / "sub/two.bin"
-    victim.write_bytes(b"cut")
-    with pytest.raises(AssetError, match="not the pinned file"):
-        thing.get(verify=True)
     victim.write_bytes(b"short")
     with pytest.raises(AssetError, match="not the pinned file"):
         thing.get()
@@ -162,12 +150,12 @@ def test_a_full_disk_is_refused_before_anything_is_written(site, monkeypatch):
 def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
     thing = asset(site, "good.tar.gz")
 
-    class Overtaken(Tarball):
+    class Overtaken(Source):
         def fetch(self, into, names):
             super().fetch(into, names)
             shutil.copytree(into, thing.folder)
 
-    overtaken = Asset("thing", PINS, (Overtaken(f"{site.address}/good.tar.gz"),))
+    overtaken = Asset("thing", PINS, (Overtaken("release", (f"{site.address}/good.tar.gz",)),))
     folder = overtaken.get()
     assets.check(folder, PINS)
     assert left_behind() == ["thing"]
@@ -177,40 +165,16 @@ def test_a_faster_process_is_believed_only_if_its_files_are_right(site):
 SMALL = {"a.bin": b"first", "deep/b.bin": b"second"}
 
 
-def pinned(folder: Path) -> tuple[Pin, ...]:
-    for name, content in SMALL.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return tuple(Pin(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in SMALL.items())
-
-
-def test_check_accepts_the_pinned_bytes(tmp_path):
-    assets.check(tmp_path, pinned(tmp_path))
-
-
-def test_a_tampered_byte_names_file_expected_and_found(tmp_path):
-    wanted = pinned(tmp_path)
-    (tmp_path / "deep/b.bin").write_bytes(b"seconD")
-    with pytest.raises(AssetError) as error:
-        assets.check(tmp_path, wanted)
-    for part in ("deep/b.bin", wanted[1].sha256, hashlib.sha256(b"seconD").hexdigest()):
-        assert part in str(error.value)
-
-
 @settings(max_examples=30, deadline=None)
-@given(position=st.integers(0, 5), flip=st.integers(1, 255))
+@given(position=st.integers(0, 5), flip=st.integers(0, 255))
 def test_any_changed_byte_is_found(tmp_path_factory, position, flip):
     folder = tmp_path_factory.mktemp("pinned")
-    wanted = pinned(folder)
+    (folder / "deep").mkdir()
+    for name, content in SMALL.items():
+        (folder / name).write_bytes(content)
+    wanted = [Pin(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in SMALL.items()]
     changed = bytearray(SMALL["deep/b.bin"])
     changed[position] ^= flip
     (folder / "deep/b.bin").write_bytes(changed)
-    with pytest.raises(AssetError, match=r"b\.bin"):
+    with pytest.raises(AssetError, match=r"b\.bin") if flip else nullcontext():
         assets.check(folder, wanted)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    wanted = pinned(tmp_path)
-    (tmp_path / "a.bin").unlink()
-    with pytest.raises(AssetError, match=r"a\.bin: missing"):
-        assets.check(tmp_path, wanted)

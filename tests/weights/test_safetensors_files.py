@@ -13,7 +13,6 @@ from transformers import LlamaForCausalLM
 
 from kappa_lib import paths
 from kappa_lib.errors import CheckpointError
-from kappa_lib.weights.assets import write_record
 from kappa_lib.weights.models import open_checkpoint
 
 
@@ -120,12 +119,6 @@ def test_stored_dtypes_are_told_and_read(tmp_path):
     found = tiny.read_all(tmp_path / "model.safetensors")
     assert {name: dtype for name, (_, dtype) in found.items()} == {"a": "BF16", "b": "F64"}
     assert torch.equal(found["b"][0], tensors["b"])
-
-
-def test_origin_of_dequantised_weights_is_told(tmp_path):
-    save_file({"a": torch.eye(2)}, tmp_path / "model.safetensors")
-    write_record(tmp_path, "a GGUF", stored_as="Q4_1")
-    assert open_checkpoint(tmp_path).tensors[0].dtype == "Q4_1→F32"
 
 
 def shard(folder, name, value, tensor="a.weight"):
