@@ -98,7 +98,7 @@ def gpt2() -> GPT2LMHeadModel:
 def read_all(source) -> dict[str, tuple[torch.Tensor, str]]:
     """Name → values and stored dtype of every tensor of a checkpoint."""
     checkpoint = models.open_checkpoint(source)
-    return {info.name: (checkpoint.read(info), info.dtype) for info in checkpoint.tensors}
+    return {info.name: (info.read(), info.dtype) for info in checkpoint.tensors}
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:

@@ -9,8 +9,8 @@ venv="${1:-$(mktemp -d)}"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 # Tests of weights, spectra and the command that need none of the extras.
 tests="tests/weights/test_fetch.py tests/weights/test_mirrors.py tests/weights/test_packing.py
-    tests/weights/test_quantised.py tests/spectra/test_extremes.py tests/spectra/test_measures.py
-    tests/spectra/test_selection.py tests/spectra/test_solvers.py tests/spectra/test_spectrum.py
+    tests/spectra/test_extremes.py tests/spectra/test_measures.py tests/spectra/test_selection.py
+    tests/spectra/test_solvers.py tests/spectra/test_spectrum.py
     tests/spectra/test_spectrum_properties.py tests/spectra/test_storage.py tests/test_files.py"
 PYTHONPATH="$PWD" OMP_NUM_THREADS=1 "$venv/bin/python" - $tests tests/run/test_cli.py <<'PYTHON'
 import json, pathlib, re, subprocess, sys, tomllib

@@ -7,13 +7,14 @@ measure in which it is added stands in another file), and adapters alone.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from kappa_lib.errors import CheckpointError
 from kappa_lib.text import counted
-from kappa_lib.weights.checkpoint import Source, refusal, replaced
+from kappa_lib.weights.checkpoint import TensorInfo, refusal, replaced
 
 _PARAMETRIZED = re.compile(r"((?:.+\.)?)parametrizations\.(\w+)\.(.+)")
 _SPLIT = re.compile(r"((?:.+\.)?\w*(?:weight|bias)\w*?)_(g|v|u|orig|mask)")
@@ -24,11 +25,13 @@ _FACTOR = re.compile(
 _MERGE = "merge the adapter into its model (PEFT's merge_and_unload), and scan that"
 
 
-def assembled(stored: Mapping[str, Source]) -> tuple[dict[str, Source], list[CheckpointError]]:
-    """Sources of the weights that act, and what is wrong with the file as a whole."""
+def assembled(
+    stored: Mapping[str, TensorInfo],
+) -> tuple[dict[str, TensorInfo], list[CheckpointError]]:
+    """The weights that act, by name, and what is wrong with the file as a whole."""
     made, hidden = {}, set()
     for name, parts in _split(stored).items():
-        made[next(iter(parts.values()))] = name, _together(name, parts, stored)
+        made[next(iter(parts.values()))] = _together(name, parts, stored)
         hidden |= set(parts.values())
     adapters = _adapters(stored)
     hidden |= adapters.keys()
@@ -36,7 +39,7 @@ def assembled(stored: Mapping[str, Source]) -> tuple[dict[str, Source], list[Che
     for module in set(adapters.values()):
         for name in {f"{module}.base_layer.weight", f"{module}.weight"} & stored.keys():
             what = f"{name}: LoRA's product is added to it, in a measure that is not stored here"
-            made[name] = name, refusal(stored[name], what, _MERGE)
+            made[name] = refusal(stored[name], what, _MERGE)
             changed.add(module)
     alone = [name for name, module in adapters.items() if module not in changed]
     problems = []
@@ -46,7 +49,7 @@ def assembled(stored: Mapping[str, Source]) -> tuple[dict[str, Source], list[Che
     return replaced(stored, made, hidden), problems
 
 
-def _split(stored: Mapping[str, Source]) -> dict[str, dict[str, str]]:
+def _split(stored: Mapping[str, TensorInfo]) -> dict[str, dict[str, str]]:
     """Weight → its parts, by what PyTorch calls them: ``g`` and ``v``, ``original0``, ``mask``."""
     found: dict[str, dict[str, str]] = {}
     for name in stored:
@@ -58,23 +61,20 @@ def _split(stored: Mapping[str, Source]) -> dict[str, dict[str, str]]:
     return {name: parts for name, parts in found.items() if parts.keys() - {"v", "u", "mask"}}
 
 
-def _together(name: str, parts: Mapping[str, str], stored: Mapping[str, Source]) -> Source:
+def _together(name: str, parts: Mapping[str, str], stored: Mapping[str, TensorInfo]) -> TensorInfo:
     """The weight that the parts make up."""
-    sources = {role: stored[part] for role, part in sorted(parts.items())}
-    if sources.keys() in ({"g", "v"}, {"original0", "original1"}):
-        size, direction = sources.values()
+    held = {role: stored[part] for role, part in sorted(parts.items())}
+    if held.keys() in ({"g", "v"}, {"original0", "original1"}):
+        size, direction = held.values()
         if _one_for_each(size.shape, direction.shape):
-            return Source(direction.dtype, direction.shape, partial(_scaled, size, direction))
-    if sources.keys() == {"orig", "mask"} and len({s.shape for s in sources.values()}) == 1:
-        mask, weight = sources.values()
-        return Source(weight.dtype, weight.shape, lambda: weight.read() * mask.read())
-    largest = max(sources.values(), key=lambda source: len(source.shape))
+            return replace(direction, name=name, read=partial(_scaled, size, direction))
+    if held.keys() == {"orig", "mask"} and len({part.shape for part in held.values()}) == 1:
+        mask, weight = held.values()
+        return replace(weight, name=name, read=lambda: weight.read() * mask.read())
+    largest = max(held.values(), key=lambda part: len(part.shape))
     what = f"{name}: stored as {', '.join(parts.values())}, which can't be put together here"
-    return refusal(
-        largest,
-        what,
-        "save the model with the parametrisation removed (torch.nn.utils.parametrize)",
-    )
+    remedy = "save the model with the parametrisation removed (torch.nn.utils.parametrize)"
+    return refusal(replace(largest, name=name), what, remedy)
 
 
 def _one_for_each(size: tuple[int, ...], direction: tuple[int, ...]) -> bool:
@@ -86,14 +86,14 @@ def _one_for_each(size: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     return not size or (fits and len(along) <= 1)
 
 
-def _scaled(size: Source, direction: Source) -> torch.Tensor:
+def _scaled(size: TensorInfo, direction: TensorInfo) -> torch.Tensor:
     """g·v/‖v‖, the norm taken over the dimensions in which g has one entry."""
     g, v = size.read().double(), direction.read().double()
     over = [d for d in range(v.ndim) if g.ndim == 0 or g.shape[d] == 1]
     return (g * v / torch.linalg.vector_norm(v, dim=over, keepdim=True)).float()
 
 
-def _adapters(stored: Mapping[str, Source]) -> dict[str, str]:
+def _adapters(stored: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Names of adapters' tensors → the module that each changes."""
     found = {name: name[: match.start()] for name in stored if (match := _FACTOR.search(name))}
     # PEFT saves an adapter under this prefix, whatever its kind, and what was trained beside it.

@@ -157,7 +157,5 @@ def _run(command: list[str], folder: Path, **environment: str) -> None:
         check=False,
     )
     if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if line.strip()]
-        errors = [line for line in lines if line.upper().startswith(("ERROR", "E:"))]
-        reason = (errors or lines or ["no output"])[-1]
+        *_, reason = ["no output", *filter(str.strip, done.stdout.splitlines())]
         raise AssetError(f"{Path(command[0]).name} ended with {done.returncode}: {reason}")

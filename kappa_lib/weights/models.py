@@ -17,8 +17,8 @@ from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError
 from kappa_lib.files import making, read_json, require_space, sha256
 from kappa_lib.weights.assets import Asset, asset
 from kappa_lib.weights.checkpoint import Checkpoint
-from kappa_lib.weights.module import ModuleCheckpoint
-from kappa_lib.weights.safetensors_files import ShardCheckpoint
+from kappa_lib.weights.module import of_module
+from kappa_lib.weights.safetensors_files import open_files
 
 if TYPE_CHECKING:  # heavy, and a scan does without
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,19 +137,20 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         CheckpointError: nothing in it can be read; the first problem is the message.
         AssetError: a hub id that can't be had, see :func:`snapshot`.
     """
-    if isinstance(source, str) and source in GGUFS:
-        return ShardCheckpoint(weights(source), GGUFS[source].stored_as)
+    name = str(source)
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):
-        checkpoint: Checkpoint = ModuleCheckpoint(source)
+        checkpoint = of_module(source)
+    elif name in GGUFS:
+        checkpoint = open_files(weights(name), GGUFS[name].stored_as)
     elif (gguf := _only_gguf(path)).suffix == ".gguf" and gguf.is_file():
-        from kappa_lib.weights.gguf_file import GgufCheckpoint  # gguf is not needed otherwise
+        from kappa_lib.weights.gguf_file import open_gguf  # gguf is not needed otherwise
 
-        checkpoint = GgufCheckpoint(gguf)
+        checkpoint = open_gguf(gguf)
     elif path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
-        checkpoint = ShardCheckpoint(path)
-    elif not path.exists() and _HUB_ID.match(str(source)):
-        checkpoint = ShardCheckpoint(snapshot(str(source)))
+        checkpoint = open_files(path)
+    elif not path.exists() and _HUB_ID.match(name):
+        checkpoint = open_files(snapshot(name))
     else:
         raise InputError(
             f"{source}: not a folder, .safetensors or .gguf file, nor a model hub id like"

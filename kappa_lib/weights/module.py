@@ -1,7 +1,7 @@
 """The weights of a model in memory, as its modules use them."""
 
-import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,48 +11,33 @@ from torch import nn
 from kappa_lib.errors import CheckpointError
 from kappa_lib.weights import kinds
 from kappa_lib.weights.assembling import assembled
-from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 
 
-class ModuleCheckpoint(Checkpoint):
+def of_module(module: nn.Module) -> Checkpoint:
     """The parameters of a loaded module; tied ones once, under their first name."""
-
-    def __init__(self, module: nn.Module) -> None:
-        config = getattr(module, "config", None)
-        # The folder's name where it was loaded from a folder: where that lay says nothing.
-        name = Path(getattr(config, "_name_or_path", None) or "")
-        shown = name.name if name.is_absolute() else name.as_posix()
-        super().__init__(shown if name.name else type(module).__name__)
-        if hasattr(config, "to_json_string"):  # of transformers
-            found = json.loads(config.to_json_string(use_diff=False))
-            self.config = json.dumps(found | {"architectures": [type(module).__name__]})
-        self.basis = f"as the modules of this {type(module).__name__} use them"
-        held = dict(module.named_parameters())
-        pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
-        sources = {
-            name: Source(_dtype(p), tuple(p.shape), partial(_values, name, p))
-            for name, p in held.items()
-        } | {
-            name: Source(_dtype(mask), tuple(mask.shape), mask.cpu)
-            for name, mask in module.named_buffers()
-            if name in pruned
-        }
-        self._sources, self.problems = assembled(sources)
-        roles = kinds.of_model(module)
-        for name, source in self._sources.items():
-            stored = name, source.shape, source.dtype, source.file, source.refused
-            self.tensors.append(TensorInfo(*stored, *roles.get(name, (False, kinds.PART))))
-
-    def read(self, info: TensorInfo) -> torch.Tensor:
-        return self._sources[info.name].read()
-
-    def digest(self, info: TensorInfo) -> str:
-        values = self.read(info).contiguous().reshape(-1).view(torch.uint8)
-        return hashlib.sha256(values.numpy().data).hexdigest()
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    kind, config = type(module).__name__, getattr(module, "config", None)
+    # The folder's name where it was loaded from a folder: where that lay says nothing.
+    name = Path(getattr(config, "_name_or_path", None) or "")
+    shown = name.name if name.is_absolute() else name.as_posix()
+    checkpoint = Checkpoint(shown if name.name else kind)
+    checkpoint.basis = f"as the modules of this {kind} use them"
+    if hasattr(config, "to_json_string"):  # of transformers
+        found = json.loads(config.to_json_string(use_diff=False))
+        checkpoint.config = json.dumps(found | {"architectures": [kind]})
+    held = {name: (p, partial(_values, name, p)) for name, p in module.named_parameters()}
+    pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
+    held |= {name: (mask, mask.cpu) for name, mask in module.named_buffers() if name in pruned}
+    stored = {
+        name: TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), read)
+        for name, (t, read) in held.items()
+    }
+    weights, checkpoint.problems = assembled(stored)
+    roles = kinds.of_model(module)
+    for name, info in weights.items():
+        stack, why = roles.get(name, (False, kinds.PART))
+        checkpoint.tensors.append(replace(info, stack=stack, why=why))
+    return checkpoint
 
 
 def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:

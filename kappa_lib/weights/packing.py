@@ -9,6 +9,7 @@ values too, of no meaning. What is neither a weight nor belongs to one is named 
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from kappa_lib.errors import CheckpointError, InputError
 from kappa_lib.files import parse
-from kappa_lib.weights.checkpoint import Source, refusal, replaced
+from kappa_lib.weights.checkpoint import TensorInfo, refusal, replaced
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 _EIGHT_BIT = ("I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
@@ -31,23 +32,24 @@ _MARK = re.compile(
 _PART = re.compile(r"\w*(centroid|codebook|scale|zero|quant)\w*")  # a module within a packed one
 _STATE = ".quant_state.bitsandbytes__"
 _BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
+_Module = dict[str, TensorInfo]  # the tensors of one module by their names in it
 _Block = Annotated[int, Field(gt=0, le=2**16)]  # of bitsandbytes' blocks; its largest is 4096
 
 
 def unpacked(
-    stored: Mapping[str, Source], config: Mapping[str, Any]
-) -> tuple[dict[str, Source], dict[str, str]]:
-    """Sources of the weights, and why each of the other tensors is left out.
+    stored: Mapping[str, TensorInfo], config: Mapping[str, Any]
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The weights by name, and why each of the other tensors is left out.
 
     Args:
-        stored: name → source of every stored tensor, whatever its type.
+        stored: every stored tensor by name, whatever its type.
         config: the model's configuration; its ``quantization_config`` says that some are packed.
     """
     made, hidden = _four_bit(stored)
     left_out: dict[str, str] = {}
     record, modules = _record(config), _modules(stored, hidden)
-    for module, names in modules.items():
-        held = {local: stored[name] for local, name in names.items() if not local.endswith("bias")}
+    for module, own in modules.items():
+        held = {local: info for local, info in own.items() if not local.endswith("bias")}
         found, parts = _eight_bit(held, record)
         rest = {local: held[local] for local in held if local not in parts | found.keys()}
         if codes := _codes(module, rest, record):
@@ -55,13 +57,13 @@ def unpacked(
             odd = [local for local in codes if held[local].dtype not in FLOATS] or codes
             widest = max(odd, key=lambda local: len(held[local].shape))
             first = "weight" if "weight" in held else widest
-            made[names[first]] = names[first], _not_understood(names[first], first, held, record)
-            hidden |= {names[local] for local in held} | _within(module, modules)
+            made[held[first].name] = _not_understood(first, held, record)
+            hidden |= {info.name for info in held.values()} | _within(module, modules)
             continue
-        made |= {names[local]: (names[local], source) for local, source in found.items()}
-        hidden |= {names[local] for local in parts}
-        odd = {names[local]: s.dtype for local, s in rest.items() if _is_odd(local, s, rest)}
-        left_out |= {name: f"no weights: {dtype}" for name, dtype in odd.items()}
+        made |= {held[local].name: weight for local, weight in found.items()}
+        hidden |= {held[local].name for local in parts}
+        odd = [info for local, info in rest.items() if _is_odd(local, info, rest)]
+        left_out |= {info.name: f"no weights: {info.dtype}" for info in odd}
     return replaced(stored, made, hidden | left_out.keys()), left_out
 
 
@@ -75,25 +77,24 @@ def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _modules(stored: Mapping[str, Source], skipped: set[str]) -> dict[str, dict[str, str]]:
-    """Module → name of a tensor in it → its stored name."""
-    modules: dict[str, dict[str, str]] = {}
-    for name in stored:
-        if name not in skipped:
-            module, local = _LOCAL.fullmatch(name).groups("")
-            modules.setdefault(module, {})[local] = name
+def _modules(stored: Mapping[str, TensorInfo], skipped: set[str]) -> dict[str, _Module]:
+    """Module → name of a tensor in it → the tensor."""
+    modules: dict[str, _Module] = {}
+    for name in (name for name in stored if name not in skipped):
+        module, local = _LOCAL.fullmatch(name).groups("")
+        modules.setdefault(module, {})[local] = stored[name]
     return modules
 
 
-def _is_odd(local: str, source: Source, held: Mapping[str, Source]) -> bool:
+def _is_odd(local: str, info: TensorInfo, held: _Module) -> bool:
     """Whether a tensor is no floating-point one; the mask of a pruned weight belongs to that."""
     pruning = local.endswith("_mask") and f"{local.removesuffix('_mask')}_orig" in held
-    return source.dtype not in FLOATS and not pruning
+    return info.dtype not in FLOATS and not pruning
 
 
-def _codes(module: str, held: Mapping[str, Source], record: Mapping[str, Any]) -> list[str]:
+def _codes(module: str, held: _Module, record: Mapping[str, Any]) -> list[str]:
     """Which tensors of a module give away that it holds a packed weight; none where it does not."""
-    odd = [local for local, source in held.items() if _is_odd(local, source, held)]
+    odd = [local for local, info in held.items() if _is_odd(local, info, held)]
     if found := [x for x in held if _MARK.fullmatch(x) or (x in odd and x.endswith("weight"))]:
         return found + odd
     wide = [x for x in odd if len(held[x].shape) > 1 and held[x].shape[:2] != (1, 1)]
@@ -107,62 +108,56 @@ def _codes(module: str, held: Mapping[str, Source], record: Mapping[str, Any]) -
     return masks or (codes if record or (module and scaled) else [])
 
 
-def _within(module: str, modules: Mapping[str, Mapping[str, str]]) -> set[str]:
+def _within(module: str, modules: Mapping[str, _Module]) -> set[str]:
     """Stored names of the modules in which a packed one keeps parts of its weight."""
     inner = {m for m in modules if m.rpartition(".")[0] == module and module}
     return {
-        name
+        info.name
         for part in inner
         if _PART.fullmatch(part.rpartition(".")[2])
-        for name in modules[part].values()
+        for info in modules[part].values()
     }
 
 
-def _not_understood(
-    name: str, local: str, held: Mapping[str, Source], record: Mapping[str, Any]
-) -> Source:
+def _not_understood(local: str, held: _Module, record: Mapping[str, Any]) -> TensorInfo:
     """A packed weight that can't be read here, under the name of its codes."""
     method = record.get("quant_method") or record.get("quant_algo") or ""
     others = ", ".join(sorted(held.keys() - {local}))
-    what = f"{name}: packed as {held[local].dtype}"
+    what = f"{held[local].name}: packed as {held[local].dtype}"
     what += f" by {method}" if method else ""
     what += f" with {others}" if others else ""
     what += " in a layout that is not understood"
     return refusal(held[local], what, "scan the unquantised checkpoint, or a GGUF of it")
 
 
-def _source(
-    name: str, label: str, shape: tuple[int, ...], unpack: Callable[[], torch.Tensor]
-) -> Source:
+def _packed(codes: TensorInfo, label: str, unpack: Callable[[], torch.Tensor]) -> TensorInfo:
     """A packed weight; whose parts contradict each other is refused as it is read."""
 
     def read() -> torch.Tensor:
         try:
             return unpack()
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            what = f"{name}: packed as {label} in a layout that is not understood"
+            what = f"{codes.name}: packed as {label} in a layout that is not understood"
             raise CheckpointError(what, "scan the unquantised checkpoint") from error
 
-    return Source(label, shape, read)
+    return replace(codes, dtype=label, read=read)
 
 
-def _four_bit(
-    stored: Mapping[str, Source],
-) -> tuple[dict[str, tuple[str, Source]], set[str]]:
+def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], set[str]]:
     """Weights in bitsandbytes' 4 bits, each with a record of its state, and all their parts."""
     made, hidden = {}, set()
     for state_name in stored:
         name, found, kind = state_name.partition(_STATE)
         if not found or name not in stored:
             continue
+        codes = stored[name]
         parts = {part: stored[key] for part in _BESIDE if (key := f"{name}.{part}") in stored}
         hidden |= {name, state_name, *(f"{name}.{part}" for part in parts)}
         if state := _state(stored[state_name]):
-            codes, shape = stored[name], tuple(state["shape"])
-            unpack = partial(_unpack_four_bit, codes, parts, state)
-            made[name] = name, _source(name, kind.upper(), shape, unpack)
+            weight = _packed(codes, kind.upper(), partial(_unpack_four_bit, codes, parts, state))
+            made[name] = replace(weight, shape=tuple(state["shape"]))
         else:
-            made[name] = name, _not_understood(name, "", {"": stored[name]}, {"quant_method": kind})
+            made[name] = _not_understood("", {"": codes}, {"quant_method": kind})
     return made, hidden
 
 
@@ -176,7 +171,7 @@ class _State(BaseModel):
     nested_offset: float | None = None
 
 
-def _state(record: Source) -> dict[str, Any] | None:
+def _state(record: TensorInfo) -> dict[str, Any] | None:
     """Shape, size of blocks and the rest; None where the bytes hold no such record."""
     try:
         return parse(record.read().numpy().tobytes(), "it", _State).model_dump()
@@ -185,7 +180,7 @@ def _state(record: Source) -> dict[str, Any] | None:
 
 
 def _unpack_four_bit(
-    codes: Source, parts: Mapping[str, Source], state: Mapping[str, Any]
+    codes: TensorInfo, parts: Mapping[str, TensorInfo], state: Mapping[str, Any]
 ) -> torch.Tensor:
     scales = parts["absmax"].read()
     if not scales.is_floating_point():  # nested: the scales are themselves 8-bit codes
@@ -206,9 +201,7 @@ def _unpack_four_bit(
     return (numbers * per_number).reshape(state["shape"])
 
 
-def _eight_bit(
-    held: Mapping[str, Source], record: Mapping[str, Any]
-) -> tuple[dict[str, Source], set[str]]:
+def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[str]]:
     """Weights of a module in 8-bit codes with scales, and the names of their helpers."""
     found, helpers = {}, set()
     for local, codes in held.items():
@@ -220,13 +213,17 @@ def _eight_bit(
         zero = held.get(f"{local}_zero_point")
         label = "I8+SCB" if scale == "SCB" else codes.dtype
         unpack = partial(_unpack_eight_bit, codes, held[scale], scale, zero, record)
-        found[local] = _source(local, label, codes.shape, unpack)
+        found[local] = _packed(codes, label, unpack)
         helpers |= {scale, f"{local}_zero_point", "weight_format"} & held.keys()
     return found, helpers
 
 
 def _unpack_eight_bit(
-    codes: Source, scale: Source, name: str, zero: Source | None, record: Mapping[str, Any]
+    codes: TensorInfo,
+    scale: TensorInfo,
+    name: str,
+    zero: TensorInfo | None,
+    record: Mapping[str, Any],
 ) -> torch.Tensor:
     """Codes times scale; ``_inv`` in DeepSeek's name notwithstanding, all kinds multiply."""
     numbers, factor = codes.read().float(), scale.read().float()

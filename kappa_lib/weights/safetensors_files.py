@@ -5,7 +5,10 @@ count as this process's memory, and go when it is closed.
 """
 
 import re
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +17,9 @@ from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 
 from kappa_lib.errors import CheckpointError, InputError
-from kappa_lib.files import parse, sha256
+from kappa_lib.files import parse
 from kappa_lib.weights.assembling import assembled
-from kappa_lib.weights.checkpoint import Checkpoint, Source, TensorInfo, refusal
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, refusal
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
@@ -31,112 +34,89 @@ class _Index(BaseModel):
     weight_map: dict[str, _FileName]
 
 
-class Shard:
-    """One safetensors file.
-
-    Raises:
-        CheckpointError: truncated or unreadable header, offsets that overlap, leave a hole,
-            leave the file or contradict a shape, or a type of numbers that no one knows.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with safe_open(path, "pt") as file:
-                slices = {name: file.get_slice(name) for name in file.offset_keys()}
-                self.sources = {
-                    name: Source(
-                        s.get_dtype(), tuple(s.get_shape()), partial(self.read, name), path.name
-                    )
-                    for name, s in slices.items()
-                }
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path.name}: {error}", _FETCH_AGAIN) from error
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the whole file."""
-        return sha256(self.path)
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor as stored."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                return file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.path.name}: {name}: {error}", _FETCH_AGAIN) from error
-
-
-class ShardCheckpoint(Checkpoint):
+def open_files(path: Path, via: str = "") -> Checkpoint:
     """One safetensors file, or those of a folder that transformers would load.
 
-    With ``via``, how the weights were stored before they were dequantised into these files.
+    Args:
+        path: of the file or folder.
+        via: how the weights were stored before they were dequantised into these files.
     """
-
-    def __init__(self, path: Path, via: str = "") -> None:
-        folder = path if path.is_dir() else path.parent
-        super().__init__(*_identity(folder, path))
-        config = folder / "config.json"
-        self.config = config.read_text("utf-8", errors="replace") if config.is_file() else ""
-        self._shards: dict[str, Shard] = {}
-        stored: dict[str, Source] = {}
-        chosen = _expected(folder) if path.is_dir() else {path.name: set()}
-        for file_name, names in sorted(chosen.items()):
-            self._add(folder / file_name, names, stored)
-        if path.is_dir():
-            unread = {file.name for file in folder.glob("*.safetensors")} - chosen.keys()
-            why = f"not read: {min(chosen)} is what transformers loads"
-            self.left_out |= dict.fromkeys(sorted(unread), why)
-        self._sources = self._weights(stored)
-        for name, source in self._sources.items():
-            dtype = f"{via}→{source.dtype}" if via else source.dtype
-            stored = name, source.shape, dtype, source.file, source.refused
-            self.tensors.append(TensorInfo(*stored))
-
-    def _add(self, path: Path, expected: set[str], stored: dict[str, Source]) -> None:
+    folder = path if path.is_dir() else path.parent
+    config = folder / "config.json"
+    text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
+    checkpoint = Checkpoint(*_identity(folder, path), folder, text)
+    stored: dict[str, TensorInfo] = {}
+    chosen = _expected(folder) if path.is_dir() else {path.name: set()}
+    for name, promised in sorted(chosen.items()):
         try:
-            if not path.is_file():
-                found = f"{path.name}: missing shard, with {len(expected) or 'unknown'} tensors"
-                raise CheckpointError(found, "fetch it; the other shards are here")
-            shard = Shard(path)
-            if absent := sorted(expected - shard.sources.keys()):
-                found = f"{path.name}: lacks {absent[0]}, which the index promises"
-                raise CheckpointError(found, _FETCH_AGAIN)
-            if twice := sorted(shard.sources.keys() & stored.keys()):
-                found = f"{path.name}: {twice[0]} is also in {stored[twice[0]].file}"
-                raise CheckpointError(found, "keep the files of one checkpoint in the folder")
+            stored |= _shard(folder / name, promised, stored)
         except CheckpointError as problem:
-            self.problems.append(problem)
-            return
-        self._shards[path.name] = shard
-        stored |= shard.sources
-
-    def _weights(self, stored: dict[str, Source]) -> dict[str, Source]:
-        """What the stored tensors make up; the rest is left out, by name, or a problem."""
-        try:
-            config = parse(self.config or "{}", "config.json", dict[str, object])
-        except InputError:
-            config = {}  # names of its tensors alone decide
-        sources, odd = unpacked({n: _refused_if_empty(n, s) for n, s in stored.items()}, config)
-        sources, problems = assembled(sources)
-        self.left_out |= odd
-        self.problems += problems
-        return sources
-
-    def read(self, info: TensorInfo) -> torch.Tensor:
-        return self._sources[info.name].read()
-
-    def digest(self, info: TensorInfo) -> str:
-        return self._shards[info.shard].digest
+            checkpoint.problems.append(problem)
+    if path.is_dir():
+        unread = {file.name for file in folder.glob("*.safetensors")} - chosen.keys()
+        why = f"not read: {min(chosen)} is what transformers loads"
+        checkpoint.left_out |= dict.fromkeys(sorted(unread), why)
+    try:
+        settings = parse(text or "{}", "config.json", dict[str, object])
+    except InputError:
+        settings = {}  # names of its tensors alone decide
+    found, odd = unpacked(stored, settings)
+    found, problems = assembled(found)
+    checkpoint.left_out |= odd
+    checkpoint.problems += problems
+    checkpoint.tensors = [
+        replace(info, dtype=f"{via}→{info.dtype}") if via else info for info in found.values()
+    ]
+    return checkpoint
 
 
-def _refused_if_empty(name: str, source: Source) -> Source:
-    if 0 not in source.shape:
-        return source
-    what = f"{name}: empty, its shape is {list(source.shape)}"
-    return refusal(
-        source, what, "if one process of ZeRO-3 saved it, gather the weights: zero_to_fp32.py"
-    )
+def _shard(
+    path: Path, promised: set[str], others: Mapping[str, TensorInfo]
+) -> dict[str, TensorInfo]:
+    """The tensors of one file by name, in the order of storage.
+
+    Raises:
+        CheckpointError: missing; a header that is truncated, unreadable or contradicts itself; or
+            without a tensor that is promised, or with one that another file has.
+    """
+    if not path.is_file():
+        found = f"{path.name}: missing shard, with {len(promised) or 'unknown'} tensors"
+        raise CheckpointError(found, "fetch it; the other shards are here")
+    with _explained(path.name), safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.offset_keys()}
+        own = {
+            name: _info(path, name, tuple(part.get_shape()), part.get_dtype())
+            for name, part in slices.items()
+        }
+    if absent := sorted(promised - own.keys()):
+        found = f"{path.name}: lacks {absent[0]}, which the index promises"
+        raise CheckpointError(found, _FETCH_AGAIN)
+    if twice := sorted(own.keys() & others.keys()):
+        found = f"{path.name}: {twice[0]} is also in {others[twice[0]].files[0]}"
+        raise CheckpointError(found, "keep the files of one checkpoint in the folder")
+    return own
+
+
+def _info(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:
+    info = TensorInfo(name, shape, dtype, partial(_read, path, name), (path.name,))
+    if 0 not in shape:
+        return info
+    remedy = "if one process of ZeRO-3 saved it, gather the weights: zero_to_fp32.py"
+    return refusal(info, f"{name}: empty, its shape is {list(shape)}", remedy)
+
+
+def _read(path: Path, name: str) -> torch.Tensor:
+    """One tensor as stored."""
+    with _explained(f"{path.name}: {name}"), safe_open(path, "pt") as file:
+        return file.get_tensor(name)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{what}: {error}", _FETCH_AGAIN) from error
 
 
 def _identity(folder: Path, path: Path) -> tuple[str, str]:

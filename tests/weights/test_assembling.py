@@ -33,7 +33,7 @@ def checkpoint_of(request, tmp_path):
 def weights(checkpoint):
     """Local name → values of all that can have singular values."""
     infos = [info for info in checkpoint.tensors if len(info.shape) > 1]
-    return {i.name.removeprefix("layers.0."): checkpoint.read(i).detach().numpy() for i in infos}
+    return {i.name.removeprefix("layers.0."): i.read().detach().numpy() for i in infos}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
@@ -98,17 +98,17 @@ def test_other_parametrisations_are_refused_by_the_weight_s_name(kind, checkpoin
     (info,) = (info for info in checkpoint.tensors if len(info.shape) > 1)
     assert info.name.endswith("proj.weight")
     with pytest.raises(CheckpointError, match=r"proj\.weight: stored as .*put together"):
-        checkpoint.read(info)
+        info.read()
 
 
 def test_a_size_without_its_direction_is_no_matrix(tmp_path):
     save_file(
         {"a.weight_g": torch.rand(4, 1), "b.weight": torch.eye(4)}, tmp_path / "a.safetensors"
     )
-    first, second = (checkpoint := open_checkpoint(tmp_path)).tensors
-    assert checkpoint.read(second).trace() == 4
+    first, second = open_checkpoint(tmp_path).tensors
+    assert second.read().trace() == 4
     with pytest.raises(CheckpointError, match="weight_g"):
-        checkpoint.read(first)
+        first.read()
 
 
 def test_parameters_that_end_like_factors_are_what_they_are(tmp_path):
@@ -119,7 +119,7 @@ def test_parameters_that_end_like_factors_are_what_they_are(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert {info.name for info in checkpoint.tensors} == stored.keys()
     for info in checkpoint.tensors:
-        assert torch.equal(checkpoint.read(info), stored[info.name])
+        assert torch.equal(info.read(), stored[info.name])
 
 
 def two_layers():
@@ -131,9 +131,9 @@ def test_lora_beside_its_weight_is_refused_and_the_others_are_read(dora, checkpo
     model = get_peft_model(two_layers(), LoraConfig(r=2, target_modules=["1"], use_dora=dora))
     checkpoint = checkpoint_of(model)
     plain, changed = checkpoint.tensors
-    assert checkpoint.read(plain).shape == (8, 8)
+    assert plain.read().shape == (8, 8)
     with pytest.raises(CheckpointError, match=r"1\.base_layer\.weight: LoRA") as caught:
-        checkpoint.read(changed)
+        changed.read()
     assert "merge" in caught.value.remedy
     assert not checkpoint.problems
 

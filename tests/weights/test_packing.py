@@ -1,11 +1,18 @@
-"""Packed weights against NumPy's arithmetic; what is not unpacked is refused as a whole."""
+"""Packed weights against NumPy's arithmetic and the packing library's own numbers; what is not
+unpacked is refused as a whole.
+
+``data/packed_by_bitsandbytes_0.50.2.safetensors`` was written by bitsandbytes 0.50.2 from normal
+random matrices. ``expected.<kind>`` holds the first and the last row of what its own dequantisation
+returns.
+"""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kappa_lib.errors import CheckpointError
 from kappa_lib.weights.models import open_checkpoint
@@ -15,6 +22,13 @@ NF4 = np.array(
      0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0],
     np.float32,
 )  # fmt: skip
+WRITTEN = Path(__file__).parent.parent / "data" / "packed_by_bitsandbytes_0.50.2.safetensors"
+KINDS = {
+    "nf4": ((24, 64), "NF4"),
+    "fp4": ((24, 64), "FP4"),
+    "nested": ((40, 512), "NF4"),
+    "int8": ((24, 64), "I8+SCB"),
+}
 PLAIN = {"model.norm.weight": torch.ones(8), "model.layers.0.mlp.up_proj.weight": torch.eye(8)}
 
 
@@ -26,7 +40,19 @@ def opened(folder, tensors, **config):
 
 
 def read(checkpoint, name):
-    return checkpoint.read({info.name: info for info in checkpoint.tensors}[name]).numpy()
+    return {info.name: info for info in checkpoint.tensors}[name].read().numpy()
+
+
+def test_unpacked_equals_bitsandbytes_and_no_part_of_it_is_listed():
+    tensors, expected = open_checkpoint(WRITTEN).tensors, load_file(WRITTEN)
+    found = {info.name: info for info in tensors if info.name.endswith(".weight")}
+    assert len(found) == len(KINDS) == len(tensors) - len(KINDS)
+    for kind, (shape, dtype) in KINDS.items():
+        info = found[f"{kind}.weight"]
+        weight = info.read()
+        assert (weight.shape, info.shape, info.dtype) == (shape, shape, dtype)
+        rows = expected[f"expected.{kind}"]
+        torch.testing.assert_close(weight[[0, -1]], rows, rtol=1e-6, atol=1e-7)
 
 
 def four_bit(name, weight, carrier):
@@ -104,6 +130,37 @@ def test_8_bit_integers_are_codes_less_zero_point_times_scale(shape, wide, zero,
     np.testing.assert_allclose(read(checkpoint, name), expected, rtol=1e-6)
 
 
+BLOCKS = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+FP8 = {
+    "a tensor": ((4, 6), np.float32(3), 3),
+    "a row": ((4, 6), np.arange(1.0, 5).reshape(4, 1), np.arange(1.0, 5).reshape(4, 1)),
+    "a block, ragged at the ends": (
+        (130, 300),
+        BLOCKS,
+        BLOCKS.repeat(128, 0)[:130].repeat(128, 1)[:, :300],
+    ),
+    # As of DeepSeek-V3's output matrices, which have 16384 columns.
+    "as many blocks as rows": ((128, 16384), np.arange(1.0, 129)[None], None),
+}
+
+
+@pytest.mark.parametrize(("shape", "scale", "wide"), FP8.values(), ids=list(FP8))
+@pytest.mark.parametrize("suffix", ["scale", "scale_inv"])
+def test_fp8_codes_are_multiplied_by_their_scale(shape, scale, wide, suffix, tmp_path):
+    codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    stored = {"a.weight": codes, f"a.weight_{suffix}": torch.tensor(scale, dtype=torch.float32)}
+    wide = scale.repeat(128, 1) if wide is None else wide
+    expected = codes.float().numpy() * wide
+    np.testing.assert_allclose(read(opened(tmp_path, stored), "a.weight"), expected, rtol=1e-6)
+
+
+def test_fp8_scales_of_unknown_layout_are_refused(tmp_path):
+    stored = {"a.weight": torch.ones(4, 6).to(torch.float8_e4m3fn)}
+    checkpoint = opened(tmp_path, stored | {"a.weight_scale": torch.ones(3, 2)})
+    with pytest.raises(CheckpointError, match="fit no known layout"):
+        read(checkpoint, "a.weight")
+
+
 def test_fp8_experts_have_blocks_of_their_own(tmp_path):
     values = torch.randn(3, 130, 20, generator=torch.Generator().manual_seed(0))
     codes, scale = values.to(torch.float8_e4m3fn), torch.arange(1.0, 7).reshape(3, 2, 1)
@@ -144,6 +201,9 @@ FORMATS = {
     "BitNet": {"weight": codes(2, 16, dtype=torch.uint8), "weight_scale": torch.ones(1)},
     "MLX": {"weight": codes(8, 2).to(torch.uint32), "scales": torch.ones(8, 1),
             "biases": torch.ones(8, 1)},
+    "codes of 32 bits alone": {"qweight": codes(4, 4)},
+    "codes of 8 bits alone": {"weight": codes(4, 4, dtype=torch.uint8)},
+    "FP8 without scales": {"weight": torch.ones(4, 4).to(torch.float8_e4m3fn)},
     "codes as floats": {"weight": torch.ones(8, 8), "weight_scale": torch.ones(8, 1)},
     "a format of tomorrow": {"ladder": codes(8, 4, dtype=torch.uint8), "rungs": torch.ones(8, 2)},
 }  # fmt: skip
@@ -162,7 +222,7 @@ def test_a_packing_that_is_not_understood_is_refused_and_no_part_of_it_listed(
     assert refused.name == next(iter(parts))
     assert refused.refused
     with pytest.raises(CheckpointError, match=f"{layer}.*not understood"):
-        checkpoint.read(refused)
+        refused.read()
     assert checkpoint.left_out == {}
 
 
@@ -181,7 +241,7 @@ def test_packed_experts_are_refused_together(suffixes, tmp_path):
     checkpoint = opened(tmp_path, stored, quantization_config=packing)
     (refused,) = (info for info in checkpoint.tensors if info.refused)
     with pytest.raises(CheckpointError, match=r"mxfp4 with .*down_proj"):
-        checkpoint.read(refused)
+        refused.read()
     assert f"{layer}.down_proj_bias" in {info.name for info in checkpoint.tensors}
 
 
@@ -211,4 +271,4 @@ def test_a_mask_of_the_weight_s_own_shape_acts_on_it(dtype, tmp_path):
     checkpoint = opened(tmp_path, stored)
     (refused,) = (info for info in checkpoint.tensors if info.name not in PLAIN)
     with pytest.raises(CheckpointError, match="not understood"):
-        checkpoint.read(refused)
+        refused.read()

@@ -8,7 +8,7 @@ import sys
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from transformers import LlamaForCausalLM
 
 from kappa_lib import paths
@@ -16,48 +16,33 @@ from kappa_lib.errors import CheckpointError
 from kappa_lib.weights.models import open_checkpoint
 
 
-def write_raw(path, header: dict, data: bytes) -> None:
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
 def entry(start: int, stop: int, shape: list[int], dtype: str = "F32") -> dict:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
+def raw(header: dict, data: int) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(data)
+
+
+WHOLE = save({"a": torch.eye(4)})
 BROKEN = {
-    "offset for tensor `b`": ({"a": entry(0, 16, [2, 2]), "b": entry(8, 24, [2, 2])}, 24),
-    "invalid offset": ({"a": entry(0, 16, [2, 2]), "b": entry(24, 40, [2, 2])}, 40),
-    "not fully covered": ({"a": entry(0, 16, [2, 2])}, 12),
-    "invalid shape": ({"a": entry(0, 16, [2, 3])}, 16),
-    "unknown variant `Q9`": ({"a": entry(0, 16, [2, 2], "Q9")}, 16),
-    "missing field": ({"a": {"dtype": "F32"}}, 0),
+    "offset for tensor `b`": raw({"a": entry(0, 16, [2, 2]), "b": entry(8, 24, [2, 2])}, 24),
+    "invalid offset": raw({"a": entry(0, 16, [2, 2]), "b": entry(24, 40, [2, 2])}, 40),
+    "not fully covered": raw({"a": entry(0, 16, [2, 2])}, 12),
+    "invalid shape": raw({"a": entry(0, 16, [2, 3])}, 16),
+    "unknown variant `Q9`": raw({"a": entry(0, 16, [2, 2], "Q9")}, 16),
+    "missing field": raw({"a": {"dtype": "F32"}}, 0),
+    "invalid JSON": struct.pack("<Q", 5) + b"[oops" + bytes(8),
 }
+CASES = [*BROKEN.items(), *(("header", WHOLE[:length]) for length in (0, 4, 8, 20))]
 
 
-@pytest.mark.parametrize(("word", "content"), BROKEN.items(), ids=list(BROKEN))
-def test_contradictory_header_is_refused(word, content, tmp_path):
-    header, size = content
+@pytest.mark.parametrize(("word", "content"), CASES)
+def test_a_damaged_header_is_refused(word, content, tmp_path):
     path = tmp_path / "model.safetensors"
-    write_raw(path, header, bytes(size))
-    with pytest.raises(CheckpointError, match=word) as caught:
-        open_checkpoint(path)
-    assert "model.safetensors" in str(caught.value)
-
-
-@pytest.mark.parametrize("length", [0, 4, 8, 20])
-def test_truncated_header_is_refused(length, tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({"a": torch.eye(4)}, path)
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*header"):
-        open_checkpoint(path)
-
-
-def test_header_that_is_not_json_is_refused(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", 5) + b"[oops" + bytes(8))
-    with pytest.raises(CheckpointError, match="invalid JSON"):
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{word}"):
         open_checkpoint(path)
 
 
@@ -68,35 +53,29 @@ def two_shards(tmp_path):
     return tmp_path
 
 
-def test_missing_shard_is_named_and_the_other_is_read(two_shards):
-    (two_shards / "model-00002-of-00002.safetensors").unlink()
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_shards):
+    path = two_shards / "model-00002-of-00002.safetensors"
+    if missing:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
     checkpoint = open_checkpoint(two_shards)
     assert [info.name for info in checkpoint.tensors] == ["a.weight"]
-    assert "model-00002-of-00002.safetensors: missing shard" in str(checkpoint.problems[0])
+    said = f"{path.name}: " + ("missing shard" if missing else "")
+    assert str(checkpoint.problems[0]).startswith(said)
 
 
-def test_corrupt_shard_is_named_and_the_other_is_read(two_shards):
-    path = two_shards / "model-00001-of-00002.safetensors"
-    path.write_bytes(path.read_bytes()[:-3])
-    checkpoint = open_checkpoint(two_shards)
-    assert [info.name for info in checkpoint.tensors] == ["b.weight"]
-    assert path.name in str(checkpoint.problems[0])
+FIRST = "model-00001-of-00002.safetensors"
+PROMISES = json.dumps({"weight_map": {"a.weight": FIRST, "c.weight": FIRST}})
 
 
-def test_index_that_promises_more_is_refused(two_shards):
-    weight_map = {
-        "a.weight": "model-00001-of-00002.safetensors",
-        "c.weight": "model-00001-of-00002.safetensors",
-    }
-    index = two_shards / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(CheckpointError, match=r"lacks c\.weight"):
-        open_checkpoint(two_shards)
-
-
-def test_unreadable_index_is_refused(two_shards):
-    (two_shards / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not a readable index"):
+@pytest.mark.parametrize(
+    ("text", "said"), [(PROMISES, r"lacks c\.weight"), ("{", "not a readable index")]
+)
+def test_an_index_that_promises_more_or_is_damaged_is_refused(text, said, two_shards):
+    (two_shards / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=said):
         open_checkpoint(two_shards)
 
 
@@ -140,7 +119,7 @@ def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, 
             (tmp_path / name).unlink()
     name = "model.layers.0.mlp.up_proj.weight"
     checkpoint = open_checkpoint(tmp_path)
-    found = {info.name: checkpoint.read(info) for info in checkpoint.tensors}
+    found = {info.name: info.read() for info in checkpoint.tensors}
     loaded = LlamaForCausalLM.from_pretrained(tmp_path).get_parameter(name)
     assert found[name].equal(loaded)
     assert found[name].equal(model.get_parameter(name))
@@ -159,7 +138,7 @@ def test_the_maker_s_own_file_is_named_beside_the_usual_shards(two_shards, with_
         index.write_text(json.dumps({"weight_map": weight_map}))
     checkpoint = open_checkpoint(two_shards)
     assert [info.name for info in checkpoint.tensors] == ["a.weight", "b.weight"]
-    assert [checkpoint.read(info).trace() for info in checkpoint.tensors] == [4, 8]
+    assert [info.read().trace() for info in checkpoint.tensors] == [4, 8]
     assert len(checkpoint.left_out) == 2
     assert all("consolidated" in name for name in checkpoint.left_out)
     assert not checkpoint.problems
@@ -168,7 +147,7 @@ def test_the_maker_s_own_file_is_named_beside_the_usual_shards(two_shards, with_
 def test_a_maker_s_own_file_alone_is_read(tmp_path):
     shard(tmp_path, "consolidated.safetensors", 3)
     checkpoint = open_checkpoint(tmp_path)
-    assert checkpoint.read(checkpoint.tensors[0]).trace() == 12
+    assert checkpoint.tensors[0].read().trace() == 12
     assert not checkpoint.left_out
 
 
@@ -177,7 +156,7 @@ def test_another_precision_and_an_adapter_beside_the_model_are_named(tmp_path):
     shard(tmp_path, "model.fp16.safetensors", 2)
     shard(tmp_path, "adapter_model.safetensors", 3, "base_model.model.a.lora_A.weight")
     checkpoint = open_checkpoint(tmp_path)
-    assert [info.shard for info in checkpoint.tensors] == ["model.safetensors"]
+    assert [info.files for info in checkpoint.tensors] == [("model.safetensors",)]
     assert checkpoint.left_out.keys() == {"model.fp16.safetensors", "adapter_model.safetensors"}
 
 
@@ -186,10 +165,10 @@ def test_empty_weights_are_refused_by_name_and_the_others_read(tmp_path):
     save_file(stored, tmp_path / "model.safetensors")
     checkpoint = open_checkpoint(tmp_path)
     infos = {info.name: info for info in checkpoint.tensors}
-    assert checkpoint.read(infos["a.weight"]).trace() == 4
+    assert infos["a.weight"].read().trace() == 4
     for name, shape in (("b.weight", r"\[0\]"), ("c.weight", r"\[0, 4\]")):
         with pytest.raises(CheckpointError, match=f"{name}: empty, its shape is {shape}"):
-            checkpoint.read(infos[name])
+            infos[name].read()
 
 
 def test_one_tensor_is_in_memory_at_a_time(tmp_path):
@@ -202,8 +181,8 @@ from kappa_lib.weights.models import open_checkpoint
 checkpoint, highest = open_checkpoint({str(path)!r}), 0
 before = psutil.Process().memory_info().rss
 for info in checkpoint.tensors:
-    total = checkpoint.read(info).sum()
-    weight = checkpoint.read(info)
+    total = info.read().sum()
+    weight = info.read()
     assert weight.sum() == 2**24
     highest = max(highest, psutil.Process().memory_info().rss - before)
     del weight
