@@ -128,8 +128,8 @@ def test_the_command_says_what_only_one_side_has(pair, capsys):
     before, after, *_ = pair
     assert cli.main(["scan", str(before), "--compare", str(after), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert "only in the first: 1 tensor, model.layers.0.old.weight among them" in out
-    assert "only in the second: 1 tensor, model.layers.0.new.weight among them" in out
+    assert "only in the first: 1 tensor, such as model.layers.0.old.weight" in out
+    assert "only in the second: 1 tensor, such as model.layers.0.new.weight" in out
 
 
 def test_the_command_writes_the_comparison_and_its_page(pair, tmp_path, capsys):
