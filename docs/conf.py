@@ -108,9 +108,13 @@ def complete(app, name, source):
     if name == root_doc:
         source[0] += CONTENTS
     if name == "docs/claims":
-        from tools.site import claims_by_importance
+        from kappa_lib import paths
+        from kappa_lib.evidence import claims, report
 
-        source[0] += claims_by_importance()
+        # Every claim: its verdict on the study, what was measured, and where.
+        parts = report.by_importance(claims.load(paths.REFERENCE / "study"))
+        for title, found in parts.items():
+            source[0] += f"## {title}\n\n{report.table('verdicts', found, '../notebooks/')}\n\n"
 
 
 def name_cells(app, tree):

@@ -27,6 +27,10 @@ def write(folder, arms, seeds=(1, 2, 3, 4, 5), model="smollm2-135m"):
     last WER, or WERs by seed) and ``evaluations`` (seed → rows, in place of made ones).
     """
     profile = profiles.load("smoke", arms=list(arms), seeds=list(seeds), model=model)
+    names = {name for of in arms.values() for name in of.get("tensors", TENSORS)}
+    lines = "".join(f"{name},2.0\n" for name in sorted(names))
+    profile.folder.mkdir(parents=True, exist_ok=True)
+    (profile.folder / "kappa.csv").write_text(f"tensor,kappa\n{lines}")
     for name, of in arms.items():
         tensors, size = of.get("tensors", TENSORS), of.get("parameters", 1000)
         path = profile.folder / "selections" / f"{name}.json"

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import claims, compare, report, rules
-from kappa_lib.evidence.catalogue import catalogue
+from kappa_lib.evidence import claims, compare, report
 from kappa_lib.evidence.runs import runs
 from kappa_lib.figures import paired, save, wer_over_training
 from kappa_lib.files import replacing, write_text
@@ -94,10 +93,9 @@ def write_anew() -> None:
     """Claims of the committed reports that ``claims.yaml`` declares, the reports, and the pages."""
     for committed in sorted(paths.REFERENCE.glob(f"*/{report.FILE}")):
         profile = profiles.load(f"reference/{committed.parent.name}")
-        for claim in catalogue().values():
+        for claim in claims.catalogue().values():
             if claim.decided_by is not None:
-                decision = rules.decide(claim.decided_by, profile)
-                claims.write(claim, decision, {}, profile.folder)
+                claims.write(claim, claim.decided_by.decide(profile), {}, profile.folder)
         report.write(profile, profile.folder)
     save(paired(*report.questions(), compare.MARGINS), paths.REFERENCE / "figures", "questions")
     for page, blocks in readme.pages().items():

@@ -1,32 +1,89 @@
-"""Claims of the paper, decided: a notebook's cell calls :func:`claim`, reports :func:`load`.
+"""Claims of the paper: the catalogue, ``data/claims.yaml``, and what a run decided of each.
 
+An outcome is never in the catalogue. A claim about theory is decided in the notebook's cell, where
+its criterion stands; one about measurements declares under ``decided_by`` what it is decided from.
 A decision is written to ``claims/<id>.json`` in the results folder.
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
-from kappa_lib import profiles
+from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import rules
-from kappa_lib.evidence.catalogue import FILE, Claim, catalogue
-from kappa_lib.evidence.verdicts import (
-    CONFOUNDED,
-    CORRECTED,
-    FAILS,
-    HOLDS,
-    LEVEL,
-    NOT_TESTABLE,
-    UNDECIDED,
-    Decision,
-    holm,
-)
-from kappa_lib.files import read_json, write_json
+from kappa_lib.evidence.rules import Code, Comparison, Correlation
+from kappa_lib.evidence.verdicts import LEVEL, Decision, Verdict, holm
+from kappa_lib.files import fingerprint, parse, read_json, write_json
+
+FILE = paths.DATA / "claims.yaml"
+Group = Literal["theory", "kappa", "case study", "conclusion", "text tasks"]
+GROUPS = get_args(Group)
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Entry(BaseModel):
+    """One claim of the paper, as the catalogue has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Text
+    group: Group
+    place: Text  # version and section or equation of the paper
+    statement: Text  # in our words, or quoted
+    # What a run could knock down; what a textbook guarantees; what we warn of beside the paper.
+    kind: Literal["claim", "identity", "caveat"]
+    scale: Literal["proved", "this model", "toy"]  # the reach of a verdict
+    rule: Text  # how the verdict follows from the numbers, in words
+    cell: Annotated[str, Field(pattern=r"^\w+\.ipynb#[\w-]+$")]  # that decides it
+    evidence: Text  # what the verdict rests on
+    overturned_by: Text
+    minutes: int  # to check it on two cores
+    primary: bool = False  # whether Holm's correction is over its p-value too
+    decided_by: Comparison | Correlation | Code | None = None  # None: the cell's own criterion
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the claim's wording or rule, so that an old record is not shown for it."""
+        rule = self.decided_by and self.decided_by.model_dump(exclude_defaults=True)
+        return fingerprint([self.statement, self.rule, rule])
+
+
+class Claim(Entry):
+    """A claim with what a run found about it."""
+
+    decision: Decision | None = None  # None while nothing was measured
+    measured: dict[str, Any] = {}  # the numbers that the deciding cell left beside the decision
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the claim."""
+        return self.decision.verdict if self.decision else Verdict.NOT_MEASURED
+
+
+def catalogue(file: Path = FILE) -> dict[str, Entry]:
+    """All claims by id, the most important first.
+
+    Raises:
+        InputError: a missing or unknown key (a verdict, for instance), a value of another kind,
+            or a repeated id.
+    """
+    return dict(_catalogue(file.read_bytes(), file.name))
+
+
+@cache  # a notebook asks a dozen times, and YAML is slow to read
+def _catalogue(text: bytes, source: str) -> dict[str, Entry]:
+    entries = parse(text, source, list[Entry], yaml.safe_load)
+    repeated = [name for name, times in Counter(e.id for e in entries).items() if times > 1]
+    if repeated:
+        raise InputError(f"{source}: claim {repeated[0]!r} appears twice", "rename one")
+    return {entry.id: entry for entry in entries}
 
 
 def claim(
@@ -38,7 +95,6 @@ def claim(
     confounded: bool = False,
     fails: bool | None = None,
     testable: bool = True,
-    note: str = "",
     **numbers: Any,
 ) -> None:
     """Decide a claim, write the decision among the current profile's results, print the verdict.
@@ -61,27 +117,40 @@ def claim(
         declared = "gives a criterion that claims.yaml" if given else "lacks the criterion that it"
         raise InputError(f"claim {claim_id!r} {declared} declares", "see claim()'s description")
     if entry.decided_by is not None:
-        decision = rules.decide(entry.decided_by, profile)
+        decision = entry.decided_by.decide(profile)
     else:
-        said = {HOLDS: holds, CORRECTED: corrected, CONFOUNDED: confounded}
-        said[FAILS] = fails is None or fails
-        verdict = next((word for word, true in said.items() if true), UNDECIDED)
-        decision = Decision(verdict if testable else NOT_TESTABLE, note=note)
+        said = {Verdict.HOLDS: holds, Verdict.CORRECTED: corrected, Verdict.CONFOUNDED: confounded}
+        said[Verdict.FAILS] = fails is None or fails
+        verdict = next((word for word, true in said.items() if true), Verdict.UNDECIDED)
+        decision = Decision(verdict if testable else Verdict.NOT_TESTABLE)
     write(entry, decision, numbers, profile.output)
     print(f"claim {claim_id}: {decision.verdict}")
 
 
-def write(entry: Claim, decision: Decision, numbers: dict[str, Any], folder: Path) -> None:
+def write(entry: Entry, decision: Decision, numbers: dict[str, Any], folder: Path) -> None:
     """Write a decision and the numbers beside it into a results folder."""
     value = {
         "id": entry.id,
         "verdict": decision.verdict,
-        "decision": _each(_to_json, asdict(decision)),
-        "numbers": _each(_to_json, numbers),
+        "decision": _for_json(asdict(decision)),
+        "numbers": _for_json(numbers),
         "cell": entry.cell,
         "claim": entry.fingerprint,
     }
     write_json(folder / "claims" / f"{entry.id}.json", value)
+
+
+def _for_json(value: Any) -> Any:
+    """numpy's values as Python's; JSON has no infinity, which is kept as a string."""
+    if isinstance(value, dict):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_for_json(item) for item in value]
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError("a number of a claim is NaN", "find where it came from")
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def load(folder: Path, file: Path = FILE) -> list[Claim]:
@@ -90,53 +159,23 @@ def load(folder: Path, file: Path = FILE) -> list[Claim]:
     A record of another wording or rule counts as not measured. Holm's correction over the primary
     comparisons comes last: a difference that is decided only without it becomes *undecided*.
     """
-    claims = {c.id: _with_decision(c, folder) for c in catalogue(file).values()}
-    primary = [c for c in claims.values() if c.primary and c.decision and c.decision.p]
-    for name, p in holm({c.id: c.decision.p for c in primary}).items():
-        decision = claims[name].decision
-        if decision.verdict in (HOLDS, FAILS) and p >= 1 - LEVEL:  # it may be chance
-            decision = decision.but(UNDECIDED)
+    claims = {
+        name: Claim(**dict(entry), **_recorded(entry, folder))
+        for name, entry in catalogue(file).items()
+    }
+    primary = {n: c.decision for n, c in claims.items() if c.primary and c.decision}
+    for name, p in holm({n: d.p for n, d in primary.items() if d.p}).items():
+        decision = primary[name]
+        if decision.verdict in (Verdict.HOLDS, Verdict.FAILS) and p >= 1 - LEVEL:
+            decision = decision.but(Verdict.UNDECIDED)  # it may be chance
         decision = decision.noting(f"p = {p:.2g} by Holm")
-        claims[name] = claims[name].decided(decision, claims[name].measured)
+        claims[name] = claims[name].model_copy(update={"decision": decision})
     return list(claims.values())
 
 
-def _with_decision(entry: Claim, folder: Path) -> Claim:
+def _recorded(entry: Entry, folder: Path) -> dict[str, Any]:
     path = folder / "claims" / f"{entry.id}.json"
-    if not path.is_file() or (found := read_json(path, dict[str, object]))["claim"] != (
-        entry.fingerprint
-    ):
-        return entry
-    decision, numbers = (_each(_from_json, found[key]) for key in ("decision", "numbers"))
-    return entry.decided(_decision(decision), numbers)
-
-
-def _decision(found: dict[str, Any]) -> Decision:
-    parts = {name: _decision(part) for name, part in found["parts"].items()}
-    ends = {key: found[key] and tuple(found[key]) for key in ("interval", "narrow")}
-    return Decision(**found | ends | {"parts": parts})
-
-
-def _each(change: Callable[[Any], Any], value: Any) -> Any:
-    """``change`` of every leaf of nested dictionaries, lists, tuples and arrays."""
-    if isinstance(value, dict):
-        return {key: _each(change, item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_each(change, item) for item in value]
-    return change(value)
-
-
-def _to_json(value: Any) -> Any:
-    """JSON has no infinity, which is kept as a string; NaN is an error."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and not math.isfinite(value):
-        if math.isnan(value):
-            raise InputError("a number of a claim is NaN", "find where it came from")
-        return str(value)
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf") else value
+    found = read_json(path, dict[str, object]) if path.is_file() else {}
+    if found.get("claim") != entry.fingerprint:
+        return {}
+    return {"decision": found["decision"], "measured": found["numbers"]}

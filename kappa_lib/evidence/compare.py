@@ -8,10 +8,9 @@ rate a path's end is annealed and its middle is not; runs to be matched keep the
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise, product
 
-import numpy as np
 import pandas as pd
 
 from kappa_lib.evidence.runs import LANGUAGES, Runs
@@ -19,19 +18,18 @@ from kappa_lib.evidence.verdicts import (
     ENOUGH_SEEDS,
     NATS,
     NOT_REACHED,
-    NOT_TESTABLE,
     POINTS,
     TOO_FEW,
-    UNDECIDED,
     Decision,
+    Verdict,
     decide_difference,
     decisive,
 )
 
 Pair = tuple[str, str]
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers,
-# nats per token of training loss.
-ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0, "training loss": 0.05}
+# nats per token of training loss, seeds without a draw of their own.
+ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0, "training loss": 0.05, "draws": 0}
 # What is worth comparing, from the paper's own comparison to those that leave less and less that
 # differs beside κ.
 PAIRS: tuple[Pair, ...] = (
@@ -56,12 +54,13 @@ PAIRS: tuple[Pair, ...] = (
 # Outcome → column, factor, unit.
 ENDS = {"wer": ("wer_mean", 100, "points"), "text": ("text_loss", 1, "nats per token")}
 ENDS["kl"] = ("kl", 1, "nats per token")
+# Outcome → the smallest difference that matters; it is also that of its kinds.
+MARGINS = {"wer": POINTS, "text": NATS, "kl": NATS}
 
 
 def pairs_of(runs: Runs) -> list[Pair]:
     """The pairs of which both arms were run."""
-    ran = {arm for arm, _ in runs.folders}
-    return [pair for pair in PAIRS if set(pair) <= ran]
+    return [pair for pair in PAIRS if set(pair) <= set(runs.ran)]
 
 
 def outcomes_of(runs: Runs) -> list[str]:
@@ -82,15 +81,6 @@ def texts_of(runs: Runs) -> list[str]:
 def name_of(pair: Pair) -> str:
     """``first − second``, as tables and figures show a pair."""
     return f"{pair[0]} − {pair[1]}"
-
-
-def margin_of(outcome: str) -> float:
-    """The smallest difference that matters: a point of WER, 0.01 nats per token of the others."""
-    return POINTS if outcome == "wer" else NATS
-
-
-# Outcome at the end → the smallest difference that matters.
-MARGINS = {outcome: margin_of(outcome) for outcome in ENDS}
 
 
 def differences(runs: Runs, pair: Pair, outcome: str) -> pd.Series:
@@ -140,30 +130,17 @@ def at_equal_learning(
     return costs[0] - costs[1]
 
 
-def decide(
-    runs: Runs,
-    pair: Pair,
-    outcome: str,
-    margin: float | None = None,
-    seeds: Sequence[int] | None = None,
-) -> Decision:
-    """What the differences read, over the decisive seeds or those that are named.
-
-    ``margin`` is by default that of :func:`margin_of`.
-    """
-    found = differences(runs, pair, outcome)
+def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) -> Decision:
+    """What the differences of the decisive seeds read; ``margin`` is by default of ``MARGINS``."""
+    found, of = differences(runs, pair, outcome), outcome.split()[0]
     kept, note = decisive(found.index.tolist())
-    if seeds is not None:
-        kept, note = [seed for seed in seeds if seed in found.index], ""
     values = found.loc[kept]
     if len(values) < ENOUGH_SEEDS:
-        return Decision(NOT_TESTABLE, n=len(values), note=TOO_FEW)
+        return Decision(Verdict.NOT_TESTABLE, n=len(values), note=TOO_FEW)
     if values.isna().any():
-        return Decision(UNDECIDED, n=len(values), note=NOT_REACHED)
-    unit = ENDS[outcome.split()[0]][2]
-    margin = margin_of(outcome) if margin is None else margin
-    decision = decide_difference(values, np.zeros(len(values)), margin, unit)
-    return decision.noting(note)
+        return Decision(Verdict.UNDECIDED, n=len(values), note=NOT_REACHED)
+    margin = MARGINS[of] if margin is None else margin
+    return decide_difference(values, margin, ENDS[of][2]).noting(note)
 
 
 def compare(runs: Runs, pair: Pair, outcome: str) -> dict[str, str | float]:
@@ -181,7 +158,7 @@ def compare(runs: Runs, pair: Pair, outcome: str) -> dict[str, str | float]:
     effect, p = (math.nan if x is None else x for x in (found.effect, found.p))
     row = {"pair": name_of(pair), "outcome": outcome, "n": found.n, "mean": mean}
     row |= {"low": low, "high": high, "effect": effect, "p": p}
-    return row | {"reading": found.verdict if found.interval else found.note}
+    return row | {"reading": str(found.verdict if found.interval else found.note)}
 
 
 def comparisons(
@@ -197,44 +174,13 @@ def seed_by_seed(
     runs: Runs, pairs: Iterable[Pair] | None = None, outcomes: Iterable[str] | None = None
 ) -> pd.DataFrame:
     """The same before it is summed up: rows of ``pair``, ``seed``, ``outcome``, ``difference``."""
-    rows, outcomes = [], list(outcomes or outcomes_of(runs))
-    for pair in pairs or pairs_of(runs):
-        wide = pd.DataFrame({outcome: differences(runs, pair, outcome) for outcome in outcomes})
-        for seed, found in wide.iterrows():
-            rows += [(name_of(pair), seed, outcome, found[outcome]) for outcome in outcomes]
+    each = product(pairs or pairs_of(runs), list(outcomes or outcomes_of(runs)))
+    rows = [
+        (name_of(pair), seed, outcome, difference)
+        for pair, outcome in each
+        for seed, difference in differences(runs, pair, outcome).items()
+    ]
     return pd.DataFrame(rows, columns=["pair", "seed", "outcome", "difference"])
-
-
-def contrasts(runs: Runs) -> pd.DataFrame:
-    """How far apart the selections of each pair are that trains tensors.
-
-    Returns:
-        One row per pair: ``kappa`` (geometric mean κ of the first over that of the second),
-        ``parameters`` (first over second), ``types`` (share of tensors whose module type has no
-        counterpart in the other arm: 0 the same types, 1 none in common), ``layer`` (mean layer
-        of the first less that of the second), ``tensors`` (share that both train).
-    """
-    table, rows = runs.trained.join(np.log(runs.kappa[["kappa"]]), on="tensor"), {}
-    for pair in pairs_of(runs):
-        first, second = (table[table["arm"] == arm] for arm in pair)
-        if first.empty or second.empty:
-            continue
-        both = set(first["tensor"]) & set(second["tensor"])
-        rows[name_of(pair)] = {
-            "kappa": float(np.exp(first["kappa"].mean() - second["kappa"].mean())),
-            "parameters": runs.arms["parameters"][pair[0]] / runs.arms["parameters"][pair[1]],
-            "types": types_apart(runs, pair),
-            "layer": float(first["layer"].mean() - second["layer"].mean()),
-            "tensors": len(both) / max(len(first), len(second)),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def types_apart(runs: Runs, pair: Pair) -> float:
-    """Share of tensors whose module type has no counterpart in the other arm."""
-    kinds = runs.trained.groupby("arm")["type"]
-    first, second = (kinds.get_group(arm).value_counts(normalize=True) for arm in pair)
-    return float(first.sub(second, fill_value=0.0).abs().sum() / 2)
 
 
 def unlike(runs: Runs, pair: Pair, held: Iterable[str]) -> dict[str, str]:
@@ -244,46 +190,34 @@ def unlike(runs: Runs, pair: Pair, held: Iterable[str]) -> dict[str, str]:
     ``training loss`` (at the end, seed by seed) and ``draws`` (a random arm is drawn anew for
     each seed). Each is given with what it is of the first arm, beside the second.
     """
-    found = {name: _CONFOUNDERS[name](runs, pair) for name in held}
-    return {name: told for name, told in found.items() if told}
+    each = {thing: _apart(runs, pair, thing) for thing in held}
+    return {thing: words for thing, (size, words) in each.items() if size > ALIKE[thing]}
 
 
-def _parameters(runs: Runs, pair: Pair) -> str:
-    first, second = runs.arms["parameters"].loc[list(pair)]
-    apart = abs(first - second) > ALIKE["parameters"] * max(first, second)
-    return f"× {first / second:.2f}" if apart else ""
-
-
-def _types(runs: Runs, pair: Pair) -> str:
-    apart = types_apart(runs, pair)
-    return f"{100 * apart:.0f} % others" if apart > ALIKE["types"] else ""
-
-
-def _layers(runs: Runs, pair: Pair) -> str:
-    depth = runs.trained.groupby(["arm", "type"])["layer"].mean()
-    apart = (depth[pair[0]] - depth[pair[1]]).dropna()
-    if apart.empty or apart.abs().max() <= ALIKE["layers"]:
-        return ""
-    kind = apart.abs().idxmax()
-    return f"{kind} {apart[kind]:+.1f}"
-
-
-def _training_loss(runs: Runs, pair: Pair) -> str:
-    apart = differences(runs, pair, "train_loss")
-    widest = apart.loc[decisive(apart.index.tolist())[0]].abs().max()
-    return f"up to {widest:.2f} nats apart" if widest >= ALIKE["training loss"] else ""
-
-
-def _draws(runs: Runs, pair: Pair) -> str:
+def _apart(runs: Runs, pair: Pair, thing: str) -> tuple[float, str]:
+    """How far two arms are apart, in the measure of ``ALIKE`` and as it is shown."""
+    if thing == "parameters":
+        first, second = runs.arms["parameters"].loc[list(pair)]
+        return abs(first - second) / max(first, second), f"× {first / second:.2f}"
+    if thing == "types":
+        share = _types_apart(runs, pair)
+        return share, f"{100 * share:.0f} % others"
+    if thing == "layers":
+        depth = runs.trained.groupby(["arm", "type"])["layer"].mean()
+        apart = (depth[pair[0]] - depth[pair[1]]).dropna()
+        kind = apart.abs().idxmax() if len(apart) else ""
+        return (abs(apart[kind]), f"{kind} {apart[kind]:+.1f}") if kind else (0.0, "")
+    if thing == "training loss":
+        apart = differences(runs, pair, "train_loss")
+        widest = apart.loc[decisive(apart.index.tolist())[0]].abs().max()
+        return widest, f"up to {widest:.2f} nats apart"
     configs = runs.configs(pair[1])
     draws = len({config["tensors"] for config in configs})
-    return f"{draws} for {len(configs)} seeds" if draws < len(configs) else ""
+    return len(configs) - draws, f"{draws} for {len(configs)} seeds"
 
 
-_CONFOUNDERS = {
-    "parameters": _parameters,
-    "types": _types,
-    "layers": _layers,
-    "training loss": _training_loss,
-    "draws": _draws,
-}
+def _types_apart(runs: Runs, pair: Pair) -> float:
+    """Share of tensors whose module type has no counterpart in the other arm."""
+    kinds = runs.trained.groupby("arm")["type"]
+    first, second = (kinds.get_group(arm).value_counts(normalize=True) for arm in pair)
+    return float(first.sub(second, fill_value=0.0).abs().sum() / 2)

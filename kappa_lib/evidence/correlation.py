@@ -1,7 +1,5 @@
 """Rank correlation within module types, whose interval and p take whole layers as the units."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -46,32 +44,19 @@ def within_types(
     if np.isnan(estimate):
         raise InputError("values to correlate have no spread", "leave them out")
     rng = np.random.default_rng(0)
-    low, high = _over_layers(values, types, layers, level, rng.integers, resamples)
+    # A resample is how often it holds each layer, and so each value.
+    found, own = np.unique(layers, return_inverse=True)
+    picked = rng.integers(len(found), size=(resamples, len(found)))
+    times = (picked[:, :, None] == np.arange(len(found))).sum(axis=1)[:, own]
+    drawn = _correlations(*(_ranks(v, types, times) * np.sqrt(times) for v in values))
+    tail = 50 * (1 - level)
+    low, high = (float(x) for x in np.nanpercentile(drawn, [tail, 100 - tail]))
     # Within a type a permutation of values is one of their ranks, which are taken once.
     first, second, *third = ranks
     shuffled = second[0, _shuffles(layers, types, permutations, rng)]
     extreme = np.abs(_correlations(first, shuffled, *third)) >= abs(estimate) - 1e-12
     p = (int(extreme.sum()) + 1) / (permutations + 1)
-    return Interval(estimate, low, high, level, len(np.unique(layers)), p)
-
-
-def _over_layers(
-    values: list[np.ndarray],
-    types: np.ndarray,
-    layers: np.ndarray,
-    level: float,
-    draw: Callable[..., np.ndarray],
-    resamples: int,
-) -> tuple[float, float]:
-    """Percentile interval of the correlation of ranks when layers are resampled whole."""
-    found, own = np.unique(layers, return_inverse=True)
-    picked = draw(len(found), size=(resamples, len(found)))
-    # A resample is how often it holds each layer, and so each value.
-    times = (picked[:, :, None] == np.arange(len(found))).sum(axis=1)[:, own]
-    drawn = _correlations(*(_ranks(v, types, times) * np.sqrt(times) for v in values))
-    tail = 50 * (1 - level)
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    return float(low), float(high)
+    return Interval(estimate, low, high, level, len(found), p)
 
 
 def _ranks(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 The tables are those of :mod:`kappa_lib.encoding.study`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,7 @@ import pandas as pd
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.correlation import within_types
-from kappa_lib.evidence.verdicts import (
-    LEVEL,
-    NATS,
-    PAIR_LEVEL,
-    SAME,
-    Interval,
-    bootstrap_mean,
-)
+from kappa_lib.evidence.verdicts import LEVEL, NATS, PAIR_LEVEL, Interval, bootstrap_mean
 from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.kappa_table import types as types_of
@@ -30,19 +21,6 @@ from kappa_lib.spectra.kappa_table import volume_loss
 FOLDER = paths.REFERENCE / "encoding"  # the committed study of the default model
 # |ρ| above the first is a useful stand-in for what it is said to stand for, below the other none.
 RELEVANT, NEGLIGIBLE = 0.3, 0.2
-# Outcome → what it is called where it is shown. The first two decide the title's claim.
-OUTCOMES = {
-    "deficit": "information deficit, real input",
-    "kl_redrawn": "KL, vectors redrawn",
-    "deficit_isotropic": "information deficit, isotropic",
-    "kl_truncated_10": "KL, smallest 10 % cut off",
-    "kl_truncated_50": "KL, smallest 50 % cut off",
-    "kl_flattened": "KL, flattened",
-    "kl_permuted": "KL, σ permuted",
-    "kl_flattened_noise": "KL, noise",
-    "kl_surgery": "KL, σ_k taken away",
-    "knn_entropy": "nearest-neighbour entropy",
-}
 
 
 @dataclass(frozen=True)
@@ -125,63 +103,21 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["scope", "change", "loss", "low", "high"])
 
 
-def information(folders: Mapping[str, Path]) -> pd.DataFrame:
-    """Per study: tensors, types, loss, ρ of κ with the deficit (ideal, real), and its reading.
-
-    ``folders`` says where each of the studies lies.
-    """
-    rows = {}
-    for name, folder in folders.items():
-        table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
-        ideal, real = (
-            within_types(table, "kappa", column, level=LEVEL)
-            for column in ("deficit_isotropic", "deficit")
-        )
-        rows[name] = {
-            "tensors": len(table),
-            "types": len(types_of(table)),
-            "loss": surgery["base"].mean(),
-            "isotropic": ideal.text(),
-            "real": real.text(),
-            "reading": real.reading(RELEVANT, NEGLIGIBLE),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
 def smallest(folder: Path) -> pd.DataFrame:
     """What the smallest singular values of each type of one study are worth to the model.
 
     Returns:
-        Per type: shape, median κ and input κ, the cost of taking σ_k away less that of as much
-        off a random direction (``nats per token``, 95 % over windows), and its ``reading``.
+        Per type: median κ, the cost of taking σ_k away less that of as much off a random
+        direction (``nats per token``, 95 % over windows), and its ``reading``.
     """
     table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
     costs = surgery.pivot_table(index=["scope", "window"], columns="change", values="loss")
     less, rows = costs["surgery"] - costs["surgery_elsewhere"], {}
     for kind in types_of(table):
-        of, found = table[table["type"] == kind], bootstrap_mean([less[kind]], level=LEVEL)
-        alike = found.low > -NATS and found.high < NATS
+        found = bootstrap_mean([less[kind]], level=LEVEL)
         rows[kind] = {
-            "rows": of["rows"].iloc[0],
-            "cols": of["cols"].iloc[0],
-            "κ": of["kappa"].median(),
-            "input κ": of["input_kappa"].median(),
+            "κ": table.loc[table["type"] == kind, "kappa"].median(),
             "nats per token": found.text(3),
-            "reading": SAME if alike else found.reading(NATS, -NATS),
+            "reading": str(found.reading(NATS, NATS, either_way=True)),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def reliability(damage: pd.DataFrame, tensors: pd.DataFrame) -> pd.Series:
-    """Rank agreement of the KL of two blocks of text within types.
-
-    Its root is about the most that anything could correlate with the KL of one block.
-    """
-    kinds = damage["tensor"].map(tensors.set_index("tensor")["type"])
-    found = {}
-    for change, rows in damage.assign(type=kinds).groupby("change", sort=False):
-        wide = rows.pivot_table(index=["type", "tensor"], columns="block", values="kl")
-        if wide.shape[1] > 1:
-            ranks = wide.groupby("type").rank(pct=True)
-            found[change] = float(ranks[0].corr(ranks[1]))
-    return pd.Series(found, dtype=float)

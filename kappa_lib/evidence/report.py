@@ -1,14 +1,17 @@
-"""What runs measured, in Markdown tables: of reports, the README and ``results/reference``."""
+"""What runs measured, in Markdown tables: of reports, notebooks and ``results/reference``."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 
 from kappa_lib import paths
-from kappa_lib.evidence import claims, listing
+from kappa_lib.evidence import claims
+from kappa_lib.evidence.claims import Claim
 from kappa_lib.evidence.compare import (
     ENDS,
     Pair,
@@ -20,8 +23,8 @@ from kappa_lib.evidence.compare import (
     texts_of,
     unlike,
 )
-from kappa_lib.evidence.runs import LANGUAGES, Runs, runs, tested
-from kappa_lib.evidence.verdicts import HIGHER, LOWER, decisive, interval
+from kappa_lib.evidence.runs import Runs, runs, tested
+from kappa_lib.evidence.verdicts import Decision, Verdict, decisive, interval
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.speech.transcripts import normaliser
@@ -48,14 +51,49 @@ QUESTIONS: dict[str, tuple[str, Pair]] = {
     "LoRA: smallest κ − at random": ("text_early", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
 }
-_LABELS = {"wer": "WER", "text": "general-text loss", "kl": "KL"}
-# Heading → column of the evaluations, factor, digits.
-LOSSES = {
-    "training loss": ("train_loss", 1, 3),
-    "held-out loss": ("heldout_loss", 1, 3),
-    "general-text loss": ("text_loss", 1, 4),
-    "KL from base": ("kl", 1, 4),
+# Scale → how far a verdict reaches, in words, and what "fails" means there.
+REACH = {
+    "proved": ("theorem", "a counterexample"),
+    "this model": ("this model", "not reproduced at this size"),
+    "toy": ("constructed example", "one counterexample, built"),
 }
+# What is counted apart, since it is no claim of the paper's.
+_APART = {"identity": "identities", "caveat": "our caveats"}
+# What a reader asks first: whether it is κ, what κ is a property of, and whether the method helps.
+_FIRST = (
+    "kappa-causes-forgetting",
+    "kappa-is-the-cause",
+    "mitigates-forgetting",
+    "new-text-task",
+    "kappa-of-a-function",
+    "rule-reads-the-function",
+    "kappa-tracks-encoding",
+)
+# Column of the evaluations → heading.
+HEADS = {
+    **{"wer_mean": "mean, %", "capped": "truncated, %", "empty": "empty, %"},
+    **{"train_loss": "training loss", "heldout_loss": "held-out loss"},
+    **{"text_loss": "general-text loss", "kl": "KL from base"},
+}
+LOSSES = ["train_loss", "heldout_loss", "text_loss", "kl"]
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
+    found.undefined = jinja2.StrictUndefined
+    functions = (counted, normaliser, interval, name_of, pairs_of, unlike)
+    functions += (measured, by_importance, tally, evaluations_table, intervals_table, arms_table)
+    found.globals |= {function.__name__: function for function in functions}
+    found.globals |= {"read": read_json, "reach": REACH, "apart": _APART}
+    found.filters |= {"clock": clock, "line": lambda text: " ".join(text.split())}
+    found.filters["cell"] = lambda text: text.replace("|", "\\|")
+    return found
+
+
+def table(name: str, *of: Any) -> str:
+    """One of the tables in ``data/tables.md.j2``, of what its macro takes."""
+    return getattr(_templates().get_template("tables.md.j2").module, name)(*of).strip()
 
 
 def write(profile: Profile, folder: Path | None = None) -> Path:
@@ -64,95 +102,48 @@ def write(profile: Profile, folder: Path | None = None) -> Path:
     By default it is the profile's output; claims and figures are read from there, too.
     """
     folder = folder or profile.output
-    found, path = runs(profile), folder / FILE
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
-    environment.undefined = jinja2.StrictUndefined
-    environment.globals |= {"counted": counted, "read": read_json}
-    environment.filters["line"] = lambda text: " ".join(text.split())
-    text = environment.get_template("REPORT.md.j2").render(
-        profile=profile,
-        found=found,
-        stored_as=models.stored_as(profile.model),
-        computed_in=sorted({c["dtype"] for arm in found.arms.index for c in found.configs(arm)}),
-        used={part: _used(found, part) for part in ("train", "test")},
-        normalisers={
-            corpus: normaliser(profile.language(corpus))
-            for corpus, count in sorted(profile.test_utterances.items())
-            if count
-        },
-        pilot=decisive(sorted(found.evaluations["seed"].unique().tolist()))[1],
-        pictures={path.stem for path in (folder / "figures").glob("*.png")},
-        tables={
-            "wer": evaluations_table(found.evaluations, wer_columns(found.evaluations)),
-            "intervals": intervals_table(found),
-            "losses": evaluations_table(found.evaluations, LOSSES),
-            "pairs": pairs_table(found),
-            "beside": beside_table(found),
-            "arms": arms_table(found),
-            "times": time_table(profile.folder),
-        },
-        claims=claims.load(folder),
-        listing=listing,
+    found, path, timings = runs(profile), folder / FILE, profile.folder / "timings.json"
+    seeds = sorted(found.evaluations["seed"].unique().tolist())
+    text = (
+        _templates()
+        .get_template("REPORT.md.j2")
+        .render(
+            profile=profile,
+            found=found,
+            stored_as=models.stored_as(profile.model),
+            computed_in=sorted({c["dtype"] for arm in found.ran for c in found.configs(arm)}),
+            pilot=decisive(seeds)[1],
+            pictures={path.stem for path in (folder / "figures").glob("*.png")},
+            timings=read_json(timings) if timings.is_file() else None,
+            rates=[*tested(found.evaluations), "wer_mean", "capped", "empty"],
+            losses=LOSSES,
+            comparisons=comparisons(found),
+            claims=claims.load(folder),
+        )
     )
     write_text(path, text.rstrip() + "\n")
     return path
 
 
-def _used(found: Runs, part: str) -> str:
-    """Utterances of each corpus, and how many were asked for where there were fewer."""
-    used, words = found.split("used"), []
-    for corpus, asked in getattr(found.profile, f"{part}_utterances").items():
-        count = used.get(corpus, {}).get(part, asked)
-        words.append(f"{count} {corpus}" + (f" ({asked} asked for)" if count != asked else ""))
-    return ", ".join(words)
+def evaluations_table(
+    rows: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("arm", "step", "utterances")
+) -> str:
+    """A row per arm and evaluation: mean and, of several seeds, standard deviation."""
+    heads = [HEADS.get(name, f"WER {name.removeprefix('wer_')}, %") for name in columns]
+    table = []
+    for key, group in rows.groupby(list(by), sort=False):
+        pairs = zip(columns, heads, strict=True)
+        cells = (_spread(group[name], "%" in head) for name, head in pairs)
+        table.append([*key, len(group), *cells])
+    return markdown([*by, "seeds", *heads], table)
 
 
-def wer_columns(evaluations: pd.DataFrame) -> dict[str, tuple[str, float, int]]:
-    """Heading → column, factor and digits of the error rates in percent."""
-    sets = tested(evaluations)
-    spoken = {f"WER {corpus}, %": (f"wer_{corpus}", 100, 1) for corpus in sets}
-    people = {name: spoken.pop(name) for name in ("WER en_human, %",) if name in spoken}
-    both = len(spoken) == 2 and set(sets) - {"en_human"} <= set(LANGUAGES)
-    mean = {"mean of both, %" if both else "mean, %": ("wer_mean", 100, 1)}
-    rest = {"truncated, %": ("capped", 100, 1), "empty, %": ("empty", 100, 1)}
-    return spoken | mean | people | rest
-
-
-def evaluations_table(evaluations: pd.DataFrame, columns: dict[str, tuple[str, float, int]]) -> str:
-    """A row per arm and evaluation: the mean over seeds, with the lowest and highest of several."""
-    rows = []
-    for (arm, step), group in evaluations.groupby(["arm", "step"], sort=False):
-        cells = [_spread(factor * group[c], digits) for c, factor, digits in columns.values()]
-        rows.append([arm, step, group["utterances"].iloc[0], *cells])
-    return markdown(["arm", "step", "utterances", *columns], rows)
-
-
-def _spread(values: pd.Series, digits: int) -> str:
+def _spread(values: pd.Series, in_percent: bool) -> str:
     if values.isna().any():
         return "–"
-    ends = f" ({values.min():.{digits}f}–{values.max():.{digits}f})" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{ends}"
-
-
-def ends_table(found: Runs, by: Sequence[str] = ("arm",)) -> str:
-    """Mean and standard deviation over seeds of each arm at its last evaluation.
-
-    ``by`` ``step`` and ``arm`` they are those of every evaluation.
-    """
-    every = found.evaluations[found.evaluations["step"] > 0]
-    table = every if "step" in by else found.ends.reset_index()
-    sets = ["mean"] if "step" in by else tested(table)
-    columns = {f"WER {corpus}, %": (f"wer_{corpus}", 100, 1) for corpus in sets}
-    columns |= {"training loss": ("train_loss", 1, 2), "held-out loss": ("heldout_loss", 1, 2)}
-    columns |= {"general-text loss": ("text_loss", 1, 3), "KL": ("kl", 1, 3)}
-    rows = []
-    for key, group in table.groupby(list(by), sort=False):
-        cells = [
-            f"{factor * group[c].mean():.{digits}f} ± {factor * group[c].std():.{digits}f}"
-            for c, factor, digits in columns.values()
-        ]
-        rows.append([*key, len(group), *cells])
-    return markdown([*by, "seeds", *columns], rows)
+    factor, digits = (100, 1) if in_percent else (1, 3)
+    spread = f" ± {factor * values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{factor * values.mean():.{digits}f}{spread}"
 
 
 def intervals_table(found: Runs) -> str:
@@ -160,66 +151,14 @@ def intervals_table(found: Runs) -> str:
 
     Empty where the transcripts were not kept.
     """
-    if not all((folder / "transcripts").is_dir() for folder in found.folders.values()):
-        return ""
-    rates = {arm: found.wer_intervals(arm) for arm in dict.fromkeys(a for a, _ in found.folders)}
-    corpora = list(dict.fromkeys(corpus for of in rates.values() for corpus in of))
-    rows = []
-    for arm, of in rates.items():
-        shown = [[100 * number for number in of[corpus]] for corpus in corpora]
-        rows.append([arm, *(f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in shown)])
-    return markdown(["arm", *corpora], rows)
-
-
-def label(outcome: str) -> str:
-    """An outcome in words, with its unit."""
-    name, _, corpus = outcome.partition(" at equal ")
-    name, _, kind = name.partition(" ")
-    told = f"{_LABELS[name]}, {kind and f'{kind} text, '}{ENDS[name][2]}"
-    return told + (f", at equal loss of `{corpus}`" if corpus else "")
-
-
-def cell(row: pd.Series) -> str:
-    """A comparison's mean and interval, bold where it is off zero, or why there is no interval."""
-    if math.isnan(row["low"]):
-        return row["reading"]
-    shown = interval(row["mean"], row["low"], row["high"], 2 if row["outcome"] == "wer" else 4)
-    return f"**{shown}**" if row["reading"] in (LOWER, HIGHER) else shown
-
-
-def pairs_table(found: Runs, outcomes: Iterable[str] | None = None) -> str:
-    """Differences between two arms of the same seed, a row per pair and outcome; empty without."""
-    table = comparisons(found, outcomes=outcomes)
-    rows = [
-        [
-            row["pair"],
-            label(row["outcome"]),
-            row["n"],
-            interval(row["mean"], row["low"], row["high"], 2 if row["outcome"] == "wer" else 4),
-            "" if math.isnan(row["effect"]) else f"{row['effect']:+.1f}",
-            row["reading"],
-        ]
-        for _, row in table.iterrows()
-    ]
-    heads = ["first − second", "outcome", "seeds", "difference", "d_z", "the first is"]
-    return markdown(heads, rows) if rows else ""
-
-
-def grid(table: pd.DataFrame) -> str:
-    """Many outcomes of a few pairs: a row per outcome, a column per pair of ``comparisons``."""
-    cells = table.assign(cell=table.apply(cell, axis=1), label=table["outcome"].map(label))
-    wide = cells.pivot(index="label", columns="pair", values="cell").fillna("")
-    wide = wide.loc[cells["label"].unique(), cells["pair"].unique()]
-    return markdown(["first − second", *wide], ([name, *row] for name, *row in wide.itertuples()))
-
-
-def beside_table(found: Runs) -> str:
-    """What differs within each pair beside κ; empty without a pair."""
-    things = ("parameters", "types", "layers")
-    apart = {pair: unlike(found, pair, things) for pair in pairs_of(found)}
-    rows = [[name_of(p), *(of.get(thing, "alike") for thing in things)] for p, of in apart.items()]
-    heads = ["first − second", "parameters", "module types", "deepest difference of a type, layers"]
-    return markdown(heads, rows) if rows else ""
+    table = found.wer_intervals[found.wer_intervals["column"] != "wer_mean"]
+    table = table[table["step"] == table.groupby("arm")["step"].transform("max")]
+    ends = zip(*(100 * table[name] for name in ("rate", "low", "high")), strict=True)
+    cells = [f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in ends]
+    wide = table.assign(cell=cells).pivot(index="arm", columns="column", values="cell").fillna("–")
+    wide = wide.loc[table["arm"].unique(), table["column"].unique()]
+    heads = [column.removeprefix("wer_") for column in wide]
+    return markdown(["arm", *heads], wide.itertuples()) if cells else ""
 
 
 def arms_table(found: Runs) -> str:
@@ -230,19 +169,13 @@ def arms_table(found: Runs) -> str:
 
 def tables_of(found: Runs) -> str:
     """What the committed runs of a profile say, as ``results/reference/README.md`` shows it."""
-    pairs, of = pairs_of(found), found.profile
+    ends, pairs = found.ends.reset_index(), pairs_of(found)
     # Of LoRA only the ends were evaluated: at equal held-out loss nothing is known.
-    outcomes = list(ENDS) if of.lora_rank else outcomes_of(found)
-    by = ("step", "arm") if of.profile == "turn" else ("arm",)
-    parts = [ends_table(found, by), pairs_table(found, outcomes), beside_table(found)]
-    if len(pairs) == 1 and (texts := texts_of(found)):
-        parts.append(grid(comparisons(found, pairs, texts)))
-    if (tried := of.folder / "pilot.csv").is_file():
-        table = pd.read_csv(tried).pivot(index="arm", columns="lr", values="heldout_loss")
-        heads = ["pilot's held-out loss by rate", *map("{:g}".format, table.columns)]
-        rows = ([arm, *map("{:.3f}".format, row)] for arm, *row in table.itertuples())
-        parts.append(markdown(heads, rows))
-    return "\n\n".join(parts)
+    outcomes = list(ENDS) if found.profile.lora_rank else outcomes_of(found)
+    outcomes += texts_of(found) if len(pairs) == 1 else []
+    levels = evaluations_table(ends, [*tested(ends), *LOSSES], by=["arm"])
+    compared = comparisons(found, pairs, outcomes)
+    return "\n\n".join([levels, table("pairs", compared), table("beside", found)])
 
 
 def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -260,22 +193,56 @@ def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.concat(dots, ignore_index=True), pd.concat(rows, ignore_index=True)
 
 
-def time_table(folder: Path) -> str:
-    """Installation and each notebook with its longest stages, as first executed in full."""
-    path = folder / "timings.json"
-    if not path.is_file():
-        return "Not recorded: the notebooks were not executed by the runner."
-    timings = read_json(path)
-    rows: list[Sequence[str]] = []
-    total = timings.get("install_seconds") or 0.0
-    if total:
-        rows.append(["installation", clock(total), ""])
-    for name, entry in timings["notebooks"].items():
-        spent = entry.get("first") or entry
-        total += spent["seconds"]
-        longest = sorted(spent["stages"].items(), key=lambda item: -item[1])[:4]
-        stages = "; ".join(f"{what} {clock(seconds)}" for what, seconds in longest)
-        named = f"{name} (resumed)" if spent is entry and entry["resumed"] else name
-        rows.append([named, clock(spent["seconds"]), stages])
-    rows.append(["**all**", f"**{clock(total)}**", ""])
-    return markdown(["part", "time", "longest stages"], rows)
+def by_importance(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Heading → claims, the most important first: primary, other, identities and caveats."""
+    last = len(_FIRST)
+    ranked = sorted(claims, key=lambda c: _FIRST.index(c.id) if c.id in _FIRST else last)
+    return {
+        "Primary claims": [c for c in ranked if c.primary],
+        "Other claims": [c for c in ranked if c.kind == "claim" and not c.primary],
+        "Identities and caveats": [c for c in ranked if c.kind != "claim"],
+    }
+
+
+def measured(claim: Claim) -> str:
+    """What was measured: estimates with intervals and readings, or the cell's plain numbers.
+
+    The only p-value is that by Holm, where there is one.
+    """
+    found, texts = claim.decision, []
+    if found:
+        parts = [f"{_numbers(part, name)}: {part.verdict}" for name, part in found.parts.items()]
+        texts = [*(parts or [_numbers(found)]), found.note]
+    texts += [f"{name} = {_short(value)}" for name, value in claim.measured.items()]
+    return "; ".join(filter(None, texts)) or "–"
+
+
+def _numbers(found: Decision, name: str = "") -> str:
+    """Name, estimate, interval and repetitions; the name alone without an estimate."""
+    if found.estimate is None:
+        return name
+    low, high = found.interval or (math.nan, math.nan)
+    digits = 2 if found.unit.startswith("points") else 4
+    text = f"{name} {interval(found.estimate, low, high, digits)} {found.unit}".strip()
+    return text if found.n is None or found.interval is None else f"{text}, n = {found.n}"
+
+
+def _short(value: Any) -> str:
+    """At most four significant digits; long lists by their ends."""
+    if isinstance(value, list):
+        shown = value if len(value) <= 4 else [*value[:2], "…", value[-1]]
+        return "[" + ", ".join(_short(item) for item in shown) + "]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def tally(found: Sequence[Claim]) -> str:
+    """How many claims have which verdict, by reach; identities and caveats apart."""
+    columns = [*(words for words, _ in REACH.values()), *_APART.values()]
+    pairs = [(str(c.verdict), _APART.get(c.kind, REACH[c.scale][0])) for c in found]
+    counts = pd.crosstab(*map(pd.Series, zip(*pairs, strict=True)))
+    counts = counts.reindex(columns=columns, fill_value=0)
+    rows = [[v, *(n or "" for n in counts.loc[v])] for v in Verdict if v in counts.index]
+    rows.append(["**all**", *(f"**{n}**" for n in counts.sum())])
+    return markdown(["verdict", *columns], rows)

@@ -16,7 +16,7 @@ from kappa_lib.files import read_json
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import of_run
-from kappa_lib.speech.transcripts import word_error_rate, word_errors
+from kappa_lib.speech.transcripts import word_errors
 from kappa_lib.training.checkpoints import read_metrics, run_folder
 
 # The paper's Figure 1 averages the word error rates of its two languages; these are the corpora
@@ -30,7 +30,14 @@ def runs(source: Profile | str) -> "Runs":
     Raises:
         InputError: no run has been finished, or there is no such profile.
     """
-    return Runs(source if isinstance(source, Profile) else profiles.load(source))
+    found = Runs(source if isinstance(source, Profile) else profiles.load(source))
+    if not found.folders:
+        name = found.profile.profile
+        raise InputError(
+            f"{found.profile.folder / 'runs'}: no finished run of profile {name!r}",
+            f"run notebook 04, or `kappa train --profile {name}`",
+        )
+    return found
 
 
 def runs_for(name: str | None, profile: Profile) -> "Runs":
@@ -52,19 +59,19 @@ class Runs:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
-        each = {(arm, seed): run_folder(profile, arm, seed) for arm, seed in _pairs(profile)}
+        pairs = ((arm, seed) for arm in profile.arms for seed in profile.seeds)
+        each = {(arm, seed): run_folder(profile, arm, seed) for arm, seed in pairs}
         # (arm, seed) → folder, in the order of arms and seeds.
         self.folders = {run: f for run, f in each.items() if (f / "provenance.json").is_file()}
-        if not self.folders:
-            raise InputError(
-                f"{profile.folder / 'runs'}: no finished run of profile {profile.profile!r}",
-                f"run notebook 04, or `kappa train --profile {profile.profile}`",
-            )
+
+    @property
+    def ran(self) -> list[str]:
+        """The arms of which a run is finished."""
+        return list(dict.fromkeys(arm for arm, _ in self.folders))
 
     def first_of(self, pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
         """The first pair of which both arms were run."""
-        ran = {arm for arm, _ in self.folders}
-        return next((pair for pair in pairs if set(pair) <= ran), None)
+        return next((pair for pair in pairs if set(pair) <= set(self.ran)), None)
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
@@ -75,7 +82,7 @@ class Runs:
         ``text_loss``, ``kl`` (nats per token), ``capped``, ``empty`` (shares); where a run kept
         them, ``heldout_<corpus>``, ``text_<kind>`` and ``kl_<kind>``.
         """
-        rows, averaged = [], [*LANGUAGES, *self.profile.corpora]
+        rows = []
         for (arm, seed), folder in self.folders.items():
             for metrics in read_metrics(folder):
                 row = {key: value for key, value in metrics.items() if not isinstance(value, dict)}
@@ -83,25 +90,46 @@ class Runs:
                     row |= {f"{name}_{corpus}": x for corpus, x in metrics.get(name, {}).items()}
                 for kind, found in metrics.get("text", {}).items():
                     row |= {f"text_{kind}": found["loss"], f"kl_{kind}": found["kl"]}
-                spoken = [metrics["wer"][corpus] for corpus in averaged if corpus in metrics["wer"]]
+                spoken = [metrics["wer"][c] for c in self._averaged if c in metrics["wer"]]
                 mean = sum(spoken) / len(spoken) if spoken else float("nan")
                 rows.append({"arm": arm, "seed": seed, **row, "wer_mean": mean})
         return pd.DataFrame(rows)
 
     @cached_property
     def ends(self) -> pd.DataFrame:
-        """The last evaluation of every run, by ``arm`` and ``seed``."""
+        """The last evaluation of every run, by ``arm``, with its ``seed``."""
         return self.evaluations.groupby(["arm", "seed"], sort=False).tail(1).set_index("arm")
 
     @cached_property
     def trained(self) -> pd.DataFrame:
-        """:func:`trained_by` of the profile."""
-        return trained_by(self.profile)
+        """One row per tensor that an arm trains: ``arm``, ``tensor``, ``type``, ``layer``.
+
+        Of an arm that is drawn anew for each seed it is the first draw. InputError where the
+        selections have not been made yet.
+        """
+        each = ((arm, of_run(self.profile, arm).tensors) for arm in self.profile.arms)
+        rows = [(arm, name) for arm, names in each for name in names]
+        table = pd.DataFrame(rows, columns=["arm", "tensor"])
+        types = types_of(set(table["tensor"]))
+        layers = table["tensor"].map(layer_of).astype(float)
+        return table.assign(type=table["tensor"].map(types), layer=layers)
 
     @cached_property
     def arms(self) -> pd.DataFrame:
-        """:func:`arms_of` the profile: one row per arm."""
-        return arms_of(self.profile)
+        """One row per arm, run or not.
+
+        Its ``rule``, number of ``tensors`` and ``parameters``, the geometric mean ``kappa`` of its
+        tensors as they are stored, their mean ``layer``, and how many there are of each type.
+        InputError where the selections have not been made yet.
+        """
+        chosen = {arm: of_run(self.profile, arm) for arm in self.profile.arms}
+        rows = {arm: (c.rule, len(c.tensors), c.parameters) for arm, c in chosen.items()}
+        heads = ["rule", "tensors", "parameters"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=heads).rename_axis("arm")
+        logs = self.trained.join(np.log(self.kappa["kappa"]), on="tensor").groupby("arm")
+        table["kappa"], table["layer"] = np.exp(logs["kappa"].mean()), logs["layer"].mean()
+        types = pd.crosstab(self.trained["arm"], self.trained["type"])
+        return table.join(types.reindex(list(chosen), fill_value=0))
 
     @cached_property
     def kappa(self) -> pd.DataFrame:
@@ -122,9 +150,8 @@ class Runs:
         return of.steps * of.batch / sum((of.tune_utterances or of.train_utterances).values())
 
     def configs(self, arm: str) -> list[dict[str, Any]]:
-        """What decided each run of an arm, a seed each."""
-        folders = [folder for (name, _), folder in self.folders.items() if name == arm]
-        return [read_json(folder / "config.json") for folder in folders]
+        """What decided each run of an arm, one per seed."""
+        return [read_json(self.folders[arm, seed] / "config.json") for seed in self._seeds(arm)]
 
     def split(self, what: str) -> dict[str, Any]:
         """What was noted of the corpora: ``missing`` (→ why it could not be had; to be said
@@ -151,63 +178,43 @@ class Runs:
             raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
         return pd.DataFrame(read_json(chosen[0]))
 
-    def extremes(self, arm: str, seed: int, each: int = 3) -> pd.DataFrame:
-        """The ``each`` best and worst transcripts of a run's last evaluation, with their WER."""
-        rows, language = self.transcripts(arm, seed), self.profile.language
-        rows["wer"] = [
-            word_error_rate([r.reference], [r.hypothesis], language(r.corpus))
-            for r in rows.itertuples()
-        ]
-        columns = ["corpus", "wer", "reference", "hypothesis"]
-        ranked = rows.sort_values("wer", kind="stable")[columns]
-        chosen = pd.concat([ranked.head(each), ranked.tail(each)])
-        return chosen.assign(wer=chosen["wer"].round(2)).reset_index(drop=True)
-
-    def wer_intervals(
-        self, arm: str, step: int | None = None
-    ) -> dict[str, tuple[float, float, float]]:
-        """Word error rates of an evaluation, the last by default, with 95 % bootstrap intervals.
+    @cached_property
+    def wer_intervals(self) -> pd.DataFrame:
+        """Error rates with 95 % intervals of every evaluation whose transcripts are kept.
 
         They are of :func:`kappa_lib.evidence.verdicts.bootstrap_ratio` over utterances and seeds,
-        its draws seeded by the profile. InputError where there is no such run or step.
+        its draws seeded by the profile. The interval of a mean of corpora adds up those of its
+        parts as independent ones (Zou and Donner 2008, "Construction of confidence limits",
+        Statistics in Medicine 27).
 
         Returns:
-            Corpus → rate, low, high, as fractions.
+            Rows of ``arm``, ``step``, ``column`` (of :attr:`evaluations`), ``rate``, ``low``,
+            ``high``, as fractions.
         """
+        rows = []
+        for arm in self.ran:
+            folders = [self.folders[arm, seed] / "transcripts" for seed in self._seeds(arm)]
+            kept = [{int(p.stem.removeprefix("step")) for p in f.glob("*.json")} for f in folders]
+            for step in sorted(set.intersection(*kept)):
+                found = self._wer_intervals(arm, step)
+                rows += [(arm, step, f"wer_{corpus}", *ends) for corpus, ends in found.items()]
+                ends = np.array([found[corpus] for corpus in found if corpus in self._averaged])
+                rate, apart = ends[:, 0].mean(), ends[:, :1] - ends[:, 1:]
+                below, above = np.hypot.reduce(apart) / len(ends)
+                rows.append((arm, step, "wer_mean", rate, rate - below, rate + above))
+        return pd.DataFrame(rows, columns=["arm", "step", "column", "rate", "low", "high"])
+
+    def _wer_intervals(self, arm: str, step: int) -> dict[str, tuple[float, float, float]]:
         errors, words = defaultdict(list), defaultdict(list)
         for seed in self._seeds(arm):
             for corpus, rows in self.transcripts(arm, seed, step).groupby("corpus", sort=False):
                 language = self.profile.language(corpus)
-                found = [
-                    word_errors(r.reference, r.hypothesis, language) for r in rows.itertuples()
-                ]
-                errors[corpus].append([wrong for wrong, _ in found])
-                words[corpus].append([spoken for _, spoken in found])
+                pairs = zip(rows["reference"], rows["hypothesis"], strict=True)
+                wrong, spoken = zip(*(word_errors(*pair, language) for pair in pairs), strict=True)
+                errors[corpus].append(wrong)
+                words[corpus].append(spoken)
         draws = self.profile.seed
-        intervals = {c: bootstrap_ratio(errors[c], words[c], seed=draws) for c in errors}
-        return {corpus: (i.estimate, i.low, i.high) for corpus, i in intervals.items()}
-
-    def wer_bands(self) -> pd.DataFrame:
-        """:meth:`wer_intervals` of every evaluation whose transcripts are kept, for the figures.
-
-        The interval of a mean of corpora adds up those of its parts as independent ones (Zou and
-        Donner 2008, "Construction of confidence limits", Statistics in Medicine 27).
-
-        Returns:
-            Rows of ``arm``, ``step``, ``column`` (of :attr:`evaluations`), ``low``, ``high``.
-        """
-        spoken, rows = {*LANGUAGES, *self.profile.corpora}, []
-        for arm in dict.fromkeys(arm for arm, _ in self.folders):
-            folders = [f / "transcripts" for (a, _), f in self.folders.items() if a == arm]
-            kept = [{int(p.stem.removeprefix("step")) for p in f.glob("*.json")} for f in folders]
-            for step in sorted(set.intersection(*kept)):
-                found = self.wer_intervals(arm, step)
-                rows += [(arm, step, f"wer_{c}", low, high) for c, (_, low, high) in found.items()]
-                ends = np.array([found[c] for c in found if c in spoken])
-                rate, apart = ends[:, 0].mean(), ends[:, :1] - ends[:, 1:]
-                below, above = np.hypot.reduce(apart) / len(ends)
-                rows.append((arm, step, "wer_mean", rate - below, rate + above))
-        return pd.DataFrame(rows, columns=["arm", "step", "column", "low", "high"])
+        return {c: bootstrap_ratio(errors[c], words[c], seed=draws).ends for c in errors}
 
     def text_intervals(self, arm: str) -> pd.DataFrame:
         """What an arm forgot of each kind of text: 95 % bootstrap over windows and seeds.
@@ -224,16 +231,12 @@ class Runs:
             raise InputError(f"{arm}: no losses of single texts", "train it again: notebook 04")
         rows: dict[str, dict[str, float]] = defaultdict(dict)
         for kind in each[0][-1]["text"]:
-            ends = [(run[0]["text"][kind], run[-1]["text"][kind]) for run in each]
-            losses = [(first["window_loss"], last["window_loss"]) for first, last in ends]
-            values = {
-                "rise": [[y - x for x, y in zip(*pair, strict=True)] for pair in losses],
-                "kl": [last["window_kl"] for _, last in ends],
-            }
-            for name, drawn in values.items():
-                found = bootstrap_mean(drawn, seed=self.profile.seed)
-                numbers = {name: found.estimate, f"{name}_low": found.low}
-                rows[kind] |= numbers | {f"{name}_high": found.high}
+            first, last = ([run[end]["text"][kind] for run in each] for end in (0, -1))
+            pairs = zip(first, last, strict=True)
+            rise = [np.subtract(y["window_loss"], x["window_loss"]) for x, y in pairs]
+            for name, drawn in (("rise", rise), ("kl", [x["window_kl"] for x in last])):
+                ends = bootstrap_mean(drawn, seed=self.profile.seed).ends
+                rows[kind] |= zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("text")
 
     def disruption(self, arm: str) -> pd.Series:
@@ -252,6 +255,11 @@ class Runs:
                 found[seed] = float(np.log(moved.clip(lower=np.finfo(float).eps)).mean())
         return pd.Series(found, dtype=float)
 
+    @property
+    def _averaged(self) -> list[str]:
+        """The corpora of ``wer_mean``."""
+        return [*LANGUAGES, *self.profile.corpora]
+
     def _seeds(self, arm: str) -> list[int]:
         """Seeds for which an arm has a finished run, of which there must be some."""
         seeds = [seed for name, seed in self.folders if name == arm]
@@ -260,35 +268,8 @@ class Runs:
         return seeds
 
 
-def trained_by(profile: Profile) -> pd.DataFrame:
-    """One row per tensor that an arm trains: ``arm``, ``tensor``, ``type``, ``layer``.
-
-    Of an arm that is drawn anew for each seed it is the first draw. InputError where the
-    selections have not been made yet.
-    """
-    rows = [(arm, name) for arm in profile.arms for name in of_run(profile, arm).tensors]
-    table = pd.DataFrame(rows, columns=["arm", "tensor"])
-    types = types_of(set(table["tensor"]))
-    layers = table["tensor"].map(layer_of).astype(float)
-    return table.assign(type=table["tensor"].map(types), layer=layers)
-
-
-def arms_of(profile: Profile) -> pd.DataFrame:
-    """One row per arm: its ``rule``, ``tensors``, ``parameters``, and how many of each type."""
-    chosen = {arm: of_run(profile, arm) for arm in profile.arms}
-    rows = [(arm, c.rule, len(c.tensors), c.parameters) for arm, c in chosen.items()]
-    table = pd.DataFrame(rows, columns=["arm", "rule", "tensors", "parameters"]).set_index("arm")
-    trained = trained_by(profile)
-    types = pd.crosstab(trained["arm"], trained["type"])
-    return table.join(types.reindex(list(chosen), fill_value=0))
-
-
-def _pairs(profile: Profile) -> list[tuple[str, int]]:
-    return [(arm, seed) for arm in profile.arms for seed in profile.seeds]
-
-
 def tested(evaluations: pd.DataFrame) -> list[str]:
-    """Corpora whose word error rate a frame has: the paper's languages, one's own, the rest."""
-    columns = [c for c in evaluations if c.startswith("wer_") and c != "wer_mean"]
-    found = [column.removeprefix("wer_") for column in columns]
-    return sorted(found, key=lambda corpus: (corpus == "en_human", corpus not in LANGUAGES))
+    """Columns of word error rates: the paper's languages, one's own corpora, the rest."""
+    found = [c for c in evaluations if c.startswith("wer_") and c != "wer_mean"]
+    languages = {f"wer_{corpus}" for corpus in LANGUAGES}
+    return sorted(found, key=lambda name: (name == "wer_en_human", name not in languages))

@@ -6,36 +6,34 @@ the choice of test utterances. Everything random here is drawn from a fixed seed
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from enum import StrEnum
 
 import numpy as np
+from pydantic.dataclasses import dataclass
 from scipy import stats
 
 from kappa_lib.errors import InputError
 
-HOLDS = "holds"
-CORRECTED = "holds with a correction"
-FAILS = "fails"
-SAME = "no relevant difference"
-UNDECIDED = "undecided"
-CONFOUNDED = "confounded"
-NOT_TESTABLE = "not testable here"
-VERDICTS = (HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, CONFOUNDED, NOT_TESTABLE)
-NOT_MEASURED = "not measured"  # no notebook of a run has decided the claim
-# What a comparison reads of its first side; it may also read SAME, UNDECIDED and NOT_TESTABLE.
-LOWER, HIGHER = "lower", "higher"
-# What a claim may say of the first side → what each reading means for the claim.
-CLAIMED = {
-    "lower": {LOWER: HOLDS, HIGHER: FAILS},
-    "higher": {HIGHER: HOLDS, LOWER: FAILS},
-    "alike": {SAME: HOLDS, LOWER: FAILS, HIGHER: FAILS},
-}
+
+class Verdict(StrEnum):
+    """The verdict on a claim, in the order in which they are counted."""
+
+    HOLDS = "holds"
+    CORRECTED = "holds with a correction"
+    FAILS = "fails"
+    SAME = "no relevant difference"
+    UNDECIDED = "undecided"
+    CONFOUNDED = "confounded"
+    NOT_TESTABLE = "not testable here"
+    NOT_MEASURED = "not measured"  # no notebook of a run has decided the claim
+    # What a comparison reads of its first side; it may also read SAME, UNDECIDED and NOT_TESTABLE.
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+DECIDED = (Verdict.LOWER, Verdict.HIGHER)
 TOO_FEW, NOT_REACHED = "too few seeds", "not reached"
-
-# How far a verdict reaches: mathematics checked here, the model that was measured at this size,
-# or a unit built to show the point.
-PROVED, THIS_MODEL, TOY = "proved", "this model", "toy"
-
 ENOUGH_SEEDS = 3
 # The direction of the runs with this seed was known before the rules were written.
 PILOT_SEED = 0
@@ -51,7 +49,7 @@ NATS, POINTS = 0.01, 1.0
 class Decision:
     """A reading or a verdict with the numbers that carry it."""
 
-    verdict: str  # one of VERDICTS, or LOWER or HIGHER
+    verdict: Verdict
     estimate: float | None = None  # of a comparison: the first arm less the second
     interval: tuple[float, float] | None = None  # low and high at ``level``
     level: float = LEVEL
@@ -62,11 +60,7 @@ class Decision:
     p: float | None = None  # two-sided, for Holm's correction over primary comparisons
     narrow: tuple[float, float] | None = None  # 90 %; inside ±margin: no relevant difference
     margin: float | None = None  # in ``unit``
-    parts: Mapping[str, "Decision"] = field(default_factory=dict)  # outcome → its own decision
-
-    def __post_init__(self) -> None:
-        if self.verdict not in (*VERDICTS, LOWER, HIGHER):
-            raise InputError(f"there is no verdict {self.verdict!r}", f"use one of {VERDICTS}")
+    parts: dict[str, "Decision"] = field(default_factory=dict)  # outcome → its own decision
 
     def but(self, verdict: str) -> "Decision":
         """The same numbers with another verdict."""
@@ -77,19 +71,20 @@ class Decision:
         return replace(self, note="; ".join(filter(None, (self.note, *texts))))
 
 
-NOT_RUN = Decision(NOT_TESTABLE, note="an arm was not run")
+NOT_RUN = Decision(Verdict.NOT_TESTABLE, note="an arm was not run")
 
 
-def together(parts: Mapping[str, Decision], claimed: str = "lower") -> Decision:
-    """The verdict on a claim about several outcomes: what all of them read, else *undecided*.
+def together(parts: Mapping[str, Decision], claimed: Verdict = Verdict.LOWER) -> Decision:
+    """The verdict on the claim that all outcomes read so; *undecided* where they do not agree.
 
     Asking all outcomes to agree (intersection-union) keeps the error rate of one test; p is the
     largest of the parts', or 1 where they point in opposite directions. A single part is returned
     with its numbers.
     """
     readings = {part.verdict for part in parts.values()}
-    reading = readings.pop() if len(readings) == 1 else UNDECIDED
-    verdict = CLAIMED[claimed].get(reading, reading)
+    verdict = readings.pop() if len(readings) == 1 else Verdict.UNDECIDED
+    if verdict in DECIDED:
+        verdict = Verdict.HOLDS if verdict == claimed else Verdict.FAILS
     if len(parts) == 1:
         return next(iter(parts.values())).but(verdict)
     p = [part.p for part in parts.values()]
@@ -104,41 +99,49 @@ def together(parts: Mapping[str, Decision], claimed: str = "lower") -> Decision:
     )
 
 
-def decide_difference(
-    first: Sequence[float], second: Sequence[float], margin: float, unit: str = ""
-) -> Decision:
-    """Whether the first is lower or higher than the second, by seed: the paired t-test.
+def unless_confounded(decision: Decision, apart: Mapping[str, str]) -> Decision:
+    """The decision, or *confounded* where it says anything while something else differs too.
 
-    *Lower* and *higher* where the 95 % t-interval of the mean difference (Student 1908) lies
-    wholly on one side of zero, *no relevant difference* where the 90 % interval lies inside
-    ±``margin`` (in the values' ``unit``; two one-sided tests, Schuirmann 1987), else *undecided*;
-    *not testable here* with fewer than three seeds. Both hold a value a seed, in the same order;
-    InputError where their lengths differ or one is not finite.
+    ``apart`` says what else, and how. It is looked for whatever the outcome: it can hide a
+    difference as well as make one.
     """
-    if min(len(first), len(second)) < ENOUGH_SEEDS:
-        return Decision(NOT_TESTABLE, n=min(len(first), len(second)), note=TOO_FEW)
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise InputError(
-            f"{a.shape} and {b.shape} values to pair", "give two lists of the same seeds"
-        )
-    if not np.isfinite([a, b]).all():
-        raise InputError("values to pair hold NaN or infinity", "find where they came from")
-    mean, spread = float((a - b).mean()), float((a - b).std(ddof=1))
+    if not apart:
+        return decision
+    told = ", ".join(f"{what} {how}" for what, how in apart.items())
+    decided = (Verdict.HOLDS, Verdict.CORRECTED, Verdict.FAILS, Verdict.SAME)
+    found = decision.but(Verdict.CONFOUNDED) if decision.verdict in decided else decision
+    return found.noting(f"first arm's {told}")
+
+
+def decide_difference(differences: Sequence[float], margin: float, unit: str = "") -> Decision:
+    """Whether what was measured once per seed lies below or above zero: the paired t-test.
+
+    *Lower* and *higher* where the 95 % t-interval of the mean (Student 1908) lies wholly on one
+    side of zero, *no relevant difference* where the 90 % interval lies inside ±``margin`` (in the
+    values' ``unit``; two one-sided tests, Schuirmann 1987), else *undecided*; *not testable here*
+    with fewer than three seeds. InputError where a value is not finite.
+    """
+    values = np.asarray(differences, float)
+    if len(values) < ENOUGH_SEEDS:
+        return Decision(Verdict.NOT_TESTABLE, n=len(values), note=TOO_FEW)
+    if not np.isfinite(values).all():
+        raise InputError("differences hold NaN or infinity", "find where they came from")
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
     # Differences that are equal up to rounding have no spread to test against.
     if spread <= 1e-12 * max(1.0, abs(mean)):
         wide = narrow = (mean, mean)
         effect, p = float(np.sign(mean) * np.inf) if mean else 0.0, 0.0 if mean else 1.0
     else:
-        test = stats.ttest_rel(a, b)
+        test = stats.ttest_1samp(values, 0.0)
         found = (test.confidence_interval(level) for level in (LEVEL, EQUIVALENCE_LEVEL))
         wide, narrow = ((float(ends.low), float(ends.high)) for ends in found)
         effect, p = mean / spread, float(test.pvalue)
     if wide[1] < 0 or wide[0] > 0:
-        reading = LOWER if wide[1] < 0 else HIGHER
+        reading = Verdict.LOWER if wide[1] < 0 else Verdict.HIGHER
     else:
-        reading = SAME if -margin < narrow[0] and narrow[1] < margin else UNDECIDED
-    numbers = {"n": len(a), "effect": effect, "p": p, "narrow": narrow, "margin": margin}
+        inside = -margin < narrow[0] and narrow[1] < margin
+        reading = Verdict.SAME if inside else Verdict.UNDECIDED
+    numbers = {"n": len(values), "effect": effect, "p": p, "narrow": narrow, "margin": margin}
     return Decision(reading, mean, wide, unit=unit, **numbers)
 
 
@@ -183,9 +186,18 @@ class Interval:
         """Estimate, low, high."""
         return self.estimate, self.low, self.high
 
-    def reading(self, above: float, below: float) -> str:
-        """*Higher* where it lies above the one bound, *lower* where below the other."""
-        return HIGHER if self.low > above else LOWER if self.high < below else UNDECIDED
+    def reading(self, above: float, below: float, either_way: bool = False) -> Verdict:
+        """*Higher* where it lies above the one bound, *lower* where below the other.
+
+        ``either_way`` it is *lower* below -``above``, and *no relevant difference* where inside
+        ±``below``.
+        """
+        if self.low > above:
+            return Verdict.HIGHER
+        if self.high < (-above if either_way else below):
+            return Verdict.LOWER
+        small = either_way and -below < self.low and self.high < below
+        return Verdict.SAME if small else Verdict.UNDECIDED
 
     def text(self, digits: int = 2) -> str:
         """For instance ``+0.41 [+0.20, +0.58]``."""

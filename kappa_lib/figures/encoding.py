@@ -63,7 +63,7 @@ def predictors(
 ) -> Figure:
     """ρ of every predictor within types with its interval, a panel per outcome (→ title).
 
-    The table is of :func:`kappa_lib.evidence.associations.associations`. A measure whose
+    The table is that of ``tools/associations.py``. A measure whose
     interval lies between the dotted lines is no useful proxy; one whose interval lies beyond a
     dashed line, on either side, is; ``bands`` are |ρ| of the dotted and of the dashed lines.
     Hollow where the permutation test, corrected by Holm, finds nothing.

@@ -127,8 +127,8 @@ def wer_over_training(
     """Word error rate against utterances seen, on a logarithmic axis, a panel per test set.
 
     ``human_trained``: prompts of the voice of ``en_human`` were trained on. ``intervals``, of
-    :func:`kappa_lib.evidence.runs.Runs.wer_bands`, are drawn as whiskers; with several seeds they
-    must cover every evaluation, or else the seeds' spread is drawn.
+    :attr:`kappa_lib.evidence.runs.Runs.wer_intervals`, are drawn as whiskers; with several seeds
+    they must cover every evaluation, or else the seeds' spread is drawn.
     """
     found = [c for c in table if c.startswith("wer_")]
     own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}

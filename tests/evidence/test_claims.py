@@ -8,10 +8,10 @@ import yaml
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import claims, compare, listing, rules
-from kappa_lib.evidence.catalogue import FILE, Code, Comparison, catalogue
-from kappa_lib.evidence.claims import claim
-from kappa_lib.evidence.verdicts import NOT_MEASURED, Decision
+from kappa_lib.evidence import claims, coded, compare, report
+from kappa_lib.evidence.claims import FILE, catalogue, claim
+from kappa_lib.evidence.rules import Code, Comparison
+from kappa_lib.evidence.verdicts import Decision, Verdict
 
 
 @pytest.fixture
@@ -38,11 +38,6 @@ CELLS = {
 }
 
 
-def test_no_verdict_is_in_the_catalogue():
-    for entry in yaml.safe_load(FILE.read_text(encoding="utf-8")):
-        assert not {"verdict", "decision", "measured"} & set(entry)
-
-
 def test_every_claim_is_decided_by_its_cell_and_no_other():
     decided = [(name, place) for place, found in CELLS.items() for name in found]
     assert sorted(decided) == sorted((c.id, c.cell) for c in catalogue().values())
@@ -59,7 +54,7 @@ def test_what_is_declared_can_be_compared():
     for entry in catalogue().values():
         rule = entry.decided_by
         if isinstance(rule, Code):
-            assert rule.code in rules.CODE
+            assert rule.code in coded.RULES
         if isinstance(rule, (Code, Comparison)) and rule.runs:
             assert rule.runs in profiles.names()
         if isinstance(rule, Comparison):
@@ -69,8 +64,9 @@ def test_what_is_declared_can_be_compared():
 
 
 def test_without_a_run_nothing_is_decided(results):
-    assert {found.verdict for found in claims.load(results)} == {NOT_MEASURED}
-    assert listing.counts(claims.load(results))[NOT_MEASURED] == len(catalogue())
+    found = claims.load(results)
+    assert {claim.verdict for claim in found} == {Verdict.NOT_MEASURED}
+    assert "| not measured | 10 | 23 | 3 | 10 | 1 |" in report.tally(found)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +95,7 @@ def test_the_cell_s_criterion_decides(results, criterion, verdict, capsys):
 
 def test_infinity_survives_and_nan_is_refused(results):
     claim("nonlinear-bound", holds=True, changes=[-1.0], relu=-np.inf)
-    assert by_id(results)["nonlinear-bound"].measured == {"changes": [-1.0], "relu": -np.inf}
+    assert by_id(results)["nonlinear-bound"].measured == {"changes": [-1.0], "relu": "-inf"}
     with pytest.raises(InputError, match="NaN"):
         claim("nonlinear-bound", holds=True, relu=np.nan)
 
@@ -120,7 +116,7 @@ def test_a_record_of_another_wording_is_not_shown(results, tmp_path):
     other = tmp_path / "claims.yaml"
     other.write_text(yaml.safe_dump(entries), encoding="utf-8")
     found = {entry.id: entry.verdict for entry in claims.load(results, other)}
-    assert found["kappa-invariant"] == NOT_MEASURED
+    assert found["kappa-invariant"] == Verdict.NOT_MEASURED
 
 
 def test_decisions_come_back_as_they_were_written(results):
@@ -161,7 +157,7 @@ def test_a_malformed_catalogue_is_named(tmp_path, change, said):
     entry = yaml.safe_load(FILE.read_text(encoding="utf-8"))[0] | change
     file = tmp_path / "claims.yaml"
     file.write_text(yaml.safe_dump([entry]), encoding="utf-8")
-    with pytest.raises(InputError, match=f"kappa-invariant(.|\n)*{said}"):
+    with pytest.raises(InputError, match=rf"0\.{said}"):
         catalogue(file)
 
 
@@ -175,7 +171,7 @@ def test_a_repeated_claim_is_named(tmp_path):
 
 def test_table_lists_every_claim_with_its_numbers(results):
     claim("output-covariance", holds=True, deviation=0.012345678)
-    table = listing.table(claims.load(results))
+    table = report.table("verdicts", claims.load(results))
     lines = table.splitlines()
     assert len(lines) == 2 + len(catalogue())
     assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
@@ -186,12 +182,11 @@ def test_table_lists_every_claim_with_its_numbers(results):
 
 
 def test_the_most_important_claims_come_first_and_none_is_lost():
-    parts = listing.by_importance(list(catalogue().values()))
+    parts = report.by_importance(claims.load(paths.REFERENCE / "study"))
     primary, others, _ = ([c.id for c in found] for found in parts.values())
     assert sorted(c.id for found in parts.values() for c in found) == sorted(catalogue())
     assert primary[:2] == ["kappa-causes-forgetting", "kappa-is-the-cause"]
     assert others[:2] == ["kappa-of-a-function", "rule-reads-the-function"]
-    assert set(listing._FIRST) <= set(catalogue())
 
 
 # Every part of the repository that shows verdicts: their records, and their intervals.
@@ -217,10 +212,10 @@ def contradictions(decision, corrected=False):
 
 @pytest.mark.parametrize("folder", sorted({path.parent.parent for path in RECORDS}), ids=str)
 def test_reports_show_what_the_records_say(folder):
-    report = (folder / "REPORT.md").read_text(encoding="utf-8")
+    text = (folder / "REPORT.md").read_text(encoding="utf-8")
     for found in claims.load(folder):
         every = getattr(found.decided_by, "every", False)
         assert list(contradictions(found.decision, every)) == [] if found.decision else True
-        lines = [x for x in report.splitlines() if x.endswith(f"(`{found.id}`) | this model |")]
-        wanted = f"| {listing.verdict(found)} | {found.statement} "
+        lines = [x for x in text.splitlines() if x.endswith(f"(`{found.id}`) | this model |")]
+        wanted = f"| **{found.verdict}"
         assert [line.startswith(wanted) for line in lines] == [True] * found.primary

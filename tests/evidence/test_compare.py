@@ -11,7 +11,6 @@ from kappa_lib import profiles
 from kappa_lib.evidence import compare, report
 from kappa_lib.evidence.runs import Runs
 from kappa_lib.figures.training import OUTCOMES, paired
-from kappa_lib.spectra import selection
 
 
 def made(evaluations: pd.DataFrame, trained: pd.DataFrame | None = None) -> Runs:
@@ -156,56 +155,10 @@ def test_intervals_read_the_outcomes():
 
 
 def test_a_table_shows_every_pair():
-    text = report.pairs_table(made(results()))
+    text = report.table("pairs", compare.comparisons(made(results())))
     pair = "| lowest_in_type − highest_in_type |"
-    assert f"{pair} WER, points | 3 | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
-    assert "| KL, nats per token | 3 | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
-    assert report.pairs_table(made(results()[:2])) == ""
-
-
-def test_many_outcomes_of_few_pairs_are_told_in_a_grid():
-    found = compare.comparisons(made(results()), outcomes=["wer", "kl at equal de"])
-    ends = found[["mean", "low", "high"]] - 100
-    far = found.assign(pair="far", reading="lower", **ends)
-    never = found.assign(pair="never", low=math.nan, reading="not reached")
-    head, _, wer, kl = report.grid(pd.concat([found, far, never])).splitlines()
-    assert head == "| first − second | lowest_in_type − highest_in_type | far | never |"
-    assert wer.startswith("| WER, points | -12.00 [-36.84, +12.84] | **-112.00 [-136.84, -87.16]**")
-    equal = "| KL, nats per token, at equal loss of `de` | +0.0000 [-0.0248, +0.0248] | **"
-    assert kl.startswith(equal)
-    assert wer.endswith("| not reached |")
-
-
-def table(kinds: list[str], kappas: list[float]) -> pd.DataFrame:
-    names = [f"model.layers.{i}.{kind}.weight" for i, kind in enumerate(kinds)]
-    rows = [16 if kind == "q_proj" else 8 for kind in kinds]
-    return pd.DataFrame(
-        {"tensor": names, "type": kinds, "layer": range(len(kinds)), "rows": rows, "cols": 8}
-        | {"kappa": kappas}
-    )
-
-
-def test_what_differs_between_two_arms():
-    kappa = table(["q_proj", "q_proj", "v_proj", "v_proj"], [100.0, 50.0, 2.0, 4.0])
-    arms = {
-        name: selection.select(kappa, name, 2)
-        for name in ("selected", "inverse", "lowest_in_type", "highest_in_type")
-    }
-    rows = [(arm, name) for arm, chosen in arms.items() for name in chosen.tensors]
-    trained = pd.DataFrame(rows, columns=["arm", "tensor"])
-    trained = trained.join(kappa.set_index("tensor")[["type", "layer"]], on="tensor")
-    there = made(pd.DataFrame({"arm": list(arms), "seed": 1}), trained)
-    there.arms = pd.DataFrame({"parameters": {n: s.parameters for n, s in arms.items()}})
-    there.kappa = kappa.set_index("tensor")
-    found = compare.contrasts(there)
-    whole = found.loc["selected − inverse"]
-    assert whole["kappa"] == pytest.approx((2 * 4 / (100 * 50)) ** 0.5)
-    assert (whole["parameters"], whole["types"], whole["tensors"]) == (0.5, 1.0, 0.0)
-    within = found.loc["lowest_in_type − highest_in_type"]
-    assert within["kappa"] == pytest.approx(0.5)
-    assert (within["parameters"], within["types"], within["tensors"]) == (1.0, 0.0, 0.0)
-    # By hand: v_proj of layers 2, 3 less q_proj of 0, 1; and layers 1, 2 less 0, 3.
-    assert (whole["layer"], within["layer"]) == (2.0, 0.0)
+    assert f"{pair} wer | 3 | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
+    assert "| kl at equal de | 3 | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
 
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():

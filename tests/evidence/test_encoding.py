@@ -6,9 +6,9 @@ from scipy.stats import spearmanr
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
-from kappa_lib.evidence.associations import associations
 from kappa_lib.evidence.correlation import within_types
 from kappa_lib.files import write_json
+from tools.associations import associations
 
 LAYERS, KINDS = 12, ("q_proj", "v_proj", "up_proj")
 
@@ -97,11 +97,6 @@ def test_surgery_costs_have_intervals_over_windows(folder):
     assert len(table) == 6
 
 
-def test_blocks_that_agree_are_reliable(folder):
-    results = encoding.read(folder)
-    assert encoding.reliability(results.damage, results.tensors)["redrawn"] == pytest.approx(1)
-
-
 def test_associations_have_every_pair_and_holm_over_the_predictors(folder):
     table = encoding.read(folder).tensors
     found = associations(
@@ -177,15 +172,6 @@ def study(tmp_path):
     ]
     pd.DataFrame(surgery).to_csv(tmp_path / "surgery.csv", index=False)
     return tmp_path
-
-
-def test_a_row_a_study(study):
-    found = encoding.information({"a model": study}).loc["a model"]
-    assert found["tensors"] == 40
-    assert found["types"] == 2
-    assert found["loss"] == 3
-    assert found["real"] == "+1.00 [+1.00, +1.00]"
-    assert found["reading"] == "higher"
 
 
 def test_windows_are_compared_with_themselves(study):

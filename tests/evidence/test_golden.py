@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kappa_lib import paths, profiles
-from kappa_lib.evidence import claims, compare, rules
+from kappa_lib.evidence import claims, compare
 from kappa_lib.evidence.runs import runs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -59,7 +59,7 @@ def test_what_is_declared_gives_the_recorded_verdicts(run):
         recorded = (paths.REFERENCE / run / "claims" / f"{claim.id}.json").is_file()
         assert recorded == (claim.decision is not None), f"{claim.id}: a record of another rule"
         if claim.decided_by is not None and recorded:
-            found = rules.decide(claim.decided_by, profile)
+            found = claim.decided_by.decide(profile)
             assert "Holm" in claim.decision.note or found.verdict == claim.verdict
             assert found.interval == pytest.approx(claim.decision.interval)
             assert {n: p.verdict for n, p in found.parts.items()} == {

@@ -6,20 +6,12 @@ from made_runs import TENSORS, arm, write
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import curves, rules, runs
-from kappa_lib.evidence.catalogue import Comparison, Correlation, catalogue
-from kappa_lib.evidence.verdicts import (
-    CORRECTED,
-    FAILS,
-    HIGHER,
-    HOLDS,
-    LOWER,
-    SAME,
-    UNDECIDED,
-    VERDICTS,
-    Decision,
-    Interval,
-)
+from kappa_lib.evidence import coded, runs
+from kappa_lib.evidence.claims import catalogue
+from kappa_lib.evidence.rules import Comparison
+from kappa_lib.evidence.verdicts import Decision, Interval, Verdict, unless_confounded
+
+HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, CONFOUNDED, NOT_TESTABLE, _, LOWER, HIGHER = Verdict
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +22,7 @@ def nothing_committed(tmp_path, monkeypatch):
 
 
 def decide(claim_id, found):
-    return rules.decide(catalogue()[claim_id].decided_by, found.profile)
+    return catalogue()[claim_id].decided_by.decide(found.profile)
 
 
 PAIRS = {
@@ -109,40 +101,17 @@ def test_the_text_task_is_compared_at_matched_training_loss(tmp_path):
     assert "training loss up to 0.30 nats apart" in found.note
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
+@pytest.mark.parametrize("verdict", [HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, NOT_TESTABLE])
 def test_confounding_takes_whatever_is_decided(verdict):
-    found = rules.unless_confounded(Decision(verdict), {"parameters": "× 2.00"}).verdict
-    kept = {"undecided", "confounded", "not testable here"}
-    assert found == (verdict if verdict in kept else "confounded")
-    assert rules.unless_confounded(Decision(verdict), {}).verdict == verdict
-
-
-def test_a_declared_comparison_names_seeds_margin_and_what_is_claimed(tmp_path):
-    """As an experiment asks: dose against none, equal forgetting at equal held-out loss."""
-    made = {
-        seed: [
-            {"step": i, "heldout": {"de": 5.0 - i}, "text_loss": 3.0, "kl": kl * i, "wer": {}}
-            for i in (0, 1, 2)
-        ]
-        for seed, kl in ((1, 0.1), (2, 0.101), (3, 0.1), (4, 9.0))
-    }
-    flat = {seed: [row | {"kl": 0.1 * row["step"]} for row in rows] for seed, rows in made.items()}
-    found = write(
-        tmp_path, {"value": arm(evaluations=made), "key": arm(evaluations=flat)}, (1, 2, 3, 4)
-    )
-    asked = {"pairs": [("value", "key")], "outcomes": ["kl at equal de"], "claimed": "alike"}
-    three = Comparison(**asked, seeds=[1, 2, 3], margin=0.01)
-    assert rules.compared(three, found).verdict == HOLDS
-    assert rules.compared(three, found).n == 3
-    assert rules.compared(Comparison(**asked), found).verdict == UNDECIDED
-    narrow = Comparison(**asked, seeds=[1, 2, 3], margin=0.0001)
-    assert rules.compared(narrow, found).verdict == UNDECIDED
+    found = unless_confounded(Decision(verdict), {"parameters": "× 2.00"}).verdict
+    assert found == (verdict if verdict in (UNDECIDED, NOT_TESTABLE) else CONFOUNDED)
+    assert unless_confounded(Decision(verdict), {}).verdict == verdict
 
 
 def test_all_pairs_that_are_asked_for_must_agree_by_holm(tmp_path):
-    asked = {"pairs": [("value", "key"), ("mlp", "key")], "outcomes": ["kl"], "claimed": "higher"}
+    asked = {"pairs": [("value", "key"), ("mlp", "key")], "outcomes": ["kl"]}
     rule = Comparison(**asked, every=True)
-    ends = {"value": [0.10, 0.12, 0.11], "mlp": [0.2, 0.25, 0.22], "key": [0.0, 0.0, 0.0]}
+    ends = {"value": [-0.10, -0.12, -0.11], "mlp": [-0.2, -0.25, -0.22], "key": [0.0, 0.0, 0.0]}
 
     def found(**changed):
         made = {
@@ -153,16 +122,16 @@ def test_all_pairs_that_are_asked_for_must_agree_by_holm(tmp_path):
         }
         return write(tmp_path, made, (1, 2, 3))
 
-    decided = rules.compared(rule, found())
+    decided = rule.decide(found().profile)
     assert decided.verdict == HOLDS
     assert list(decided.parts) == ["value − key, kl", "mlp − key, kl"]
-    assert rules.compared(rule, found(mlp=[-0.2, -0.25, -0.22])).verdict == UNDECIDED
+    assert rule.decide(found(mlp=[0.2, 0.25, 0.22]).profile).verdict == UNDECIDED
     # Differences of 0.1, 0.2 and 0.15 have t = √27 and p = 0.035, of which two count as 0.07.
-    weak = rules.compared(rule, found(value=[0.1, 0.2, 0.15], mlp=[0.1, 0.2, 0.15]))
+    weak = rule.decide(found(value=[0.1, 0.2, 0.15], mlp=[0.1, 0.2, 0.15]).profile)
     assert {part.verdict for part in weak.parts.values()} == {UNDECIDED}
     assert weak.parts["mlp − key, kl"].p == pytest.approx(0.0351, abs=1e-4)
     alone = write(tmp_path / "alone", {name: arm() for name in ("value", "key")})
-    assert rules.compared(rule, alone).note == "an arm was not run"
+    assert rule.decide(alone.profile).note == "an arm was not run"
 
 
 def test_the_pilot_is_left_out_where_three_others_are_there(tmp_path):
@@ -195,14 +164,13 @@ TURNS, FALLS = curve(100, 10, 6, 12), curve(100, 30, 10, 5)
 
 
 def test_figure_1():
-    assert curves.rise(TURNS).verdict == HIGHER
-    assert curves.rise(FALLS).verdict == SAME
-    assert curves.falls(FALLS).verdict == HOLDS
-    assert curves.falls(TURNS).verdict == FAILS
-    assert curves.good_early(FALLS, TURNS).verdict == HOLDS
-    assert curves.good_early(FALLS, curve(100, 50, 40, 50)).verdict == FAILS
-    assert curves.good_early(FALLS, FALLS).verdict == HOLDS, "its best before the end"
-    talks = curves.good_early(FALLS, curve(300, 50, 40, 50))
+    assert coded.rises(FALLS, TURNS).verdict == coded.falls(FALLS, TURNS).verdict == HOLDS
+    assert coded.rises(FALLS, FALLS).verdict == SAME
+    assert coded.falls(TURNS, TURNS).verdict == FAILS
+    assert coded.good_early(FALLS, TURNS).verdict == HOLDS
+    assert coded.good_early(FALLS, curve(100, 50, 40, 50)).verdict == FAILS
+    assert coded.good_early(FALLS, FALLS).verdict == HOLDS, "its best before the end"
+    talks = coded.good_early(FALLS, curve(300, 50, 40, 50))
     assert talks.verdict == FAILS, "most of the way is silence"
 
 
@@ -210,7 +178,7 @@ def test_a_curve_that_only_wavers_does_not_rise():
     """The lowest of five points of pure noise lies below the end; a rise is seldom found there."""
     rng = np.random.default_rng(0)
     wavers = (80 + 5 * rng.standard_normal((5, 5)) for _ in range(400))
-    assert sum(curves.rise(of).verdict == HIGHER for of in wavers) < 0.05 * 400
+    assert sum(coded.rise(of).verdict == HIGHER for of in wavers) < 0.05 * 400
 
 
 def test_a_curve_that_cannot_turn_tests_nothing(tmp_path):
@@ -219,13 +187,13 @@ def test_a_curve_that_cannot_turn_tests_nothing(tmp_path):
     found = write(tmp_path, both)
     assert decide("inverse-rises", found).note.startswith(f"{found.epochs:.2g} epochs")
     longer = found.profile.model_copy(update={"steps": 1000})
-    assert rules.CODE["the curve rises"](runs.Runs(longer)).verdict == HOLDS
+    assert coded.RULES["the curve rises"](runs.Runs(longer)).verdict == HOLDS
     decaying = {name: of | {"schedule": "decaying"} for name, of in both.items()}
     write(tmp_path, decaying)
-    assert "decaying rate" in rules.CODE["the curve rises"](runs.Runs(longer)).note
+    assert "decaying rate" in coded.RULES["the curve rises"](runs.Runs(longer)).note
     write(tmp_path, both)
     two = longer.model_copy(update={"seeds": [1, 2]})
-    assert rules.CODE["the curve rises"](runs.Runs(two)).note == "too few seeds"
+    assert coded.RULES["the curve rises"](runs.Runs(two)).note == "too few seeds"
 
 
 def test_a_new_modality_is_people_too(tmp_path):
@@ -292,9 +260,8 @@ UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0
 )
 def test_correlations_against_their_band(claim, found, verdict):
     rule = catalogue()[claim].decided_by
-    assert isinstance(rule, Correlation)
     each = zip(rule.outcomes, found, strict=True)
-    decision = rules.banded(rule, {name: Interval(*of, rule.level, 30) for name, of in each})
+    decision = rule.read({name: Interval(*of, rule.level, 30) for name, of in each})
     assert (decision.verdict, decision.n) == (verdict, 30)
     shown = [part.interval for part in decision.parts.values()] or [decision.interval]
     assert shown == [of[1:] for of in found]
@@ -302,5 +269,5 @@ def test_correlations_against_their_band(claim, found, verdict):
 
 def test_another_model_than_the_studied_one_has_no_correlations():
     other = profiles.load("smoke", model="another")
-    found = rules.decide(catalogue()["kappa-tracks-encoding"].decided_by, other)
+    found = catalogue()["kappa-tracks-encoding"].decided_by.decide(other)
     assert (found.verdict, found.note) == ("not testable here", "not measured for this model")

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.patches import Ellipse
 
-from kappa_lib.evidence.verdicts import NOT_MEASURED, VERDICTS
+from kappa_lib.evidence.verdicts import Verdict
 from kappa_lib.figures import theory, training
 
 
@@ -41,7 +41,7 @@ def test_simplex_ends_its_paths_at_the_star():
 
 
 def test_verdict_bars_add_up_and_know_every_verdict():
-    assert set(training.SHADES) == {*VERDICTS, NOT_MEASURED}
+    assert set(training.SHADES) == set(Verdict) - {Verdict.LOWER, Verdict.HIGHER}
     figure = training.verdicts({"a": {"holds": 3, "fails": 2}, "b": {"not measured": 1}})
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert sorted(widths) == [0, 0, 0, 1, 2, 3]

@@ -69,20 +69,10 @@ def test_a_readme_without_markers_is_not_written():
         readme.replace_block("no markers here", "results", "block")
 
 
-def test_the_tables_of_a_run_have_its_ends_its_curve_and_its_pilot(tmp_path, monkeypatch):
+def test_the_tables_of_a_run_have_its_ends_and_its_pairs(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     found = write(tmp_path, {"selected": arm(), "inverse": arm(wer=0.2, turned=True)})
     ends, pairs, beside = report.tables_of(found).split("\n\n")
-    assert ends.splitlines()[2].startswith("| selected | 5 | 10.0 ± 0.1 | 10.0 ± 0.1 | 1.00 ± 0.00")
-    assert "| selected − inverse | WER, points | 5 | -10.00 [" in pairs
+    assert ends.splitlines()[2].startswith("| selected | 5 | 10.0 ± 0.1 | 10.0 ± 0.1 | 1.000 ± 0.0")
+    assert "| selected − inverse | wer | 5 | -10.00 [" in pairs
     assert beside.splitlines()[2] == "| selected − inverse | alike | alike | alike |"
-    curve = report.ends_table(found, ("step", "arm")).splitlines()
-    assert curve[2].startswith("| 4 | selected | 5 | 10.0 ± 0.1 |")
-    rows = "arm,lr,heldout_loss\na,0.0004,2.1\na,0.0002,2.0\nb,0.0002,1.5\nb,0.0004,1.25\n"
-    (found.profile.folder / "pilot.csv").write_text(rows)
-    assert report.tables_of(found).split("\n\n")[-1].splitlines() == [
-        "| pilot's held-out loss by rate | 0.0002 | 0.0004 |",
-        "|---|---|---|",
-        "| a | 2.000 | 2.100 |",
-        "| b | 1.500 | 1.250 |",
-    ]

@@ -298,15 +298,17 @@ def test_an_unknown_tensor_name_is_refused(finished):
 
 
 def intervals(profile, arm):
-    return runs(profile).wer_intervals(arm).values()
+    rows = runs(profile).wer_intervals.query("arm == @arm and column != 'wer_mean'")
+    rows = rows[rows["step"] == rows["step"].max()]
+    return rows[["rate", "low", "high"]].to_numpy().tolist()
 
 
 def test_the_report_shows_every_evaluation_and_both_counts(finished):
     profile, _, arms, _, table = finished
     text = report.write(profile).read_text()
     for _, row in table.iterrows():
-        line = f"| {row['arm']} | {row['step']} | {row['utterances']} | {100 * row['wer_de']:.1f} |"
-        assert line in text
+        line = f"| {row['arm']} | {row['step']} | {row['utterances']} | 1 |"
+        assert f"{line} {100 * row['wer_de']:.1f} |" in text
     for arm in arms:
         rates = [(100 * rate, 100 * low, 100 * high) for rate, low, high in intervals(profile, arm)]
         cells = (f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in rates)
@@ -350,12 +352,10 @@ def test_results_come_back_without_training(finished):
     assert "random" not in found.ends.index
 
 
-def test_best_and_worst_transcripts(finished):
+def test_transcripts_come_back(finished):
     profile, *_ = finished
     found = runs(profile)
-    rows = found.extremes("selected", 0, each=2)
-    assert rows["wer"].tolist() == sorted(rows["wer"])
-    assert set(rows.columns) == {"corpus", "wer", "reference", "hypothesis"}
+    assert {"corpus", "reference", "hypothesis"} <= {*found.transcripts("selected", 0).columns}
     with pytest.raises(InputError, match="no transcripts"):
         found.transcripts("selected", seed=9)
 

@@ -1,10 +1,9 @@
-"""What can be read off a tensor, against what it encodes: the table of all correlations of a study.
+"""What can be read off a tensor, against what it encodes: all correlations of an encoding study.
 
-``python -m kappa_lib.evidence.associations FOLDER`` writes ``associations.csv`` into the study's
-folder.
+``python -m tools.associations results/reference/encoding`` writes ``associations.csv`` there.
 """
 
-import argparse
+import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -12,18 +11,19 @@ from pathlib import Path
 import pandas as pd
 
 from kappa_lib.evidence.correlation import within_types
-from kappa_lib.evidence.encoding import OUTCOMES, joined
+from kappa_lib.evidence.encoding import joined
 from kappa_lib.evidence.verdicts import LEVEL, holm
 from kappa_lib.figures.encoding import WORDS
-from kappa_lib.files import replacing
+from kappa_lib.files import write_text
 
-PREDICTORS = list(WORDS)  # what is held against the outcomes, in the order in which it is shown
+OUTCOMES = ("deficit", "kl_redrawn", "deficit_isotropic", "kl_truncated_10", "kl_truncated_50")
+OUTCOMES += ("kl_flattened", "kl_permuted", "kl_flattened_noise", "kl_surgery", "knn_entropy")
 
 
 def associations(
     table: pd.DataFrame,
-    predictors: Sequence[str] = PREDICTORS,
-    outcomes: Sequence[str] = tuple(OUTCOMES),
+    predictors: Sequence[str] = tuple(WORDS),
+    outcomes: Sequence[str] = OUTCOMES,
     resamples: int = 1000,
 ) -> pd.DataFrame:
     """Every predictor against every outcome: within types, pooled, and with the layer taken out.
@@ -37,8 +37,7 @@ def associations(
         if predictor == outcome:
             continue
         found = within_types(table, predictor, outcome, level=LEVEL, resamples=resamples)
-        clean = table.dropna(subset=[predictor])
-        beside = float("nan")
+        clean, beside = table.dropna(subset=[predictor]), float("nan")
         if predictor != "layer":
             once = {"beside_layer": True, "resamples": 1, "permutations": 1}
             beside = within_types(table, predictor, outcome, **once).estimate
@@ -54,13 +53,11 @@ def associations(
 
 
 def main() -> None:
-    """``python -m kappa_lib.evidence.associations FOLDER``: writes its ``associations.csv``."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    """Write ``associations.csv`` into a study's folder."""
+    folder = Path(sys.argv[1])
     tensors, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
-    with replacing(folder / "associations.csv") as temporary:
-        associations(joined(tensors, damage)).to_csv(temporary, index=False, float_format="%.4g")
+    table = associations(joined(tensors, damage))
+    write_text(folder / "associations.csv", table.to_csv(index=False, float_format="%.4g"))
 
 
 if __name__ == "__main__":
