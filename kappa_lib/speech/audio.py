@@ -44,9 +44,10 @@ FEATURES = Features(
 class UnusableRow(InputError):
     """A row that can be neither trained on nor scored; ``reason`` is the same for equal faults."""
 
-    def __init__(self, item: dict[str, Any], reason: str, remedy: str, detail: str = "") -> None:
+    def __init__(self, item: dict[str, Any], reason: str, detail: str = "") -> None:
         path = (item.get("audio") or {}).get("path")
         name = item.get("id") or path or "(without id)"
+        remedy = "correct the recording or its transcript, or leave this row out"
         super().__init__(f"utterance {name}: {reason}{detail}", remedy)
         self.reason = reason
 
@@ -90,14 +91,12 @@ def read(item: dict[str, Any]) -> tuple[np.ndarray, int]:
             samples = file.read(dtype="float32", always_2d=True)
     except _UNREADABLE as error:
         why = getattr(error, "error_string", error)
-        remedy = "convert it to FLAC or WAV, or leave this row out"
-        raise UnusableRow(item, "not readable", remedy, f" as audio: {why}") from error
+        raise UnusableRow(item, "not readable", f" as audio: {why}") from error
     if lost := _lost(data, promised - len(samples), rate, log):
-        raise UnusableRow(item, "cut off", "record or copy it again, or leave this row out", lost)
+        raise UnusableRow(item, "cut off", lost)
     if (peak := np.abs(samples).max(initial=0.0)) > LOUDEST:
-        remedy = "store it as integers, or divide it by their full scale"
         detail = f", up to {peak:.4g} where 1 is full scale"
-        raise UnusableRow(item, "samples beyond full scale", remedy, detail)
+        raise UnusableRow(item, "samples beyond full scale", detail)
     return samples.mean(axis=1), rate
 
 
@@ -124,10 +123,9 @@ def _source(item: dict[str, Any]) -> io.BytesIO | str:
     if audio.get("bytes"):
         return io.BytesIO(audio["bytes"])
     if not (path := audio.get("path")):
-        raise UnusableRow(item, "no audio", "leave this row out")
+        raise UnusableRow(item, "no audio")
     if not os.path.isabs(path) or not os.path.isfile(path):
-        remedy = "check the name in the table, or leave this row out"
-        raise UnusableRow(item, "no such file", remedy, f": {path}")
+        raise UnusableRow(item, "no such file", f": {path}")
     return path
 
 
@@ -138,14 +136,13 @@ def check(item: dict[str, Any], samples: np.ndarray) -> None:
         UnusableRow: silent or not finite samples, or an empty transcript; names the row.
     """
     if not np.isfinite(samples).all():
-        raise UnusableRow(item, "NaN or infinite samples", "leave this row out")
+        raise UnusableRow(item, "NaN or infinite samples")
     loudness = float(np.sqrt(np.mean(np.square(samples)))) if samples.size else 0.0
     if loudness < SILENCE:
         detail = f", root mean square {loudness:.1e} of {samples.size} samples"
-        raise UnusableRow(item, "silent", "leave this row out", detail)
+        raise UnusableRow(item, "silent", detail)
     if not any(character.isalnum() for character in item["text"] or ""):
-        remedy = "write down what is said, or leave this row out: a WER needs words"
-        raise UnusableRow(item, "empty transcript", remedy, f" {item['text']!r}")
+        raise UnusableRow(item, "empty transcript", f" {item['text']!r}")
 
 
 def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
@@ -161,12 +158,10 @@ def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
 
 
 def decode(item: dict[str, Any]) -> np.ndarray:
-    """The samples of a row, float32 ``(n,)`` at 16 kHz; UnusableRow as :func:`check` and another
-    rate."""
+    """The samples of a row, float32 ``(n,)``; UnusableRow as :func:`check`, or not at 16 kHz."""
     samples, rate = read(item)
     if rate != RATE:
-        remedy = "resample it, or name its folder under corpora in a profile"
-        raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz", remedy)
+        raise UnusableRow(item, f"{rate} Hz instead of {RATE} Hz")
     check(item, samples)
     return samples
 

@@ -58,10 +58,9 @@ class CTranslate2Encoder:
     def __init__(self, folder: Path) -> None:
         import ctranslate2  # heavy, and the other back end does without
 
-        self._ct2 = ctranslate2
-        how = {"device": "cpu", "compute_type": "float32"}
-        threads = torch.get_num_threads()
-        self._model = ctranslate2.models.Whisper(str(folder), intra_threads=threads, **how)
+        self._ct2, threads = ctranslate2, torch.get_num_threads()
+        how = {"device": "cpu", "compute_type": "float32", "intra_threads": threads}
+        self._model = ctranslate2.models.Whisper(str(folder), **how)
         self.bands = self._model.n_mels
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
@@ -155,9 +154,8 @@ def encode_all(
 ) -> list[torch.Tensor]:
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
-    The cache is a file for every ``SHARD`` utterances, written when they are done: an interrupted
-    call goes on with the next file. The tensors are mapped from the disk, so that a corpus may be
-    larger than the memory.
+    The cache is a file for every ``SHARD`` utterances: an interrupted call goes on with the next
+    one. The tensors are mapped from the disk, so that a corpus may be larger than the memory.
 
     Args:
         items: utterances.
@@ -167,7 +165,7 @@ def encode_all(
         what: the stage, for whoever watches.
 
     Returns:
-        One (frames, width) float16 tensor an utterance; fp16 is the precision of the weights.
+        One (frames, width) float16 tensor per utterance; fp16 is the precision of the weights.
 
     Raises:
         SpaceError: the disk cannot hold the next file; the finished ones stay.
@@ -176,12 +174,11 @@ def encode_all(
     stem, count = fingerprint(key)[:16], -(-len(items) // SHARD)
     names = [stem] if count == 1 else [f"{stem}-{number:05d}" for number in range(count)]
     shards = [paths.cache() / "features" / f"{name}.safetensors" for name in names]
-    for number in range(count):
-        if shards[number].is_file():
-            continue
-        encoder, arrays = make_encoder(), {}
-        for i in track(range(len(items))[number * SHARD :][:SHARD], what):
-            arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
-        save_tensors(shards[number], arrays)
+    for number, path in enumerate(shards):
+        if not path.is_file():
+            encoder, arrays = make_encoder(), {}
+            for i in track(range(len(items))[number * SHARD :][:SHARD], what):
+                arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
+            save_tensors(path, arrays)
     stored = [load_tensors(path) for path in shards]
     return [shard[name] for shard in stored for name in sorted(shard)]

@@ -12,9 +12,7 @@ from kappa_lib.files import fingerprint, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import say
 from kappa_lib.speech import audio, corpora, encoder, recorded
-from kappa_lib.speech.hub import SOURCES
-from kappa_lib.speech.sources import OwnSpeech
-from kappa_lib.speech.transcripts import normalise
+from kappa_lib.speech.sources import HUB, OwnSpeech
 from kappa_lib.weights import models
 
 
@@ -105,13 +103,9 @@ def load(profile: Profile) -> SpeechData:
         return encoder.load(profile.encoder, models.pick_device(profile.device).type)
 
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
-        counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
-        if counts == (0, 0):
-            continue
-        parts = _build(data, profile, corpus, counts)
-        for part, items in parts.items():
+        language = profile.language(corpus)
+        for part, items in _build(data, profile, corpus).items():
             recordings = [sha256(row["audio"]["bytes"]).hexdigest() for row in items]
-            language = profile.language(corpus)
             if corpus in profile.corpora:
                 data.own[f"{corpus} {part}"] = fingerprint([language, recordings])
             encoded = encoder.encode_all(
@@ -121,15 +115,8 @@ def load(profile: Profile) -> SpeechData:
                 make_encoder,
                 f"encoding {corpus}, {part}",
             )
-            rows = list(zip(items["id"], items["text"], encoded, strict=True))
-            if part == "test":
-                rows = [row for row in rows if normalise(row[1], language)]
-            if emptied := len(items) - len(rows):
-                left_out = data.left_out.setdefault(corpus, {}).setdefault(part, {})
-                left_out["nothing left by the normaliser"] = emptied
-            if rows:
-                columns = map(list, zip(*rows, strict=True))
-                data.add(part, Utterances(corpus, language, *columns))
+            texts = items["text"][:]
+            data.add(part, Utterances(corpus, language, items["id"][:], texts, encoded))
     if not data.features or not data.tests:
         raise InputError(
             f"profile {profile.profile}: nothing to {'test' if data.features else 'train'} on",
@@ -147,10 +134,13 @@ def load(profile: Profile) -> SpeechData:
     return data
 
 
-def _build(data: SpeechData, profile: Profile, corpus: str, counts: tuple[int, int]) -> DatasetDict:
+def _build(data: SpeechData, profile: Profile, corpus: str) -> DatasetDict:
     """The rows of a corpus; what is missing or was left out is noted in ``data``."""
+    counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
+    if counts == (0, 0):
+        return DatasetDict()
     own = {name: OwnSpeech(**settings) for name, settings in profile.corpora.items()}
-    source = (corpora.SOURCES | SOURCES | own)[corpus]
+    source = (corpora.SOURCES | HUB | own)[corpus]
     try:
         parts, left_out = recorded.build(corpus, source, *counts, profile.seed)
     except UnreachableError as error:

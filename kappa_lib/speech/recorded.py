@@ -1,6 +1,6 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
-What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora``, ``hub`` and ``sources``, has its
+What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora`` and ``sources``, has its
 ``language``, the column of its transcripts (``text``), and whether they are read in lower case
 (``lower_case``). ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides
 its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test``
@@ -21,6 +21,7 @@ from kappa_lib import files, paths
 from kappa_lib.errors import InputError
 from kappa_lib.progress import say, track
 from kappa_lib.speech import audio, encoder
+from kappa_lib.speech.transcripts import normalise
 from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
@@ -70,8 +71,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
                 row = _row(corpus, source, item, part)
                 digest = sha256(row["audio"]["bytes"]).digest()
                 if digest in tested:
-                    remedy = "leave one of them out"
-                    raise audio.UnusableRow(item, "recording of the test set, again", remedy)
+                    raise audio.UnusableRow(item, "recording of the test set, again")
             except audio.UnusableRow as error:
                 left_out[part][error.reason] += 1
                 path = (item.get("audio") or {}).get("path")
@@ -99,7 +99,6 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
         lines += [f"{counted(n, f'{part} row')} left out: {why}" for why, n in reasons.items()]
         if (there := found.get(part, 0)) < counts[part]:
             lines.append(f"{counted(counts[part], f'{part} row')} asked for, {there} usable")
-    lines += [f"{counted(len(examples), 'row')} left out"] if examples else []
     for line in lines:
         say(f"speech {corpus}: {line}")
 
@@ -122,13 +121,13 @@ def _row(corpus: str, source: Any, item: dict[str, Any], part: str) -> dict[str,
     if (length := audio.seconds(heard)) <= encoder.MAX_SECONDS + 1 / audio.RATE:
         samples, rate = audio.read(heard)
         if rate < LOWEST_RATE:
-            remedy = "record it at 8 kHz or more"
-            raise audio.UnusableRow(heard, "sampled below 8 kHz", remedy, f", at {rate} Hz")
+            raise audio.UnusableRow(heard, "sampled below 8 kHz", f", at {rate} Hz")
         row = audio.row(np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0), **about)
         length = row["seconds"]
         if length < SHORTEST:
-            raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s", "leave this row out")
+            raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s")
     if length > encoder.MAX_SECONDS:
-        detail = f", it lasts {length:.1f} s"
-        raise audio.UnusableRow(heard, "longer than 30 s", "cut it into utterances", detail)
+        raise audio.UnusableRow(heard, "longer than 30 s", f", it lasts {length:.1f} s")
+    if part == "test" and not normalise(about["text"], source.language):
+        raise audio.UnusableRow(heard, "nothing left by the normaliser")
     return row

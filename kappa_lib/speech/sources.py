@@ -1,10 +1,11 @@
-"""A user's own recordings: sound files beside a table of their transcripts, or Parquet files."""
+"""Where recordings come from: a folder of a user's own, or the paper's two corpora.
 
-import csv
+Both are sources as :mod:`kappa_lib.speech.recorded` reads them.
+"""
+
 import os
 import re
-import unicodedata
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
+from pyarrow import csv
 
 from kappa_lib import paths
-from kappa_lib.errors import InputError
+from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import states
 from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
+from kappa_lib.weights import models
 
+BUFFER = 1_000  # rows that are shuffled among each other while streaming
 _TABLE = "metadata.csv"
+_FORMAT = 2  # raise when the same folder would give other rows
 _UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError)
 
 
@@ -53,7 +58,7 @@ class OwnSpeech:
         rows, _ = self.rows()
         named = pc.struct_field(rows["audio"], "path").to_pylist()
         files = [*_tables(self._path), *map(Path, filter(None, named))]
-        return [states(files), self.language, self.text]
+        return [states(files), self.language, self.text, _FORMAT]
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """Training rows leave out every sentence that was handed out for testing before.
@@ -92,7 +97,7 @@ class OwnSpeech:
         folder, parts, tested = self._path, [], []
         try:
             for table in _tables(folder):
-                parts.append(self._typed(table, _read(table)))
+                parts.append(self._read(table))
                 words = re.split(r"[\W\d_]+", str(table.relative_to(folder)).lower())
                 tested += ["test" in words] * len(parts[-1])
             rows = pa.concat_tables(parts, promote_options="default")
@@ -107,18 +112,36 @@ class OwnSpeech:
             ) from error
         return rows, set() if all(tested) else {i for i, is_test in enumerate(tested) if is_test}
 
-    def _typed(self, table: Path, part: pa.Table) -> pa.Table:
+    def _read(self, table: Path) -> pa.Table:
+        """The columns of a table that are read: recordings, transcripts and speakers."""
+        words = (self.text, "speaker", "speaker_id")
+        if table.name == _TABLE:
+            # ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
+            sound, kinds = "file_name", dict.fromkeys(("file_name", *words), pa.string())
+            lines = csv.ParseOptions(newlines_in_values=True)
+            how = csv.ConvertOptions(column_types=kinds)
+            part = csv.read_csv(table, parse_options=lines, convert_options=how)
+        else:
+            datasets.disable_progress_bars()  # they would write to stderr
+            cache = str(paths.cache() / "datasets")
+            sound = "audio"
+            part = datasets.Dataset.from_parquet(str(table), cache_dir=cache).data.table
         names = part.column_names
-        if missing := {"audio", self.text} - set(names):
+        if missing := {sound, self.text} - set(names):
             raise InputError(
                 f"{table} has no column {', '.join(sorted(missing))}",
                 f"name the transcripts' column; it has {', '.join(names)}",
             )
-        columns = {"audio": _sounds(part["audio"], table.parent)}
-        for name in (self.text, "speaker", "speaker_id"):
-            if name in names:
-                columns[name] = part[name].cast(pa.string())
-        return pa.table(columns)
+        if not len(part):
+            raise ValueError(f"{table} has no rows")
+        columns = {name: part[name].cast(pa.string()) for name in words if name in names}
+        if sound == "file_name":
+            at = pc.match_substring(columns[self.text], "\n").index(True).as_py()
+            if at >= 0:  # it has swallowed the rows below
+                what = f"{table}: the transcript of {part[sound][at]} goes over several lines"
+                remedy = "close every quotation mark that begins a field, double those inside"
+                raise InputError(what, remedy)
+        return pa.table({"audio": _sounds(part[sound], table.parent), **columns})
 
     @property
     def _path(self) -> Path:
@@ -137,72 +160,115 @@ def _tables(folder: Path) -> list[Path]:
     return found
 
 
-def _read(table: Path) -> pa.Table:
-    """The rows of a table, with a column ``audio``: in a ``metadata.csv`` the recordings' names.
-
-    ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
-    """
-    if table.name == _TABLE:
-        columns = _csv(table)
-        if "file_name" not in columns:
-            raise ValueError(f"{table} has no column file_name")
-        rows = pa.table(columns | {"audio": columns["file_name"]})
-    else:
-        datasets.disable_progress_bars()  # they would write to stderr
-        cache = str(paths.cache() / "datasets")
-        rows = datasets.Dataset.from_parquet(str(table), cache_dir=cache).data.table
-    if not len(rows):
-        raise ValueError(f"{table} has no rows")
-    return rows
-
-
-def _csv(table: Path) -> dict[str, list[str]]:
-    """Columns as they are written; a table in which a quotation mark is not closed is refused."""
-    with table.open(encoding="utf-8-sig") as stream:
-        lines, rows = csv.reader(stream, strict=True, skipinitialspace=True), []
-        try:
-            header = next(lines, [])
-            for row in filter(None, lines):
-                if any("\n" in cell for cell in row):
-                    raise csv.Error("a field goes over several lines")
-                if len(row) != len(header):
-                    raise csv.Error(f"{len(row)} fields under {len(header)} names")
-                rows.append(row)
-        except csv.Error as error:
-            raise InputError(
-                f"{table}, line {lines.line_num}: {error}",
-                "close every quotation mark that begins a field, double those inside, and put a"
-                " transcript with commas between two",
-            ) from error
-    if len(set(header)) < len(header):
-        raise ValueError(f"{table} has two columns of one name")
-    return {name: [row[place] for row in rows] for place, name in enumerate(header)}
-
-
 def _sounds(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
     """Names of files, or structs of ``bytes`` and ``path``, as such structs with absolute paths."""
     chunks = []
     for chunk in column.chunks:
-        are_names = pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type)
-        if not are_names and not pa.types.is_struct(chunk.type):
-            raise ValueError(f"audio is stored as {chunk.type}, neither encoded nor a path")
-        names = chunk if are_names else chunk.field("path")
-        data = pa.nulls(len(chunk), pa.binary()) if are_names else chunk.field("bytes")
-        found = [None if name is None else _located(folder, name) for name in names.to_pylist()]
+        if pa.types.is_struct(chunk.type):
+            names, data = chunk.field("path"), chunk.field("bytes")
+        else:
+            names, data = chunk.cast(pa.string()), pa.nulls(len(chunk), pa.binary())
+        found = [None if name is None else os.path.join(folder, name) for name in names.to_pylist()]
         fields = [data.cast(pa.large_binary()), pa.array(found, pa.string())]
         chunks.append(pa.StructArray.from_arrays(fields, names=["bytes", "path"]))
     return pa.chunked_array(chunks)
 
 
-def _located(folder: Path, name: str) -> str:
-    """Absolute path of a recording that a table names, if need be with its letters composed or
-    decomposed, as other systems store names, or with slashes for backslashes."""
-    spellings = [name, name.replace("\\", "/")]
-    spellings += [unicodedata.normalize(form, x) for x in spellings for form in ("NFC", "NFD")]
-    candidates = [os.path.join(folder, spelling) for spelling in spellings]
-    return next(filter(os.path.isfile, candidates), candidates[0])
-
-
 def row(rows: pa.Table, index: int) -> dict[str, Any]:
     """One of :meth:`OwnSpeech.rows`, with an ``id``."""
     return {**rows.slice(index, 1).to_pylist()[0], "id": f"{index:06d}"}
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """A corpus of the hub, or in its layout in ``$KAPPA_CORPORA/<corpus>`` where that is set.
+
+    Attributes:
+        repository, revision, config: of the hub's copy; its files are in a folder ``config``.
+        train: splits that are trained on, one after the other.
+        test: split that is tested on.
+    """
+
+    repository: str
+    revision: str
+    config: str
+    train: tuple[str, ...]
+    test: str
+    text: str
+    language: str
+
+    # Neither corpus has punctuation; LibriSpeech's capitals alone would be a foreign script.
+    lower_case = True
+
+    def place(self, corpus: str) -> str:
+        """The local folder, or the hub's id and revision."""
+        return str(_local_folder(corpus) or f"{self.repository}@{self.revision[:7]}")
+
+    def origin(self, corpus: str) -> Any:
+        """What is pinned, and the local files where there are such."""
+        local, pinned = _local_folder(corpus), asdict(self)
+        return [pinned, states(local.rglob("*.parquet"))] if local else pinned
+
+    def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
+        """A part's splits one after the other, each shuffled."""
+        return {
+            "test": self._stream(corpus, (self.test,), seed),
+            "train": self._stream(corpus, self.train, seed),
+        }
+
+    def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Rows:
+        places = {split: self._place(_local_folder(corpus), split) for split in splits}
+        if not any(places.values()):
+            raise AssetError(
+                f"{_local_folder(corpus)}: no Parquet file of split {' or '.join(splits)}",
+                f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
+                f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
+            )
+        for split, place in places.items():
+            if place:
+                with models.explained(f"{corpus} ({self.repository})"):
+                    rows = datasets.load_dataset(split=split, streaming=True, **place)
+                    rows = rows.cast_column("audio", datasets.Audio(decode=False))
+                    yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
+
+    def _place(self, local: Path | None, split: str) -> dict[str, Any] | None:
+        """Where ``datasets`` finds a split; None where a local folder lacks it."""
+        if not local:
+            return {"path": self.repository, "name": self.config, "revision": self.revision}
+        patterns = (f"{self.config}/{split}/*.parquet", f"{self.config}/{split}-*.parquet")
+        found = sorted(str(path) for pattern in patterns for path in local.glob(pattern))
+        return {"path": "parquet", "data_files": {split: found}} if found else None
+
+
+def _local_folder(corpus: str) -> Path | None:
+    if not (root := os.environ.get("KAPPA_CORPORA")):
+        return None
+    folder = paths.expanded(root) / corpus
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder",
+            "put the corpus' Parquet files there, or unset KAPPA_CORPORA to stream from the hub",
+        )
+    return folder
+
+
+HUB = {
+    "librispeech": HubCorpus(
+        repository="openslr/librispeech_asr",
+        revision="71cacbfb7e2354c4226d01e70d77d5fca3d04ba1",
+        config="all",
+        train=("train.clean.100", "train.clean.360"),
+        test="test.clean",
+        text="text",
+        language="en",
+    ),
+    "mls_german": HubCorpus(
+        repository="facebook/multilingual_librispeech",
+        revision="2e83e61823b4c47dcbcb1980bb88601274127609",
+        config="german",
+        train=("train",),
+        test="test",
+        text="transcript",
+        language="de",
+    ),
+}

@@ -28,11 +28,8 @@ def full_row(number: int) -> dict:
     return row(audio.encode(TONE), f"tone {number}", f"row-{number}") | rest
 
 
-def test_flac_keeps_samples_to_half_a_step_of_16_bits():
+def test_flac_keeps_samples_to_half_a_step_and_a_path_is_read_like_bytes(tmp_path):
     assert np.abs(audio.decode(row(audio.encode(TONE))) - TONE).max() <= 1 / 32768
-
-
-def test_a_path_is_read_like_bytes(tmp_path):
     (tmp_path / "tone.wav").write_bytes(wav(TONE))
     item = {"id": "x", "audio": {"bytes": None, "path": str(tmp_path / "tone.wav")}, "text": "a"}
     np.testing.assert_array_equal(audio.decode(item), audio.decode(row(wav(TONE))))

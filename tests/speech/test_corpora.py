@@ -61,13 +61,8 @@ def test_no_test_sentence_is_trained_on(corpus, train, test, seed):
     assert not trained & tested
     assert len(tested) == test
     assert len({u.id for u in (*drawn.train, *drawn.test)}) == train + test
-
-
-@settings(deadline=None, max_examples=10)
-@given(names, counts, counts, st.integers(0, 1000))
-def test_the_test_part_does_not_depend_on_the_sizes(corpus, train, test, seed):
-    small = corpora.split(corpus, 0, test // 2, seed).test
-    assert corpora.split(corpus, train, test, seed).test[: test // 2] == small
+    # The test part does not depend on the sizes.
+    assert corpora.split(corpus, 0, test // 2, seed).test == drawn.test[: test // 2]
 
 
 def test_the_committed_splits_are_drawn_again():
@@ -128,6 +123,8 @@ def test_every_speaker_and_word_is_heard_in_training(corpus):
         assert {u.speaker for u in part} == set(corpora.synthesis.SPEAKERS["espeak"][corpus])
     words = {word for slot in corpora.synthesis.SLOTS[corpus] for word in slot}
     assert {word for text in texts(drawn.train) for word in text.split()} == words
+    others = [set(texts(corpora.split(corpus, 0, 40, seed).test)) for seed in range(4)]
+    assert max(len(a & b) for i, a in enumerate(others) for b in others[:i]) <= 2
 
 
 @pytest.mark.parametrize("corpus", ["de_open", "en_open"])
@@ -140,15 +137,6 @@ def test_open_sentences_run_out_and_are_said_again_by_another_voice(corpus):
     assert {*texts(once)} | {*texts(drawn.test)} == {*bundled_text(corpus).splitlines()}
     voices = [(a.voice, b.voice) for a, b in zip(once, again, strict=True)]
     assert sum(a == b for a, b in voices) < 0.05 * half
-
-
-def test_human_test_prompts_are_sentences_of_moderate_length():
-    drawn = corpora.split("en_human", 1000, 64, 0)
-    assert len(drawn.train) + len(drawn.test) > 500
-    seconds = {p.file: p.seconds for p in corpora.prompts()}
-    for utterance in drawn.test:
-        assert len(utterance.text.split()) >= corpora.TEST_WORDS
-        assert seconds[utterance.file] <= corpora.TEST_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -183,12 +171,6 @@ def test_built_rows_decode_and_are_the_same_bytes_when_built_again(
     assert len(said) == 2
 
 
-def test_audio_of_a_sentence_does_not_depend_on_its_neighbours(cache):
-    few = build("de", 0, 2, 5)["test"]
-    many = build("de", 3, 6, 5)["test"]
-    assert many.select(range(2))["audio"][:] == few["audio"][:]
-
-
 def test_the_second_build_is_offline_and_makes_nothing(cache, monkeypatch, said):
     build("en", 2, 2, 0)
     (cache / "assets/espeak-ng").unlink()
@@ -198,28 +180,7 @@ def test_the_second_build_is_offline_and_makes_nothing(cache, monkeypatch, said)
     assert said == []
 
 
-def test_a_failed_build_leaves_nothing(cache, monkeypatch):
-    monkeypatch.setenv("KAPPA_OFFLINE", "1")
-    (cache / "assets/espeak-ng").unlink()
-    with pytest.raises(AssetError, match="espeak-ng"):
-        build("en", 2, 2, 0)
-    assert not (paths.cache() / "speech").exists()
-
-
-def test_a_kept_corpus_with_a_part_missing_is_refused(cache):
-    build("en", 2, 2, 0)
-    next((cache / "speech").glob("*/test.arrow")).unlink()
-    with pytest.raises(AssetError, match="damaged"):
-        build("en", 2, 2, 0)
-
-
-def test_the_seed_chooses_other_sentences():
-    drawn = [set(texts(corpora.split("en", 0, 40, seed).test)) for seed in range(4)]
-    overlaps = [len(a & b) for i, a in enumerate(drawn) for b in drawn[:i]]
-    assert np.max(overlaps) <= 2
-
-
-def test_prompts_are_speech_with_words_and_not_too_long():
+def test_prompts_are_speech_with_words_and_test_prompts_sentences_of_moderate_length():
     prompts = corpora.prompts()
     assert len(prompts) > 500
     assert max(p.seconds for p in prompts) <= corpora.LONGEST
@@ -227,15 +188,16 @@ def test_prompts_are_speech_with_words_and_not_too_long():
     assert not files & {"beep", "beeperr", "ascending-2tone", "tt-monkeys", "silence/1"}
     assert {"hello-world", "digits/7", "letters/at", "vm-intro"} <= files
     assert not [p for p in prompts if set(p.text) & set("[]<>()*#@")]
+    drawn = corpora.split("en_human", 1000, 64, 0)
+    assert len(drawn.train) + len(drawn.test) > 500
+    for utterance in drawn.test:
+        assert len(utterance.text.split()) >= corpora.TEST_WORDS
+        assert utterance.seconds <= corpora.TEST_SECONDS
 
 
-def test_a_recording_decodes_to_the_length_its_bytes_imply():
-    try:
-        folder = assets.asset("asterisk-core-sounds-en-g722").get()
-    except AssetError as error:
-        pytest.skip(f"the human recordings cannot be had here: {error.what}")
+def test_a_recording_decodes_to_the_length_its_bytes_imply(cache):
     prompt = next(p for p in corpora.prompts() if p.file == "hello-world.g722")
-    speech = corpora.decode_g722(folder / prompt.file)
+    speech = corpora.decode_g722(assets.asset("asterisk-core-sounds-en-g722").get() / prompt.file)
     assert speech.dtype == np.float32
     assert speech.size / audio.RATE == pytest.approx(prompt.seconds, abs=0.01)
     assert 0.05 < np.abs(speech).max() <= 1.0

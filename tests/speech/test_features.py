@@ -4,7 +4,7 @@ import soundfile
 import torch
 
 from kappa_lib import profiles
-from kappa_lib.errors import AssetError, InputError, UnreachableError
+from kappa_lib.errors import InputError, UnreachableError
 from kappa_lib.speech import features
 from kappa_lib.weights import assets
 
@@ -44,30 +44,15 @@ def test_recordings_that_cannot_be_had_are_left_out_and_named(profile, monkeypat
     assert "no mirror answered" in (profile.folder / "split.json").read_text()
 
 
-def test_a_damaged_cache_stops_the_run_and_no_corpus_is_dropped(profile, tmp_path, monkeypatch):
+def test_test_rows_without_words_are_counted_and_an_empty_part_is_refused(
+    profile, tmp_path, monkeypatch
+):
+    """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "assets").symlink_to(assets.WHISPER_BASE.get().parent)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
-    few = profile.model_copy(
-        update=dict(train_utterances={"de": 1}, test_utterances={"de": 1, "en": 1})
-    )
-    features.load(few)
-    for part in (tmp_path / "cache" / "speech").glob("*/test.arrow"):
-        part.write_bytes(part.read_bytes()[:-500])
-    with pytest.raises(AssetError, match="damaged") as found:
-        features.load(few)
-    assert "delete" in found.value.remedy
-
-
-def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monkeypatch):
-    """Whisper's English normaliser drops hesitations: nothing would be left to compare."""
-    real = {assets.WHISPER_BASE.get().parent, assets.asset("espeak-ng").get().parent}
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "assets").symlink_to(real.pop())
-    assert not real
-    monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "mine"
-    for part, texts in (("train", ["one two", "three"]), ("test", ["uh", "mm, um"])):
+    for part, texts in (("train", ["one two", "three"]), ("test", ["uh", "mm, um", "four"])):
         (folder / part).mkdir(parents=True)
         rows = ["file_name,text"]
         for number, text in enumerate(texts):
@@ -76,12 +61,16 @@ def test_a_test_set_without_words_is_counted_and_refused(profile, tmp_path, monk
             rows.append(f'{number}.wav,"{text}"')
         (folder / part / "metadata.csv").write_text("\n".join(rows))
     own = {"mine": {"folder": str(folder), "language": "en", "text": "text"}}
-    own_alone = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2}}
-    with pytest.raises(InputError, match="nothing to test on"):
-        features.load(profile.model_copy(update=dict(corpora=own, **own_alone)))
-    beside = {"train_utterances": {"mine": 2}, "test_utterances": {"mine": 2, "en": 1}}
-    data = features.load(profile.model_copy(update=dict(corpora=own, **beside)))
+
+    def load(train, test):
+        counts = {"train_utterances": {"mine": train}, "test_utterances": {"mine": test}}
+        return features.load(profile.model_copy(update=dict(corpora=own, **counts)))
+
+    data = load(2, 3)
     assert data.left_out["mine"]["test"] == {"nothing left by the normaliser": 2}
-    assert data.used == {"mine": {"train": 2}, "en": {"test": 1}}
+    assert data.used == {"mine": {"train": 2, "test": 1}}
     with pytest.raises(InputError, match="nothing to train on"):
-        features.load(profile.model_copy(update=dict(train_utterances={})))
+        load(0, 1)
+    (folder / "test" / "metadata.csv").write_text("file_name,text\n0.wav,uh\n1.wav,um")
+    with pytest.raises(InputError, match=r"no usable row for test.*nothing left"):
+        load(2, 2)

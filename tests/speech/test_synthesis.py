@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kappa_lib.errors import AssetError, InputError, KappaError
-from kappa_lib.speech import speaking_worker, synthesis
+from kappa_lib.speech import synthesis
 from kappa_lib.speech.audio import RATE
 from kappa_lib.speech.synthesis import Voice
 from kappa_lib.weights import assets
@@ -34,12 +34,15 @@ PICO = [
 
 
 @pytest.mark.parametrize("utterances", [UTTERANCES, PICO], ids=["espeak", "pico"])
-def test_same_text_and_voice_give_the_same_samples_in_any_order(utterances):
+def test_same_text_and_voice_give_the_same_audible_samples_in_any_order(utterances):
     forward = [synthesis.speak(*utterance) for utterance in utterances]
     time.sleep(1.1)  # the breath noise is seeded from the clock's second unless we seed it
     backward = [synthesis.speak(*utterance) for utterance in utterances[::-1]]
     for a, b in zip(forward, backward[::-1], strict=True):
         np.testing.assert_array_equal(a, b)
+        assert a.dtype == np.float32
+        assert 1.0 < a.size / RATE < 3.0
+        assert 0.2 < np.abs(a).max() <= 1.0
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="another library, other roundings")
@@ -52,35 +55,13 @@ def test_samples_are_those_of_the_committed_runs():
     ]
 
 
-@pytest.mark.parametrize("utterances", [UTTERANCES, PICO], ids=["espeak", "pico"])
-def test_samples_are_audible_short_and_within_range(utterances):
-    for utterance in utterances:
-        speech = synthesis.speak(*utterance)
-        assert speech.dtype == np.float32
-        assert 1.0 < speech.size / RATE < 3.0
-        assert 0.2 < np.abs(speech).max() <= 1.0
-
-
-def test_a_higher_rate_is_shorter_and_a_voice_is_heard():
-    text = UTTERANCES[0][0]
-    voices = [Voice("en-us+m1", 120), Voice("en-us+m1", 200), Voice("en-us+f2", 200)]
-    slow, fast, other = (synthesis.speak(text, voice) for voice in voices)
+@pytest.mark.parametrize("name", ["de+m3", "de-DE"])
+def test_a_higher_rate_is_shorter_and_pitch_and_voice_are_heard(name):
+    voices = [Voice(name, 90), Voice(name, 150), Voice(name, 150, 80), Voice("de+f2", 150)]
+    slow, fast, high, other = (synthesis.speak(UTTERANCES[1][0], voice) for voice in voices)
     assert slow.size > 1.3 * fast.size
-    assert other.size != fast.size or not np.array_equal(other, fast)
-
-
-def fundamental(speech: np.ndarray) -> float:
-    """Hz at the highest peak of the autocorrelation between 60 and 250 Hz, middle half."""
-    middle = speech[speech.size // 4 : -speech.size // 4]
-    correlation = np.correlate(middle, middle, "full")[middle.size - 1 :]
-    lags = np.arange(RATE // 250, RATE // 60)
-    return RATE / float(lags[np.argmax(correlation[lags])])
-
-
-@pytest.mark.parametrize(("name", "pitches"), [("de+m3", (20, 80)), ("de-DE", (60, 120))])
-def test_pitch_raises_the_fundamental(name, pitches):
-    low, high = (synthesis.speak("Mama", Voice(name, 120, pitch)) for pitch in pitches)
-    assert fundamental(high) > 1.2 * fundamental(low)
+    assert not np.array_equal(high, fast)
+    assert not np.array_equal(other, fast)
 
 
 def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch):
@@ -92,15 +73,7 @@ def test_a_library_that_cannot_be_loaded_is_an_asset_error(tmp_path, monkeypatch
         synthesis.speak(*UTTERANCES[0])
 
 
-def test_a_killed_synthesiser_is_no_missing_asset(tmp_path, monkeypatch):
-    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    monkeypatch.setattr(speaking_worker, "__file__", str(tmp_path / "killed.py"))
-    with pytest.raises(KappaError, match=r"killed at it \(-9\)") as found:
-        synthesis.speak(*UTTERANCES[0])
-    assert not isinstance(found.value, AssetError)
-
-
-def test_an_engine_that_dies_at_work_is_no_fault_of_the_text(tmp_path, monkeypatch):
+def test_an_engine_that_dies_is_no_fault_of_the_text_and_no_missing_asset(tmp_path, monkeypatch):
     library, folder = assets.synthesiser("pico")
     shutil.copytree(folder, tmp_path / "pico")
     for path in (tmp_path / "pico" / "lang").iterdir():
@@ -108,7 +81,7 @@ def test_an_engine_that_dies_at_work_is_no_fault_of_the_text(tmp_path, monkeypat
     monkeypatch.setattr(assets, "synthesiser", lambda _: (library, tmp_path / "pico"))
     with pytest.raises(KappaError, match="'hello': the speech synthesiser crashed") as found:
         synthesis.speak("hello", Voice("en-GB"))
-    assert not isinstance(found.value, InputError)
+    assert not isinstance(found.value, AssetError | InputError)
 
 
 def test_every_voice_has_a_variant_that_espeak_knows():
@@ -127,14 +100,8 @@ def test_an_unknown_voice_is_refused():
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_five_slots_of_ten_different_words(language):
     slots = synthesis.SLOTS[language]
-    assert [len(set(words)) for words in slots] == [10] * 5
+    assert [len(words) for words in slots] == [10] * 5
     assert len({word for words in slots for word in words}) == 50
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_all_sentences_differ(language):
-    sentences = {synthesis.sentence(language, i) for i in range(synthesis.COUNT)}
-    assert len(sentences) == synthesis.COUNT
 
 
 @given(st.sampled_from(LANGUAGES), st.integers(0, 99_999))
@@ -143,13 +110,6 @@ def test_the_digits_of_the_number_choose_the_words(language, index):
     slots = synthesis.SLOTS[language]
     digits = [slot.index(word) for slot, word in zip(slots, words, strict=True)]
     assert sum(d * 10**p for d, p in zip(digits, (4, 3, 2, 1, 0), strict=True)) == index
-
-
-def test_german_adjectives_agree_with_a_plural_without_article():
-    names, verbs, _, adjectives, nouns = synthesis.SLOTS["de"]
-    assert all(word.endswith("e") and word.islower() for word in adjectives)
-    assert all(word[0].isupper() for word in (*names, *nouns))
-    assert all(word.endswith("t") for word in verbs)
 
 
 @given(st.sampled_from(["de+m1", "en-GB"]), st.integers(0, 1 << 16))
