@@ -5,11 +5,11 @@ from hashlib import sha256
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint
-from kappa_lib.text import bundled_text, text_metadata
+from kappa_lib.text import bundled_text
 from kappa_lib.training.evaluation import KINDS
 from kappa_lib.weights import models
 
@@ -64,12 +64,6 @@ class Settings:
     seed: int = 0
 
 
-def load(settings: Settings) -> tuple[PreTrainedModel, Cases]:
-    """A model and the windows it is measured on; InputError where there is too little text."""
-    llm, tokenizer = models.load(settings.model)
-    return llm, of_texts(tokenizer, settings)
-
-
 def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     """Cases from the pinned texts: moments from the beginnings, surgery from the ends.
 
@@ -99,9 +93,3 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
     read, surgery, middle = (list(part) for part in zip(*parts, strict=True))
     blocks = [batches([part[n : n + 1] for part in middle]) for n in range(sizes.blocks)]
     return Cases(batches(read, None), batches(surgery), blocks)
-
-
-def describe(settings: Settings) -> dict[str, dict[str, str]]:
-    """What pins the weights and what was read, for a study's facts."""
-    read = {kind: text_metadata()[kind]["sha256"] for kind in KINDS}
-    return {"model": models.identity(settings.model), "texts": read}

@@ -7,7 +7,6 @@ command goes on. It leaves a table per part, ``tensors.csv`` and ``stability.csv
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache, partial
@@ -21,14 +20,16 @@ from torch import Tensor
 from kappa_lib import provenance
 from kappa_lib.encoding import cases, damage, information, predictors
 from kappa_lib.encoding.cases import Batch, Settings
-from kappa_lib.encoding.covariance import Moments, input_moments
 from kappa_lib.encoding.damage import CHANGES, SURGERIES, Factors, Reference, noise_cost
-from kappa_lib.encoding.invariant import invariant_kappa
-from kappa_lib.encoding.predictors import gradients
-from kappa_lib.files import fingerprint, replacing, whole_lines, write_json
+from kappa_lib.encoding.information import Moments, input_moments
+from kappa_lib.encoding.predictors import gradients, invariant_kappa
+from kappa_lib.files import fingerprint, read_json, replacing, write_json
 from kappa_lib.progress import track
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.scan import scan
+from kappa_lib.text import text_metadata
+from kappa_lib.training.evaluation import KINDS
+from kappa_lib.weights import models
 
 # Raise when a change here or in the measures alters any number.
 NUMERICS = 3
@@ -37,46 +38,36 @@ FLOATS = "%.6g"
 DAMAGE_PARTS = (tuple(name for name in CHANGES if name not in SURGERIES[1:]), SURGERIES[1:])
 
 
-class Rows:
-    """Finished rows by key, appended to a file as they come, so that a killed run goes on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._found = dict(json.loads(line) for line in whole_lines(path))
-
-    def get(self, key: str, compute: Callable[[], list[dict]]) -> list[dict]:
-        """The rows kept under ``key``, computed and appended where there are none."""
-        if key not in self._found:
-            self._found[key] = compute()
-            with open(self._path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps([key, self._found[key]]) + "\n")
-        return self._found[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._found
-
-
 class Study:
     """A model's tensors, the windows they are measured on, and the rows that are finished.
 
-    ``out`` is the folder of the results and of ``rows.jsonl``, from which a killed run goes on.
+    ``out`` is the folder of the results and of ``rows``, from which a killed run goes on.
     """
 
     def __init__(self, settings: Settings, out: Path) -> None:
         self.settings, self.out = settings, out
-        self.llm, self.cases = cases.load(settings)
+        self.llm, tokenizer = models.load(settings.model)
+        self.cases = cases.of_texts(tokenizer, settings)
         self.weights = dict(self.llm.named_parameters())
         self.table = predictors.table_of(self.llm)
         kappas = dict(zip(self.table["tensor"], self.table["kappa"], strict=True))
         self.goal = damage.reversed_kappas(kappas)
-        self.rows = Rows(out / "rows.jsonl")
         self._reference: Reference | None = None
         self._common = [NUMERICS, list(kappas.values()), settings.seed]
 
     def key(self, *parts: Any) -> str:
         """Of a finished row: all that decides it; the windows come last."""
         return fingerprint([*self._common, *parts[:-1], [batch.key for batch in parts[-1]]])
+
+    def path(self, key: str) -> Path:
+        """The file of the rows of a key."""
+        return self.out / "rows" / f"{key}.json"
+
+    def kept(self, key: str, compute: Callable[[], list[dict]]) -> list[dict]:
+        """The rows of a key, computed and kept where there are none."""
+        if not self.path(key).is_file():
+            write_json(self.path(key), compute())
+        return read_json(self.path(key))
 
     def reference(self, windows: list[Batch]) -> Reference:
         """The unchanged model on some windows; the last one asked for is kept."""
@@ -100,7 +91,8 @@ class Study:
                     table.to_csv(temporary, index=False, float_format=FLOATS)
         facts = {
             "settings": asdict(self.settings),
-            **cases.describe(self.settings),
+            "model": models.identity(self.settings.model),
+            "texts": {kind: text_metadata()[kind]["sha256"] for kind in KINDS},
             "provenance": provenance.describe(),
         }
         write_json(self.out / "facts.json", facts)
@@ -111,11 +103,11 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
     read = study.cases.inputs
     layers = sorted(int(number) for number in study.table["layer"].unique())
     keys = {n: study.key("tensors", n, read) for n in layers}
-    missing = [n for n in layers if keys[n] not in study.rows]
+    missing = [n for n in layers if not study.path(keys[n]).is_file()]
     walk = input_moments(study.llm, [batch.inputs for batch in read], missing) if missing else ()
     for number, moments in track(walk, "information", len(missing)):
-        study.rows.get(keys[number], partial(_layer, study, number, moments))
-    found = [row for n in layers for row in study.rows.get(keys[n], list)]
+        study.kept(keys[number], partial(_layer, study, number, moments))
+    found = [row for n in layers for row in study.kept(keys[n], list)]
     table = study.table.merge(pd.DataFrame(found), on="tensor", validate="one_to_one")
 
     def after_surgery() -> list[dict]:
@@ -126,7 +118,7 @@ def tensors(study: Study) -> Iterator[pd.DataFrame]:
             after = scan(study.llm)
         return [dict(zip(after["tensor"], after["kappa"], strict=True))]
 
-    (after,) = study.rows.get(study.key("reversed", []), after_surgery)
+    (after,) = study.kept(study.key("reversed", []), after_surgery)
     goal, reached = table["tensor"].map(study.goal), table["tensor"].map(after)
     if study.llm.config.model_type in gauge.MODELS:
         table["invariant_kappa"] = table["tensor"].map(invariant_kappa(study.llm))
@@ -176,7 +168,7 @@ def surgeries(study: Study) -> Iterator[pd.DataFrame]:
 
     for scope, change in track(order, "surgery"):
         key = study.key("surgery", list(scopes[scope]), change, windows)
-        rows = study.rows.get(key, partial(measure, scope, change))
+        rows = study.kept(key, partial(measure, scope, change))
         found += [{"scope": scope, "change": change, **row} for row in rows]
     yield pd.DataFrame(found)
 
@@ -201,7 +193,7 @@ def damages(study: Study) -> Iterator[pd.DataFrame]:
     for number, windows in enumerate(study.cases.blocks):
         for row, part in track(order, f"damage, block {number}"):
             key = study.key("damage", row.tensor, part, windows)
-            rows = study.rows.get(key, partial(measure, row, part, windows))
+            rows = study.kept(key, partial(measure, row, part, windows))
             found += [{"tensor": row.tensor, "block": number, **each} for each in rows]
         yield pd.DataFrame(found)
 
@@ -217,14 +209,14 @@ def stabilities(study: Study) -> Iterator[pd.DataFrame]:
 
     for name in track(study.table["tensor"], "noise on a tensor"):
         key = study.key("noise", name, draws, windows)
-        found += study.rows.get(key, partial(measure, name))
+        found += study.kept(key, partial(measure, name))
     yield pd.DataFrame(found).merge(_gradients(study), on="tensor", validate="one_to_one")
 
 
 def _gradients(study: Study) -> pd.DataFrame:
     windows, names = study.cases.two_blocks, list(study.table["tensor"])
     key = study.key("gradients", names, windows)
-    return pd.DataFrame(study.rows.get(key, lambda: gradients(study.llm, names, windows)))
+    return pd.DataFrame(study.kept(key, lambda: gradients(study.llm, names, windows)))
 
 
 PARTS: dict[str, Callable[[Study], Iterator[pd.DataFrame]]] = {

@@ -1,4 +1,5 @@
 import json
+import shutil
 from contextlib import redirect_stderr
 
 import pandas as pd
@@ -6,8 +7,7 @@ import pytest
 import tiny
 
 from kappa_lib.encoding import damage, study
-from kappa_lib.encoding.study import PARTS, Rows, Settings, Study
-from kappa_lib.errors import InputError
+from kappa_lib.encoding.study import PARTS, Settings, Study
 
 SMALL = {
     "input_windows": 4,
@@ -60,39 +60,19 @@ def test_every_stage_is_reported_to_its_end(finished):
     assert counts("information") == ["2/2"]
 
 
-def test_predictors_and_information_are_there_for_every_tensor(finished):
-    found = pd.read_csv(finished / "tensors.csv")
-    assert len(found) == 14
-    columns = ["deficit", "input_kappa", "knn_entropy", "gradient"]
-    assert found[columns].notna().all(axis=None)
-    assert (found["deficit"] > 0).all()
-    order = found.sort_values("kappa")["kappa_reversed"]
-    assert order.is_monotonic_decreasing
-
-
-def test_noise_and_gradient_are_there_for_every_tensor(finished):
-    found = pd.read_csv(finished / "stability.csv")
-    assert set(found["tensor"]) == set(pd.read_csv(finished / "tensors.csv")["tensor"])
-    assert (found[["kl_se", "gradient", "noise"]] > 0).all(axis=None)
-    assert found["noise_scale"].notna().all()
-
-
-def test_surgery_on_all_is_measured_beside_each_type(finished):
-    found = pd.read_csv(finished / "surgery.csv")
-    assert set(found["scope"]) == {
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-        "all",
-    }
-    assert len(found) == 8 * 3 * 6
-
-
-def test_the_facts_name_model_texts_and_settings(finished):
+def test_every_table_has_every_tensor_or_scope(finished):
+    tensors, stability, surgery = (
+        pd.read_csv(finished / f"{name}.csv") for name in ("tensors", "stability", "surgery")
+    )
+    assert len(tensors) == 14
+    assert tensors[["deficit", "input_kappa", "knn_entropy", "gradient"]].notna().all(axis=None)
+    assert (tensors["deficit"] > 0).all()
+    assert tensors.sort_values("kappa")["kappa_reversed"].is_monotonic_decreasing
+    assert set(stability["tensor"]) == set(tensors["tensor"])
+    assert (stability[["kl_se", "gradient", "noise"]] > 0).all(axis=None)
+    assert stability["noise_scale"].notna().all()
+    assert set(surgery["scope"]) == {*tensors["type"], "all"}
+    assert len(surgery) == 8 * 3 * 6
     facts = json.loads((finished / "facts.json").read_text())
     assert facts["settings"]["blocks"] == 2
     assert set(facts["texts"]) == {"english", "german", "technical"}
@@ -100,8 +80,9 @@ def test_the_facts_name_model_texts_and_settings(finished):
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(folder, finished, tmp_path):
     settings = Settings(model=str(folder), **SMALL)
-    rows = (finished / "rows.jsonl").read_bytes()
-    (tmp_path / "rows.jsonl").write_bytes(rows[: len(rows) // 2])
+    shutil.copytree(finished / "rows", tmp_path / "rows")
+    for path in sorted((tmp_path / "rows").iterdir())[::2]:
+        path.unlink()
     Study(settings, tmp_path).run()
     assert tables(tmp_path) == tables(finished)
 
@@ -115,21 +96,3 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     before = tables(finished)
     Study(Settings(model=str(folder), **SMALL), finished).run()
     assert tables(finished) == before
-
-
-def test_windows_beyond_the_text_are_refused(folder, tmp_path):
-    settings = Settings(model=str(folder), **{**SMALL, "input_windows": 1000})
-    with pytest.raises(InputError, match="ask for fewer windows"):
-        Study(settings, tmp_path).run(["tensors"])
-
-
-def test_a_torn_line_is_dropped(tmp_path):
-    rows = Rows(tmp_path / "rows.jsonl")
-    rows.get("a", lambda: [{"x": 1}])
-    with open(tmp_path / "rows.jsonl", "a", encoding="utf-8") as stream:
-        stream.write('["b", [{"x"')
-    again = Rows(tmp_path / "rows.jsonl")
-    assert "a" in again
-    assert "b" not in again
-    assert again.get("b", lambda: [{"x": 2}]) == [{"x": 2}]
-    assert "b" in Rows(tmp_path / "rows.jsonl")
