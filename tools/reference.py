@@ -1,20 +1,19 @@
 """Keep the small results of a run in the repository, and the pages' tables true to them.
 
 ``python -m tools.reference laptop`` copies from ``results/laptop`` to ``results/reference/laptop``
-and writes the pages' tables from the copy; with ``bench`` the same for what the benchmark
-measured, with those of ``PROFILES`` the same for the runs that are finished, be they all or not.
-Without a name only claims that are declared, reports and tables are made anew.
+and draws figures and writes the pages' tables from the copy; with ``bench`` the same for what the
+benchmark measured, with those of ``PROFILES`` the same for the runs that are finished, be they all
+or not. Without a name only claims that are declared, figures, reports and tables are made anew.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
-from kappa_lib import paths, profiles
+from kappa_lib import figures, paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, compare, report
 from kappa_lib.evidence.runs import runs
-from kappa_lib.figures import paired, save, wer_over_training
 from kappa_lib.files import replacing, write_text
 from tools import readme
 
@@ -27,7 +26,6 @@ KEPT = (
     "split.json",
     "timings.json",
     "claims/*.json",
-    "figures/*",
     "selections/*.json",
     "runs/*/config.json",
     "runs/*/metrics.jsonl",
@@ -37,6 +35,14 @@ KEPT = (
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
 PROFILES = ("gauge", "cause", "understood", "type", "long", "text_early", "turn")
+# Figures that the report of a profile shows, or the page of all runs; notebook 8 draws gauge's.
+CURVES = ("wer_over_training", "forgetting_over_training", "learning_against_forgetting")
+SHOWN = {
+    "laptop": (*CURVES, "forgetting_by_text", "paired_differences"),
+    "study": (*CURVES, "paired_differences"),
+    **dict.fromkeys(("turn", "long"), ("wer_over_training",)),
+    **dict.fromkeys(("cause", "understood", "type", "text_early"), ("paired_differences",)),
+}
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
@@ -69,35 +75,41 @@ def publish(name: str) -> Path:
             shutil.copyfile(path, copy)
         shutil.rmtree(target, ignore_errors=True)
     if name in PROFILES:
-        draw(name)
+        # One that was trained a part at a time left the table of the last part.
+        found = runs(f"reference/{name}")
+        found.evaluations.to_csv(target / "metrics.csv", index=False)
     return target
 
 
 def draw(name: str) -> None:
-    """What no notebook draws: of a profile its figure and table of all runs.
-
-    A profile that was trained a part at a time left the table of the last part.
-    """
+    """The figures of ``SHOWN`` that a committed profile has, from its runs."""
     found = runs(f"reference/{name}")
-    folder = found.profile.folder
-    found.evaluations.to_csv(folder / "metrics.csv", index=False)
-    if name in ("turn", "long"):
-        curve = wer_over_training(found.evaluations, human_trained=True)
-        save(curve, folder / "figures", "wer_over_training")
-    else:
-        parts = compare.seed_by_seed(found), compare.comparisons(found)
-        save(paired(*parts, compare.MARGINS), folder / "figures", "paired_differences")
+    table, note = found.evaluations, found.missing
+    for kind in SHOWN[name]:
+        if kind == "paired_differences":
+            parts = compare.seed_by_seed(found), compare.comparisons(found)
+            drawn = figures.paired(*parts, compare.MARGINS, note)
+        elif kind == "wer_over_training":
+            human = found.profile.train_utterances.get("en_human", 0) > 0
+            bands = None if name in PROFILES else found.wer_bands()
+            drawn = figures.wer_over_training(table, human, note, bands)
+        else:
+            drawn = getattr(figures, kind)(table, note)
+        figures.save(drawn, found.profile.folder / "figures", kind)
 
 
 def write_anew() -> None:
-    """Claims of the committed reports that ``claims.yaml`` declares, the reports, and the pages."""
+    """Figures, claims of committed reports that ``claims.yaml`` declares, reports, and pages."""
+    for name in SHOWN:
+        draw(name)
     for committed in sorted(paths.REFERENCE.glob(f"*/{report.FILE}")):
         profile = profiles.load(f"reference/{committed.parent.name}")
         for claim in claims.catalogue().values():
             if claim.decided_by is not None:
                 claims.write(claim, claim.decided_by.decide(profile), {}, profile.folder)
         report.write(profile, profile.folder)
-    save(paired(*report.questions(), compare.MARGINS), paths.REFERENCE / "figures", "questions")
+    questions = figures.paired(*report.questions(), compare.MARGINS)
+    figures.save(questions, paths.REFERENCE / "figures", "questions")
     for page, blocks in readme.pages().items():
         text = page.read_text(encoding="utf-8")
         for block, content in blocks.items():

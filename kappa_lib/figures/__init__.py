@@ -7,8 +7,9 @@ from typing import Any
 _MODULES = {
     "style": "COLOURS new_figure logarithmic signed_root intervals strips save show",
     "theory": "covariance_ellipses simplex",
-    "kappa": "heat_map change_maps against_null compositions selection_map correlations storage",
-    "encoding": "within_types predictors surgery smallest_direction anisotropy WORDS",
+    "kappa": "heat_map change_maps against_null compositions selection_map correlations storage"
+    " WORDS",
+    "encoding": "within_types predictors surgery smallest_direction anisotropy",
     "gauge": "two_gauges learning_and_forgetting",
     "training": "wer_over_training forgetting_over_training forgetting_by_text"
     " learning_against_forgetting paired verdicts",

@@ -9,29 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kappa_lib.figures.kappa import dots
+from kappa_lib.figures.kappa import WORDS, type_colours
 from kappa_lib.figures.style import COLOURS, intervals, logarithmic, new_figure, signed_root
 from kappa_lib.spectra.kappa_table import types
 
 NATS = 0.01  # the first tick of a change of the loss, in nats per token
-LOSS = "change of the loss (nats per token; spaced by square roots)"
-# Predictor → what it is called where it is shown.
-WORDS = {
-    "kappa": "κ",
-    "kappa_excess": "κ / κ of the null",
-    "input_kappa": "κ, input-weighted",
-    "head_kappa": "κ of single heads",
-    "invariant_kappa": "κ of the invariant (QK, OV, …)",
-    "effective_rank_share": "effective rank / k",
-    "stable_rank": "stable rank",
-    "alpha": "tail exponent α",
-    "trace_log_gap": "trace-log gap (SETOL)",
-    "volume_loss": "AM–GM gap",
-    "frobenius": "Frobenius norm",
-    "gradient": "gradient",
-    "bottom_power": "input power along v_k",
-    "layer": "layer",
-}
 
 
 def within_types(
@@ -63,10 +45,8 @@ def predictors(
 ) -> Figure:
     """ρ of every predictor within types with its interval, a panel per outcome (→ title).
 
-    The table is that of ``tools/associations.py``. A measure whose
-    interval lies between the dotted lines is no useful proxy; one whose interval lies beyond a
-    dashed line, on either side, is; ``bands`` are |ρ| of the dotted and of the dashed lines.
-    Hollow where the permutation test, corrected by Holm, finds nothing.
+    The table is that of ``tools/associations.py``; ``bands`` are |ρ| of the dotted and of the
+    dashed lines. Hollow where the permutation test, corrected by Holm, finds nothing.
     """
     names = list(dict.fromkeys(associations["predictor"].replace(WORDS)))
     size = (2.6 * len(outcomes) + 1.4, 0.3 * len(names) + 1.6)
@@ -105,17 +85,24 @@ def surgery(costs: pd.DataFrame) -> Figure:
         rows = costs[costs["change"] == change].set_index("scope")[["loss", "low", "high"]]
         found = dict(zip(names, rows.loc[names].to_numpy(), strict=True))
         intervals(axis, found, COLOURS[1 - place], 0.25 * (place - 1), label)
+    _losses(axis, "The loss when κ of a whole module type is raised (95 % interval)")
+    return figure
+
+
+def _losses(axis: Axes, title: str) -> None:
+    """Across, a change of the loss; a legend below."""
     axis.axvline(0, color="black", lw=0.8)
     signed_root(axis, NATS)
-    axis.set(xlabel=LOSS, title="The loss when κ of a whole module type is raised (95 % interval)")
-    figure.legend(fontsize=9, loc="outside lower center", ncols=3)
-    return figure
+    axis.set(title=title, xlabel="change of the loss (nats per token; spaced by square roots)")
+    axis.figure.legend(fontsize=9, loc="outside lower center", ncols=3)
 
 
 def smallest_direction(tensors: pd.DataFrame) -> Figure:
     """Loss when σ_k of one tensor is taken away, against the input's power along v_k."""
     figure, axis = new_figure(figsize=(6.6, 4))
-    dots(axis, tensors, tensors["bottom_power"], tensors["loss_surgery"], size=4)
+    for kind, colour in type_colours(types(tensors)).items():
+        x, y = tensors.loc[tensors["type"] == kind, ["bottom_power", "loss_surgery"]].to_numpy().T
+        axis.plot(x, y, "o", ms=4, color=colour, label=kind, rasterized=True)
     axis.axvline(1, color="black", lw=0.8)
     logarithmic(axis, "x")
     signed_root(axis, NATS, "y")
@@ -140,8 +127,5 @@ def anisotropy(table: pd.DataFrame, changes: Mapping[str, str]) -> Figure:
         by_type = table.groupby("type")[f"loss_{change}"]
         rows = by_type.quantile([0.5, 0.1, 0.9]).unstack().loc[kinds]
         intervals(axis, dict(zip(kinds, rows.to_numpy(), strict=True)), colour, shift, label)
-    axis.axvline(0, color="black", lw=0.8)
-    signed_root(axis, NATS)
-    axis.set(xlabel=LOSS, title="The loss when one tensor changes (median and 80 % of tensors)")
-    figure.legend(fontsize=9, loc="outside lower center", ncols=3)
+    _losses(axis, "The loss when one tensor changes (median and 80 % of tensors)")
     return figure

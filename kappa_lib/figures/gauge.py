@@ -13,12 +13,9 @@ from kappa_lib.spectra.kappa_table import types
 
 
 def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[str]]) -> Figure:
-    """κ of every matrix in two gauges of one model; what the rule selects is filled.
+    """κ of every matrix in two gauges of one model; filled are ``chosen``, the selected of each.
 
-    Args:
-        before: κ table of the model.
-        after: κ table of the same function in another gauge.
-        chosen: names of the tensors that the rule selects in each.
+    ``before`` and ``after`` are κ tables of the model and of the same function in another gauge.
     """
     figure, axes = new_figure(1, 2, figsize=(9.5, 4.2), sharey=True)
     titles = ("the checkpoint", "the same function, another gauge")
@@ -46,11 +43,8 @@ def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> 
 
     Three panels: one learning rate for all; rates matched for the speed of learning; the rate
     alone at the original κ. A thin line per seed, a thick one for their mean, which is taken where
-    all seeds are.
-
-    Args:
-        table: evaluations, with ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``.
-        kappa: arm → geometric mean κ of its tensors.
+    all seeds are. ``table`` has ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``; ``kappa``
+    is arm → geometric mean κ of its tensors.
     """
     known = {arm: f"κ {value:.0f}" for arm, value in kappa.items()}
     rates = {"selected": "rate × 1", "rate2": "rate × 2", "rate4": "rate × 4"}

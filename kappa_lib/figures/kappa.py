@@ -17,6 +17,27 @@ from kappa_lib.spectra.spectrum import null_kappa_quantile
 
 # Without the yellow, which is faint in thin lines.
 TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
+# Measure → what it is called where it is shown.
+WORDS = {
+    "kappa": "κ",
+    "kappa_excess": "κ / κ of the null",
+    "input_kappa": "κ, input-weighted",
+    "head_kappa": "κ of single heads",
+    "invariant_kappa": "κ of the invariant (QK, OV, …)",
+    "effective_rank_share": "effective rank / k",
+    "effective_rank": "effective rank",
+    "stable_rank": "stable rank",
+    "spectrum_snr": "signal to noise (Spectrum)",
+    "alpha": "tail exponent α",
+    "trace_log_gap": "trace-log gap (SETOL)",
+    "volume_loss": "AM–GM gap",
+    "log_volume": "log-volume",
+    "frobenius": "Frobenius norm",
+    "sigma_max": "largest singular value",
+    "gradient": "gradient",
+    "bottom_power": "input power along v_k",
+    "layer": "layer",
+}
 
 
 def type_colours(kinds: Sequence[str]) -> dict[str, str]:
@@ -25,13 +46,6 @@ def type_colours(kinds: Sequence[str]) -> dict[str, str]:
         return dict(zip(kinds, TYPE_COLOURS, strict=False))
     many = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
     return {kind: many[place % len(many)] for place, kind in enumerate(kinds)}
-
-
-def dots(axis: Axes, table: pd.DataFrame, x: pd.Series, y: pd.Series, size: float = 3) -> None:
-    """A dot per row of a κ table in its type's colour; an image in an SVG, which so stays small."""
-    for kind, colour in type_colours(types(table)).items():
-        own = (table["type"] == kind).to_numpy()
-        axis.plot(x[own], y[own], "o", ms=size, color=colour, label=kind, rasterized=True)
 
 
 def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -156,8 +170,9 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     for axis, matrix, title in zip(axes, [overall, within], titles, strict=True):
         image = axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         places = range(len(matrix))
-        axis.set_xticks(places, matrix.columns, rotation=45, ha="right")
-        axis.set_yticks(places, matrix.index)
+        names = [WORDS.get(name, name) for name in matrix.index]
+        axis.set_xticks(places, names, rotation=45, ha="right")
+        axis.set_yticks(places, names)
         axis.set_title(title)
         axis.grid(False)
         for (row, col), value in np.ndenumerate(matrix):

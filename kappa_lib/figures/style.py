@@ -126,16 +126,23 @@ def signed_root(axis: Axes, unit: float, name: str = "x") -> None:
     Small differences stay visible beside large ones and zero stays in place; what lies within
     a unit takes little room, which on a symmetric logarithmic axis it does not.
     """
-    functions = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda y: np.sign(y) * np.square(y))
     low, high = getattr(axis, f"get_{name}lim")()
-    getattr(axis, f"set_{name}scale")("function", functions=functions)
+    getattr(axis, f"set_{name}scale")("function", functions=(_root, lambda y: y * np.abs(y)))
     steps = unit * np.array([1, 5, 25, 100, 500, 2500])
     places = [x for x in (*-steps[::-1], 0, *steps) if low <= x <= high]
-    crowded = 0.02 * (high - low)  # too near to zero for a label beside that of zero
-    labels = [f"{x:+g}".replace("-", "−") if abs(x) > crowded else "" for x in places]
-    labels[places.index(0)] = "0"
-    getattr(axis, f"set_{name}ticks")(places, labels)
+    width, height = axis.figure.get_size_inches() * axis.get_position().size
+    share = 0.2 / height if name == "y" else 0.43 / width  # of the axis, for one label
+    room = (_root(high) - _root(low)) * share
+    labels = {0: "0"}
+    for x in sorted(places, key=abs, reverse=True):  # from outside inwards, where there is room
+        if all(abs(_root(x) - _root(y)) > room * (1 if y else 0.6) for y in labels):
+            labels[x] = f"{x:+g}".replace("-", "−")
+    getattr(axis, f"set_{name}ticks")(places, [labels.get(x, "") for x in places])
     getattr(axis, f"set_{name}lim")(low, high)
+
+
+def _root(x: Any) -> Any:
+    return np.sign(x) * np.sqrt(np.abs(x))
 
 
 def intervals(
@@ -174,7 +181,7 @@ def _rows(axis: Axes, names: Collection[str]) -> None:
 def save(figure: Figure, folder: Path, name: str) -> None:
     """Save ``figure`` as ``folder/name.png`` and ``.svg``; it keeps the layout that it is given."""
     told = {"Description": alternative_text(figure)}
-    for suffix in ("svg", "png"):
+    for suffix in ("png", "svg"):
         with replacing(folder / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=told | ({"Date": None} if suffix == "svg" else {}))
         # Or every drawing would find it anew, and be made twice for that.

@@ -51,6 +51,7 @@ SHADES = {
     "not testable here": "#999999",
     "not measured": "#e6e6e6",
 }
+CAPTION = {"fontsize": 8, "color": "#555555"}
 LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
 NARROW = 8  # differences beyond so many margins space the axis by square roots
 
@@ -89,18 +90,13 @@ def _curves(
 
 def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers: str = "") -> None:
     """Legend, heading with what the points and whiskers are, and the caption."""
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside center right")
     seeds = table["seed"].nunique()
     if not whiskers:
         whiskers = "" if seeds == 1 else "; whiskers: lowest to highest"
     points = "one seed" if seeds == 1 else f"points: mean of {seeds} seeds"
     figure.suptitle(f"{title}\n({points}{whiskers})", fontsize=11)
-    _caption(figure, note)
-
-
-def _caption(figure: Figure, note: str) -> None:
-    if note:
-        figure.supxlabel(note, fontsize=8, color="#555555")
+    figure.supxlabel(note, **CAPTION)
 
 
 def _grid(panels: int, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
@@ -190,14 +186,14 @@ def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
         axis.plot(learned.iloc[-1], lost.iloc[-1], "s", ms=7, color=colours[arm])
     for arm, colour in colours.items():
         axis.plot([], [], color=colour, label=arm.replace("_", " "))
-    figure.legend(loc="outside right upper")
-    axis.set_xlabel("held-out transcript loss (nats per token)")
-    axis.set_ylabel("general-text loss (nats per token)")
+    figure.legend(loc="outside center right")
+    of = "loss (nats per token)"
+    axis.set(xlabel=f"held-out transcript {of}", ylabel=f"general-text {of}")
     logarithmic(axis, "x")
     axis.invert_xaxis()
-    axis.set_title("Learning (to the right) against forgetting (upwards); squares: last step")
-    axis.title.set_fontsize(10)
-    _caption(figure, note)
+    title = "Learning (to the right) against forgetting (upwards); squares: last step"
+    axis.set_title(title, fontsize=10)
+    figure.supxlabel(note, **CAPTION)
     return figure
 
 
@@ -213,7 +209,8 @@ def paired(
     names = list(dict.fromkeys(found["pair"]))
     size = (10.5, 1.6 + 0.4 * len(names))
     figure, axes = new_figure(1, len(margins), figsize=size, sharey=True, squeeze=False)
-    said = ["shaded: differences that would not matter"]
+    margin_of = (f"±{margin:g}" for margin in margins.values())
+    said = [f"shaded: differences that would not matter ({', '.join(margin_of)})"]
     for axis, (outcome, margin) in zip(axes[0], margins.items(), strict=True):
         points = found[found["outcome"] == outcome]
         known = summary[summary["outcome"] == outcome].set_index("pair").reindex(names)
@@ -223,7 +220,8 @@ def paired(
             points["difference"], points["pair"].map(names.index) - 0.15, "o", ms=4, alpha=0.6
         )
         bars = known[["mean", "low", "high"]].to_numpy()
-        intervals(axis, dict(zip(names, bars, strict=True)), COLOURS[1], 0.15)
+        rows = (name.replace("_", " ") for name in names)
+        intervals(axis, dict(zip(rows, bars, strict=True)), COLOURS[1], 0.15)
         reach = pd.concat([points["difference"], known["low"], known["high"]]).abs().max()
         widest = 1.15 * max(0.0 if pd.isna(reach) else reach, margin)
         axis.set(title=OUTCOMES.get(outcome, outcome), xlim=(-widest, widest))
@@ -236,7 +234,7 @@ def paired(
     number = f"{seeds.min()} seeds" if seeds.nunique() == 1 else "seeds"
     spread = "one seed" if seeds.max() == 1 else f"{number}: blue; mean and 95 % interval: orange"
     figure.suptitle(f"First arm minus second ({spread}); left of zero the first is better")
-    _caption(figure, "; ".join([*said, note] if note else said))
+    figure.supxlabel("; ".join([*said, note] if note else said), **CAPTION)
     return figure
 
 

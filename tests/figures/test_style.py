@@ -1,12 +1,12 @@
 """Pictures that are kept in the repository stay small, and hold their dots as images."""
 
+from itertools import pairwise
+
 import numpy as np
-import pandas as pd
 import pytest
 
 from kappa_lib import paths
-from kappa_lib.figures.kappa import dots
-from kappa_lib.figures.style import logarithmic, new_figure, save, signed_root
+from kappa_lib.figures.style import logarithmic, new_figure, save, signed_root, strips
 
 LARGEST = 300_000  # bytes
 SVGS = sorted(paths.REFERENCE.rglob("*.svg"))
@@ -18,11 +18,10 @@ def test_committed_pictures_are_small(path):
 
 
 def test_a_dense_scatter_is_small_and_the_same_again(tmp_path):
-    values = pd.Series(np.random.default_rng(0).standard_normal(20_000))
-    table = pd.DataFrame({"type": ["q_proj", "v_proj"] * 10_000, "layer": 0})
+    values = np.random.default_rng(0).standard_normal(20_000)
     for name in ("first", "second"):
         figure, axis = new_figure(figsize=(5, 4))
-        dots(axis, table, values, values[::-1])
+        strips(axis, {"q_proj": values, "v_proj": values[::-1]})
         save(figure, tmp_path, name)
     first, second = ((tmp_path / f"{name}.svg").read_bytes() for name in ("first", "second"))
     assert first == second
@@ -51,6 +50,19 @@ def test_square_roots_keep_zero_and_the_order_of_differences():
     places = [to_axes((x, 0))[0] for x in (-0.04, 0, 0.01, 0.04, 0.16)]
     steps = np.diff(places)
     assert steps == pytest.approx(steps[1] * np.array([2, 1, 1, 2]))
-    told = [label.get_text() for label in axis.get_xticklabels()]
-    assert [text for text in told if text] == ["−0.25", "0", "+0.25", "+1"]
     assert axis.get_xticks() == pytest.approx([-0.25, -0.05, -0.01, 0, 0.01, 0.05, 0.25, 1])
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(6.4, ["−0.25", "−0.05", "0", "+0.05", "+0.25", "+1"]), (2, ["−0.25", "0", "+1"])],
+)
+def test_labels_of_square_roots_do_not_overlap(width, expected):
+    figure, axis = new_figure(figsize=(width, 4))
+    axis.plot([-0.2, 4.0], [0, 1])
+    signed_root(axis, 0.01)
+    figure.draw_without_rendering()
+    labels = [label for label in axis.get_xticklabels() if label.get_text()]
+    assert [label.get_text() for label in labels] == expected
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
