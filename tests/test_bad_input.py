@@ -51,7 +51,7 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path_factory.mktemp("home")))
     # The pictures are composed, and not painted, which would take nine tenths of the time.
     unpainted = {"url": "", "alt": ""}
-    monkeypatch.setattr(page, "_picture", lambda path, figure: unpainted)
+    monkeypatch.setattr(page, "_picture", lambda figure: unpainted)
 
 
 # What is damaged, and how.
@@ -527,7 +527,7 @@ def test_tables_of_speech(data):
 
 
 WORDS = {
-    "scan": ["--device", "--method", "--include", "--exclude", "--dtype"],
+    "scan": ["--device", "--method", "--include", "--exclude"],
     "select": ["--arm", "--count", "--share", "--seed"],
     "report": ["--profile"],
 }

@@ -18,7 +18,12 @@ from kappa_lib.errors import InputError
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.kappa_table import volume_loss
 from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.spectrum import condition_number, power_law_tail
+from kappa_lib.spectra.spectrum import condition_number
+
+# Fewer eigenvalues than this do not make a tail.
+_SHORTEST = 20
+# Tails fitted together: few enough for their numbers to stay in the cache.
+_TAILS_AT_ONCE = 32
 
 
 def table_of(llm: PreTrainedModel) -> pd.DataFrame:
@@ -33,20 +38,54 @@ def table_of(llm: PreTrainedModel) -> pd.DataFrame:
     )
 
 
-def trace_log_gap(s: NDArray[np.float64]) -> float:
+def power_law_tail(s: NDArray[np.float64]) -> tuple[float, float]:
+    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
+
+    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
+    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
+    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
+
+    Returns:
+        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
+        or a flat spectrum.
+    """
+    logs = 2.0 * np.log(np.sort(s[s > 0]))
+    n = len(logs)
+    if n < _SHORTEST or logs[0] == logs[-1]:
+        return math.nan, math.nan
+    sizes = n - np.arange(n - 1)
+    excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
+    # The last few starts can coincide with the maximum, which leaves no tail to fit.
+    starts = np.flatnonzero(excess > 0)
+    alphas = 1.0 + sizes[starts] / excess[starts]
+    distances: list[float] = []
+    for i in np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE)):
+        first, alpha = starts[i, None], alphas[i, None]  # a row per tail
+        seen = (np.arange(n) - first) / (n - first)
+        fitted = -np.expm1((1.0 - alpha) * np.maximum(logs - logs[first], 0.0))
+        # What lies before a tail's start is no part of it.
+        distances += np.where(seen >= 0, np.abs(fitted - seen), 0.0).max(axis=1).tolist()
+    best = int(np.argmin(distances))
+    return float(alphas[best]), float(np.exp(logs[starts[best]]))
+
+
+def trace_log_gap(s: NDArray[np.float64], start: float) -> float:
     """SETOL's trace-log condition as a distance: 0 where it is met (Martin & Hinrichs, 2507.17912).
 
     With the eigenvalues λ = s² scaled to mean one, Σ log λ over the largest ones is first positive
     and falls to zero as more are taken in. The condition asks that the tail which the fitted power
     law starts is the one over which the sum vanishes; the gap is log λ of the first start less
-    that of the second. The spectrum s (k,) is descending and positive.
+    that of the second.
+
+    Args:
+        s: spectrum (k,), descending and positive.
+        start: eigenvalue at which :func:`power_law_tail` starts.
     """
     eigenvalues = np.square(s) / np.square(s).mean()
     sums = np.cumsum(np.log(eigenvalues))
     inside = np.flatnonzero(sums >= 0)
     last = int(inside[-1]) if len(inside) else 0
-    start = power_law_tail(s)[1] / np.square(s).mean()
-    return math.log(start / eigenvalues[last])
+    return math.log(start / np.square(s).mean() / eigenvalues[last])
 
 
 def head_kappa(weight: Tensor, kind: str, width: int) -> float:

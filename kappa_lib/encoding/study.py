@@ -32,7 +32,7 @@ from kappa_lib.training.evaluation import KINDS
 from kappa_lib.weights import models
 
 # Raise when a change here or in the measures alters any number.
-NUMERICS = 3
+NUMERICS = 4
 FLOATS = "%.6g"
 # The controls of single surgeries are measured last.
 DAMAGE_PARTS = (tuple(name for name in CHANGES if name not in SURGERIES[1:]), SURGERIES[1:])
@@ -135,11 +135,14 @@ def _layer(study: Study, number: int, moments: dict[str, Moments]) -> list[dict]
         weight = study.weights[row.tensor]
         given = moments[row.tensor.partition(f"layers.{number}.")[2].removesuffix(".weight")]
         factors = Factors.of(weight)
+        sigma = factors.sigma.numpy()
+        alpha, start = predictors.power_law_tail(sigma)
         found.append(
             {
                 "tensor": row.tensor,
                 **information.of_tensor(weight, factors.sigma, root(given), given, row.Index),
-                "trace_log_gap": predictors.trace_log_gap(factors.sigma.numpy()),
+                "alpha": alpha,
+                "trace_log_gap": predictors.trace_log_gap(sigma, start),
                 "head_kappa": predictors.head_kappa(weight, row.type, heads),
                 **predictors.input_predictors(factors, given),
             }

@@ -163,7 +163,7 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
 def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
     """Spearman correlations between measures, over all matrices and within module types.
 
-    Of :func:`kappa_lib.spectra.kappa_table.rank_correlation`, without and with ``within_type``.
+    Both measures × measures, the second of ranks within a type.
     """
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
     titles = ["over all matrices", "inside each module type"]
@@ -187,7 +187,7 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
 def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
     """κ after storage relative to κ before, a panel per format, a dot per matrix of a κ table.
 
-    ``kappas`` are of :func:`kappa_lib.spectra.storage.study`; the first column is the reference.
+    ``kappas`` has a row per matrix and a column per format, of which the first is the reference.
     """
     reference, *formats = kappas.columns
     kinds = table.set_index("tensor").loc[kappas.index, "type"]

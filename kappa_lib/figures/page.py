@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import jinja2
 import pandas as pd
 
 from kappa_lib import paths, provenance
-from kappa_lib.files import replacing, write_text
+from kappa_lib.files import write_text
 from kappa_lib.spectra import selection
 from kappa_lib.spectra.compare import Comparison
 from kappa_lib.spectra.kappa_table import composition, explained_by_type, types
@@ -37,17 +38,16 @@ WORDS = {
 COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_excess", "kappa_error", "effective_rank"]
 
 
-def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) -> list[Path]:
-    """Write ``kappa.html`` and, where matplotlib is installed, its pictures as PNGs beside it.
+def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) -> Path:
+    """Write ``kappa.html``, with pictures where matplotlib is installed; its path.
 
     The κ table has its metadata in ``attrs``; ``changes``, from this checkpoint to a second one,
-    have a section of their own. Returns the page, then the pictures; none where matplotlib is
-    missing, which the page says.
+    have a section of their own.
     """
     arms = proposed(table)
     drawable = find_spec("matplotlib") is not None
     found = _drawn(table, arms, changes) if drawable else {}
-    pictures = {name: _picture(folder / f"{name}.png", drawn) for name, drawn in found.items()}
+    pictures = {name: _picture(drawn) for name, drawn in found.items()}
     ordered = table.sort_values(["kappa", "tensor"])
     loader = jinja2.FileSystemLoader(paths.DATA)
     environment = jinja2.Environment(loader=loader, autoescape=True)
@@ -72,7 +72,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         provenance=_provenance(table),
     )
     write_text(folder / "kappa.html", text)
-    return [folder / "kappa.html", *(folder / f"{name}.png" for name in pictures)]
+    return folder / "kappa.html"
 
 
 def proposed(table: pd.DataFrame) -> dict[str, Selection]:
@@ -101,13 +101,13 @@ def _drawn(
     return found
 
 
-def _picture(path: Path, figure: "Figure") -> dict[str, str]:
-    """Save a figure as PNG; a data URL of it, and its words."""
+def _picture(figure: "Figure") -> dict[str, str]:
+    """A data URL of a figure as PNG, and its words."""
     from kappa_lib.figures.style import alternative_text
 
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
-    data = base64.b64encode(path.read_bytes()).decode()
+    stream = BytesIO()
+    figure.savefig(stream, dpi=DPI)
+    data = base64.b64encode(stream.getvalue()).decode()
     return {"url": f"data:image/png;base64,{data}", "alt": alternative_text(figure)}
 
 
@@ -133,9 +133,7 @@ def _by_type(table: pd.DataFrame) -> pd.DataFrame:
     facts = groups["kappa"].agg(tensors="size", lowest="min", median="median", highest="max")
     facts["null of the shape"] = groups["kappa_mp"].median()
     facts["κ / null"] = groups["kappa_excess"].median()
-    inside = types(table)
-    facts = facts.loc[inside + [kind for kind in facts.index if kind not in inside]]
-    return facts.rename_axis("type").reset_index()
+    return facts.loc[types(table, outside=True)].rename_axis("type").reset_index()
 
 
 def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, Any]:
@@ -159,16 +157,10 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
 
 
 def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
-    """Heading → table: means of groups, and where κ moved most."""
-    tables = {
-        f"By {'module type' if by == 'type' else by}": rows.drop(columns="by").rename(
-            columns={"group": by}
-        )
-        for by, rows in changes.summary().groupby("by", sort=False)
-    }
+    """Heading → table: means of module types, and where κ moved most."""
     most = changes.table.sort_values("dlogkappa", key=abs, ascending=False).head(ENDS)
     columns = ["tensor", "kappa_before", "kappa_after", "dlogkappa", "relative_change"]
-    return {**tables, "Where κ moved most": most[columns]}
+    return {"By module type": changes.summary(), "Where κ moved most": most[columns]}
 
 
 def _provenance(table: pd.DataFrame) -> dict[str, str]:

@@ -74,16 +74,15 @@ def scan(
     out: Annotated[Path | None, Option("--out", "-o", help="For table and kappa.html.")] = None,
     compare: Annotated[str | None, Option(help="A checkpoint trained from SOURCE.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option()] = "auto",
-    method: Annotated[Literal["auto", "gram", "extremes", "svd"], Option(help=METHOD)] = "auto",
+    method: Annotated[Literal["auto", "extremes", "svd"], Option(help=METHOD)] = "auto",
     include: Annotated[Several, Option(metavar="PATTERN", help=INCLUDE)] = None,
     exclude: Annotated[Several, Option(metavar="PATTERN", help="Not these; repeatable.")] = None,
-    dtype: Annotated[str | None, Option(help="Round the weights to this dtype first.")] = None,
 ) -> None:
     """Measure κ of every matrix of a checkpoint, and what training changed of it."""
     from kappa_lib.spectra.compare import compare as compared
     from kappa_lib.spectra.scan import scan as measure
 
-    same = {"device": device, "include": include or [], "exclude": exclude or [], "dtype": dtype}
+    same = {"device": device, "include": include or [], "exclude": exclude or []}
     changes = None
     if compare:  # first, for it refuses at once what can't be compared
         with Progress("compare") as bar:
@@ -102,16 +101,14 @@ def scan(
         for place, names in (("first", changes.only_before), ("second", changes.only_after)):
             if names:
                 print(f"only in the {place}: {counted(len(names), 'tensor')}, such as {names[0]}")
-        trained = changes.summary().query("by == 'type'").drop(columns="by")
-        print(trained.to_string(index=False, float_format="{:.3g}".format))
+        print(changes.summary().to_string(index=False, float_format="{:.3g}".format))
     if out is None:
         print("Nothing was kept; with -o DIR, `kappa select DIR` can choose from the table")
         return
     from kappa_lib.figures import page
 
     print(f"{counted(len(table), 'matrix', 'matrices')} in {out}/kappa.parquet and kappa.csv")
-    shown_at, *pictures = page.write(table, out, changes)
-    print(f"{shown_at}: to look at in a browser" + ("" if pictures else f"; {page.NO_PICTURES}"))
+    print(f"{page.write(table, out, changes)}: to look at in a browser")
     print(f"Next: kappa select {shlex.quote(str(out))} -o arms")
 
 
@@ -137,7 +134,7 @@ def select(
     out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
 ) -> None:
     """Choose tensors from a κ table: as JSON, for PEFT and for Axolotl."""
-    from kappa_lib.spectra import adapters, kappa_table, selection
+    from kappa_lib.spectra import kappa_table, selection
     from kappa_lib.weights import kinds
 
     if count is not None and share is not None:
@@ -150,17 +147,15 @@ def select(
     selections = [selection.select(found, name, seed=seed, **size) for name in arms]
     for chosen in selections:
         chosen.save(out / f"{chosen.arm}.json")
-    left_out = dict(found.attrs.get("not_adapted", {}))
     for chosen in selections:
-        paths, lost = chosen.export(out, found)
-        left_out |= lost
-        written = [f"{chosen.arm}.json", *(path.name for path in paths)]
+        written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(out))]
         size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
         print(f"{out / chosen.arm}: {size} ({', '.join(written)})")
+    left_out = found.attrs.get("not_adapted", {})
     for why in dict.fromkeys(left_out.values()):
         names = kinds.patterns(name for name, own in left_out.items() if own == why)
         print(f"left out, {why}: {', '.join(names)}")
-    if why := adapters.untried(found.attrs.get("config", "")):
+    if why := found.attrs.get("not_tried"):
         print(f"not tried with PEFT: {why}")
 
 

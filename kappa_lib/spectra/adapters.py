@@ -2,11 +2,10 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 
 from kappa_lib.errors import InputError, first_line
-from kappa_lib.spectra.module_types import types_of
+from kappa_lib.spectra.kappa_table import types_of
 from kappa_lib.weights import loaded
 
 _STACK = "one of a stack of experts, which PEFT and Axolotl only have as a whole"
@@ -58,20 +57,6 @@ def untried(config: str) -> str:
     return ""
 
 
-@lru_cache(maxsize=8)
-def _fault(config: str, names: tuple[str, ...]) -> str:
-    """What PEFT does other than adapting these parameters alone; empty where it does just that."""
-    try:
-        found = adapted(config, names)
-    except Exception as error:  # whatever PEFT makes of a model
-        return f"PEFT refuses it: {first_line(error)}"
-    if more := sorted(found - set(names)):
-        return f"with it PEFT adapts {len(more)} others, {more[0]} among them"
-    if found != set(names):
-        return "PEFT passes over it"
-    return ""
-
-
 def refused(config: str, names: Iterable[str]) -> dict[str, str]:
     """Parameters that have to be left out, so that PEFT adapts all others and nothing else: why.
 
@@ -79,16 +64,26 @@ def refused(config: str, names: Iterable[str]) -> dict[str, str]:
     a stack are left out in any case; nothing else is where :func:`untried` has a reason.
     """
     found = {name: _STACK for name in names if name.endswith("]")}
-    whole = tuple(name for name in names if name not in found)
+    whole = [name for name in names if name not in found]
     if not whole or untried(config) or not _fault(config, whole):
         return found
-    kinds: dict[str, list[str]] = {}
-    for name, kind in types_of(whole).items():
-        kinds.setdefault(kind, []).append(name)
-    for group in kinds.values():
-        if fault := _fault(config, tuple(group)):
+    kinds = types_of(whole)
+    for kind in dict.fromkeys(kinds.values()):
+        group = [name for name in whole if kinds[name] == kind]
+        if fault := _fault(config, group):
             found |= dict.fromkeys(group, fault)
-    left = tuple(name for name in whole if name not in found)
+    left = [name for name in whole if name not in found]
     if left and (fault := _fault(config, left)):
         found |= dict.fromkeys(left, fault)
     return found
+
+
+def _fault(config: str, names: Sequence[str]) -> str:
+    """What PEFT does other than adapting these parameters alone; empty where it does just that."""
+    try:
+        found = adapted(config, names)
+    except Exception as error:  # whatever PEFT makes of a model
+        return f"PEFT refuses it: {first_line(error)}"
+    if more := sorted(found - set(names)):
+        return f"with it PEFT adapts {len(more)} others, {more[0]} among them"
+    return "" if found == set(names) else "PEFT passes over it"

@@ -6,32 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import nn
 
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import replacing, require_folder
-from kappa_lib.spectra.choice import opened, to_measure
-from kappa_lib.spectra.kappa_table import types, types_of
-from kappa_lib.spectra.scan import Report, ScanError, torch_dtype
+from kappa_lib.spectra.kappa_table import layer_of, types, types_of
+from kappa_lib.spectra.scan import Report, ScanError, Source, opened, to_measure
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.kinds import layer_of
 from kappa_lib.weights.models import pick_device
-
-# What a summary says of each column: its name there, the column, how its group is put together.
-_SUMMARY = {
-    "tensors": ("tensor", "size"),
-    "changed": ("relative_change", lambda values: int((values > 0).sum())),
-    "relative_change": ("relative_change", "mean"),
-    "dlogkappa": ("dlogkappa", "mean"),
-    "dlogkappa_least": ("dlogkappa", "min"),
-    "dlogkappa_most": ("dlogkappa", "max"),
-    "effective_rank_before": ("effective_rank_before", "mean"),
-    "effective_rank_after": ("effective_rank_after", "mean"),
-    "angle_top": ("angle_top", "mean"),
-    "angle_bottom": ("angle_bottom", "mean"),
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Comparison:
     only_after: list[str]
 
     def summary(self) -> pd.DataFrame:
-        """By module type, then by layer: a row per group, means unless the column says otherwise.
+        """A row per module type, means unless the column says otherwise.
 
         ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
         and the right one, in radians.
@@ -62,35 +44,34 @@ class Comparison:
         rows = self.table.copy()
         for end in ("top", "bottom"):
             rows[f"angle_{end}"] = rows[[f"angle_{end}_left", f"angle_{end}_right"]].max(axis=1)
-        inside = types(rows)
-        order = inside + [kind for kind in rows["type"].unique() if kind not in inside]
-        by_type = rows.groupby("type").agg(**_SUMMARY).loc[order]
-        by_layer = rows.groupby("layer").agg(**_SUMMARY)
-        parts = {"type": by_type, "layer": by_layer}
-        return pd.concat(parts, names=["by", "group"]).reset_index()
-
-    def write(self, folder: Path) -> None:
-        """Write ``compare.csv``, a row per matrix, and ``compare_summary.csv``, atomically."""
-        for name, frame in (("compare", self.table), ("compare_summary", self.summary())):
-            with replacing(folder / f"{name}.csv") as temporary:
-                frame.to_csv(temporary, index=False)
+        ranks_and_angles = [f"effective_rank_{when}" for when in ("before", "after")]
+        ranks_and_angles += ["angle_top", "angle_bottom"]
+        found = rows.groupby("type", sort=False).agg(
+            tensors=("tensor", "size"),
+            changed=("relative_change", lambda values: int((values > 0).sum())),
+            relative_change=("relative_change", "mean"),
+            dlogkappa=("dlogkappa", "mean"),
+            dlogkappa_least=("dlogkappa", "min"),
+            dlogkappa_most=("dlogkappa", "max"),
+            **{name: (name, "mean") for name in ranks_and_angles},
+        )
+        return found.loc[types(rows, outside=True)].reset_index()
 
 
 def compare(
-    before: nn.Module | str | Path | Checkpoint,
-    after: nn.Module | str | Path | Checkpoint,
+    before: Source,
+    after: Source,
     out: str | Path | None = None,
     *,
     device: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    dtype: str | None = None,
     progress: Report | None = None,
 ) -> Comparison:
     """Compare every matrix of two checkpoints, for instance before and after fine-tuning.
 
     Arguments and progress as for :func:`kappa_lib.spectra.scan.scan`, whose choice of matrices
-    this follows; what :meth:`Comparison.write` writes goes into ``out``.
+    this follows; the table goes into ``out`` as ``compare.csv``.
 
     Raises:
         InputError: an unusable argument, no matrix in common, or one of different shapes; before
@@ -101,7 +82,6 @@ def compare(
     if out is not None:
         require_folder(Path(out))
     device = pick_device(device).type
-    rounded = None if dtype is None else torch_dtype(dtype)
     pair = [opened(source) for source in (before, after)]
     for checkpoint in pair:
         if checkpoint.problems:
@@ -117,27 +97,24 @@ def compare(
         info = infos[0]
         say(done, total, info.name)
         try:
-            rows += _changes(pair, infos, device, rounded)
+            rows += _changes(pair, infos, device)
         except KappaError as problem:
             what = problem.what.removeprefix(f"{info.name}: ")  # what cannot be read is named
             failures[info.name] = (f"{info.name}: {what}", problem.remedy)
         done += len(info.matrices)
     say(total, total, "")
-    found = Comparison(
-        pd.DataFrame(rows),
-        *(checkpoint.model_id for checkpoint in pair),
-        only_before=[name for name in old if name not in new],
-        only_after=[name for name in new if name not in old],
-    )
-    if len(found.table):
-        found.table["layer"] = found.table["layer"].astype("Int64")
-        compared = found.table["tensor"]
-        found.table.insert(1, "type", compared.map(types_of(compared)))
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["layer"] = table["layer"].astype("Int64")
+        table.insert(1, "type", table["tensor"].map(types_of(table["tensor"])))
         if out is not None:
-            found.write(Path(out))
+            with replacing(Path(out) / "compare.csv") as temporary:
+                table.to_csv(temporary, index=False)
     if failures:
-        raise ScanError(found.table, failures)
-    return found
+        raise ScanError(table, failures)
+    only_before = [name for name in old if name not in new]
+    only_after = [name for name in new if name not in old]
+    return Comparison(table, *(one.model_id for one in pair), only_before, only_after)
 
 
 def _same_shapes(pair: list[Checkpoint], infos: list[tuple[TensorInfo, TensorInfo]]) -> None:
@@ -156,16 +133,12 @@ def _same_shapes(pair: list[Checkpoint], infos: list[tuple[TensorInfo, TensorInf
 
 
 def _changes(
-    pair: list[Checkpoint],
-    infos: tuple[TensorInfo, TensorInfo],
-    device: str,
-    rounded: torch.dtype | None,
+    pair: list[Checkpoint], infos: tuple[TensorInfo, TensorInfo], device: str
 ) -> list[dict[str, Any]]:
     """The rows of one tensor: one per matrix."""
-    rows = []
     before, after = (one.matrices(info) for one, info in zip(pair, infos, strict=True))
-    for (name, old), (_, new) in zip(before, after, strict=True):
-        facts = {"tensor": name, "layer": layer_of(name), "rows": len(old), "cols": old.shape[1]}
-        weights = [weight.to(device=device, dtype=rounded) for weight in (old, new)]
-        rows.append(facts | spectral_change(*weights))
-    return rows
+    return [
+        {"tensor": name, "layer": layer_of(name), "rows": len(old), "cols": old.shape[1]}
+        | spectral_change(old.to(device), new.to(device))
+        for (name, old), (_, new) in zip(before, after, strict=True)
+    ]

@@ -18,8 +18,7 @@ that of Dinh et al. (2017, arXiv 1703.04933) against sharpness; neighbours are N
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,16 +203,6 @@ def flip(model: nn.Module, seed: int = 0) -> Gauge:
     return gauge
 
 
-@contextmanager
-@torch.no_grad()
-def undone(model: nn.Module) -> Iterator[None]:
-    """After the block the model has the weights again that it had before."""
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    yield
-    for name, parameter in model.named_parameters():
-        parameter.copy_(before[name])
-
-
 def rms_inverse(factors: list[Tensor]) -> float:
     """Root mean square, over a matrix, of its factors' inverse.
 
@@ -224,26 +213,19 @@ def rms_inverse(factors: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def balance(model: nn.Module, exact: bool = False) -> None:
+def balance(model: nn.Module) -> None:
     """Change to the balanced gauge, in place: partners of equal norm, values white in each head.
 
     Of a norm's coordinates the columns that read them get equal norms; of every other symmetry the
     two partners do (which gradient flow conserves: Du et al. 2018). Value heads are whitened by an
-    invertible matrix, which the output matrix takes back.
-
-    Args:
-        model: changed in place; equal in function up to rounding.
-        exact: round factors to powers of two and leave value heads as they are, so that the
-            function keeps its bits.
+    invertible matrix, which the output matrix takes back. The function is equal up to rounding.
     """
     parameters = dict(model.named_parameters())
     for _ in range(SWEEPS):
         for symmetry in of_model(model):
-            s = _balancing(symmetry, parameters)
-            apply(model, combined([(symmetry, torch.exp2(s.log2().round()) if exact else s)]))
-    if not exact:
-        for at in _layers(model.config, parameters):
-            _whiten(parameters, model.config, f"{at}self_attn.")
+            apply(model, combined([(symmetry, _balancing(symmetry, parameters))]))
+    for at in _layers(model.config, parameters):
+        _whiten(parameters, model.config, f"{at}self_attn.")
 
 
 def _balancing(symmetry: Symmetry, parameters: dict[str, Tensor]) -> Tensor:

@@ -1,8 +1,10 @@
-"""The κ table: a row per matrix; its files, the same under the null of shape, its statistics."""
+"""The κ table: a row per matrix; its files, module types, and what a selection consists of."""
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +20,9 @@ import kappa_lib
 from kappa_lib.errors import InputError
 from kappa_lib.files import fingerprint, replacing
 from kappa_lib.spectra import solvers, spectrum
-from kappa_lib.spectra.module_types import modules, types, types_of
-from kappa_lib.text import counted
 from kappa_lib.weights.kinds import layer_of
 
-# Columns in their order, and what they hold; a scan adds further ones of floats.
+# Columns in their order, and what they hold.
 COLUMNS = {
     "tensor": str,
     "type": str,
@@ -45,19 +45,9 @@ COLUMNS = {
     "rank": int,
     "rank_in_type": int,
 }
-# Columns that :func:`rank_correlation` compares with each other.
-MEASURES = [
-    "kappa",
-    "kappa_excess",
-    "log_volume",
-    "frobenius",
-    "sigma_max",
-    "effective_rank",
-    "stable_rank",
-    "spectrum_snr",
-    "alpha",
-]
 _METADATA = b"kappa_lib"
+# Inside a layer, where names are those of Llama.
+_USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Beside the table, what the encoding study measures of the same tensors on their real inputs.
 INPUTS = Path("encoding") / "tensors.csv"
 WITH_INPUTS = (
@@ -78,14 +68,13 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the table from one matrix (rows, cols), without its ranks.
 
-    The method ``extremes`` leaves NaN in the columns that need the whole spectrum.
+    The method ``extremes`` leaves the effective rank NaN, which needs the whole spectrum.
 
     Raises:
         InputError: see ``checks.as_matrix``.
     """
     found = solvers.decompose(weight, method, device=device, name=name)
     rows, cols = found.shape
-    s = found.values
     null = spectrum.marchenko_pastur_kappa(rows, cols)
     return {
         "tensor": name,
@@ -102,20 +91,19 @@ def measure(
         "rank_deficiency": found.rank_deficiency,
         "log_volume": found.log_volume,
         "frobenius": found.frobenius,
-        "effective_rank": math.nan if s is None else spectrum.effective_rank(s),
+        "effective_rank": (
+            math.nan if found.values is None else spectrum.effective_rank(found.values)
+        ),
         # Rudelson & Vershynin, J. ACM 54, 2007
         "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
         "kappa_excess": found.kappa / null,
-        "spectrum_snr": math.nan if s is None else spectrum.spectrum_snr(s, found.shape),
-        "alpha": math.nan if s is None else spectrum.power_law_tail(s)[0],
     }
 
 
 def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
     """A table with ``attrs`` from rows that lack only the two ranks, by ascending κ from 1."""
-    extra = [key for key in (rows[0] if rows else {}) if key not in COLUMNS]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+    table = pd.DataFrame(rows, columns=[*COLUMNS])
     table["layer"] = table["layer"].astype("Int64")
     table["type"] = table["tensor"].map(types_of(table["tensor"]))
     # Equal κ (expert copies) are ordered by name, so that a table never depends on the order.
@@ -190,6 +178,40 @@ def _check(table: pd.DataFrame, metadata: Any) -> None:
             raise InputError(f"its column {name!r} holds impossible values")
 
 
+def modules(name: str) -> tuple[str, ...]:
+    """Modules in a tensor's name, outermost first, without numbers."""
+    parts = re.sub(r"\[\d+\]$", "", name).split(".")
+    return tuple(p for p in parts if p and not p.isdigit() and p != "weight") or (name,)
+
+
+def types_of(names: Iterable[str]) -> dict[str, str]:
+    """Tensor → module type, of all matrices of a model: the name of its own module.
+
+    Where modules share it, as many of their parents go before it as tell them apart: GPT-2's
+    ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too. So encoder and
+    decoder, or what sees and what speaks, have types of their own.
+    """
+    paths = {name: modules(name) for name in names}
+    endings = Counter(path[i:] for path in set(paths.values()) for i in range(len(path)))
+
+    def shortest(path: tuple[str, ...]) -> str:
+        tails = (path[i:] for i in reversed(range(len(path))))
+        return ".".join(next((tail for tail in tails if endings[tail] == 1), path))
+
+    return {name: shortest(path) for name, path in paths.items()}
+
+
+def types(table: pd.DataFrame, outside: bool = False) -> list[str]:
+    """Module types inside layers: attention before MLP where the names are known.
+
+    With ``outside`` those of the other matrices follow.
+    """
+    inside = table.loc[table["layer"].notna(), "type"].unique()
+    order = {kind: place for place, kind in enumerate(_USUAL_ORDER)}
+    found = sorted(inside, key=lambda kind: order.get(kind.rpartition(".")[2], len(order)))
+    return found + [kind for kind in table["type"].unique() if outside and kind not in found]
+
+
 # Llama-3-8B's linear layers: module path inside a layer → (out, in); it has 32 such layers.
 LLAMA_8B = {
     "self_attn.q_proj": (4096, 4096),
@@ -225,11 +247,6 @@ def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFra
     return table.assign(kappa=null, kappa_mp=null, kappa_excess=1.0)
 
 
-def nulled(table: pd.DataFrame) -> pd.DataFrame:
-    """A measured table with every κ replaced by the null of its shape."""
-    return table.assign(kappa=table["kappa_mp"], kappa_excess=1.0)
-
-
 def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
     """What a selection consists of: tensors and parameters of each type, in the model's order.
 
@@ -245,33 +262,8 @@ def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
     return parts.loc[types(table)]
 
 
-def against_median(table: pd.DataFrame) -> pd.DataFrame:
-    """How many tensors of each type have a κ above the median of untrained ones of their shape.
-
-    Indexed by ``type``: ``tensors``, and ``above``, half of them if training left no trace.
-    """
-    shapes = zip(table["rows"], table["cols"], strict=True)
-    medians = [spectrum.null_kappa_quantile(m, n, 0.5) for m, n in shapes]
-    grouped = (table["kappa"] > medians).groupby(table["type"], sort=False)
-    return grouped.agg(tensors="size", above="sum")
-
-
-def rank_correlation(table: pd.DataFrame, *, within_type: bool = False) -> pd.DataFrame:
-    """Spearman correlations between the ``MEASURES`` of a κ table, measures × measures.
-
-    Ranked ``within_type`` first they are free of what the shape decides.
-    """
-    measures = table[MEASURES].replace([np.inf, -np.inf], np.nan)
-    if within_type:
-        measures = measures.groupby(table["type"]).rank(pct=True)
-    return measures.corr(method="spearman")
-
-
 def explained_by_type(table: pd.DataFrame) -> float:
     """Share of the variance of log κ that lies between module types, in [0, 1]."""
-    if len(table) < 2:
-        what = f"a κ table of {counted(len(table), 'row')}"
-        raise InputError(what, "statistics need at least two tensors")
     logs = np.log(table["kappa"])
     between = logs.groupby(table["type"]).transform("mean")
     return float(((between - logs.mean()) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
@@ -285,19 +277,3 @@ def volume_loss(table: pd.DataFrame) -> pd.Series:
     """
     k = np.minimum(table["rows"], table["cols"]) - table["rank_deficiency"]
     return 0.5 * np.log(table["frobenius"] ** 2 / k) - table["log_volume"] / k
-
-
-def kappa_against_volume(table: pd.DataFrame) -> tuple[float, float]:
-    """Spearman's correlation of κ with the volume lost: over all tensors, and within types.
-
-    The second is the mean over types of the correlation inside each, weighted by its tensors.
-    """
-    from scipy.stats import spearmanr  # a second of import that a scan does without
-
-    pairs = table.assign(loss=volume_loss(table))[["type", "kappa", "loss"]]
-    groups = [group for _, group in pairs.groupby("type") if len(group) > 2]
-    if not groups:
-        raise InputError("no module type has three tensors", "give a table of several layers")
-    overall = float(spearmanr(pairs["kappa"], pairs["loss"]).statistic)
-    within = [float(spearmanr(group["kappa"], group["loss"]).statistic) for group in groups]
-    return overall, float(np.average(within, weights=[len(group) for group in groups]))

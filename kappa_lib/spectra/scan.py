@@ -1,12 +1,12 @@
 """Checkpoint → κ table, a few tensors at a time, resumable."""
 
+import fnmatch
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -17,15 +17,14 @@ from kappa_lib.files import Stage, fingerprint, require_folder, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra import adapters, kappa_table, solvers
-from kappa_lib.spectra.choice import absent, left_out, opened, to_measure
 from kappa_lib.spectra.gram import SIDE_BY_SIDE
-from kappa_lib.spectra.kappa_table import measure
-from kappa_lib.weights import models
+from kappa_lib.weights import kinds, models
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.models import pick_device
+from kappa_lib.weights.loaded import as_used
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 5
+Source = nn.Module | str | Path | Checkpoint
 Report = Callable[[int, int, str], None]
 
 
@@ -52,46 +51,14 @@ class ScanError(CheckpointError):
         )
 
 
-class FinishedRows:
-    """Finished rows by key, appended to a file as they come; None as a folder keeps nothing.
-
-    The last line may be torn; of the others a sum tells whether they are as they were written.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.path = folder and folder / "kappa.rows.jsonl"
-        self.rows: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(whole_lines(self.path) if self.path else (), 1):
-            try:
-                record = json.loads(line)
-                key, row = record["key"], record["row"]
-                sound = record["sum"] == fingerprint([key, row])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                sound = False
-            if not sound:
-                what = f"{self.path}: line {number} is not a finished row"
-                raise InputError(what, "delete this file, scan again")
-            self.rows[key] = row
-
-    def add(self, key: str, row: dict[str, Any]) -> None:
-        """Keep a finished row, on disk at once."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": key, "row": row, "sum": fingerprint([key, row])}
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-
-
 def scan(
-    source: nn.Module | str | Path | Checkpoint,
+    source: Source,
     out: str | Path | None = None,
     *,
     device: str = "auto",
     method: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    dtype: str | None = None,
     progress: Report | None = None,
 ) -> pd.DataFrame:
     """Measure κ of every matrix of a model.
@@ -107,13 +74,13 @@ def scan(
         include: shell patterns of tensor names to measure, whatever these are; default: the
             weights of linear layers, convolutions and experts, without the output layer.
         exclude: shell patterns of tensor names to leave out, also of what is missing.
-        dtype: round the weights to this torch dtype first, to see what storing them so does.
         progress: called as progress(done, total, name) before each tensor and at the end.
 
     Returns:
         The κ table, one row per matrix, in storage order. ``attrs`` holds where it comes from;
         ``basis``, what it rests on which tensors are weights; ``left_out``, reason → tensors that
-        are none; and ``not_adapted``, the matrices that PEFT cannot adapt alone → why.
+        are none; ``not_adapted``, the matrices that PEFT cannot adapt alone → why; and
+        ``not_tried``, why that could not be tried.
 
     Raises:
         InputError: an unusable argument, or patterns that match nothing.
@@ -126,15 +93,27 @@ def scan(
         require_folder(folder)
     checkpoint = opened(source)
     chosen = to_measure(checkpoint, include, exclude)
-    settings = _settings(method, device, dtype)
-    scanner = _Scanner(checkpoint, settings, FinishedRows(folder), progress or (lambda *_: None))
+    if method not in solvers.METHODS:
+        raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
+    settings = {"method": method, "device": models.pick_device(device).type}
+    scanner = _Scanner(checkpoint, settings, folder, progress or (lambda *_: None))
     scanner.failures |= absent(checkpoint, include, exclude)
     scanner.run(chosen)
     names = [name for info in chosen for name in info.matrices if name in scanner.rows]
-    metadata = _metadata(checkpoint, chosen, settings)
+    metadata = {
+        "model": checkpoint.model_id,
+        "revision": checkpoint.revision,
+        "config": checkpoint.config,
+        "basis": checkpoint.basis,
+        "left_out": left_out(checkpoint),
+        "shards": {k: v for info in chosen for k, v in checkpoint.files(info).items()},
+        "settings": settings,
+        "versions": kappa_table.versions(),
+    }
     table = kappa_table.build([scanner.rows[name] for name in names], metadata)
     inside = table.loc[table["layer"].notna(), "tensor"]
     table.attrs["not_adapted"] = adapters.refused(checkpoint.config, inside)
+    table.attrs["not_tried"] = adapters.untried(checkpoint.config)
     if folder is not None and len(table):
         kappa_table.write(table, folder)
     if scanner.failures:
@@ -142,24 +121,92 @@ def scan(
     return table
 
 
-@dataclass
-class _Matrix:
-    """A matrix to be measured, and the key of its row."""
+def opened(source: Source) -> Checkpoint:
+    """A model's tensors as it uses them, none of which is read yet.
 
-    info: TensorInfo
+    Errors are those of :func:`kappa_lib.weights.models.open_checkpoint`.
+    """
+    return as_used(source if isinstance(source, Checkpoint) else models.open_checkpoint(source))
+
+
+def to_measure(
+    checkpoint: Checkpoint, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[TensorInfo]:
+    """The tensors that a scan with these patterns measures; InputError where there is none."""
+    chosen = [
+        info
+        for info in checkpoint.tensors
+        if len(info.shape) > 1
+        and (_matches(info.name, include) if include else not info.why)
+        and not _matches(info.name, exclude)
+    ]
+    if chosen or absent(checkpoint, include, exclude):
+        return chosen
+    what = f"{checkpoint.model_id}: no matrix left to measure"
+    if include or exclude:
+        what += f" (include {list(include)}, exclude {list(exclude)})"
+        some = checkpoint.tensors[0].name
+        raise InputError(what, f"patterns are matched to whole names such as {some}")
+    reasons = "".join(f"\n  {', '.join(n)}: {why}" for why, n in left_out(checkpoint).items())
+    remedy = "scan the whole model's folder, or name what to measure with --include"
+    raise InputError(what + reasons, remedy)
+
+
+def absent(
+    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """What the checkpoint lacks of what is asked for: name or pattern → what is wrong, and do."""
+    asked = {
+        name: why
+        for name, why in checkpoint.absent.items()
+        if (not include or _matches(name, include)) and not _matches(name, exclude)
+    }
+    remedy = "fetch or save the whole model; --exclude these names to do without"
+    return {
+        name: (f"{name}: {why}", remedy)
+        for why, names in _by_reason(asked).items()
+        for name in names
+    }
+
+
+def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Reason → tensors of two or more dimensions that are no weights; ``*`` for their numbers."""
+    whys = {info.name: info.why for info in checkpoint.tensors}
+    matrices = {name: why for name, why in whys.items() if why and why != kinds.VECTOR}
+    return _by_reason(checkpoint.left_out | matrices)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """Name → reason, the other way round, with ``*`` for numbers."""
+    return {
+        why: kinds.patterns(name for name, own in reasons.items() if own == why)
+        for why in dict.fromkeys(reasons.values())
+    }
+
+
+class _Matrix(NamedTuple):
     name: str
     weight: torch.Tensor
-    key: str
+    dtype: str
+    key: str  # of its row in the journal
 
 
 class _Scanner:
-    """A scan under way: the rows of its matrices, and why some are missing."""
+    """A scan under way: the rows of its matrices, and why some are missing.
+
+    Each row is appended to a journal as it is finished; without a folder nothing is kept.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: dict[str, str], finished: FinishedRows, say: Report
+        self, checkpoint: Checkpoint, settings: dict[str, str], folder: Path | None, say: Report
     ) -> None:
-        self._checkpoint, self._settings = checkpoint, settings
-        self._finished, self._say = finished, say
+        self._checkpoint, self._settings, self._say = checkpoint, settings, say
+        self._journal = folder and folder / "kappa.rows.jsonl"
+        self._finished = _finished(self._journal) if self._journal else {}
         self._done = self._total = 0
         self.rows: dict[str, dict[str, Any]] = {}
         # Their words alone: an error's traceback would keep its tensor in memory.
@@ -168,10 +215,10 @@ class _Scanner:
     def run(self, infos: list[TensorInfo]) -> None:
         """Measure everything: small matrices side by side, then large ones one by one."""
         self._total = sum(len(info.matrices) for info in infos)
-        on_cpu = self._settings["device"] == "cpu"
         small, large = [], []
         for info in infos:
             rows, *rest = info.shape[1:] if info.stack else info.shape
+            on_cpu = self._settings["device"] == "cpu"
             is_small = on_cpu and min(rows, math.prod(rest)) <= SIDE_BY_SIDE
             (small if is_small else large).append(info)
         for matrix, found in chain(
@@ -183,16 +230,15 @@ class _Scanner:
                 self.failures[matrix.name] = (found.what, found.remedy)
             else:
                 self.rows[matrix.name] = found
-                self._finished.add(matrix.key, found)
+                self._keep(matrix.key, found)
         self._say(self._total, self._total, "")
 
     def _open(self, infos: list[TensorInfo]) -> Iterator[_Matrix]:
         """The matrices of tensors that no earlier scan finished, read one by one."""
-        kept = self._finished.rows
         for info in infos:
             try:
                 keys = {name: self._key(info, name) for name in info.matrices}
-                known = {name: kept[key] for name, key in keys.items() if key in kept}
+                known = {n: self._finished[k] for n, k in keys.items() if k in self._finished}
                 self.rows |= known
                 self._done += len(known)
                 if len(known) == len(keys):
@@ -200,59 +246,45 @@ class _Scanner:
                 for name, weight in self._checkpoint.matrices(info):
                     if name not in known:
                         self._say(self._done, self._total, name)
-                        yield _Matrix(info, name, weight, keys[name])
+                        yield _Matrix(name, weight, info.dtype, keys[name])
             except KappaError as problem:
                 self.failures[info.name] = (problem.what, problem.remedy)
 
     def _measured(self, matrix: _Matrix) -> tuple[_Matrix, dict[str, Any] | KappaError]:
-        weight, dtype, rounded = matrix.weight, matrix.info.dtype, self._settings["as"]
-        if rounded != "stored":
-            weight, dtype = weight.to(torch_dtype(rounded)), f"{dtype}→{rounded}"
         try:
-            how = {key: self._settings[key] for key in ("method", "device")}
-            return matrix, measure(weight, matrix.name, **how) | {"dtype": dtype}
+            row = kappa_table.measure(matrix.weight, matrix.name, **self._settings)
         except KappaError as problem:
             return matrix, problem
+        return matrix, row | {"dtype": matrix.dtype}
 
     def _key(self, info: TensorInfo, name: str) -> str:
         """What a finished row is found by again; empty where none is kept."""
-        if self._finished.path is None:
+        if self._journal is None:
             return ""
         source = self._checkpoint
         origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
         return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
 
-
-def _settings(method: str, device: str, dtype: str | None) -> dict[str, str]:
-    """What a row depends on besides the tensor, checked before anything is read."""
-    if method not in solvers.METHODS:
-        raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
-    if dtype is not None:
-        torch_dtype(dtype)
-    return {"method": method, "device": pick_device(device).type, "as": dtype or "stored"}
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The floating-point torch dtype of that name; InputError where there is none."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise InputError(f"dtype {name!r} is not a floating-point torch dtype", "try bfloat16")
-    return dtype
+    def _keep(self, key: str, row: dict[str, Any]) -> None:
+        if self._journal is None:
+            return
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._journal, "a", encoding="utf-8") as stream:
+            record = {"key": key, "row": row, "sum": fingerprint([key, row])}
+            stream.write(json.dumps(record) + "\n")
 
 
-def _metadata(
-    checkpoint: Checkpoint, chosen: list[TensorInfo], settings: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "model": checkpoint.model_id,
-        "revision": checkpoint.revision,
-        "config": checkpoint.config,
-        "basis": checkpoint.basis,
-        "left_out": left_out(checkpoint),
-        "shards": {k: v for info in chosen for k, v in checkpoint.files(info).items()},
-        "settings": settings,
-        "versions": kappa_table.versions(),
-    }
+def _finished(journal: Path) -> dict[str, dict[str, Any]]:
+    """Key → row of those that are as they were written; the others are measured again."""
+    rows = {}
+    for line in whole_lines(journal):
+        try:
+            record = json.loads(line)
+            if record["sum"] == fingerprint([record["key"], record["row"]]):
+                rows[record["key"]] = record["row"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return rows
 
 
 def scan_stage(profile: Profile) -> pd.DataFrame:
@@ -263,7 +295,7 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
     outputs = [profile.folder / "kappa.parquet", profile.folder / "kappa.csv"]
     inputs = {
         "weights": models.identity(profile.model),
-        "device": pick_device(profile.device).type,
+        "device": models.pick_device(profile.device).type,
         "versions": kappa_table.versions(),
         "numerics": NUMERICS,
     }

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kappa_lib.errors import InputError, first_line
-from kappa_lib.files import Stage, write_json, write_text
+from kappa_lib.files import write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import adapters, arms, gauge, kappa_table
 from kappa_lib.spectra.scan import scan
@@ -22,8 +22,6 @@ from kappa_lib.text import counted
 from kappa_lib.weights import models
 
 PAPER_SHARE = 100 / 224
-# Of a selection, the share that has to be left where PEFT does not adapt all of it.
-LEAST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ class Selection:
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes(), strict=True)
         except (OSError, ValidationError) as error:
-            why = first_line(error)
-            raise InputError(f"{path}: not a selection: {why}", "run `kappa select`") from error
+            what = f"{path}: not a selection: {first_line(error)}"
+            raise InputError(what, "run notebook 03, `kappa train` or `kappa select`") from error
 
     def check(self, available: set[str]) -> None:
         """Refuse, with an InputError, to train a tensor which the model does not have."""
@@ -99,37 +97,13 @@ class Selection:
                 )
         return self.tensors
 
-    def adaptable(self, table: pd.DataFrame) -> tuple["Selection", dict[str, str]]:
-        """The same without the tensors that PEFT does not adapt alone, and why each is left out.
-
-        Args:
-            table: κ table from which they were selected; its ``attrs`` hold the configuration.
-
-        Raises:
-            InputError: less than nine tenths are left.
-        """
-        lost = adapters.refused(str(table.attrs.get("config", "")), self.tensors)
-        kept = [name for name in self.tensors if name not in lost]
-        if len(kept) < LEAST_KEPT * len(self.tensors):
-            first, why = next(iter(lost.items()))
-            what = f"{self.arm}: PEFT adapts {len(kept)} of its {len(self.tensors)} tensors"
-            remedy = "use the selection's JSON, or --exclude such tensors from the scan"
-            raise InputError(f"{what}; {first}: {why}", remedy)
-        return replace(self, tensors=kept), lost
-
-    def export(self, folder: Path, table: pd.DataFrame) -> tuple[list[Path], dict[str, str]]:
-        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``; their paths, and what is left out.
-
-        Arguments and errors are those of :meth:`adaptable`. Where nothing can be tried, the first
-        is called ``<arm>.peft.untried.json``. Nothing is written if it fails.
-        """
-        kept, lost = self.adaptable(table)
-        tried = "" if not adapters.untried(str(table.attrs.get("config", ""))) else ".untried"
-        paths = [folder / f"{self.arm}{end}" for end in (f".peft{tried}.json", ".axolotl.yaml")]
-        targets, patterns = kept.peft_targets(), kept.unfrozen_parameters()
+    def export(self, folder: Path) -> list[Path]:
+        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``, or nothing if it fails."""
+        targets, patterns = self.peft_targets(), self.unfrozen_parameters()
+        paths = [folder / f"{self.arm}.{end}" for end in ("peft.json", "axolotl.yaml")]
         write_json(paths[0], targets)
         write_text(paths[1], patterns)
-        return paths, lost
+        return paths
 
 
 def candidates(table: pd.DataFrame) -> pd.DataFrame:
@@ -226,10 +200,7 @@ def path_of(profile: Profile, arm: str, seed: int | None = None) -> Path:
 
 def of_run(profile: Profile, arm: str, seed: int | None = None) -> Selection:
     """What a run of an arm trains, see :func:`path_of`; InputError if it has not been made yet."""
-    path = path_of(profile, arm, seed)
-    if not path.is_file():
-        raise InputError(f"{path}: no selection yet", "run notebook 03 or `kappa train`")
-    return Selection.load(path)
+    return Selection.load(path_of(profile, arm, seed))
 
 
 def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
@@ -242,21 +213,12 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
         Arm → selection; of a drawn arm that of the profile's first seed.
     """
     count = count_for(table, profile.share)
-    runs = {path_of(profile, arm, s): (arm, s) for arm in profile.arms for s in profile.seeds}
-    inputs = profile.model_dump(include={"share", "arms", "seed", "seeds"})
-    inputs |= profile.model_dump(include={"lora_rank", "gauge"}, exclude_defaults=True)
-    inputs["table"] = kappa_table.digest(table)
-    if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" in table:
-        inputs["input_kappa"] = table["input_kappa"].tolist()
-    stage = Stage("select", profile.folder, inputs, list(runs))
-    if not stage.done():
-        for path, (arm, seed) in runs.items():
-            drawn = profile.seed + (seed if arm in arms.DRAWN else 0)
-            chosen = _of_arm(profile, table, arm, count, drawn)
+    for arm in profile.arms:
+        for seed in profile.seeds if arm in arms.DRAWN else [0]:
+            chosen = _of_arm(profile, table, arm, count, profile.seed + seed)
             if profile.lora_rank:
                 chosen = as_lora(table, chosen, profile.lora_rank)
-            chosen.save(path)
-        stage.finish()
+            chosen.save(path_of(profile, arm, seed))
     return {arm: of_run(profile, arm) for arm in profile.arms}
 
 

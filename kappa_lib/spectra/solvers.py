@@ -2,13 +2,13 @@
 
 Everything is computed in float64, to which every stored dtype widens exactly.
 
-``gram``      a symmetric rank-k product of the shorter side, then all its eigenvalues. Squaring
-              leaves a small σ with a relative error near κ²ε.
-``svd``       LAPACK's SVD: error near κε, at several times the cost.
-``auto``      all singular values: as ``gram``; where its bound on κ's error exceeds a tolerance,
-              σ_k is refined against the matrix itself; where that is not enough, ``svd``.
+``auto``      all singular values, as eigenvalues of the Gram matrix: a symmetric rank-k product of
+              the shorter side. Squaring leaves a small σ with a relative error near κ²ε; where the
+              bound on κ's error exceeds a tolerance, σ_k is refined against the matrix itself;
+              where that is not enough, ``svd``.
 ``extremes``  σ₁ and σ_k alone, from the same product
               (:mod:`kappa_lib.spectra.extremes`), refined or replaced by ``svd`` by the same rule.
+``svd``       LAPACK's SVD: error near κε, at several times the cost.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -30,7 +30,7 @@ from kappa_lib.spectra.extremes import Extreme
 from kappa_lib.spectra.gram import SIDE_BY_SIDE, GramOperator
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 
-METHODS = ("auto", "gram", "extremes", "svd")
+METHODS = ("auto", "extremes", "svd")
 TOLERANCE = 1e-6
 # From this many singular values on their two ends cost less than all of them.
 EXTREMES_FROM = 1024
@@ -146,49 +146,30 @@ def decompose(
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
     if method == "svd":
         return _by_svd(as_matrix(weight, name), device)
-    matrix, unit = matrix_form(weight, name), 1.0
+    matrix = matrix_form(weight, name)
     operator = GramOperator(matrix, device)
     # The trace, Σ w², tells without another pass over the weights whether all is well with them.
     if not SMALLEST_TRACE < operator.trace < LARGEST_TRACE:
-        ends = torch.aminmax(as_matrix(matrix, name))
-        # A power of two, so that nothing is rounded, which brings the largest entry to about one.
-        unit = 2.0 ** math.frexp(max(abs(float(end)) for end in ends))[1]
-        matrix = matrix.double() / unit
-        operator = GramOperator(matrix, device)
-    tolerance = math.inf if method == "gram" else TOLERANCE
+        return _by_svd(as_matrix(matrix, name), device)
     extremes_only = method == "extremes" and operator.k >= EXTREMES_FROM
-    found = (_extremes if extremes_only else _by_gram)(operator, tolerance)
-    if found is None or found.kappa_error > tolerance:
+    found = (_extremes if extremes_only else _by_gram)(operator)
+    if found is None or found.kappa_error > TOLERANCE:
         found = _by_svd(matrix, device)
-    return _scaled(found, unit)
+    return found
 
 
-def _scaled(found: Spectrum, unit: float) -> Spectrum:
-    if unit == 1.0:
-        return found
-    rank = min(found.shape) - found.rank_deficiency
-    return replace(
-        found,
-        sigma_max=found.sigma_max * unit,
-        sigma_min=found.sigma_min * unit,
-        frobenius=found.frobenius * unit,
-        log_volume=found.log_volume + rank * math.log(unit),
-        values=None if found.values is None else found.values * unit,
-    )
-
-
-def _by_gram(operator: GramOperator, tolerance: float) -> Spectrum:
-    """All singular values; the smallest refined where its bound exceeds ``tolerance``."""
+def _by_gram(operator: GramOperator) -> Spectrum:
+    """All singular values; the smallest refined where its bound exceeds ``TOLERANCE``."""
     values = np.sqrt(np.clip(_eigenvalues(operator.gram)[::-1], 0.0, None))
     errors = operator.gram_error / np.maximum(values, math.sqrt(operator.trace) * EPS)
     label = "gram (dsyrk, dsyevd)" if operator.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, operator.shape, label)
-    if found.kappa_error <= tolerance or operator.k < extremes.SMALLEST:
+    if found.kappa_error <= TOLERANCE or operator.k < extremes.SMALLEST:
         return found
     factored = extremes.factor(operator, values**2)
     if factored is None:
         return found
-    end = extremes.refined_smallest(factored, operator, tolerance)
+    end = extremes.refined_smallest(factored, operator, TOLERANCE)
     if len(values) > 1 and end.value > values[-2]:  # others of the smallest are lost in rounding
         return found
     values[-1], errors[-1] = end.value, end.error * end.value
@@ -217,7 +198,7 @@ def _for_numpy(product: torch.Tensor) -> bool:
     return product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
 
 
-def _extremes(operator: GramOperator, tolerance: float) -> Spectrum | None:
+def _extremes(operator: GramOperator) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
     factored = extremes.factor(operator)
     if factored is None:
@@ -225,8 +206,8 @@ def _extremes(operator: GramOperator, tolerance: float) -> Spectrum | None:
     largest, smallest = factored.largest, factored.smallest
     routines = "dsyrk, dpotrf" if operator.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
-    if _combined(largest, smallest) > tolerance:
-        smallest = extremes.refined_smallest(factored, operator, tolerance)
+    if _combined(largest, smallest) > TOLERANCE:
+        smallest = extremes.refined_smallest(factored, operator, TOLERANCE)
         label += ", refined"
     floor = rank_tolerance(operator.shape) * largest.value * (1 + largest.error)
     if not smallest.value * (1 - smallest.error) > floor:

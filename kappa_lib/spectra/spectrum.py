@@ -1,4 +1,4 @@
-"""Measures of one matrix's singular values: κ, volume, ranks, tail, the null of its shape, change.
+"""Measures of one matrix's singular values: κ, volume, rank, the null of its shape, change.
 
 Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
 :func:`singular_values` returns it; ``log_volume`` and ``effective_rank`` raise InputError for
@@ -29,14 +29,8 @@ _TRACY_WIDOM = -1.2065335746, 1.2679883
 _GRAM_LIMIT = 1e5
 # Singular vectors at either end whose span is compared; fewer where the rank is lower.
 _DIRECTIONS = 8
-# Fewer eigenvalues than this do not make a tail.
-_SHORTEST = 20
-# Tails fitted together: few enough for their numbers to stay in the cache.
-_TAILS_AT_ONCE = 32
 # Angles between subspaces below this, in radians, are rounding of float64's vectors.
 _RESOLVED = 1e-12
-# Interquartile range of a standard normal variable, as Spectrum rounds it.
-_IQR = 1.349
 
 
 def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -74,59 +68,6 @@ def effective_rank(s: np.ndarray) -> float:
     """exp of the Shannon entropy of σᵢ/Σσ, in [1, k] (Roy & Vetterli, EUSIPCO 2007)."""
     p = nonzero_spectrum(as_spectrum(s, descending=True)) / np.sum(s)
     return float(np.exp(-(p * np.log(p)).sum()))
-
-
-def spectrum_snr(s: np.ndarray, shape: tuple[int, int]) -> float:
-    """Spectrum's signal-to-noise ratio of a weight matrix (Hartford et al., arXiv 2406.06623).
-
-    The noise level is estimated from the interquartile range of the singular values, the edge
-    (1+√β) times that parts signal from noise, and the ratio of their sums is divided by σ₁. The
-    edge lacks a factor √n that the Marchenko-Pastur law has; this is the published definition.
-
-    Infinite where nothing is left below the edge.
-    """
-    low, high = np.quantile(s, [0.25, 0.75])
-    beta = min(shape) / max(shape)
-    signal = s > (high - low) / _IQR * (1.0 + math.sqrt(beta))
-    noise = float(s[~signal].sum())
-    return math.inf if noise == 0 else float(s[signal].sum()) / noise / float(s[0])
-
-
-def power_law_tail(s: np.ndarray) -> tuple[float, float]:
-    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
-
-    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
-    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
-    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
-
-    Returns:
-        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
-        or a flat spectrum.
-    """
-    logs = 2.0 * np.log(np.sort(s[s > 0]))
-    n = len(logs)
-    if n < _SHORTEST or logs[0] == logs[-1]:
-        return math.nan, math.nan
-    sizes = n - np.arange(n - 1)
-    excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
-    # The last few starts can coincide with the maximum, which leaves no tail to fit.
-    starts = np.flatnonzero(excess > 0)
-    alphas = 1.0 + sizes[starts] / excess[starts]
-    parts = np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE))
-    best = int(np.argmin([d for i in parts for d in _distances(logs, starts[i], alphas[i])]))
-    return float(alphas[best]), float(np.exp(logs[starts[best]]))
-
-
-def _distances(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """Kolmogorov-Smirnov distance of the tail from each start to its power law, (len(starts),).
-
-    ``logs`` are log λ, ascending, (n,); a tail begins at the index ``starts``.
-    """
-    seen = (np.arange(len(logs)) - starts[:, None]) / (len(logs) - starts[:, None])
-    excess = np.maximum(logs - logs[starts, None], 0.0)
-    gaps = np.abs(-np.expm1((1.0 - alphas[:, None]) * excess) - seen)
-    # What lies before a tail's start is no part of it.
-    return np.where(seen >= 0, gaps, 0.0).max(axis=1)
 
 
 def marchenko_pastur_kappa(rows: int, cols: int) -> float:

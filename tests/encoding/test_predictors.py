@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kappa_lib.encoding import predictors
@@ -21,6 +22,33 @@ def test_the_table_has_every_tensor_of_the_layers_and_the_predictors_of_its_colu
     assert (table["volume_loss"] > 0).all()
 
 
+@pytest.mark.parametrize("alpha", [1.8, 2.5, 4.0])
+def test_exponent_of_a_power_law_is_found(alpha):
+    eigenvalues = stats.pareto.rvs(alpha - 1, size=3000, random_state=1)
+    s = np.sqrt(np.sort(eigenvalues)[::-1])
+    assert predictors.power_law_tail(s)[0] == pytest.approx(alpha, rel=0.1)
+
+
+def test_exponent_is_scipys_for_some_start_of_the_tail_and_fits_best():
+    s = np.sort(
+        np.linalg.svd(np.random.default_rng(0).standard_normal((60, 200)), compute_uv=False)
+    )[::-1]
+    eigenvalues = np.sort(s**2)
+    fits = []
+    for start in eigenvalues[:-1]:
+        tail = eigenvalues[eigenvalues >= start]
+        shape = stats.pareto.fit(tail, floc=0, fscale=start)[0]
+        fitted = stats.pareto.cdf(tail, shape, scale=start)
+        fits.append((np.abs(fitted - np.arange(len(tail)) / len(tail)).max(), shape + 1))
+    assert predictors.power_law_tail(s)[0] == pytest.approx(min(fits)[1], rel=1e-6)
+    assert predictors.power_law_tail(7 * s)[0] == pytest.approx(min(fits)[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("s", [np.ones(50), np.arange(10, 0, -1.0)], ids=["flat", "short"])
+def test_no_tail_has_no_exponent(s):
+    assert np.isnan(predictors.power_law_tail(s)[0])
+
+
 def test_the_trace_log_gap_of_a_power_law_by_its_two_starts():
     # λ of a Pareto law from 1 on: the fitted tail starts near the bottom, and the sum of logs
     # vanishes where the scaled values' geometric mean is one.
@@ -29,8 +57,9 @@ def test_the_trace_log_gap_of_a_power_law_by_its_two_starts():
     s = np.sqrt(np.sort(eigenvalues)[::-1])
     scaled = s**2 / np.mean(s**2)
     brute = max(i for i in range(n) if math.fsum(np.log(scaled[: i + 1])) >= 0)
-    found = predictors.trace_log_gap(s)
-    assert found == pytest.approx(predictors.trace_log_gap(100 * s))
+    found = predictors.trace_log_gap(s, predictors.power_law_tail(s)[1])
+    scaled_start = predictors.power_law_tail(100 * s)[1]
+    assert found == pytest.approx(predictors.trace_log_gap(100 * s, scaled_start))
     start = np.exp(found) * scaled[brute]
     assert np.abs(start / scaled - 1).min() < 1e-9
     assert found < 0

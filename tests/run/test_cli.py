@@ -59,7 +59,7 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
         chosen = json.loads((tmp_path / f"{arm}.json").read_text())
         assert chosen["tensors"] == sorted(expected)
         assert f"{arm}: 3 tensors, {chosen['parameters']:,} parameters" in shown
-        for end in ("json", "peft.untried.json", "axolotl.yaml"):
+        for end in ("json", "peft.json", "axolotl.yaml"):
             assert (tmp_path / f"{arm}.{end}").is_file()
             assert f"{arm}.{end}" in shown
 

@@ -9,9 +9,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from kappa_lib.errors import InputError
 from kappa_lib.run import cli
-from kappa_lib.spectra import adapters
 from kappa_lib.spectra.scan import ScanError, scan
 from kappa_lib.spectra.selection import candidates, select
 
@@ -67,29 +65,18 @@ def test_what_is_selected_is_what_peft_adapts(family):
     assert any(name.endswith(left_out) for name in refused) if left_out else not refused
     assert not set(candidates(table)["tensor"]) & set(refused)
     for arm in ("selected", "inverse", "all"):
-        chosen, lost = select(table, arm, share=0.446).adaptable(table)
-        assert not lost
+        chosen = select(table, arm, share=0.446)
         model = named.from_pretrained(folder, dtype=torch.float32)
         assert adapted(model, chosen.peft_targets()) == set(chosen.tensors)
 
 
-def test_a_selection_of_too_little_that_peft_adapts_is_refused(tmp_path):
-    model = transformers.MambaForCausalLM(transformers.MambaConfig(**STATE, time_step_rank=4))
-    table = scan(model, device="cpu", include=["*in_proj.weight", "*out_proj.weight"])
-    table.attrs["not_adapted"] = {}  # as of a scan where PEFT was not installed
-    with pytest.raises(InputError, match=r"PEFT adapts 4 of its 8 tensors(.|\n)*out_proj"):
-        select(table, "all").export(tmp_path, table)
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_peft_the_file_is_called_untried(tmp_path, monkeypatch):
+def test_without_peft_the_table_says_that_nothing_was_tried(monkeypatch):
     model = tiny.untied_llama(layers=2)
+    assert scan(model, device="cpu").attrs["not_tried"] == ""
     monkeypatch.setitem(sys.modules, "peft", None)
     table = scan(model, device="cpu")
-    assert adapters.untried(table.attrs["config"]) == "PEFT is not installed"
-    paths, lost = select(table).export(tmp_path, table)
-    assert [path.name for path in paths] == ["selected.peft.untried.json", "selected.axolotl.yaml"]
-    assert not lost
+    assert table.attrs["not_tried"] == "PEFT is not installed"
+    assert table.attrs["not_adapted"] == {}
 
 
 def test_what_is_missing_is_named_and_the_status_is_not_0_unless_it_is_excluded(tmp_path, capsys):

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.choice import to_measure
 from kappa_lib.spectra.kappa_table import layer_of, types_of
+from kappa_lib.spectra.scan import to_measure
 from kappa_lib.spectra.selection import select
 from kappa_lib.weights.models import open_checkpoint
 

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from kappa_lib.spectra import kappa_table, spectrum
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.selection import select
+from kappa_lib.theory.theorem import am_gm_gap
 
 LLAMA = kappa_table.null_table(kappa_table.LLAMA_8B, 32)
 
@@ -66,13 +67,6 @@ def test_composition_adds_up():
     assert parts["parameters"].sum() == chosen.parameters
 
 
-def test_nulled_table_forgets_what_was_measured():
-    measured = LLAMA.assign(kappa=np.arange(224.0))
-    assert kappa_table.nulled(measured)["kappa"].tolist() == pytest.approx(
-        LLAMA["kappa_mp"].tolist()
-    )
-
-
 @pytest.mark.parametrize(("rows", "cols", "draws"), [(64, 192, 400), (192, 64, 400), (90, 90, 400)])
 def test_quantiles_of_the_null_are_those_of_drawn_matrices(rows, cols, draws):
     rng = np.random.default_rng(0)
@@ -84,15 +78,6 @@ def test_quantiles_of_the_null_are_those_of_drawn_matrices(rows, cols, draws):
         assert found == pytest.approx(share, abs=3 * np.sqrt(share * (1 - share) / draws) + 0.04)
 
 
-def test_trained_tensors_are_counted_against_the_median():
-    table = pd.DataFrame(
-        {"type": ["q", "q", "v"], "rows": 64, "cols": [64, 64, 192], "kappa": [1.5, 1e4, 9.0]}
-    )
-    found = kappa_table.against_median(table)
-    assert found.loc["q"].tolist() == [2, 1]
-    assert found.loc["v"].tolist() == [1, 1]
-
-
 def test_a_table_of_extremes_alone_is_read_again(tmp_path):
     """Of large matrices that method knows no effective rank, which Parquet keeps as null."""
     large = torch.randn(1030, 1024, generator=torch.Generator().manual_seed(0))
@@ -100,3 +85,34 @@ def test_a_table_of_extremes_alone_is_read_again(tmp_path):
     table = scan(tmp_path / "model.safetensors", tmp_path, device="cpu", method="extremes")
     assert table["effective_rank"].isna().all()
     assert kappa_table.read(tmp_path).equals(table)
+
+
+def table_of(spectra):
+    """κ table of named spectra: a list of (type, s)."""
+    return pd.DataFrame(
+        {
+            "type": kind,
+            "rows": len(s),
+            "cols": len(s) + 3,
+            "rank_deficiency": 0,
+            "kappa": s.max() / s.min(),
+            "frobenius": float(np.sqrt(s @ s)),
+            "log_volume": float(np.log(s).sum()),
+        }
+        for kind, s in spectra
+    )
+
+
+def test_volume_loss_is_the_gap_per_singular_value():
+    s = np.array([3.0, 2.0, 0.1])
+    (value,) = kappa_table.volume_loss(table_of([("a", s)]))
+    assert value == pytest.approx(am_gm_gap(s) / 3)
+    (scaled,) = kappa_table.volume_loss(table_of([("a", 1000 * s)]))
+    assert scaled == pytest.approx(value)
+
+
+def test_type_explains_all_or_nothing():
+    table = pd.DataFrame({"type": list("aabb"), "kappa": [2.0, 2.0, 50.0, 50.0]})
+    assert kappa_table.explained_by_type(table) == pytest.approx(1)
+    mixed = table.assign(type=list("abab"))
+    assert kappa_table.explained_by_type(mixed) == pytest.approx(0)

@@ -44,19 +44,30 @@ TABLE = make_table()
 
 def types(arm: str, count: int, seed: int = 0) -> dict[str, int]:
     names = select(TABLE, arm, count, seed).tensors
-    return pd.Series(names).str.split(".").str[-2].value_counts().to_dict()
+    return pd.Series(names, dtype=str).str.split(".").str[-2].value_counts().to_dict()
 
 
-def test_selected_takes_the_smallest_inside_the_layers():
-    assert types("selected", 12) == {"up_proj": 10, "k_proj": 2}
-    names = select(TABLE, "selected", 12).tensors
-    assert "model.layers.1.self_attn.k_proj.weight" in names
-    assert "lm_head.weight" not in names
-
-
-def test_inverse_takes_the_largest():
-    assert types("inverse", 12) == {"q_proj": 10, "k_proj": 2}
-    assert "model.layers.9.self_attn.k_proj.weight" in select(TABLE, "inverse", 12).tensors
+@pytest.mark.parametrize(
+    ("arm", "found", "layer"),
+    [
+        ("selected", {"up_proj": 10, "k_proj": 2}, 1),  # the smallest inside the layers
+        ("inverse", {"q_proj": 10, "k_proj": 2}, 9),
+        ("mlp", {"up_proj": 10}, None),
+        ("attention", {"q_proj": 10, "k_proj": 10}, 9),
+        ("all", {"q_proj": 10, "k_proj": 10, "up_proj": 10}, 9),
+        ("adaptor_only", {}, None),
+    ],
+)
+def test_an_arm_takes_what_its_rule_says(arm, found, layer):
+    chosen = select(TABLE, arm, 12)
+    assert types(arm, 12) == found
+    sizes = {
+        kind: m * n
+        for (m, n), kind in zip(SHAPES.values(), ("q_proj", "k_proj", "up_proj"), strict=True)
+    }
+    assert chosen.parameters == sum(sizes[kind] * count for kind, count in found.items())
+    if layer is not None:
+        assert f"model.layers.{layer}.self_attn.k_proj.weight" in chosen.tensors
 
 
 @pytest.fixture
@@ -112,10 +123,7 @@ def test_within_type_takes_the_same_share_of_each():
     high = select(TABLE, "highest_in_type", 6).tensors
     assert all(".0." in name or ".1." in name for name in low)
     assert all(".8." in name or ".9." in name for name in high)
-
-
-def test_within_type_reaches_the_count_when_shares_are_fractions():
-    assert sum(types("lowest_in_type", 10).values()) == 10
+    assert sum(types("lowest_in_type", 10).values()) == 10  # where shares are fractions
 
 
 def test_random_depends_on_the_seed_alone():
@@ -137,17 +145,6 @@ def test_matched_size_is_within_one_percent(arm):
     assert select(table, arm, 80).parameters == pytest.approx(wanted, rel=0.01)
 
 
-def test_matched_size_that_can_not_be_reached_is_refused():
-    with pytest.raises(InputError, match="nearest"):
-        select(make_table(1), "inverse_matched_size", 1)
-
-
-def test_modules_by_place():
-    assert types("mlp", 1) == {"up_proj": 10}
-    assert types("attention", 1) == {"q_proj": 10, "k_proj": 10}
-    assert len(select(TABLE, "all", 1).tensors) == 30
-
-
 NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
 
 
@@ -166,8 +163,6 @@ def test_of_two_neighbouring_layers_each_arm_has_one():
         chosen = select(table, arm, 1).tensors
         found = {f"{name.split('.')[4][0]}{name.split('.')[2]}" for name in chosen}
         assert found == set(layers.split())
-    with pytest.raises(InputError, match="no tensor of this model fits"):
-        select(make_table(1), NEIGHBOURS[0], 1)
 
 
 @given(layers=st.integers(2, 9), experts=st.integers(0, 3), seed=st.integers(0, 2**32 - 1))
@@ -216,13 +211,6 @@ def test_values_and_keys_are_alike_in_all_but_what_they_are_for():
     assert value.parameters == key.parameters == 5 * 4 * 16
 
 
-def test_the_adaptor_alone_trains_no_tensor():
-    chosen = select(TABLE, "adaptor_only", 3)
-    assert (chosen.tensors, chosen.parameters) == ([], 0)
-    with pytest.raises(InputError, match="adaptor_only"):
-        load("text", arms=["adaptor_only"])
-
-
 def test_the_larger_module_is_cut_whichever_it_is():
     """A layer has 128 parameters of MLP and 96 of attention; 960 are 7.5 layers, cut to 7."""
     assert types("mlp_matched_size", 1) == {"up_proj": 7}
@@ -234,40 +222,6 @@ def test_the_larger_module_is_cut_whichever_it_is():
     cut = select(wide, "attention_matched_size", 1)
     assert cut.parameters == 4 * (40 * 8 + 4 * 8)
     assert {name.split(".")[2] for name in cut.tensors} == {"1", "3", "6", "8"}
-
-
-def test_parameters_are_counted():
-    assert select(TABLE, "selected", 12).parameters == 10 * 16 * 8 + 2 * 4 * 8
-
-
-def test_round_trip(tmp_path):
-    chosen = select(TABLE, "selected", 12)
-    chosen.save(tmp_path / "selected.json")
-    assert Selection.load(tmp_path / "selected.json") == chosen
-
-
-def test_unknown_tensor_is_refused():
-    chosen = select(TABLE, "selected", 12)
-    chosen.check(set(TABLE["tensor"]))
-    with pytest.raises(InputError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
-        chosen.check(set(TABLE["tensor"][5:]))
-
-
-@pytest.mark.parametrize("count", [0, 31])
-def test_impossible_count_is_refused(count):
-    with pytest.raises(InputError, match="can't be selected"):
-        select(TABLE, "selected", count)
-
-
-def test_unknown_arm_is_refused():
-    with pytest.raises(InputError, match="no arm 'best'"):
-        select(TABLE, "best", 3)
-
-
-def test_file_that_is_no_selection_is_refused(tmp_path):
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(InputError, match="not a selection"):
-        Selection.load(tmp_path / "x.json")
 
 
 def test_runs_of_a_drawn_arm_have_draws_of_their_own(tmp_path, monkeypatch):
@@ -286,12 +240,6 @@ def test_runs_of_a_drawn_arm_have_draws_of_their_own(tmp_path, monkeypatch):
         assert different == (1 if arm == "selected" else 3)
 
 
-def test_a_selection_that_was_not_made_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    with pytest.raises(InputError, match=r"random-seed4\.json: no selection yet"):
-        selection.of_run(profiles.load("smoke"), "random", 4)
-
-
 @pytest.mark.parametrize("arm", ["selected", "inverse"])
 def test_what_shape_alone_would_pick_is_the_mean_over_broken_ties(arm):
     rng = np.random.default_rng(0)
@@ -306,3 +254,30 @@ def test_what_shape_alone_would_pick_is_the_mean_over_broken_ties(arm):
         found.append(table["tensor"].iloc[order[:10]].isin(chosen.tensors).sum())
     error = np.std(found) / np.sqrt(len(found))
     assert selection.picked_by_shape(table, chosen) == pytest.approx(np.mean(found), abs=5 * error)
+
+
+def test_a_file_holds_a_selection_or_is_refused(tmp_path):
+    chosen = select(TABLE, "selected", 12)
+    chosen.save(tmp_path / "selected.json")
+    assert Selection.load(tmp_path / "selected.json") == chosen
+    (tmp_path / "x.json").write_text("{}")
+    for name in ("x.json", "missing.json"):
+        with pytest.raises(InputError, match=rf"{name}: not a selection"):
+            Selection.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: select(TABLE, "selected", 0), "can't be selected"),
+        (lambda: select(TABLE, "selected", 31), "can't be selected"),
+        (lambda: select(TABLE, "best", 3), "no arm 'best'"),
+        (lambda: select(make_table(1), "inverse_matched_size", 1), "nearest"),
+        (lambda: select(make_table(1), NEIGHBOURS[0], 1), "no tensor of this model fits"),
+        (lambda: load("text", arms=["adaptor_only"]), "adaptor_only"),
+        (lambda: select(TABLE, "all").check(set(TABLE["tensor"][5:])), r"0\.mlp\.up_proj\.weight"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call, said):
+    with pytest.raises(InputError, match=said):
+        call()

@@ -16,7 +16,7 @@ from kappa_lib.files import read_json
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.selection import Selection, select
+from kappa_lib.spectra.selection import Selection
 from kappa_lib.weights import models
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -27,38 +27,11 @@ def llama():
     return tiny.untied_llama(layers=12)
 
 
-def chosen(llama) -> Selection:
-    return select(scan(llama), "selected", 30)
-
-
 def adapted_by_peft(model: nn.Module, targets: dict[str, list[str]]) -> set[str]:
     wrapped = get_peft_model(model, LoraConfig(r=1, **targets))
     modules = list(wrapped.named_modules())
     wrapped.unload()
     return {n.removeprefix("base_model.model.") for n, m in modules if hasattr(m, "lora_A")}
-
-
-def test_peft_trains_exactly_the_selected_modules(llama):
-    selection = chosen(llama)
-    adapted = adapted_by_peft(llama, selection.peft_targets())
-    assert adapted == {name.removesuffix(".weight") for name in selection.tensors}
-
-
-def test_unfrozen_parameters_match_their_tensor_and_no_other(llama):
-    selection = chosen(llama)
-    patterns = yaml.safe_load(selection.unfrozen_parameters())["unfrozen_parameters"]
-    names = [name for name, _ in llama.named_parameters()]
-    matched = [name for name in names if any(re.match(p, name) for p in patterns)]
-    assert sorted(matched) == selection.tensors
-
-
-def test_one_file_per_tool_is_written(llama, tmp_path):
-    selection = chosen(llama)
-    paths, lost = selection.export(tmp_path, scan(llama))
-    assert [p.name for p in paths] == ["selected.peft.json", "selected.axolotl.yaml"]
-    assert read_json(paths[0]) == selection.peft_targets()
-    assert paths[1].read_text() == selection.unfrozen_parameters()
-    assert not lost
 
 
 @pytest.mark.parametrize("kind", tiny.MULTIMODAL)

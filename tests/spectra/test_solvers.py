@@ -15,7 +15,6 @@ from kappa_lib.errors import InputError
 from kappa_lib.spectra import solvers
 from kappa_lib.spectra.extremes import SMALLEST
 from kappa_lib.spectra.solvers import METHODS, TOLERANCE, decompose
-from kappa_lib.weights.models import pick_device
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,7 +79,7 @@ def test_bound_holds_against_sixty_digits(shape, exponent, seed):
 
 @few
 @given(exponent=st.floats(0, 6), rows=st.sampled_from([96, 130]), seed=seeds)
-@pytest.mark.parametrize("method", ["auto", "gram", "extremes"])
+@pytest.mark.parametrize("method", ["auto", "extremes"])
 def test_bound_holds_against_the_svd(method, exponent, rows, seed):
     rng = np.random.default_rng(seed)
     left = np.linalg.qr(rng.standard_normal((rows, 96)))[0]
@@ -141,20 +140,9 @@ def test_rank_that_can_not_be_told_has_no_bound():
     assert decompose(weight, "svd").kappa_error == math.inf
 
 
-def test_vector_as_a_matrix_has_kappa_one():
-    assert decompose(np.ones((1, 5))).kappa == 1.0
-
-
 def test_unknown_method_is_refused():
     with pytest.raises(InputError, match="'qr'"):
         decompose(np.eye(2), "qr")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tests what happens without a CUDA device")
-def test_device_falls_to_the_cpu_only_when_asked_to_choose():
-    assert pick_device("auto").type == "cpu"
-    with pytest.raises(InputError, match="'cuda'"):
-        pick_device("cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -202,5 +190,4 @@ def test_rescaled_rows_and_columns_divide_nothing_by_zero(method):
     with np.errstate(all="raise"):
         found = decompose(weight, method)
     assert abs(found.kappa / truth - 1) <= found.kappa_error + 1e-4
-    if method != "gram":  # which alone can't tell, and says so
-        assert found.kappa == pytest.approx(truth, rel=1e-4)
+    assert found.kappa == pytest.approx(truth, rel=1e-4)
