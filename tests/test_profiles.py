@@ -36,9 +36,20 @@ def test_the_share_is_the_paper_s():
     assert profiles.load("laptop").share == 100 / 224
 
 
+OWN = {"folder": "takes", "language": "en", "text": "text"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"corpora": {"de": OWN}}, "corpora"),
+        ({"corpora": {"a b": OWN}}, "corpora"),
+        ({"corpora": {"mine": {**OWN, "rate": "16000"}}}, "corpora"),
+        ({"corpora": {"mine": {"folder": "takes"}}}, "corpora"),
+        ({"corpora": {"mine": {**OWN, "language": "English"}}}, "corpora"),
+        ({"corpora": {"mine": "a folder"}}, "corpora"),
+        ({"corpora": ["mine"]}, "corpora"),
+        ({"train_utterances": {"mine": 3}}, "train_utterances"),
         ({"stepss": 3}, "stepss"),
         ({"steps": "many"}, "steps"),
         ({"steps": True}, "steps"),
@@ -152,12 +163,18 @@ def test_a_profile_of_one_s_own_is_found_by_its_path(mine):
         profiles.load("mine")
 
 
-def test_a_model_s_folder_is_found_from_the_profile_s_place(mine, monkeypatch):
+def test_folders_of_models_and_speech_are_found_from_the_profile_s_place(mine, monkeypatch):
     """Notebooks are executed in another folder than the one from which a run is called."""
     (mine.parent / "models" / "llama").mkdir(parents=True)
-    text = mine.read_text(encoding="utf-8")
-    mine.write_text(text.replace("model: smollm2-135m", "model: models/llama"), encoding="utf-8")
+    corpora = {"mine": dict(OWN)}
+    values = yaml.safe_load(mine.read_text(encoding="utf-8"))
+    mine.write_text(yaml.safe_dump(values | {"model": "models/llama", "corpora": corpora}))
     assert profiles.load(str(mine)).model == str(mine.parent / "models" / "llama")
+    assert profiles.load(str(mine)).corpora["mine"]["folder"] == str(mine.parent / "takes")
+    monkeypatch.setenv("HOME", str(mine.parent / "home"))
+    corpora["mine"]["folder"] = "~/takes"
+    found = profiles.load("smoke", corpora=corpora).corpora["mine"]["folder"]
+    assert found == str(mine.parent / "home" / "takes")
     monkeypatch.chdir(mine.parent)
     assert profiles.load("smoke", encoder="./models").encoder == str(mine.parent / "models")
     assert profiles.load("smoke").encoder == "whisper-base"
