@@ -91,7 +91,7 @@ def draw(name: str) -> None:
             drawn = figures.paired(*parts, compare.MARGINS, note)
         elif kind == "wer_over_training":
             human = found.profile.train_utterances.get("en_human", 0) > 0
-            bands = None if name in PROFILES else found.wer_bands()
+            bands = None if name in PROFILES else found.wer_intervals
             drawn = figures.wer_over_training(table, human, note, bands)
         else:
             drawn = getattr(figures, kind)(table, note)
