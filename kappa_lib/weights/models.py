@@ -143,10 +143,10 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         checkpoint = of_module(source)
     elif name in GGUFS:
         checkpoint = open_files(weights(name), GGUFS[name].stored_as)
-    elif (gguf := _only_gguf(path)).suffix == ".gguf" and gguf.is_file():
+    elif path.suffix == ".gguf" and path.is_file():
         from kappa_lib.weights.gguf_file import open_gguf  # gguf is not needed otherwise
 
-        checkpoint = open_gguf(gguf)
+        checkpoint = open_gguf(path)
     elif path.is_dir() or (path.suffix == ".safetensors" and path.is_file()):
         checkpoint = open_files(path)
     elif not path.exists() and _HUB_ID.match(name):
@@ -161,18 +161,6 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
         raise (checkpoint.problems or [empty])[0]
     return checkpoint
-
-
-def _only_gguf(path: Path) -> Path:
-    """The GGUF of a folder with nothing else that holds weights; otherwise the path itself."""
-    if not path.is_dir() or any(path.glob("*.safetensors*")):
-        return path
-    found = sorted(path.glob("*.gguf"))
-    if len(found) > 1:
-        raise InputError(
-            f"{path}: holds {len(found)} GGUF files", f"name one of them, such as {found[0]}"
-        )
-    return found[0] if found else path
 
 
 def stored_as(model: str) -> str:

@@ -141,20 +141,18 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     if indices:
         usual = folder / f"{SINGLE}.index.json"
         return _promised(usual if usual in indices else indices[0])
-    numbered = [match for name in files if (match := _NUMBERED.fullmatch(name))]
-    # "model" and its like before "consolidated", the same weights under their makers' names.
-    numbered.sort(key=lambda match: (match[1] != "model", match[1] == "consolidated", match[0]))
-    if numbered:
-        stem, _, total = numbered[0].groups()
+    # Not, beside others, the same weights under their makers' names, or those of an adapter.
+    usual = {name for name in files if not name.startswith(("consolidated", "adapter"))} or files
+    if numbered := next(filter(None, map(_NUMBERED.fullmatch, sorted(usual))), None):
+        stem, _, total = numbered.groups()
         parts = (f"{part:0{len(total)}}" for part in range(1, int(total) + 1))
         return {f"{stem}-{part}-of-{total}.safetensors": set() for part in parts}
-    if not files:
+    if not usual:
         raise CheckpointError(
             f"{folder}: no .safetensors file in this folder",
-            "name a model folder; pickle files are refused, convert them to safetensors",
+            "name a model folder, or a .gguf file; pickle files are refused, convert them",
         )
-    usual = {name for name in files if not name.startswith(("consolidated", "adapter"))}
-    return {name: set() for name in usual or files}
+    return {name: set() for name in usual}
 
 
 def _promised(index: Path) -> dict[str, set[str]]:

@@ -60,6 +60,10 @@ def write_gguf(model: LlamaForCausalLM, path, architecture="llama", parts=1) -> 
         heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(GGUF_NAMES[short])
         weight = interleave(weight, heads) if heads else weight
         writer.add_tensor(f"blk.{parts[2]}.{GGUF_NAMES[short]}.weight", weight)
+    finish(writer)
+
+
+def finish(writer) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -107,10 +111,7 @@ def write_vocabulary(path, endian=gguf.GGUFEndian.LITTLE) -> None:
     writer.add_array("tokens", [f"Wort {n} ü" for n in range(1500)])
     writer.add_string("last", "behind them all")
     writer.add_tensor("x", np.arange(6, dtype=np.float32).reshape(2, 3))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
 
 
 def test_a_big_endian_file_is_refused_for_its_byte_order(tmp_path):
@@ -137,10 +138,7 @@ def test_every_plain_type_of_a_gguf_is_read_and_whole_numbers_are_left_out_by_na
         writer.add_tensor(name, weight)
     for dtype in (np.int8, np.int16, np.int32, np.int64):
         writer.add_tensor(f"ids_{np.dtype(dtype).name}", np.ones((4, 4), dtype))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     checkpoint = open_checkpoint(tmp_path / "a.gguf")
     found = {info.name: info.read().numpy() for info in checkpoint.tensors}
     assert found.keys() == weights.keys()
@@ -149,32 +147,13 @@ def test_every_plain_type_of_a_gguf_is_read_and_whole_numbers_are_left_out_by_na
     assert checkpoint.left_out.keys() == {f"ids_int{bits}" for bits in (8, 16, 32, 64)}
 
 
-def test_a_folder_is_the_one_gguf_in_it(tmp_path):
-    write_vocabulary(tmp_path / "words.gguf")
-    (tmp_path / "README.md").touch()
-    assert [info.files for info in open_checkpoint(tmp_path).tensors] == [("words.gguf",)]
-    write_vocabulary(tmp_path / "others.gguf")
-    with pytest.raises(InputError, match="2 GGUF files") as caught:
-        open_checkpoint(tmp_path)
-    assert "others.gguf" in caught.value.remedy
-    save_file({"a.weight": torch.eye(2)}, tmp_path / "model.safetensors")
-    assert [info.name for info in open_checkpoint(tmp_path).tensors] == ["a.weight"]
-
-
-@pytest.mark.parametrize("end", [0, 20, "Wort 700", "last", -30])
-def test_a_file_that_is_cut_off_is_refused(tmp_path, end):
+@pytest.mark.parametrize("end", ["", "Wort 700", "last", None])
+def test_a_file_that_is_cut_off_or_something_else_is_refused(tmp_path, end):
     path = tmp_path / "words.gguf"
     write_vocabulary(path)
     data = path.read_bytes()
-    path.write_bytes(data[: data.index(end.encode()) if isinstance(end, str) else end])
+    path.write_bytes(b"only text " * 30 if end is None else data[: data.index(end.encode())])
     with pytest.raises(CheckpointError, match=r"words\.gguf: not a complete GGUF"):
-        open_checkpoint(path)
-
-
-def test_not_a_gguf_is_refused(tmp_path):
-    path = tmp_path / "other.gguf"
-    path.write_bytes(b"not a model at all, only text " * 10)
-    with pytest.raises(CheckpointError, match=r"other\.gguf"):
         open_checkpoint(path)
 
 
@@ -195,15 +174,17 @@ def test_digest_of_a_module_follows_its_values():
     assert checkpoint.digest(checkpoint.tensors[0]) != before
 
 
-@pytest.mark.parametrize("source", ["model.bin", "no/such/path/at/all", "somewhere.gguf"])
-def test_unusable_source_is_refused(source, tmp_path):
-    with pytest.raises(InputError, match="not a folder"):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", r"no \.safetensors file"),
+        ("no/such/path/at/all", "not a folder"),
+        ("a.gguf", "not a folder"),
+    ],
+)
+def test_unusable_source_is_refused(source, said, tmp_path):
+    with pytest.raises((InputError, CheckpointError), match=said):
         open_checkpoint(tmp_path / source)
-
-
-def test_folder_without_weights_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no \.safetensors file"):
-        open_checkpoint(tmp_path)
 
 
 def test_hub_id_without_network_says_what_to_do(monkeypatch):

@@ -54,21 +54,16 @@ def left_behind() -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
-def test_fetches_and_tells_from_where(site, said):
-    folder = asset(site, "good.tar.gz").get()
+def test_fetches_once_and_tells_from_where(site, said, monkeypatch):
+    thing = asset(site, "good.tar.gz")
+    folder = thing.get()
     assert {n: (folder / n).read_bytes() for n in CONTENT} == CONTENT
     assert f"from the release archive {site.address}/good.tar.gz" in said[0]
-    assert left_behind() == ["thing"]
-
-
-def test_the_second_time_needs_no_network_and_says_nothing(site, said, monkeypatch):
-    thing = asset(site, "good.tar.gz")
-    thing.get()
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     asked = len(site.requests)
     said.clear()
     thing.get()
-    assert (len(site.requests), said) == (asked, [])
+    assert (len(site.requests), said, left_behind()) == (asked, [], ["thing"])
 
 
 def test_a_wrong_hash_is_refused_with_file_expected_and_found(site):

@@ -113,45 +113,42 @@ SCALES = {
 
 
 @pytest.mark.parametrize(("shape", "wide"), SCALES.values(), ids=list(SCALES))
-@pytest.mark.parametrize("zero", [False, True])
-def test_8_bit_integers_are_codes_less_zero_point_times_scale(shape, wide, zero, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "zero"),
+    [
+        (torch.int8, "scale", False),
+        (torch.int8, "scale", True),
+        (torch.float8_e4m3fn, "scale", False),
+        (torch.float8_e4m3fn, "scale_inv", False),
+    ],
+)
+def test_8_bit_codes_minus_zero_point_are_multiplied_by_their_scale(
+    shape, wide, dtype, suffix, zero, tmp_path
+):
     r = np.random.default_rng(0)
-    codes = r.integers(-127, 128, (12, 20)).astype(np.int8)
+    codes = torch.from_numpy(r.integers(-127, 128, (12, 20))).to(dtype)
     scale, offset = r.uniform(0.1, 2, shape).astype(np.float32), r.integers(-9, 9, shape)
     name = "model.layers.0.a.weight"
-    stored = {name: torch.from_numpy(codes), f"{name}_scale": torch.tensor(scale)}
-    expected = codes * wide(scale)
+    stored = {name: codes, f"{name}_{suffix}": torch.tensor(scale)}
     if zero:
         stored[f"{name}_zero_point"] = torch.tensor(offset).to(torch.int8)
-        expected = (codes - wide(offset)) * wide(scale)
     packing = {"quant_method": "compressed-tensors", "weight_block_size": [5, 6]}
     checkpoint = opened(tmp_path, stored, quantization_config=packing)
     assert {info.name for info in checkpoint.tensors} == {name, *PLAIN}
+    expected = (codes.float().numpy() - (wide(offset) if zero else 0)) * wide(scale)
     np.testing.assert_allclose(read(checkpoint, name), expected, rtol=1e-6)
 
 
-BLOCKS = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
-FP8 = {
-    "a tensor": ((4, 6), np.float32(3), 3),
-    "a row": ((4, 6), np.arange(1.0, 5).reshape(4, 1), np.arange(1.0, 5).reshape(4, 1)),
-    "a block, ragged at the ends": (
-        (130, 300),
-        BLOCKS,
-        BLOCKS.repeat(128, 0)[:130].repeat(128, 1)[:, :300],
-    ),
-    # As of DeepSeek-V3's output matrices, which have 16384 columns.
-    "as many blocks as rows": ((128, 16384), np.arange(1.0, 129)[None], None),
-}
-
-
-@pytest.mark.parametrize(("shape", "scale", "wide"), FP8.values(), ids=list(FP8))
-@pytest.mark.parametrize("suffix", ["scale", "scale_inv"])
-def test_fp8_codes_are_multiplied_by_their_scale(shape, scale, wide, suffix, tmp_path):
+# The last as of DeepSeek-V3's output matrices, which have 16384 columns.
+@pytest.mark.parametrize("shape", [(130, 300), (128, 16384)])
+def test_fp8_blocks_are_128_wide_and_ragged_at_the_ends(shape, tmp_path):
     codes = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
-    stored = {"a.weight": codes, f"a.weight_{suffix}": torch.tensor(scale, dtype=torch.float32)}
-    wide = scale.repeat(128, 1) if wide is None else wide
+    blocks = tuple(-(-side // 128) for side in shape)
+    scale = np.arange(1, 1 + np.prod(blocks), dtype=np.float32).reshape(blocks)
+    stored = {"a.weight": codes, "a.weight_scale_inv": torch.from_numpy(scale)}
+    wide = scale.repeat(128, 0)[: shape[0]].repeat(128, 1)[:, : shape[1]]
     expected = codes.float().numpy() * wide
-    np.testing.assert_allclose(read(opened(tmp_path, stored), "a.weight"), expected, rtol=1e-6)
+    np.testing.assert_array_equal(read(opened(tmp_path, stored), "a.weight"), expected)
 
 
 def test_fp8_scales_of_unknown_layout_are_refused(tmp_path):

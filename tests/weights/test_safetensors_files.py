@@ -100,10 +100,6 @@ def test_stored_dtypes_are_told_and_read(tmp_path):
     assert torch.equal(found["b"][0], tensors["b"])
 
 
-def shard(folder, name, value, tensor="a.weight"):
-    save_file({tensor: value * torch.eye(4)}, folder / name)
-
-
 @pytest.mark.parametrize("shards", [True, False])
 def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, tmp_path):
     """Of a model saved again, smaller, where it had been saved before."""
@@ -127,37 +123,33 @@ def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, 
     assert not checkpoint.problems
 
 
+PAIR = ["model-00001-of-00002", "model-00002-of-00002"]
+MAKERS = ["consolidated", "consolidated-00001-of-00001"]  # the same weights again
+FOLDERS = [
+    (PAIR, MAKERS),
+    (["consolidated"], []),
+    (["model"], ["model.fp16", "adapter_model"]),
+    (["diffusion"], ["other"]),
+]
+
+
+@pytest.mark.parametrize(("chosen", "others"), FOLDERS)
 @pytest.mark.parametrize("with_index", [True, False])
-def test_the_maker_s_own_file_is_named_beside_the_usual_shards(two_shards, with_index):
-    shard(two_shards, "consolidated.safetensors", 3)
-    shard(two_shards, "consolidated-00001-of-00001.safetensors", 3)
+def test_a_folder_s_other_files_are_named(chosen, others, with_index, tmp_path):
+    if chosen == ["diffusion"] and not with_index:
+        pytest.skip("nothing tells it from the other")
+    for number, name in enumerate([*chosen, *others]):
+        save_file({f"{number}.weight": number * torch.eye(4)}, tmp_path / f"{name}.safetensors")
+    weight_map = {f"{n}.weight": f"{name}.safetensors" for n, name in enumerate(chosen)}
     if with_index:
-        files = sorted(path.name for path in two_shards.glob("model-*"))
-        weight_map = dict(zip(("a.weight", "b.weight"), files, strict=True))
-        index = two_shards / "model.safetensors.index.json"
+        index = tmp_path / f"{chosen[0].partition('-')[0]}.safetensors.index.json"
         index.write_text(json.dumps({"weight_map": weight_map}))
-    checkpoint = open_checkpoint(two_shards)
-    assert [info.name for info in checkpoint.tensors] == ["a.weight", "b.weight"]
-    assert [info.read().trace() for info in checkpoint.tensors] == [4, 8]
-    assert len(checkpoint.left_out) == 2
-    assert all("consolidated" in name for name in checkpoint.left_out)
+    checkpoint = open_checkpoint(tmp_path)
+    assert {info.name: info.files for info in checkpoint.tensors} == {
+        tensor: (file,) for tensor, file in weight_map.items()
+    }
+    assert checkpoint.left_out.keys() == {f"{name}.safetensors" for name in others}
     assert not checkpoint.problems
-
-
-def test_a_maker_s_own_file_alone_is_read(tmp_path):
-    shard(tmp_path, "consolidated.safetensors", 3)
-    checkpoint = open_checkpoint(tmp_path)
-    assert checkpoint.tensors[0].read().trace() == 12
-    assert not checkpoint.left_out
-
-
-def test_another_precision_and_an_adapter_beside_the_model_are_named(tmp_path):
-    shard(tmp_path, "model.safetensors", 1)
-    shard(tmp_path, "model.fp16.safetensors", 2)
-    shard(tmp_path, "adapter_model.safetensors", 3, "base_model.model.a.lora_A.weight")
-    checkpoint = open_checkpoint(tmp_path)
-    assert [info.files for info in checkpoint.tensors] == [("model.safetensors",)]
-    assert checkpoint.left_out.keys() == {"model.fp16.safetensors", "adapter_model.safetensors"}
 
 
 def test_empty_weights_are_refused_by_name_and_the_others_read(tmp_path):
