@@ -33,6 +33,7 @@ _BLOCK = {
     "attn_k_norm": "self_attn.k_norm",
 }
 _INTEGERS = ("I8", "I16", "I32", "I64")  # codes have types of their own
+_LONG = 1000  # entries of an array: more than any list of layers, fewer than a vocabulary
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -47,6 +48,34 @@ def module_name(name: str, architecture: str) -> str:
     return f"{_OUTER[stem]}.{suffix}" if stem in _OUTER else name
 
 
+class Reader(gguf.GGUFReader):
+    """The package's reader, which passes over vocabularies: it makes four objects of each token,
+    and of as many as a damaged count says.
+
+    Fields that are long arrays are there without contents.
+    """
+
+    def _get_field_parts(
+        self, orig_offs: int, raw_type: int
+    ) -> tuple[int, list, list, list[gguf.GGUFValueType]]:
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0])
+        count = int(self._get(orig_offs + 4, np.uint64)[0])
+        at = orig_offs + 12
+        if count < _LONG or kind == gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        if kind == gguf.GGUFValueType.STRING:
+            view, order = memoryview(self.data), self.endianess.name.lower()
+            for _ in range(count):
+                at += 8 + int.from_bytes(view[at : at + 8], order)
+                if at > len(view):
+                    raise ValueError("an array is longer than the file")
+        else:
+            at += count * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
+        return at - orig_offs, [], [], [gguf.GGUFValueType.ARRAY, kind]
+
+
 def open_gguf(path: Path) -> Checkpoint:
     """One GGUF file.
 
@@ -54,7 +83,7 @@ def open_gguf(path: Path) -> Checkpoint:
         CheckpointError: not a GGUF, truncated, big-endian, or a part of a split model.
     """
     try:
-        reader = gguf.GGUFReader(path)
+        reader = Reader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise CheckpointError(
             f"{path.name}: not a complete GGUF file ({error})", "fetch it again"

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from kappa_lib.errors import AssetError, CheckpointError, InputError
-from kappa_lib.weights.gguf_file import module_name
+from kappa_lib.weights.gguf_file import Reader, module_name
 from kappa_lib.weights.models import open_checkpoint
 
 HEADS, KV_HEADS = 4, 2
@@ -106,12 +106,41 @@ def test_gguf_names_of_other_architectures_are_kept():
     assert module_name("blk.3.ffn_gate_exps.weight", "llama") == "blk.3.ffn_gate_exps.weight"
 
 
+VOCABULARY = {  # what tokenizers put there, and a list of layers, which is kept
+    "tokens": [f"Wort {n} ü" for n in range(1500)],
+    "scores": [-float(n) for n in range(1500)],
+    "flags": [True, False] * 750,
+    "per_layer": [4, 4, 2, 4],
+}
+
+
 def write_vocabulary(path, endian=gguf.GGUFEndian.LITTLE) -> None:
     writer = gguf.GGUFWriter(path, "llama", endianess=endian)
-    writer.add_array("tokens", [f"Wort {n} ü" for n in range(1500)])
+    for name, values in VOCABULARY.items():
+        writer.add_array(name, values)
     writer.add_string("last", "behind them all")
     writer.add_tensor("x", np.arange(6, dtype=np.float32).reshape(2, 3))
     finish(writer)
+
+
+@pytest.mark.parametrize("endian", list(gguf.GGUFEndian))
+def test_a_vocabulary_is_passed_over_and_all_else_is_the_package_s(tmp_path, endian):
+    write_vocabulary(tmp_path / "words.gguf", endian)
+    ours, theirs = (kind(tmp_path / "words.gguf") for kind in (Reader, gguf.GGUFReader))
+    assert list(ours.fields) == list(theirs.fields)
+    for name, field in theirs.fields.items():
+        long = len(VOCABULARY.get(name, ())) > 1000
+        assert ours.fields[name].contents() == ([] if long else field.contents())
+    assert ours.data_offset == theirs.data_offset
+    assert np.array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+
+
+def test_a_count_beyond_the_file_ends_at_once(tmp_path):
+    write_vocabulary(path := tmp_path / "words.gguf")
+    count = np.uint64(1500).tobytes()
+    path.write_bytes(path.read_bytes().replace(count, np.uint64(2**40).tobytes()))
+    with pytest.raises(CheckpointError, match="not a complete GGUF"):
+        open_checkpoint(path)
 
 
 def test_a_big_endian_file_is_refused_for_its_byte_order(tmp_path):
