@@ -4,7 +4,6 @@ import pytest
 
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
-from kappa_lib.speech import corpora
 from kappa_lib.weights import assets, models
 from kappa_lib.weights.mirrors import Source
 
@@ -87,8 +86,3 @@ def test_a_source_that_is_none_is_refused(monkeypatch, empty_cache):
     monkeypatch.setenv("KAPPA_ASSETS", "torrent")
     with pytest.raises(InputError, match="KAPPA_ASSETS"):
         assets.WHISPER_BASE.get()
-
-
-def test_every_prompt_of_the_manifest_is_in_the_asset():
-    names = {pin.name for pin in assets.asset(PROMPTS).pins}
-    assert {prompt.file for prompt in corpora.prompts()} <= names

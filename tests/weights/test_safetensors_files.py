@@ -126,18 +126,16 @@ def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, 
 PAIR = ["model-00001-of-00002", "model-00002-of-00002"]
 MAKERS = ["consolidated", "consolidated-00001-of-00001"]  # the same weights again
 FOLDERS = [
-    (PAIR, MAKERS),
-    (["consolidated"], []),
-    (["model"], ["model.fp16", "adapter_model"]),
-    (["diffusion"], ["other"]),
+    (PAIR, MAKERS, True),
+    (PAIR, MAKERS, False),
+    (["consolidated"], [], False),
+    (["model"], ["model.fp16", "adapter_model"], False),
+    (["diffusion"], ["other"], True),
 ]
 
 
-@pytest.mark.parametrize(("chosen", "others"), FOLDERS)
-@pytest.mark.parametrize("with_index", [True, False])
+@pytest.mark.parametrize(("chosen", "others", "with_index"), FOLDERS)
 def test_a_folder_s_other_files_are_named(chosen, others, with_index, tmp_path):
-    if chosen == ["diffusion"] and not with_index:
-        pytest.skip("nothing tells it from the other")
     for number, name in enumerate([*chosen, *others]):
         save_file({f"{number}.weight": number * torch.eye(4)}, tmp_path / f"{name}.safetensors")
     weight_map = {f"{n}.weight": f"{name}.safetensors" for n, name in enumerate(chosen)}
