@@ -16,7 +16,7 @@ from kappa_lib.progress import track
 from kappa_lib.speech.audio import RATE
 from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
-from kappa_lib.weights.tensor_files import load_tensors, save_tensors
+from kappa_lib.weights.safetensors_files import load_tensors, save_tensors
 
 DEFAULT = "whisper-base"
 MAX_SECONDS = 30.0

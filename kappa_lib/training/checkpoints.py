@@ -14,7 +14,7 @@ from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import is_main_process
-from kappa_lib.weights.tensor_files import save_tensors
+from kappa_lib.weights.safetensors_files import save_tensors
 
 
 class RunState:

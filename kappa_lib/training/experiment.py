@@ -23,7 +23,7 @@ from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.precision import to_float32
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
-from kappa_lib.weights.tensor_files import load_tensors, save_tensors
+from kappa_lib.weights.safetensors_files import load_tensors, save_tensors
 
 VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")

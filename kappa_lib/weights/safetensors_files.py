@@ -1,9 +1,10 @@
-"""Safetensors files, a tensor's own bytes at a time; which of a folder's files are read.
+"""Safetensors files: a model's, a tensor's own bytes at a time; and those written here, whole.
 
 The format's own library checks headers. A file is opened anew for each tensor: the pages of a map
 count as this process's memory, and go when it is closed.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
-from kappa_lib.errors import CheckpointError, InputError
-from kappa_lib.files import parse
+from kappa_lib.errors import CheckpointError, InputError, from_system
+from kappa_lib.files import parse, replacing, require_space
 from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, refusal
 from kappa_lib.weights.packing import unpacked
@@ -169,3 +171,37 @@ def _promised(index: Path) -> dict[str, set[str]]:
     for name, file_name in listed.items():
         promised.setdefault(file_name, set()).add(name)
     return promised
+
+
+def save_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None
+) -> None:
+    """Write a file of safetensors atomically.
+
+    Raises:
+        SpaceError: the disk cannot hold it.
+        KappaError: the system refuses it for another reason.
+    """
+    try:
+        with replacing(path) as temporary:
+            require_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()))
+            save_file(tensors, temporary, header)
+    except SafetensorError as error:
+        # It is no OSError; the system's number stands in its text alone.
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise from_system(OSError(number, os.strerror(number), str(path))) from error
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Name → tensor of such a file, mapped from the disk.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged: {error}", "delete it and run again") from error

@@ -462,7 +462,7 @@ def test_what_the_system_refuses_while_tensors_are_written_is_explained(
         raise SafetensorError(f"Error while serializing: I/O error: no (os error {number})")
 
     state, named, _ = checkpoint(tmp_path)
-    monkeypatch.setattr("kappa_lib.weights.tensor_files.save_file", refused)
+    monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
     with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
         state.finish(named, {})
     assert caught.value.remedy
