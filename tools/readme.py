@@ -27,7 +27,7 @@ def pages() -> dict[Path, dict[str, str]]:
     )
     return {
         SPEED: {"benchmark": bench_tables(bench), "gpu": bench_tables(on_a_gpu)},
-        TABLES: {name: report.tables_of(runs(f"reference/{name}")) for name in blocks(TABLES)},
+        TABLES: {name: report.table("run", runs(f"reference/{name}")) for name in blocks(TABLES)},
     }
 
 

@@ -15,10 +15,8 @@ from kappa_lib.evidence import compare
 from kappa_lib.evidence.runs import Runs
 from kappa_lib.evidence.verdicts import (
     DECIDED,
-    ENOUGH_SEEDS,
     NOT_RUN,
     POINTS,
-    TOO_FEW,
     Decision,
     Verdict,
     decide_difference,
@@ -78,19 +76,16 @@ def good_early(selected: np.ndarray, inverse: np.ndarray) -> Decision:
 
 def of_curves(rule: Callable[[np.ndarray, np.ndarray], Decision], found: Runs) -> Decision:
     """The rule on the WER of ``selected`` and ``inverse``, where a rise would say anything."""
-    pair = found.first_of(CURVES)
-    if pair is None:
+    if not (ran := compare.pairs_of(found, CURVES)):
         return NOT_RUN
+    pair = ran[0]
     rates = {config.get("schedule", "decaying") for arm in pair for config in found.configs(arm)}
     if rates != {"constant"} or found.epochs < EPOCHS:
         note = f"{found.epochs:.2g} epochs at a {' or '.join(sorted(rates))} rate"
         return Decision(Verdict.NOT_TESTABLE, note=note)
     each = (found.evaluations.query("arm == @arm") for arm in pair)
     wide = (rows.pivot(index="seed", columns="step", values="wer_mean") for rows in each)
-    curves = [100 * rows.to_numpy() for rows in wide]
-    if min(map(len, curves)) < ENOUGH_SEEDS:
-        return Decision(Verdict.NOT_TESTABLE, note=TOO_FEW)
-    return rule(*curves)
+    return rule(*(100 * rows.to_numpy() for rows in wide))
 
 
 def new_modality(found: Runs) -> Decision:
@@ -119,9 +114,9 @@ def disruption_causes_forgetting(found: Runs) -> Decision:
 
     Without a decided difference in disruption there is nothing for forgetting to follow.
     """
-    pair = found.first_of(ALIKE_ARMS)
-    if pair is None:
+    if not (ran := compare.pairs_of(found, ALIKE_ARMS)):
         return NOT_RUN
+    pair = ran[0]
     moved = pd.DataFrame({arm: found.disruption(arm) for arm in pair}).dropna()
     if moved.empty:
         return Decision(Verdict.NOT_TESTABLE, note="no spectra from before and after training")

@@ -58,9 +58,9 @@ ENDS["kl"] = ("kl", 1, "nats per token")
 MARGINS = {"wer": POINTS, "text": NATS, "kl": NATS}
 
 
-def pairs_of(runs: Runs) -> list[Pair]:
+def pairs_of(runs: Runs, among: Iterable[Pair] = PAIRS) -> list[Pair]:
     """The pairs of which both arms were run."""
-    return [pair for pair in PAIRS if set(pair) <= set(runs.ran)]
+    return [pair for pair in among if set(pair) <= set(runs.ran)]
 
 
 def outcomes_of(runs: Runs) -> list[str]:
@@ -132,9 +132,9 @@ def at_equal_learning(
 
 def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) -> Decision:
     """What the differences of the decisive seeds read; ``margin`` is by default of ``MARGINS``."""
-    found, of = differences(runs, pair, outcome), outcome.split()[0]
-    kept, note = decisive(found.index.tolist())
-    values = found.loc[kept]
+    values, of = differences(runs, pair, outcome), outcome.split()[0]
+    kept, note = decisive(values.index.tolist())
+    values = values.loc[kept]
     if len(values) < ENOUGH_SEEDS:
         return Decision(Verdict.NOT_TESTABLE, n=len(values), note=TOO_FEW)
     if values.isna().any():

@@ -10,19 +10,8 @@ import jinja2
 import pandas as pd
 
 from kappa_lib import paths
-from kappa_lib.evidence import claims
+from kappa_lib.evidence import claims, compare
 from kappa_lib.evidence.claims import Claim
-from kappa_lib.evidence.compare import (
-    ENDS,
-    Pair,
-    comparisons,
-    name_of,
-    outcomes_of,
-    pairs_of,
-    seed_by_seed,
-    texts_of,
-    unlike,
-)
 from kappa_lib.evidence.runs import Runs, runs, tested
 from kappa_lib.evidence.verdicts import Decision, Verdict, decisive, interval
 from kappa_lib.files import read_json, write_text
@@ -34,7 +23,7 @@ from kappa_lib.weights import models
 FILE = "REPORT.md"
 # Question → the profile whose committed runs answer it, and the pair of its arms.
 _NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
-QUESTIONS: dict[str, tuple[str, Pair]] = {
+QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "same function: κ as it is − × 30": ("gauge", ("selected", "dose3_matched")),
     "same function: κ as it is − × 8": ("gauge", ("selected", "dose2_matched")),
     "matched pair: smaller − larger κ": ("cause", _NEIGHBOURS),
@@ -59,16 +48,6 @@ REACH = {
 }
 # What is counted apart, since it is no claim of the paper's.
 _APART = {"identity": "identities", "caveat": "our caveats"}
-# What a reader asks first: whether it is κ, what κ is a property of, and whether the method helps.
-_FIRST = (
-    "kappa-causes-forgetting",
-    "kappa-is-the-cause",
-    "mitigates-forgetting",
-    "new-text-task",
-    "kappa-of-a-function",
-    "rule-reads-the-function",
-    "kappa-tracks-encoding",
-)
 # Column of the evaluations → heading.
 HEADS = {
     **{"wer_mean": "mean, %", "capped": "truncated, %", "empty": "empty, %"},
@@ -82,10 +61,11 @@ LOSSES = ["train_loss", "heldout_loss", "text_loss", "kl"]
 def _templates() -> jinja2.Environment:
     found = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
     found.undefined = jinja2.StrictUndefined
-    functions = (counted, normaliser, interval, name_of, pairs_of, unlike)
-    functions += (measured, by_importance, tally, evaluations_table, intervals_table, arms_table)
+    functions = (counted, normaliser, interval, measured, by_importance, tally, tested)
+    functions += (evaluations_table, arms_table)
     found.globals |= {function.__name__: function for function in functions}
-    found.globals |= {"read": read_json, "reach": REACH, "apart": _APART}
+    found.globals |= {"read": read_json, "reach": REACH, "apart": _APART, "losses": LOSSES}
+    found.globals["compare"] = compare
     found.filters |= {"clock": clock, "line": lambda text: " ".join(text.split())}
     found.filters["cell"] = lambda text: text.replace("|", "\\|")
     return found
@@ -115,9 +95,6 @@ def write(profile: Profile, folder: Path | None = None) -> Path:
             pilot=decisive(seeds)[1],
             pictures={path.stem for path in (folder / "figures").glob("*.png")},
             timings=read_json(timings) if timings.is_file() else None,
-            rates=[*tested(found.evaluations), "wer_mean", "capped", "empty"],
-            losses=LOSSES,
-            comparisons=comparisons(found),
             claims=claims.load(folder),
         )
     )
@@ -146,36 +123,11 @@ def _spread(values: pd.Series, in_percent: bool) -> str:
     return f"{factor * values.mean():.{digits}f}{spread}"
 
 
-def intervals_table(found: Runs) -> str:
-    """Error rates of the last evaluation in percent, with what another test set might give.
-
-    Empty where the transcripts were not kept.
-    """
-    table = found.wer_intervals[found.wer_intervals["column"] != "wer_mean"]
-    table = table[table["step"] == table.groupby("arm")["step"].transform("max")]
-    ends = zip(*(100 * table[name] for name in ("rate", "low", "high")), strict=True)
-    cells = [f"{rate:.1f} [{low:.1f}, {high:.1f}]" for rate, low, high in ends]
-    wide = table.assign(cell=cells).pivot(index="arm", columns="column", values="cell").fillna("–")
-    wide = wide.loc[table["arm"].unique(), table["column"].unique()]
-    heads = [column.removeprefix("wer_") for column in wide]
-    return markdown(["arm", *heads], wide.itertuples()) if cells else ""
-
-
 def arms_table(found: Runs) -> str:
     """Rule, tensors, parameters and module types of every arm."""
-    table = found.arms.assign(parameters=found.arms["parameters"].map("{:,}".format))
-    return markdown(["arm", *table], ([*row] for row in table.itertuples()))
-
-
-def tables_of(found: Runs) -> str:
-    """What the committed runs of a profile say, as ``results/reference/README.md`` shows it."""
-    ends, pairs = found.ends.reset_index(), pairs_of(found)
-    # Of LoRA only the ends were evaluated: at equal held-out loss nothing is known.
-    outcomes = list(ENDS) if found.profile.lora_rank else outcomes_of(found)
-    outcomes += texts_of(found) if len(pairs) == 1 else []
-    levels = evaluations_table(ends, [*tested(ends), *LOSSES], by=["arm"])
-    compared = comparisons(found, pairs, outcomes)
-    return "\n\n".join([levels, table("pairs", compared), table("beside", found)])
+    table = found.arms.round({"kappa": 1, "layer": 1}).astype(object).fillna("–")
+    table["parameters"] = table["parameters"].map("{:,}".format)
+    return markdown(["arm", *table], table.itertuples())
 
 
 def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -184,23 +136,23 @@ def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
     The frames are those of :mod:`kappa_lib.evidence.compare`, of the outcomes at the end; their
     ``pair`` is the question, with the number of seeds.
     """
-    dots, rows, each = [], [], {name: runs(f"reference/{name}") for name, _ in QUESTIONS.values()}
+    each = {name: runs(f"reference/{name}") for name, _ in QUESTIONS.values()}
+    dots, rows = [], []
     for question, (name, pair) in QUESTIONS.items():
-        table = comparisons(each[name], [pair], list(ENDS))
+        asked = each[name], [pair], compare.ENDS
+        table = compare.comparisons(*asked)
         named = {"pair": f"{question} (n = {table['n'].max()})"}
         rows.append(table.assign(**named))
-        dots.append(seed_by_seed(each[name], [pair], list(ENDS)).assign(**named))
+        dots.append(compare.seed_by_seed(*asked).assign(**named))
     return pd.concat(dots, ignore_index=True), pd.concat(rows, ignore_index=True)
 
 
-def by_importance(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
-    """Heading → claims, the most important first: primary, other, identities and caveats."""
-    last = len(_FIRST)
-    ranked = sorted(claims, key=lambda c: _FIRST.index(c.id) if c.id in _FIRST else last)
+def by_importance(found: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Heading → claims: primary, other, identities and caveats, each in the catalogue's order."""
     return {
-        "Primary claims": [c for c in ranked if c.primary],
-        "Other claims": [c for c in ranked if c.kind == "claim" and not c.primary],
-        "Identities and caveats": [c for c in ranked if c.kind != "claim"],
+        "Primary claims": [c for c in found if c.primary],
+        "Other claims": [c for c in found if c.kind == "claim" and not c.primary],
+        "Identities and caveats": [c for c in found if c.kind != "claim"],
     }
 
 

@@ -22,8 +22,6 @@ from kappa_lib.evidence.verdicts import (
 )
 from kappa_lib.profiles import Profile
 
-OTHER_MODEL = Decision(Verdict.NOT_TESTABLE, note="not measured for this model")
-
 
 class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +46,7 @@ class Comparison(_Rule):
     def decide(self, profile: Profile) -> Decision:
         """The verdict, *confounded* where it decides while something else differs."""
         found = runs_for(self.runs, profile)
-        ran = [pair for pair in self.pairs if found.first_of([pair])]
+        ran = compare.pairs_of(found, self.pairs)
         if not ran or (self.every and len(ran) < len(self.pairs)):
             return NOT_RUN
         pairs = ran if self.every else ran[:1]
@@ -96,7 +94,7 @@ class Correlation(_Rule):
         """The verdict on what κ goes with within module types."""
         table = encoding.table_of(self.table, profile)
         if table is None:
-            return OTHER_MODEL
+            return Decision(Verdict.NOT_TESTABLE, note="not measured for this model")
         return self.read(
             {name: within_types(table, self.of, name, level=self.level) for name in self.outcomes}
         )

@@ -1,7 +1,6 @@
 """What the runs of a profile left: a frame of all evaluations, one of arms, readers of the rest."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +58,7 @@ class Runs:
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
+        self._averaged = [*LANGUAGES, *profile.corpora]  # the corpora of ``wer_mean``
         pairs = ((arm, seed) for arm in profile.arms for seed in profile.seeds)
         each = {(arm, seed): run_folder(profile, arm, seed) for arm, seed in pairs}
         # (arm, seed) → folder, in the order of arms and seeds.
@@ -68,10 +68,6 @@ class Runs:
     def ran(self) -> list[str]:
         """The arms of which a run is finished."""
         return list(dict.fromkeys(arm for arm, _ in self.folders))
-
-    def first_of(self, pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
-        """The first pair of which both arms were run."""
-        return next((pair for pair in pairs if set(pair) <= set(self.ran)), None)
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
@@ -182,14 +178,10 @@ class Runs:
     def wer_intervals(self) -> pd.DataFrame:
         """Error rates with 95 % intervals of every evaluation whose transcripts are kept.
 
-        They are of :func:`kappa_lib.evidence.verdicts.bootstrap_ratio` over utterances and seeds,
-        its draws seeded by the profile. The interval of a mean of corpora adds up those of its
-        parts as independent ones (Zou and Donner 2008, "Construction of confidence limits",
-        Statistics in Medicine 27).
-
-        Returns:
-            Rows of ``arm``, ``step``, ``column`` (of :attr:`evaluations`), ``rate``, ``low``,
-            ``high``, as fractions.
+        Rows of ``arm``, ``step``, ``column`` (of :attr:`evaluations`), ``rate``, ``low``, ``high``,
+        as fractions, by bootstrap over utterances and seeds, its draws seeded by the profile. The
+        interval of a mean of corpora adds up those of its parts as independent ones (Zou and
+        Donner 2008, "Construction of confidence limits", Statistics in Medicine 27).
         """
         rows = []
         for arm in self.ran:
@@ -219,12 +211,9 @@ class Runs:
     def text_intervals(self, arm: str) -> pd.DataFrame:
         """What an arm forgot of each kind of text: 95 % bootstrap over windows and seeds.
 
-        Returns:
-            One row per kind: ``rise`` of the loss from the first to the last evaluation and
-            ``kl`` at the last, in nats per token, each with ``_low`` and ``_high``.
-
-        Raises:
-            InputError: no such run, or one from before there were kinds of text.
+        One row per kind: ``rise`` of the loss from the first to the last evaluation and ``kl`` at
+        the last, in nats per token, each with ``_low`` and ``_high``. InputError where there is no
+        such run, or one from before there were kinds of text.
         """
         each = [read_metrics(self.folders[arm, seed]) for seed in self._seeds(arm)]
         if not all(run and "text" in run[-1] for run in each):
@@ -254,11 +243,6 @@ class Runs:
                 moved = rows["dlogkappa"].abs().groupby(rows["type"]).mean()
                 found[seed] = float(np.log(moved.clip(lower=np.finfo(float).eps)).mean())
         return pd.Series(found, dtype=float)
-
-    @property
-    def _averaged(self) -> list[str]:
-        """The corpora of ``wer_mean``."""
-        return [*LANGUAGES, *self.profile.corpora]
 
     def _seeds(self, arm: str) -> list[int]:
         """Seeds for which an arm has a finished run, of which there must be some."""

@@ -112,7 +112,8 @@ def test_a_claim_that_cannot_be_decided_so_is_named(results):
 def test_a_record_of_another_wording_is_not_shown(results, tmp_path):
     claim("kappa-invariant", holds=True)
     entries = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    entries[0]["statement"] = "Something else."
+    for entry in entries:
+        entry["statement"] += " Or something else."
     other = tmp_path / "claims.yaml"
     other.write_text(yaml.safe_dump(entries), encoding="utf-8")
     found = {entry.id: entry.verdict for entry in claims.load(results, other)}
@@ -187,35 +188,3 @@ def test_the_most_important_claims_come_first_and_none_is_lost():
     assert sorted(c.id for found in parts.values() for c in found) == sorted(catalogue())
     assert primary[:2] == ["kappa-causes-forgetting", "kappa-is-the-cause"]
     assert others[:2] == ["kappa-of-a-function", "rule-reads-the-function"]
-
-
-# Every part of the repository that shows verdicts: their records, and their intervals.
-RECORDS = sorted(paths.REFERENCE.glob("*/claims/*.json"))
-
-
-def contradictions(decision, corrected=False):
-    """What a decision says against its own intervals; ``corrected`` for several pairs by Holm."""
-    for part in decision.parts.values():
-        yield from contradictions(part, corrected)
-    if decision.p is None or decision.interval is None or decision.verdict == "confounded":
-        return
-    low, high = decision.interval
-    if decision.verdict in ("holds", "fails", "lower", "higher") and low <= 0 <= high:
-        yield f"{decision.verdict} with an interval over zero"
-    inside = -decision.margin < decision.narrow[0] <= decision.narrow[1] < decision.margin
-    if decision.verdict == "no relevant difference" and not inside:
-        yield "no relevant difference outside the margin"
-    corrected = corrected or "by Holm" in decision.note
-    if decision.verdict == "undecided" and not low <= 0 <= high and not corrected:
-        yield "undecided with an interval off zero"
-
-
-@pytest.mark.parametrize("folder", sorted({path.parent.parent for path in RECORDS}), ids=str)
-def test_reports_show_what_the_records_say(folder):
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    for found in claims.load(folder):
-        every = getattr(found.decided_by, "every", False)
-        assert list(contradictions(found.decision, every)) == [] if found.decision else True
-        lines = [x for x in text.splitlines() if x.endswith(f"(`{found.id}`) | this model |")]
-        wanted = f"| **{found.verdict}"
-        assert [line.startswith(wanted) for line in lines] == [True] * found.primary

@@ -85,20 +85,19 @@ def test_depth_confounds_the_cause_alone(tmp_path):
     assert decide("selected-beats-inverse", paper).verdict == HOLDS
 
 
-def test_one_draw_for_all_seeds_confounds(tmp_path):
-    drawn = arm(text=0.06, kl=0.06, draws=1, turned=True)
-    found = decide(
-        "mitigates-forgetting", write(tmp_path, {"selected": arm(), "random_matched_size": drawn})
-    )
-    assert found.verdict == "confounded"
-    assert "draws 1 for 5 seeds" in found.note
-
-
-def test_the_text_task_is_compared_at_matched_training_loss(tmp_path):
-    apart = arm(text=0.06, kl=0.06, turned=True, train_loss=1.3)
-    found = decide("new-text-task", write(tmp_path, {"selected": arm(), "all": apart}))
-    assert found.verdict == "confounded"
-    assert "training loss up to 0.30 nats apart" in found.note
+@pytest.mark.parametrize(
+    ("claim", "more", "said"),
+    [
+        ("mitigates-forgetting", {"draws": 1}, "draws 1 for 5 seeds"),
+        ("new-text-task", {"train_loss": 1.3}, "training loss up to 0.30 nats apart"),
+    ],
+)
+def test_one_draw_and_another_training_loss_confound(tmp_path, claim, more, said):
+    first, second = PAIRS[claim]
+    apart = arm(text=0.06, kl=0.06, turned=True, **more)
+    found = decide(claim, write(tmp_path, {first: arm(), second: apart}))
+    assert found.verdict == CONFOUNDED
+    assert said in found.note
 
 
 @pytest.mark.parametrize("verdict", [HOLDS, CORRECTED, FAILS, SAME, UNDECIDED, NOT_TESTABLE])
@@ -136,11 +135,10 @@ def test_all_pairs_that_are_asked_for_must_agree_by_holm(tmp_path):
 
 def test_the_pilot_is_left_out_where_three_others_are_there(tmp_path):
     arms = {"selected": arm(), "inverse": arm(wer=0.2, turned=True)}
-    found = decide("selected-beats-inverse", write(tmp_path, arms, seeds=(0, 1, 2, 3)))
-    assert (found.verdict, found.n) == (HOLDS, 3)
-    assert "left out" in found.note
-    found = decide("selected-beats-inverse", write(tmp_path / "few", arms, seeds=(0, 1, 2)))
-    assert found.n == 3
+    for seeds, n, said in (((0, 1, 2, 3), 3, "left out"), ((0, 1, 2), 3, "with pilot")):
+        found = decide("selected-beats-inverse", write(tmp_path / str(seeds), arms, seeds=seeds))
+        assert (found.verdict, found.n) == (HOLDS, n)
+        assert said in found.note
 
 
 def test_committed_runs_decide_for_their_model_and_for_no_other(monkeypatch):
@@ -214,16 +212,12 @@ def test_disruption_and_forgetting_must_go_together(tmp_path):
         pair = dict(zip(PAIRS["kappa-is-the-cause"], (low, high), strict=True))
         return decide("disruption-causes-forgetting", write(tmp_path, pair)).verdict
 
+    assert verdict(arm(), arm()) == NOT_TESTABLE  # no spectra
+
     calm = arm(disruption=0.1)
     assert verdict(calm, arm(text=0.06, kl=0.06, turned=True, disruption=0.5)) == HOLDS
     assert verdict(calm, arm(text=0.001, kl=0.001, turned=True, disruption=0.5)) == FAILS
     assert verdict(calm, arm(turned=True, disruption=0.1)) == UNDECIDED
-
-
-def test_without_spectra_disruption_tests_nothing(tmp_path):
-    pair = {name: arm() for name in PAIRS["kappa-is-the-cause"]}
-    found = decide("disruption-causes-forgetting", write(tmp_path, pair))
-    assert found.note == "no spectra from before and after training"
 
 
 UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0.3, 0.1, 0.5)
@@ -238,12 +232,8 @@ UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0
         ("kappa-tracks-encoding", (UP, FLAT), CORRECTED),
         ("kappa-tracks-encoding", (DOWN, UP), CORRECTED),
         ("kappa-tracks-encoding", (UP, WIDE), UNDECIDED),
-        ("kappa-tracks-encoding", (WIDE, WIDE), UNDECIDED),
-        ("encoding-capacity", (UP, UP), HOLDS),
         ("encoding-capacity", (UP, FLAT), CORRECTED),
         ("encoding-capacity", (FLAT, UP), UNDECIDED),
-        ("encoding-capacity", (FLAT, FLAT), FAILS),
-        ("encoding-capacity", (UP, WIDE), UNDECIDED),
         ("pruning-by-kappa", (UP, UP), HOLDS),
         ("pruning-by-kappa", (DOWN, DOWN), CORRECTED),
         ("pruning-by-kappa", (DOWN, FLAT), UNDECIDED),
@@ -252,7 +242,6 @@ UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0
         ("low-kappa-is-stable", (UP, UP), HOLDS),
         ("low-kappa-is-stable", (DOWN, DOWN), FAILS),
         ("low-kappa-is-stable", (UP, DOWN), UNDECIDED),
-        ("low-kappa-is-stable", (UP, FLAT), UNDECIDED),
         ("kappa-as-proxy", ((0.95, 0.9, 0.97),), HOLDS),
         ("kappa-as-proxy", ((0.42, 0.29, 0.53),), FAILS),
         ("kappa-as-proxy", ((0.8, 0.7, 0.9),), UNDECIDED),
