@@ -274,7 +274,7 @@ def test_a_file_holds_a_selection_or_is_refused(tmp_path):
         (lambda: select(TABLE, "best", 3), "no arm 'best'"),
         (lambda: select(make_table(1), "inverse_matched_size", 1), "nearest"),
         (lambda: select(make_table(1), NEIGHBOURS[0], 1), "no tensor of this model fits"),
-        (lambda: load("text", arms=["adaptor_only"]), "adaptor_only"),
+        (lambda: load("text_early", arms=["adaptor_only"]), "adaptor_only"),
         (lambda: select(TABLE, "all").check(set(TABLE["tensor"][5:])), r"0\.mlp\.up_proj\.weight"),
     ],
 )
