@@ -73,7 +73,6 @@ class Profile(BaseModel):
     steps: Count  # of fine-tuning
     batch: Count  # utterances per step, of all processes together
     lr: Rate  # at its peak
-    parallel: Literal["ddp", "fsdp2"]  # what several processes do, see ``training/parallel``
     eval_every: Count  # steps between two evaluations, each of which is also a checkpoint
     max_new_tokens: Count  # of a generated transcript
     text_tokens: Count  # predictions on each of three kinds of text, to measure forgetting

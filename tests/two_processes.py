@@ -26,11 +26,11 @@ class Stop(Exception):
     pass
 
 
-def write_gradients(root: Path, way: str, folder: Path) -> None:
+def write_gradients(root: Path, folder: Path) -> None:
     """Train to the first step's gradients before clipping, and leave them in the folder."""
     os.environ["KAPPA_RESULTS"] = str(folder)
-    changes = {"arms": ["selected"], "dtype": "float32", "parallel": way}
-    experiment, arms = stages.prepare(tiny_paper.profile(root, **changes))
+    profile = tiny_paper.profile(root, arms=["selected"], dtype="float32")
+    experiment, arms = stages.prepare(profile)
 
     def keep(parameters, limit):
         kept = {str(i): parallel.full_tensor(p.grad) for i, p in enumerate(parameters)}
@@ -62,12 +62,9 @@ def run(folder: Path, arguments: list[str]) -> None:
 
 
 def main(root: Path, folder: Path) -> None:
-    """DDP first: Accelerate does not go back from sharding within a process."""
-    run(folder / "ddp-float32", training(root, parallel="ddp"))
-    write_gradients(root, "ddp", folder / "ddp")
-    run(folder / "fsdp2-bfloat16", training(root, parallel="fsdp2", dtype="bfloat16"))
-    run(folder / "every-arm", training(root, parallel="fsdp2", **EVERY_ARM))
-    write_gradients(root, "fsdp2", folder / "fsdp2")
+    run(folder / "bfloat16", training(root, dtype="bfloat16"))
+    run(folder / "every-arm", training(root, **EVERY_ARM))
+    write_gradients(root, folder / "gradients")
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def train(
     """Train the arms of a profile, or go on with them.
 
     Where the model doesn't fit one GPU: accelerate launch --num_processes N -m kappa_lib.run.cli
-    train --profile NAME --set parallel=fsdp2
+    train --profile NAME
     """
     values = dict(map(profiles.parse_setting, settings or []))
     asked = {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}

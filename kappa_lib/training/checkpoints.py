@@ -23,11 +23,8 @@ class RunState:
     A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
     the position, in one file that is replaced atomically. Tensors are whole in it, however they
     were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl`` and
-    transcripts later than the checkpoint are dropped on resume and measured again.
-
-    The last evaluation has no checkpoint: a run that ends between it and ``model.safetensors``
-    goes on from the one before. With several processes all of them call its methods; the main one
-    writes.
+    transcripts later than the checkpoint are dropped on resume and measured again; the last
+    evaluation has no checkpoint. All processes call its methods; the main one writes.
 
     Args:
         folder: of the run.
@@ -41,12 +38,12 @@ class RunState:
         self.folder, self.config, self.key = folder, config, fingerprint(config)
         self.model_path = folder / self.MODEL
         self.resume_path = folder / "resume.safetensors"
-        self._config_path = folder / "config.json"
 
     def is_finished(self) -> bool:
         """Whether the folder holds the trained tensors of this very configuration."""
-        known = self.model_path.is_file() and self._config_path.is_file()
-        return known and read_json(self._config_path) == self.config
+        path = self.folder / "config.json"
+        known = self.model_path.is_file() and path.is_file()
+        return known and read_json(path) == self.config
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
@@ -115,7 +112,7 @@ class RunState:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write_metrics([])
-        write_json(self._config_path, self.config)
+        write_json(self.folder / "config.json", self.config)
 
     def save(
         self, step: int, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
@@ -193,22 +190,17 @@ class RunState:
 def _restore(stored: Any, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
     from kappa_lib.training.parallel import distributed_like  # heavy
 
-    keys = set(stored.keys())
-    kinds = {key.partition("/")[0] for key in keys} - {"random", "weight"}
-    states: dict[int, dict[str, Any]] = {}
-    ordered = [p for group in optimiser.param_groups for p in group["params"]]
-    numbers = {id(p): i for i, p in enumerate(ordered)}
-    for name, parameter in named.items():
-        parameter.copy_(distributed_like(stored.get_tensor(f"weight/{name}"), parameter))
-        state = states[numbers[id(parameter)]] = {}
-        for kind in kinds:
-            if f"{kind}/{name}" in keys:
-                value = stored.get_tensor(f"{kind}/{name}")
-                if value.shape == parameter.shape:
-                    value = distributed_like(value, parameter)
-                state[kind] = value
-    # The optimiser knows which of its states belong on the device.
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+    names = {parameter: name for name, parameter in named.items()}
+    keys, states = list(stored.keys()), []
+    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+        found = {}
+        for key in keys:
+            kind, _, name = key.partition("/")
+            if name == names[parameter]:
+                found[kind] = distributed_like(stored.get_tensor(key), parameter)
+        parameter.copy_(found.pop("weight"))
+        states.append(found)
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": dict(enumerate(states))})
 
 
 def run_folder(profile: Profile, arm: str, seed: int) -> Path:

@@ -1,6 +1,6 @@
 """What a run is judged by: word error rate, held-out loss, and forgotten general text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.training import parallel
-from kappa_lib.training.model import SpeechLLM
-from kappa_lib.training.precision import autocast
+from kappa_lib.training.model import SpeechLLM, autocast
 
 EVAL_BATCH = 48
 HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
@@ -26,23 +25,17 @@ WINDOW = 256  # predictions a window of them
 DIGITS = 6  # of the values that are kept for every window, in nats
 
 
-def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, so that little of a batch is padding."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
 def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> list[dict]:
     """Transcribe a whole test set; several processes share its batches.
 
     Returns:
         One row per utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
     """
-    groups = list(batches([len(f) for f in test.features], EVAL_BATCH))
+    # Of similar length, so that little of a batch is padding.
+    order = sorted(range(len(test.ids)), key=lambda i: len(test.features[i]))
+    groups = [order[start : start + EVAL_BATCH] for start in range(0, len(order), EVAL_BATCH)]
     found: dict[int, dict] = {}
-    for number in parallel.shard(len(groups)):
-        group = groups[number]
+    for group in (groups[number] for number in parallel.shard(len(groups))):
         answers = model.transcribe([test.features[i] for i in group], max_new_tokens)
         for i, (text, capped) in zip(group, answers, strict=True):
             found[i] = {
@@ -65,7 +58,7 @@ def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> dict[str, Any
     total = count = 0.0
     found = {}
     for test in tests:
-        loss, tokens = model.loss(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
+        loss, tokens = model(test.features[:HELDOUT_ITEMS], test.texts[:HELDOUT_ITEMS])
         found[test.corpus] = loss.item()
         total, count = total + loss.item() * tokens, count + tokens
     return {"heldout_loss": total / count, "heldout": found}
@@ -126,40 +119,32 @@ class Forgetting:
     ) -> None:
         self.windows = text_windows(tokenizer, tokens)
         self._all = torch.cat(list(self.windows.values()))
-        self._head = _checksum(llm)
         self._base: dict[int, Tensor] = {}
         for number in parallel.shard(len(self._all)):
-            window = self._all[number]
-            hidden, now = _read(llm, window)
-            if not torch.equal(_log_probabilities(llm, hidden), now):
-                raise InputError(
-                    f"{type(llm).__name__} changes its logits after the output layer",
-                    "forgetting cannot be measured on it; use a model without soft-capping",
-                )
-            self._base[number] = hidden.cpu()
+            self._base[number] = _read(llm, self._all[number]).cpu()
+        with torch.inference_mode(), autocast(llm):
+            ids = self._all[:1, :-1].to(llm.device)
+            logits = llm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(dim=-1)
+        if not torch.equal(_log_probabilities(llm, _read(llm, self._all[0])), logits):
+            raise InputError(
+                f"{type(llm).__name__} changes its logits after the output layer",
+                "forgetting cannot be measured on it; use a model without soft-capping",
+            )
 
     @torch.inference_mode()
     def measure(self, llm: PreTrainedModel) -> dict[str, Any]:
-        """What a model has lost, in nats per token, as ``metrics.jsonl`` has it.
+        """What a model with the base model's output layer has lost, in nats per token.
 
         Returns:
             ``text``: kind of text → mean ``loss`` (cross-entropy) and ``kl`` (base ‖ now), the
             same of each window as ``window_loss`` and ``window_kl``, and the predicted ``tokens``;
             ``text_loss`` and ``kl``: their means over the kinds, each of which counts the same.
-
-        Raises:
-            InputError: the output layer is not the base model's.
         """
-        if _checksum(llm) != self._head:
-            raise InputError(
-                "the output layer has changed since the base model was read",
-                "measure forgetting of models that share the base model's output layer",
-            )
         found = {}
         for number, hidden in self._base.items():
             window = self._all[number]
             base = _log_probabilities(llm, hidden.to(llm.device))
-            now = _read(llm, window)[1]
+            now = _log_probabilities(llm, _read(llm, window))
             divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
             loss = functional.nll_loss(now, window[1:].to(now.device))
             found[number] = (loss.item(), divergence.item())
@@ -182,18 +167,11 @@ class Forgetting:
 
 
 @torch.inference_mode()
-def _read(llm: PreTrainedModel, window: Tensor) -> tuple[Tensor, Tensor]:
-    """(length + 1,) ids → what enters the output layer, and (length, vocabulary) log-probs."""
-    entered = []
-    hook = llm.get_output_embeddings().register_forward_pre_hook(
-        lambda _, inputs: entered.append(inputs[0][0])
-    )
-    try:
-        with autocast(llm):
-            logits = llm(input_ids=window[None, :-1].to(llm.device), use_cache=False).logits[0]
-    finally:
-        hook.remove()
-    return entered[0], functional.log_softmax(logits.float(), dim=-1)
+def _read(llm: PreTrainedModel, window: Tensor) -> Tensor:
+    """(length + 1,) ids → what enters the output layer, (length, width)."""
+    ids = window[None, :-1].to(llm.device)
+    with autocast(llm):
+        return llm.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
 
 
 @torch.inference_mode()
@@ -201,11 +179,6 @@ def _log_probabilities(llm: PreTrainedModel, hidden: Tensor) -> Tensor:
     with autocast(llm):
         logits = llm.get_output_embeddings()(hidden[None])[0]
     return functional.log_softmax(logits.float(), dim=-1)
-
-
-@torch.inference_mode()
-def _checksum(llm: PreTrainedModel) -> float:
-    return llm.get_output_embeddings().weight.sum(dtype=torch.float64).item()
 
 
 def evaluate(

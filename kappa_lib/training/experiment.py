@@ -20,7 +20,6 @@ from kappa_lib.speech.features import SpeechData
 from kappa_lib.training import parallel
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
-from kappa_lib.training.precision import to_float32
 from kappa_lib.training.warm_start import new_adaptor, warm_start
 from kappa_lib.weights import models
 from kappa_lib.weights.safetensors_files import load_tensors, save_tensors
@@ -37,8 +36,7 @@ class Experiment:
     """A profile's model, data and evaluation; the model is loaded anew for each run.
 
     Raises:
-        InputError: the processes see different data, one would have no utterance of a batch, or
-            there are too few utterances to fill one.
+        InputError: one of several processes would have no utterance of a batch.
     """
 
     def __init__(self, profile: Profile, data: SpeechData) -> None:
@@ -48,23 +46,12 @@ class Experiment:
                 "without work",
                 "raise the profile's batch, or start fewer processes",
             )
-        usable = min(len(data.ids), len(data.first(profile.tune_utterances)))
-        if usable < (batch := max(profile.batch, profile.warm_batch if profile.warm_steps else 1)):
-            raise InputError(
-                f"profile {profile.profile}: {usable} training utterances for batches of {batch}",
-                "raise train_utterances, or lower batch and warm_batch",
-            )
         # Of a run's type, not of its wish: a machine that picks another one makes another run.
         dtype = models.pick_dtype(profile.dtype, profile.device)
         profile = profile.model_copy(update={"dtype": dtype})
         self.profile, self.data = profile, data
         device = models.pick_device(profile.device)
-        self.accelerator = parallel.accelerator(profile.parallel, device)
-        if parallel.broadcast(data.key) != data.key:
-            raise InputError(
-                f"process {parallel.rank()} sees other speech data than process 0",
-                "let all processes see the same KAPPA_HOME, KAPPA_RESULTS and KAPPA_CORPORA",
-            )
+        self.accelerator = parallel.accelerator(device)
         self.llm: Any  # of the run, which changes it; at first the original
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.
@@ -104,8 +91,8 @@ class Experiment:
             self.rates = self._regauge(selection.arm, seed)
             if self.profile.lora_rank:
                 names = insert_lora(self.llm, selection, seed)
-        to_float32(model.unfreeze(names))
-        if selection and parallel.is_sharded(self.accelerator):
+        model.unfreeze(names)
+        if selection and self.accelerator.is_fsdp2:
             self.llm.to("cpu")  # sharding moves a part of each tensor to the device
         return model
 
@@ -177,20 +164,18 @@ class Experiment:
         # CUDA has no deterministic backward pass of the CTC loss: there a warning has to do, and
         # two machines that are to agree have to share the file that this leaves.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            losses = warm_start(
-                adaptor,
-                self.llm.get_input_embeddings().weight.detach(),
-                self.data.features,
-                targets,
-                steps=profile.warm_steps,
-                batch=profile.warm_batch,
-                lr=profile.warm_lr,
-                dropout=profile.warm_dropout,
-                seed=seed,
-            )
-        finally:
-            torch.use_deterministic_algorithms(True)
+        losses = warm_start(
+            adaptor,
+            self.llm.get_input_embeddings().weight.detach(),
+            self.data.features,
+            targets,
+            steps=profile.warm_steps,
+            batch=profile.warm_batch,
+            lr=profile.warm_lr,
+            dropout=profile.warm_dropout,
+            seed=seed,
+        )
+        torch.use_deterministic_algorithms(True)
         save_tensors(path, adaptor.state_dict())
         return losses
 

@@ -1,15 +1,20 @@
-"""The speech LLM of the paper's section 4.1: frozen encoder → adaptor → language model."""
+"""The speech LLM of the paper's section 4.1: frozen encoder → adaptor → language model.
+
+Its weights may be bfloat16, which has 8 significant bits: an update below a 512th of the weight is
+rounded away, and at the learning rates of models of this size most are. What trains is therefore
+kept in fp32 (it is its own master copy), while autocast rounds it to bf16 for every product; what
+is frozen stays in bf16. With fp32 weights all of this is switched off and nothing changes.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-
-from kappa_lib.training.precision import autocast
 
 STACK = 4  # the paper sub-samples audio embeddings four times, by concatenation
 HEAD_WIDTH = 64
@@ -113,9 +118,11 @@ class SpeechLLM(nn.Module):
         return self.llm.get_input_embeddings()
 
     def unfreeze(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """Make the named tensors of the language model trainable, and no others of it."""
+        """Make the named tensors of the language model trainable, in fp32, and no others of it."""
         known = dict(self.llm.named_parameters())
         self.llm.requires_grad_(False)
+        for name in names:
+            known[name].data = known[name].data.float()
         return [known[name].requires_grad_(True) for name in names]
 
     def targets(self, text: str) -> list[int]:
@@ -123,10 +130,6 @@ class SpeechLLM(nn.Module):
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
 
     def forward(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
-        """As :meth:`loss`; what Accelerate wraps is a module's call."""
-        return self.loss(features, texts)
-
-    def loss(self, features: Sequence[Tensor], texts: Sequence[str]) -> tuple[Tensor, int]:
         """Auto-regressive cross-entropy of the transcripts given the audio (section 4.2).
 
         The output layer runs only where a label is: with a small model and a vocabulary of
@@ -196,6 +199,41 @@ class SpeechLLM(nn.Module):
         return [
             torch.cat([before, a[:n], after]) for a, n in zip(audio, lengths.tolist(), strict=True)
         ]
+
+
+def _is_mixed(llm: PreTrainedModel) -> bool:
+    """Whether the model's frozen weights are narrower than fp32."""
+    return llm.get_input_embeddings().weight.dtype != torch.float32
+
+
+def autocast(llm: PreTrainedModel) -> torch.autocast:
+    """A context in which products with ``llm``'s weights are taken in its own type.
+
+    Nothing is cached: the rounded copies of all that trains would be held to the end of a pass,
+    and each is needed in one layer.
+    """
+    kind = llm.get_input_embeddings().weight.device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=_is_mixed(llm), cache_enabled=False)
+
+
+@contextmanager
+def gradient_checkpointing(llm: PreTrainedModel) -> Iterator[None]:
+    """Inside, a forward pass of bf16 weights on a GPU keeps only the inputs of its layers.
+
+    They run again for the backward pass, since a GPU's memory is scarce; a processor has memory to
+    spare, and would lose a quarter of a step. Transformers recomputes in training mode alone;
+    Llama has no dropout for that to switch on.
+    """
+    if not _is_mixed(llm) or llm.get_input_embeddings().weight.device.type == "cpu":
+        yield
+        return
+    llm.activation_checkpointing_enable()
+    llm.train()
+    try:
+        yield
+    finally:
+        llm.eval()
+        llm.activation_checkpointing_disable()
 
 
 def _padded(rows: Sequence[Tensor], side: str) -> tuple[Tensor, Tensor]:

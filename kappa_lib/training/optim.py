@@ -51,7 +51,7 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     if len(lengths) < batch:
         raise InputError(
             f"{len(lengths)} training utterances do not fill a batch of {batch}",
-            "raise train_utterances or lower the batch size",
+            "raise train_utterances, or lower batch and warm_batch",
         )
     plan: list[list[int]] = []
     rng = np.random.default_rng(seed)

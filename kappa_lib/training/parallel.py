@@ -1,9 +1,9 @@
-"""The processes that train one model together, and Accelerate's DDP or FSDP2 around it.
+"""The processes that train one model together, and Accelerate's FSDP2 around it.
 
-There is one process, unless ``accelerate launch`` started more. ``ddp`` holds the whole model on
-every device and averages gradients; ``fsdp2`` spreads weights, gradients and optimiser states over
-the devices and gathers a layer at a time. What waits for the others or hears from them has to be
-called by all, in the same order.
+There is one process, unless ``accelerate launch`` started more. Then weights, gradients and
+optimiser states are spread over their devices, and a layer is gathered at a time; what fits one
+device needs none of it, for arms and seeds can be trained beside each other. What waits for the
+others or hears from them has to be called by all, in the same order.
 """
 
 import os
@@ -15,7 +15,6 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
     broadcast_object_list,
@@ -28,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from kappa_lib.progress import is_main_process, rank
 
-# Settings of an Accelerate configuration that lies around; the profile decides instead.
+# Settings of an Accelerate configuration that lies around.
 _OVERRULED = ("FSDP_", "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_GRADIENT_")
 
 T = TypeVar("T")
@@ -82,54 +81,34 @@ def broadcast(value: T) -> T:
     return broadcast_object_list([value])[0] if world_size() > 1 else value
 
 
-def accelerator(way: str, device: torch.device) -> Accelerator:
-    """Accelerate's handle on the processes of a run; with one process ``way`` means nothing.
+def accelerator(device: torch.device) -> Accelerator:
+    """Accelerate's handle on the processes of a run, for a model on a device.
 
-    Precision stays ``training.precision``'s, so that one process and many compute alike.
-
-    Args:
-        way: ``ddp`` or ``fsdp2``.
-        device: of the model.
+    Precision stays that of ``training.model``, so that one process and many compute alike.
     """
     for name in list(os.environ):
         if name.startswith(_OVERRULED):
             del os.environ[name]
-    if world_size() > 1:
-        state()  # waits longer than what Accelerate would set up by itself
-    shards = way == "fsdp2" and world_size() > 1
-    plugin = None
-    if shards:
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            reshard_after_forward=True,
-            auto_wrap_policy="transformer_based_wrap",  # the layers that the model names
-            cpu_ram_efficient_loading=False,
-            cpu_offload=False,
-            activation_checkpointing=False,
-        )
-    found = Accelerator(
-        mixed_precision="no",
-        cpu=device.type != "cuda",
-        fsdp_plugin=plugin,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    on_cpu = device.type != "cuda"
+    if world_size() == 1:
+        return Accelerator(mixed_precision="no", cpu=on_cpu)
+    state()  # waits longer than what Accelerate would set up by itself
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap",  # the layers that the model names
+        cpu_ram_efficient_loading=False,
+        cpu_offload=False,
+        activation_checkpointing=False,
     )
-    if shards and not is_sharded(found):
+    found = Accelerator(mixed_precision="no", cpu=on_cpu, fsdp_plugin=plugin)
+    if not found.is_fsdp2:
         # Accelerate turns sharding on where there is a GPU; on CPUs the same code runs, too. Its
         # objects read this from the state that all of a process share.
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         found.state.distributed_type = DistributedType.FSDP
         found.state.fsdp_plugin = plugin
     return found
-
-
-def is_sharded(found: Accelerator) -> bool:
-    """Whether the accelerator spreads the model over the processes."""
-    return found.distributed_type == DistributedType.FSDP
-
-
-def peak_gib(device: torch.device) -> float | None:
-    """The most memory that tensors took on a GPU since the process began, None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
 
 
 @contextmanager
@@ -155,8 +134,7 @@ def full_tensor(tensor: Tensor) -> Tensor | None:
     paper's size takes 38 GB.
     """
     value = tensor.detach()
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
+    value = value.full_tensor() if isinstance(value, DTensor) else value
     return value.cpu().contiguous() if is_main_process() else None
 
 

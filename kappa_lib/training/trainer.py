@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from kappa_lib import provenance
-from kappa_lib.errors import InputError, KappaError
+from kappa_lib.errors import KappaError
 from kappa_lib.files import alone, fingerprint, replacing
 from kappa_lib.profiles import SMOOTHED, Profile
 from kappa_lib.progress import Progress, track
@@ -23,11 +24,11 @@ from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.training import optim, parallel
 from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
-from kappa_lib.training.precision import gradient_checkpointing
+from kappa_lib.training.model import gradient_checkpointing
 
 # Keys of a profile that no run's numbers depend on, or that "arm", "seed", "tensors" and "split"
 # of its config stand for.
-_NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "parallel", "spectra"} | {
+_NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "spectra"} | {
     "train_utterances",
     "test_utterances",
     "corpora",
@@ -185,15 +186,13 @@ def _origin(
     experiment: Experiment, selection: Selection, learner: Learner, run: RunState
 ) -> dict[str, Any]:
     """Where a run comes from, for its ``provenance.json``."""
-    last, processes = run.metrics()[-1], parallel.world_size()
+    last, device = run.metrics()[-1], experiment.accelerator.device
+    on_gpu = device.type == "cuda"
     return {
-        **provenance.describe(experiment.accelerator.device),
-        "processes": processes,
-        "parallel": experiment.profile.parallel if processes > 1 else None,
-        "sharded": parallel.is_sharded(experiment.accelerator),
+        **provenance.describe(device),
+        "processes": parallel.world_size(),
         "seconds_per_step": last["seconds"] / last["step"],
-        "peak_gib": parallel.peak_gib(experiment.accelerator.device),
-        "optimiser": type(learner.optimiser).__name__,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None,
         "trainable_llm": selection.parameters,
         "trainable_all": sum(p.numel() for p in learner.named.values()),
     }
@@ -218,19 +217,3 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
             rows.append({"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change)
     with replacing(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def spectral_changes(profile: Profile) -> pd.DataFrame:
-    """The ``spectra.csv`` of a profile's runs, one under the other, with ``arm`` and ``seed``.
-
-    Raises:
-        InputError: no run has left one.
-    """
-    runs = [(arm, seed) for arm in profile.arms for seed in profile.seeds]
-    paths = {run: run_folder(profile, *run) / "spectra.csv" for run in runs}
-    found = {run: pd.read_csv(path) for run, path in paths.items() if path.is_file()}
-    if not found:
-        raise InputError(
-            f"{profile.folder}: no spectra.csv of a run", "set spectra: true and run notebook 04"
-        )
-    return pd.concat(found, names=["arm", "seed", None]).reset_index(["arm", "seed"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from kappa_lib import profiles
 from kappa_lib.run import stages
-from kappa_lib.speech.hub import SOURCES
+from kappa_lib.speech.sources import HUB
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.model import INSTRUCTION, SpeechLLM, chat_prompt
 from kappa_lib.training.trainer import train
@@ -50,7 +50,7 @@ def test_every_arm_is_trained_and_evaluated_on_both_corpora(run):
     profile, _, arms, table = run
     assert list(dict.fromkeys(table["arm"])) == profile.arms == list(arms)
     assert table["step"].tolist() == [0, 2, 4] * len(profile.arms)
-    for corpus in SOURCES:
+    for corpus in HUB:
         assert table[f"wer_{corpus}"].between(0, 100).all()
     mean = (table["wer_librispeech"] + table["wer_mls_german"]) / 2
     assert table["wer_mean"].tolist() == mean.tolist()

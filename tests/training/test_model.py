@@ -26,16 +26,12 @@ def test_adaptor_shapes_and_lengths():
     assert lengths.tolist() == [2, 4, 1] == [positions(n) for n in (8, 13, 1)]
 
 
-def test_padding_does_not_change_an_utterance(model):
+def test_adaptor_output_is_as_large_as_embeddings_and_padding_does_not_change_it(model):
     alone, _ = model.adaptor(features(8))
     together, _ = model.adaptor([*features(8), torch.randn(40, 32)])
     torch.testing.assert_close(together[0, :2], alone[0], rtol=1e-4, atol=1e-6)
-
-
-def test_adaptor_output_has_the_size_of_token_embeddings(model):
     output, _ = model.adaptor(features(40))
-    table = model.embeddings.weight
-    sizes = [values.pow(2).mean().sqrt().item() for values in (output, table)]
+    sizes = [values.pow(2).mean().sqrt().item() for values in (output, model.embeddings.weight)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
 
 
@@ -65,7 +61,7 @@ def test_loss_equals_the_full_model_one_utterance_at_a_time(model):
             predicted = logits[start - 1 : start - 1 + len(labels)]
             total += functional.cross_entropy(predicted, labels, reduction="sum").item()
             count += len(labels)
-        loss, tokens = model.loss(speech, texts)
+        loss, tokens = model(speech, texts)
     assert tokens == count
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
@@ -110,12 +106,8 @@ def test_transcripts_are_those_of_generate(talkative, monkeypatch, ended):
     ]
 
 
-def test_targets_end_with_the_end_of_the_turn(model):
-    assert model.tokenizer.convert_ids_to_tokens(model.targets("Anna")[-1]) == "<|im_end|>"
-
-
-def test_the_prompt_is_the_chat_template_around_the_audio():
-    tokenizer = tiny.tokenizer()
-    before, after = chat_prompt(tokenizer)
-    text = tokenizer.decode(before) + "AUDIO" + tokenizer.decode(after)
+def test_the_prompt_is_the_chat_template_around_the_audio_and_the_answer_ends_the_turn(model):
+    before, after = chat_prompt(model.tokenizer)
+    text = model.tokenizer.decode(before) + "AUDIO" + model.tokenizer.decode(after)
     assert text.endswith("<|im_start|>user\nAUDIO<|im_end|>\n<|im_start|>assistant\n")
+    assert model.tokenizer.convert_ids_to_tokens(model.targets("Anna")[-1]) == "<|im_end|>"

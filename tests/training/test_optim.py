@@ -65,15 +65,10 @@ def test_an_epoch_uses_no_item_twice(lengths, batch, seed):
     assert len(set(items)) == len(items)
 
 
-def test_a_longer_plan_begins_with_the_shorter_one_and_seeds_differ():
-    lengths = list(range(40))
-    assert batch_plan(lengths, 4, 30, 0)[:12] == batch_plan(lengths, 4, 12, 0)
-    assert batch_plan(lengths, 4, 12, 0) != batch_plan(lengths, 4, 12, 1)
-
-
-def test_batches_hold_items_of_similar_length():
+def test_a_longer_plan_begins_with_the_shorter_one_and_batches_hold_similar_lengths():
     lengths = [(7 * i) % 101 for i in range(96)]
     plan = batch_plan(lengths, 4, 24, 0)
+    assert plan[:12] == batch_plan(lengths, 4, 12, 0) != batch_plan(lengths, 4, 12, 1)
     spreads = [max(lengths[i] for i in step) - min(lengths[i] for i in step) for step in plan]
     assert sum(spreads) / len(spreads) < 20
 
@@ -83,23 +78,18 @@ def test_what_an_epoch_drops_is_not_always_the_longest(items, batch):
     """Fewer than eight batches are sorted as one stretch, whose end is its longest items."""
     plan = batch_plan(list(range(items)), batch, 400, 0)
     assert {i for step in plan for i in step} == set(range(items))
+    with pytest.raises(InputError, match=f"batch of {items + 1}"):
+        batch_plan(list(range(items)), items + 1, 1, 0)
 
 
-def test_too_few_items_for_a_batch():
-    with pytest.raises(InputError, match="batch of 8"):
-        batch_plan([1, 2, 3], 8, 1, 0)
-
-
-def test_learning_rate_rises_to_its_peak_and_ends_at_a_tenth():
-    factors = [rate("decaying", step, 100) for step in range(100)]
+def test_learning_rate_rises_to_its_peak_and_ends_at_a_tenth_or_stays():
+    factors, constant = (
+        [rate(schedule, step, 100) for step in range(100)] for schedule in ("decaying", "constant")
+    )
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9] == pytest.approx(1)
     assert factors[-1] == pytest.approx(0.1)
     assert all(a < b for a, b in pairwise(factors[:10]))
     assert all(a > b for a, b in pairwise(factors[9:]))
-
-
-def test_a_constant_rate_rises_and_stays():
-    factors = [rate("constant", step, 100) for step in range(100)]
-    assert factors[:10] == [rate("decaying", step, 100) for step in range(10)]
-    assert set(factors[9:]) == {1.0}
+    assert constant[:10] == factors[:10]
+    assert set(constant[9:]) == {1.0}

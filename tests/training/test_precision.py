@@ -4,15 +4,7 @@ import pytest
 import tiny_paper
 import torch
 
-from kappa_lib.training import precision
-from kappa_lib.training.model import SpeechLLM
-from kappa_lib.training.precision import (
-    autocast,
-    gradient_checkpointing,
-    is_mixed,
-    recomputes,
-    to_float32,
-)
+from kappa_lib.training.model import SpeechLLM, autocast, gradient_checkpointing
 from kappa_lib.training.warm_start import new_adaptor
 
 NAMES = ["model.layers.1.mlp.up_proj.weight", "model.layers.2.self_attn.q_proj.weight"]
@@ -32,48 +24,40 @@ def features() -> list[torch.Tensor]:
 
 
 def gradients(model: SpeechLLM, chosen: list[torch.nn.Parameter]) -> tuple[float, list]:
-    loss, _ = model.loss(features(), TEXTS)
+    loss, _ = model(features(), TEXTS)
     loss.backward()
-    return loss.item(), [p.grad.float() for p in (*chosen, *model.adaptor.parameters())]
+    return loss.item(), [p.grad for p in (*chosen, *model.adaptor.parameters())]
 
 
-def test_only_what_trains_is_promoted_and_its_gradients_are_fp32():
-    model, chosen = speech_llm(torch.bfloat16)
-    to_float32(chosen)
-    assert is_mixed(model.llm)
-    wide = {n for n, p in model.llm.named_parameters() if p.dtype == torch.float32}
-    assert wide == set(NAMES)
-    gradients(model, chosen)
-    assert all(p.grad.dtype == torch.float32 for p in chosen)
-
-
-def test_loss_and_gradients_are_those_of_fp32_to_bf16s_precision():
+def test_only_what_trains_is_fp32_and_its_gradients_are_those_of_fp32_to_bf16s_precision():
     mixed, chosen = speech_llm(torch.bfloat16)
-    to_float32(chosen)
-    whole, same = speech_llm(torch.float32)
+    wide = {n for n, p in mixed.llm.named_parameters() if p.dtype == torch.float32}
+    assert wide == set(NAMES)
     loss, found = gradients(mixed, chosen)
-    expected_loss, expected = gradients(whole, same)
+    expected_loss, expected = gradients(*speech_llm(torch.float32))
     assert loss == pytest.approx(expected_loss, rel=2e-3)
     for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
         assert (ours - theirs).norm() <= 0.05 * theirs.norm() + 1e-6
 
 
-def test_a_processor_recomputes_nothing():
-    model, _ = speech_llm(torch.bfloat16)
-    assert not recomputes(model.llm)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_processor_recomputes_nothing_and_fp32_is_left_alone(dtype):
+    model, _ = speech_llm(dtype)
     with gradient_checkpointing(model.llm):
         assert not model.llm.is_activation_checkpointing
-    meta = tiny_paper.llama().to(torch.bfloat16).to("meta")  # any device that is not a processor
-    assert recomputes(meta)
-    assert not recomputes(meta.float())
+        assert not model.llm.training
+    with autocast(model.llm):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    # Any device that is not a processor:
+    with gradient_checkpointing(model.llm.to("meta")):
+        assert model.llm.training == (dtype == torch.bfloat16)
 
 
-def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less(monkeypatch):
-    monkeypatch.setattr(precision, "recomputes", lambda llm: True)
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less():
     sizes, results = [], []
     for recomputed in (False, True):
         model, chosen = speech_llm(torch.bfloat16)
-        to_float32(chosen)
         held: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
@@ -81,45 +65,33 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less(mon
             held[storage.data_ptr()] = storage.nbytes()
             return tensor
 
+        if recomputed:  # as gradient_checkpointing does on a GPU
+            model.llm.activation_checkpointing_enable()
+            model.llm.train()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            if recomputed:
-                with gradient_checkpointing(model.llm):
-                    loss, _ = model.loss(features(), TEXTS)
-            else:
-                loss, _ = model.loss(features(), TEXTS)
+            loss, _ = model(features(), TEXTS)
         sizes.append(sum(held.values()))
         loss.backward()
         results.append([p.grad for p in chosen])
-        assert not model.llm.training
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert sizes[1] < 0.6 * sizes[0]
 
 
 def test_small_updates_survive_that_bf16_alone_would_lose():
     moved = {}
-    for promoted in (False, True):
+    for wide in (False, True):
         model, chosen = speech_llm(torch.bfloat16)
+        if not wide:
+            for parameter in chosen:
+                parameter.data = parameter.data.bfloat16()
         before = [p.detach().float().clone() for p in chosen]
-        if promoted:
-            to_float32(chosen)
         optimiser = torch.optim.AdamW(chosen, lr=1e-6, weight_decay=0.0)
         for _ in range(5):
-            loss, _ = model.loss(features(), TEXTS)
+            loss, _ = model(features(), TEXTS)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         pairs = zip(chosen, before, strict=True)
-        moved[promoted] = [(p.detach().float() - b != 0).float().mean().item() for p, b in pairs]
+        moved[wide] = [(p.detach().float() - b != 0).float().mean().item() for p, b in pairs]
     assert all(share > 0.9 for share in moved[True])
     assert all(share < 0.1 for share in moved[False])
-
-
-def test_fp32_is_left_alone():
-    model, chosen = speech_llm(torch.float32)
-    assert not is_mixed(model.llm)
-    with autocast(model.llm):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with gradient_checkpointing(model.llm):
-        assert not model.llm.training
-    to_float32(chosen)
-    assert all(p.dtype == torch.float32 for p in chosen)

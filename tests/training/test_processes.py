@@ -144,27 +144,23 @@ def assert_same_run(root: Path, found: Path, expected: Path, dtype: str) -> None
     assert [r["id"] for r in transcripts[0]] == [r["id"] for r in transcripts[1]]
 
 
-@pytest.mark.parametrize(("way", "dtype"), [("ddp", "float32"), ("fsdp2", "bfloat16")])
-def test_two_processes_train_what_one_does(root, by_one, by_two, way, dtype):
-    results = by_two / f"{way}-{dtype}"
+def test_two_processes_train_what_one_does(root, by_one, by_two):
+    results = by_two / "bfloat16"
     assert said(results).count("selected 0") == 1, "the table is printed once"
-    assert_same_run(root, results / SELECTED, by_one[dtype], dtype)
-    record = read_json(results / SELECTED / "provenance.json")
-    assert (record["processes"], record["parallel"]) == (2, way)
+    assert_same_run(root, results / SELECTED, by_one["bfloat16"], "bfloat16")
+    assert read_json(results / SELECTED / "provenance.json")["processes"] == 2
 
 
 def test_the_gradient_of_a_batch_is_that_of_one_process(root, by_two, tmp_path):
     """Before clipping and before AdamW, both of which would hide its size."""
-    # One process neither averages nor shards, whatever it is told.
     with patch.dict(os.environ, places(root, tmp_path)):
-        two_processes.write_gradients(root, "ddp", tmp_path)
+        two_processes.write_gradients(root, tmp_path)
     expected = load_file(tmp_path / "gradients.safetensors")
-    for way in ("ddp", "fsdp2"):
-        found = load_file(by_two / way / "gradients.safetensors")
-        assert found.keys() == expected.keys()
-        for name, gradient in expected.items():
-            assert gradient.norm() > 0
-            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), (way, name)
+    found = load_file(by_two / "gradients" / "gradients.safetensors")
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.norm() > 0
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_every_arm_of_every_seed_is_sharded(root, by_one, by_two, tmp_path):
@@ -177,7 +173,6 @@ def test_every_arm_of_every_seed_is_sharded(root, by_one, by_two, tmp_path):
         assert len(rows[0]) == 3
         for key in ("heldout_loss", "text_loss"):
             assert rows[1][-1][key] == pytest.approx(rows[0][-1][key], rel=1e-5), run
-        assert read_json(two / "provenance.json")["sharded"] is True
     assert_same_run(root, results / SELECTED, by_one["float32"], "float32")
 
 
@@ -204,11 +199,9 @@ def longer_by_one(root, tmp_path_factory):
     return read_metrics(train(root, tmp_path_factory.mktemp("longer"), **LONGER))
 
 
-@pytest.mark.parametrize(("way", "then"), [("ddp", 1), ("fsdp2", 2)])
-def test_a_killed_process_ends_the_job_and_any_number_goes_on(
-    root, longer_by_one, tmp_path, way, then
-):
-    command = two_processes.training(root, **LONGER, parallel=way)
+@pytest.mark.parametrize("then", [1, 2])
+def test_a_killed_process_ends_the_job_and_any_number_goes_on(root, longer_by_one, tmp_path, then):
+    command = two_processes.training(root, **LONGER)
     process = start(root, tmp_path, *COMMAND, *command)
     folder = tmp_path / SELECTED
     wait_for(folder / "resume.safetensors", process)
@@ -262,9 +255,9 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
 def test_a_configuration_of_accelerates_does_not_change_a_run(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    found = parallel.accelerator("fsdp2", torch.device("cpu"))
+    found = parallel.accelerator(torch.device("cpu"))
     assert found.gradient_accumulation_steps == 1
-    assert not parallel.is_sharded(found)
+    assert not found.is_fsdp2
 
 
 def test_a_batch_has_to_have_an_utterance_for_each_process(root, monkeypatch):

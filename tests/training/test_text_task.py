@@ -4,7 +4,6 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
-from peft.helpers import KappaTuneSelector
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.runs import runs
@@ -97,15 +96,6 @@ def test_inserted_matrices_change_nothing_until_they_are_trained():
     assert all(torch.equal(dict(other.named_parameters())[n], parameters[n]) for n in again)
 
 
-def test_the_arm_is_pefts_own_selection(model):
-    llama = tiny.llama()
-    table = scan.scan(llama)
-    ours = [t.removesuffix(".weight") for t in select(table, "selected", 3).tensors]
-    assert ours == sorted(
-        KappaTuneSelector(llama, show_progress=False).get_best_targets(num_modules=3)
-    )
-
-
 @pytest.mark.slow
 def test_a_run_learns_stops_at_its_loss_and_leaves_the_model_as_it_was(profile):
     pace = {"arms": ["selected"], "seeds": [0, 1], "lr": 0.01, "steps": SMOOTHED + 15}
@@ -164,9 +154,9 @@ def test_an_arm_has_its_own_rate_and_a_run_its_own_few_sentences(profile, monkey
     )
     seen = set()
     experiment, arms = stages.prepare(few)
-    loss = type(experiment.speech_llm(0)).loss
+    loss = type(experiment.speech_llm(0)).forward
     monkeypatch.setattr(
-        "kappa_lib.training.model.SpeechLLM.loss",
+        "kappa_lib.training.model.SpeechLLM.forward",
         lambda self, questions, texts: seen.update(texts) or loss(self, questions, texts),
     )
     stages.train_all(experiment, arms)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -25,9 +24,9 @@ from kappa_lib.files import alone, read_json, write_json
 from kappa_lib.run import stages
 from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.training import evaluation, trainer
-from kappa_lib.training.checkpoints import RunState
+from kappa_lib.training.checkpoints import RunState, read_metrics
 from kappa_lib.training.experiment import Experiment
-from kappa_lib.training.trainer import record_spectral_change, run_config, spectral_changes, train
+from kappa_lib.training.trainer import record_spectral_change, run_config, train
 from kappa_lib.weights import models
 
 pytestmark = pytest.mark.slow
@@ -123,33 +122,6 @@ def test_a_run_is_the_one_of_the_first_release(finished):
             assert row[name] == (value and pytest.approx(value, **near)), (row["step"], name)
 
 
-def test_only_the_selection_and_the_adaptor_change(finished):
-    profile, _, arms, original, _ = finished
-    for name, arm in arms.items():
-        trained = load_file(profile.folder / "runs" / f"{name}-seed0" / "model.safetensors")
-        inside = {n.removeprefix("llm.") for n in trained if n.startswith("llm.")}
-        assert inside == set(arm.tensors)
-        changed = [not torch.equal(trained[f"llm.{n}"], original[n]) for n in arm.tensors]
-        assert all(changed)
-
-
-def test_every_arm_starts_from_the_same_point_and_the_untouched_model(finished):
-    _, experiment, _, original, table = finished
-    first = table[table["step"] == 0]
-    assert len(first) == 2
-    assert first["heldout_loss"].nunique() == 1
-    assert first["text_loss"].nunique() == 1
-    assert (first["kl"].abs() < 1e-6).all()
-    now = dict(experiment.reload().named_parameters())
-    assert all(torch.equal(now[n], original[n]) for n in original)
-
-
-def test_a_run_of_a_named_encoder_has_the_keys_of_the_published_runs(finished):
-    _, experiment, arms, *_ = finished
-    published = paths.REFERENCE / "laptop" / "runs" / "selected-seed0" / "config.json"
-    assert set(run_config(experiment, arms["selected"], 0)) == set(read_json(published))
-
-
 def test_the_adaptor_alone_learns_and_forgets_nothing(finished, tmp_path, monkeypatch):
     profile, experiment, _, original, _ = finished
     shutil.copytree(profile.folder, tmp_path / "tiny")
@@ -184,18 +156,8 @@ def test_a_shared_start_serves_every_seed(finished, monkeypatch):
     adaptors = [e.speech_llm(s).adaptor for e, s in ((other, 3), (experiment, 0))]
     first, second = (a.state_dict() for a in adaptors)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    configs = [trainer.run_config(e, arms["selected"], 3) for e in (other, experiment)]
+    configs = [run_config(e, arms["selected"], 3) for e in (other, experiment)]
     assert configs[0] == {**configs[1], "shared_start": True}
-
-
-def test_a_finished_run_is_not_run_again(finished):
-    profile, experiment, arms, *_ = finished
-    steps = []
-    folder = profile.folder / "runs" / "selected-seed0"
-    before = (folder / "metrics.jsonl").read_bytes()
-    train(experiment, arms["selected"], 0, on_step=steps.append)
-    assert steps == []
-    assert (folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_run_that_another_process_trains_is_refused_and_another_arm_is_not(finished):
@@ -206,49 +168,36 @@ def test_a_run_that_another_process_trains_is_refused_and_another_arm_is_not(fin
         assert train(experiment, arms["inverse"], 0)
 
 
-def test_another_schedule_is_another_run(finished):
+def test_a_run_is_known_by_what_decides_it_and_by_nothing_that_came_later(finished, monkeypatch):
     profile, experiment, arms, *_ = finished
     recorded = read_json(trainer.run_folder(profile, "selected", 0) / "config.json")
-    assert recorded == trainer.run_config(experiment, arms["selected"], 0)
-    assert "schedule" not in recorded, "runs made before there was a choice stay valid"
+    assert recorded == run_config(experiment, arms["selected"], 0)
+    published = paths.REFERENCE / "laptop" / "runs" / "selected-seed0" / "config.json"
+    assert set(recorded) == set(read_json(published)), "without a setting that has a default"
     other, changed = copy.copy(experiment), {"schedule": "constant"}
     other.profile = profile.model_copy(update=changed)
-    assert trainer.run_config(other, arms["selected"], 0) == {**recorded, **changed}
-
-
-def test_a_run_of_dtype_auto_is_one_of_the_dtype_that_was_picked(finished, monkeypatch):
-    profile, experiment, arms, *_ = finished
+    assert run_config(other, arms["selected"], 0) == {**recorded, **changed}
+    # A machine that picks another dtype makes another run.
     monkeypatch.setattr(models, "pick_dtype", lambda *_: "bfloat16")
     other = Experiment(profile.model_copy(update=dict(dtype="auto")), experiment.data)
-    found = trainer.run_config(other, arms["selected"], 0)
-    assert found["dtype"] == "bfloat16"
-    assert found == {**trainer.run_config(experiment, arms["selected"], 0), "dtype": "bfloat16"}
+    assert run_config(other, arms["selected"], 0) == {**recorded, "dtype": "bfloat16"}
 
 
-def test_metrics_have_the_documented_fields(finished):
+def test_metrics_have_the_documented_fields_and_the_loss_falls(finished):
     profile, *_ = finished
-    lines = (profile.folder / "runs" / "inverse-seed0" / "metrics.jsonl").read_text().splitlines()
     fields = {"step", "utterances", "seconds", "train_loss", "heldout_loss", "wer"}
     fields |= {"heldout", "text_loss", "kl", "text", "capped", "empty"}
-    for line in lines:
-        row = json.loads(line)
-        assert set(row) == fields
-        assert set(row["wer"]) == {"de", "en"}
-
-
-def test_training_lowers_the_loss_on_what_it_trains_on(finished):
-    *_, table = finished
-    for _, rows in table.groupby("arm"):
-        assert rows["train_loss"].iloc[-1] < rows["train_loss"].iloc[1]
+    first, second, *_, last = read_metrics(trainer.run_folder(profile, "inverse", 0))
+    assert set(first) == set(last) == fields
+    assert set(last["wer"]) == {"de", "en"}
+    assert last["train_loss"] < second["train_loss"]
 
 
 def test_a_run_leaves_what_it_did_to_each_tensor(finished):
     profile, _, arms, *_ = finished
     stored = kappa_table.read(profile.folder).set_index("tensor")["kappa"]
-    changed = spectral_changes(profile)
-    assert set(changed["seed"]) == {0}
     for name, arm in arms.items():
-        table = changed[changed["arm"] == name]
+        table = pd.read_csv(trainer.run_folder(profile, name, 0) / "spectra.csv")
         assert table["tensor"].tolist() == arm.tensors
         assert table["layer"].isin([0, 1]).all()
         assert table["kappa_before"].tolist() == pytest.approx(stored[arm.tensors].tolist())
@@ -281,7 +230,6 @@ def test_a_profile_may_do_without_the_spectra(finished, tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     path = trainer.run_folder(profile, "selected", 0) / "spectra.csv"
     path.unlink()
-    assert set(spectral_changes(profile)["arm"]) == {"inverse"}
     other = copy.copy(experiment)
     other.profile = profile.model_copy(update=dict(spectra=False))
     stages.train_all(other, arms)
@@ -317,38 +265,16 @@ def test_the_report_says_loudly_what_is_missing(finished):
     path = profile.folder / "split.json"
     before = path.read_text()
     write_json(path, {**read_json(path), "missing": {"en_human": "no mirror answered"}})
-    try:
-        first = report.write(profile).read_text().splitlines()[:4]
-    finally:
-        path.write_text(before)
+    first = report.write(profile).read_text().splitlines()[:4]
+    path.write_text(before)
     assert any("Without `en_human`" in line and "no mirror answered" in line for line in first)
 
 
-def test_the_report_counts_the_rows_that_were_left_out(finished):
-    profile, *_ = finished
-    path = profile.folder / "split.json"
-    before = path.read_text()
-    counts = {"mls_german": {"train": {"no audio": 2}, "test": {}}}
-    write_json(path, {**read_json(path), "left_out": counts})
-    try:
-        text = report.write(profile).read_text()
-    finally:
-        path.write_text(before)
-    assert "unusable: 2 of `mls_german` train (no audio)." in text
-    assert "unusable" not in report.write(profile).read_text()
-
-
-def test_results_come_back_without_training(finished):
+def test_results_and_transcripts_come_back_without_training(finished):
     profile, *_, table = finished
     found = runs(profile)
     assert found.evaluations.round(9).equals(table.round(9))
     assert found.ends.loc["selected", "step"] == table["step"].max()
-    assert "random" not in found.ends.index
-
-
-def test_transcripts_come_back(finished):
-    profile, *_ = finished
-    found = runs(profile)
     assert {"corpus", "reference", "hypothesis"} <= {*found.transcripts("selected", 0).columns}
     with pytest.raises(InputError, match="no transcripts"):
         found.transcripts("selected", seed=9)
@@ -362,15 +288,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished, tmp_path, monkeypatch
     broken = Experiment(profile, replace(data, tests=[poisoned]))
     with pytest.raises(KappaError, match="loss became nan"):
         train(broken, arms["selected"], 0)
-
-
-def test_starting_anew_leaves_nothing_of_another_configuration(tmp_path):
-    state, named, optimiser = checkpoint(tmp_path / "run")
-    state.save(1, named, optimiser)
-    (state.folder / "provenance.json").write_text("{}")
-    RunState(state.folder, "other").start()
-    assert {p.name for p in state.folder.iterdir()} == {"config.json", "metrics.jsonl"}
-    assert read_json(state.folder / "config.json") == "other"
 
 
 def checkpoint(folder: Path):
@@ -392,11 +309,18 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         state.resume(named, optimiser)
 
 
-def test_a_checkpoint_of_another_configuration_is_not_used(tmp_path):
-    state, named, optimiser = checkpoint(tmp_path)
+def test_a_checkpoint_of_another_configuration_is_not_used_and_starting_anew_leaves_nothing(
+    tmp_path,
+):
+    state, named, optimiser = checkpoint(tmp_path / "run")
     state.save(1, named, optimiser)
-    assert RunState(tmp_path, "other").resume(named, optimiser) is None
+    (state.folder / "provenance.json").write_text("{}")
+    other = RunState(state.folder, "other")
+    assert other.resume(named, optimiser) is None
     assert state.resume(named, optimiser) == 1
+    other.start()
+    assert {p.name for p in state.folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert read_json(state.folder / "config.json") == "other"
 
 
 def test_what_was_measured_after_the_checkpoint_goes_on_resume(tmp_path):
@@ -429,21 +353,12 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     before = state.resume_path.read_bytes()
     usage = type("Usage", (), {"free": 3})
     monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
-        state.save(2, named, optimiser)
+    for write in (lambda: state.save(2, named, optimiser), lambda: state.finish(named, {})):
+        with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
+            write()
     assert state.resume_path.read_bytes() == before
-    assert not list(tmp_path.glob(".*partial*"))
-
-
-def test_a_full_disk_at_the_end_of_a_run_keeps_what_it_resumes_from(tmp_path, monkeypatch):
-    state, named, optimiser = checkpoint(tmp_path)
-    state.save(1, named, optimiser)
-    usage = type("Usage", (), {"free": 3})
-    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
-        state.finish(named, {})
-    assert state.resume_path.is_file()
     assert not state.model_path.exists()
+    assert not list(tmp_path.glob(".*partial*"))
 
 
 @pytest.mark.parametrize(("number", "kind"), [(28, SpaceError), (13, InputError)])
@@ -460,26 +375,3 @@ def test_what_the_system_refuses_while_tensors_are_written_is_explained(
     with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
         state.finish(named, {})
     assert caught.value.remedy
-
-
-def test_the_warm_start_s_adaptor_is_refused_by_a_full_disk(finished, tmp_path, monkeypatch):
-    _, experiment, *_ = finished
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    usage = type("Usage", (), {"free": 3})
-    monkeypatch.setattr("kappa_lib.files.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(SpaceError, match="KAPPA_RESULTS"):
-        experiment.warm_start(0)
-
-
-def test_a_warm_start_that_fails_leaves_arithmetic_deterministic(monkeypatch):
-    def refused(*_, **__):
-        raise InputError("no transcript fits its audio")
-
-    monkeypatch.setattr("kappa_lib.training.experiment.warm_start", refused)
-    before = torch.get_deterministic_debug_mode()
-    try:
-        with pytest.raises(InputError):
-            Experiment._train_adaptor(MagicMock(), 0, Path("nowhere"))
-        assert torch.get_deterministic_debug_mode() == 2  # an error, not a warning
-    finally:
-        torch.set_deterministic_debug_mode(before)
