@@ -112,11 +112,11 @@ def _picture(figure: "Figure") -> dict[str, str]:
 
 
 def number(value: float) -> str:
-    """Three significant digits, as everywhere on the page: 2.35, 1,920, 3.1e-09."""
+    """Three significant digits, as everywhere on the page: 2.35, 25.0, 1,920; 3.1e-09."""
     if value and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.2g}"
+        return f"{value:.1e}"
     rounded = float(f"{value:.3g}")
-    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+    return f"{rounded:,.0f}" if not rounded or abs(rounded) >= 100 else f"{rounded:#.3g}"
 
 
 def _html(frame: pd.DataFrame) -> str:
@@ -170,6 +170,6 @@ def _provenance(table: pd.DataFrame) -> dict[str, str]:
     found |= {name: value for name, value in provenance.describe().items() if value is not None}
     for name, value in found.items():
         if isinstance(value, dict):
-            told = (f"{key} {inner}" for key, inner in value.items() if inner is not None)
-            found[name] = ", ".join(told)
-    return {name: str(value) for name, value in found.items() if value != ""}
+            value = [f"{key} {inner}" for key, inner in value.items() if inner is not None]
+        found[name] = ", ".join(value) if isinstance(value, list) else str(value)
+    return {name: value for name, value in found.items() if value}
