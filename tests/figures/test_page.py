@@ -151,7 +151,7 @@ def test_tables_that_allow_no_selection_have_a_page(prefix, tmp_path):
     table = scan(tmp_path / "one.safetensors", device="cpu")
     found = Page(page.write(table, tmp_path).read_text(encoding="utf-8"))
     assert "proposed selection" not in found.text
-    assert ["up_proj", "1", "1", "1", "1"] in [row[:5] for row in found.rows]
+    assert ["up_proj", "1", "1.00", "1.00", "1.00"] in [row[:5] for row in found.rows]
 
 
 def test_more_module_types_than_colours_are_all_drawn(tmp_path):
