@@ -244,7 +244,7 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
         record = read_json(folder / "runs" / f"{arm}-seed0" / "provenance.json")
         assert record["processes"] == 2, "the notebooks found the runs finished"
     text = (folder / "REPORT.md").read_text()
-    assert "| WER librispeech, % | WER mls_german, % | mean of both, % |" in text
+    assert "| WER librispeech, % | WER mls_german, % | mean, % |" in text
     assert "weights stored as bfloat16, computed in bfloat16" in text
     assert (folder / "figures" / "wer_over_training.png").is_file()
     capsys.readouterr()
