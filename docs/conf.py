@@ -144,6 +144,7 @@ def math(writer, node):
     block = isinstance(node, nodes.math_block)
     tag = re.search(r"\\tag\{(.*?)\}", node.astext())
     tex = node.astext().replace(tag[0], "") if tag else node.astext()
+    tex = re.sub(r"\\tfrac\s*(\w)\s*(\w)", r"\\tfrac{\1}{\2}", tex)  # docutils takes both for one
     formula = tex2mathml(tex, as_block=block)
     number = f"<span>({tag[1]})</span>" if tag else ""
     writer.body.append(f'<div class="formula">{formula}{number}</div>' if block else formula)

@@ -86,10 +86,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     found = {name: train(arm, options) for arm, name in ARMS.items()}
-    print("arm                     trained   task before → after   probe before → after")
+    print("Loss in nats per token, before → after; a rise on the probe is forgetting.")
+    print("arm                     trained   task: German       probe: English")
     for name, (trained, *losses) in found.items():
         task, probe, learned, kept = losses
-        print(f"{name:20} {trained:10,} {task:13.3f} → {learned:.3f} {probe:14.3f} → {kept:.3f}")
+        print(f"{name:20} {trained:10,}   {task:.3f} → {learned:.3f}      {probe:.3f} → {kept:.3f}")
 
 
 if __name__ == "__main__":
