@@ -25,7 +25,7 @@ ROWS = {
     "same function: κ as it is − × 8, matched rates": ("gauge", "selected", "dose2_matched"),
     "matched pairs: lower − higher κ": ("cause", *NEIGHBOURS),
     "matched pairs, 300 steps": ("understood", *NEIGHBOURS),
-    "matched pairs, LoRA": ("text", *NEIGHBOURS),
+    "matched pairs, LoRA": ("text_early", *NEIGHBOURS),
     "attention − MLP, equal size": ("type", "attention_matched_size", "mlp_matched_size"),
     "values − keys": ("type", "value", "key"),
     "MLP − a third of it": ("type", "mlp", "mlp_matched_size"),
@@ -33,9 +33,13 @@ ROWS = {
     "smallest − largest κ, the paper's arms": ("study", "selected", "inverse"),
     "smallest − largest κ, 600 steps": ("long", *EQUAL),
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
-    "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
-    "LoRA: smallest κ − random": ("text", "selected", "random"),
-    "LoRA: smallest κ − random of the same types": ("text", "selected", "random_like_selected"),
+    "LoRA: smallest κ − every matrix": ("text_early", "selected", "all"),
+    "LoRA: smallest κ − random": ("text_early", "selected", "random"),
+    "LoRA: smallest κ − random of the same types": (
+        "text_early",
+        "selected",
+        "random_like_selected",
+    ),
 }
 # Row of the README → row above.
 ANSWERS = {
@@ -169,7 +173,7 @@ def kappa_contrast():
 
 def overlap():
     """The share of random matrices of the same types that are among the smallest κ themselves."""
-    folder = REFERENCE / "text" / "selections"
+    folder = REFERENCE / "text_early" / "selections"
     smallest = set(json.loads((folder / "selected.json").read_text())["tensors"])
     drawn = [json.loads(p.read_text())["tensors"] for p in folder.glob("random_like_selected-*")]
     return sum(len(smallest & set(d)) / len(d) for d in drawn) / len(drawn)
