@@ -118,11 +118,11 @@ def test_a_row_of_the_answer(answer):
     ) in TEXTS["README.md"]
 
 
-def at_equal_loss(arm, corpus):
-    """KL of ``selected`` minus that of an arm, both at the held-out loss that both reached."""
+def at_equal_loss(arm, corpus, first="selected"):
+    """KL of the first arm minus that of another, both at the held-out loss that both reached."""
     table = pd.read_csv(REFERENCE / "gauge" / "metrics.csv")
     found = []
-    for _, of_seed in table[table["arm"].isin(["selected", arm])].groupby("seed"):
+    for _, of_seed in table[table["arm"].isin([first, arm])].groupby("seed"):
         paths = {name: rows.sort_values("step") for name, rows in of_seed.groupby("arm")}
         if len(paths) < 2:
             continue
@@ -131,7 +131,7 @@ def at_equal_loss(arm, corpus):
             name: np.interp(-level, -rows[f"heldout_{corpus}"], rows["kl"])
             for name, rows in paths.items()
         }
-        found.append(kl["selected"] - kl[arm])
+        found.append(kl[first] - kl[arm])
     half = stats.sem(found) * stats.t.ppf(0.975, len(found) - 1)
     return np.mean(found), np.mean(found) - half, np.mean(found) + half
 
@@ -159,6 +159,17 @@ def test_numbers_of_the_intervention():
     assert claim("kappa-causes-forgetting")["verdict"] == "undecided"
     share = claim("rule-reads-the-function")["numbers"]["share"]
     assert round(94 * share) == 34
+
+
+def test_numbers_of_the_secondary_comparisons():
+    findings = TEXTS["docs/findings.md"]
+    others = {"dose2_rms": "selected", "dose3_rms": "selected", "inverse": "selected"}
+    for arm, first in (others | {"inverse_dose2_matched": "inverse"}).items():
+        both = [at_equal_loss(arm, corpus, first)[0] for corpus in ("de_open", "en_open")]
+        assert "{:.3f} and {:.3f}".format(*map(abs, both)) in findings
+    slow = [ends("gauge", a)["heldout_loss"][a].mean() for a in ("dose2_rms", "dose3_rms")]
+    original = ends("gauge", "selected", "inverse")["heldout_loss"].dropna()["selected"].mean()
+    assert "{:.2f} and {:.2f}, the original {:.2f}".format(*slow, original) in findings
 
 
 def kappa_contrast():

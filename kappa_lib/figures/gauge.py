@@ -35,39 +35,43 @@ def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[s
     return figure
 
 
-KAPPA_COLOURS = (COLOURS[0], COLOURS[4], COLOURS[1])  # cold to warm
+ARM_COLOURS = tuple(COLOURS[i] for i in (0, 4, 1, 2))  # cold to warm, and one more
 
 
-def learning_and_forgetting(table: pd.DataFrame, kappa: Mapping[str, float]) -> Figure:
-    """Paths over training: held-out loss across (learning to the right), KL up; a colour per κ.
+def learning_and_forgetting(table: pd.DataFrame, panels: Mapping[str, Mapping[str, str]]) -> Figure:
+    """Paths over training: held-out loss across (learning to the right), KL up.
 
-    Three panels: one learning rate for all; rates matched for the speed of learning; the rate
-    alone at the original κ. A thin line per seed, a thick one for their mean, which is taken where
-    all seeds are. ``table`` has ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``; ``kappa``
-    is arm → geometric mean κ of its tensors.
+    A thin line per seed, a thick one for their mean, which is taken where all seeds are.
+
+    Args:
+        table: evaluations, with ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``.
+        panels: title → arm → what the legend calls it; up to four arms.
     """
-    known = {arm: f"κ {value:.0f}" for arm, value in kappa.items()}
-    rates = {"selected": "rate × 1", "rate2": "rate × 2", "rate4": "rate × 4"}
-    panels = {
-        "one rate for all": (("selected", "dose2", "dose3"), known),
-        "rates matched for learning": (("selected", "dose2_matched", "dose3_matched"), known),
-        "the rate alone, κ as it is": (tuple(rates), rates),
-    }
-    figure, axes = new_figure(1, 3, figsize=(11, 4), sharex=True, sharey=True)
-    for axis, (title, (arms, labels)) in zip(axes, panels.items(), strict=True):
-        for arm, colour in zip(arms, KAPPA_COLOURS, strict=True):
+    figure, axes = new_figure(
+        1,
+        len(panels),
+        figsize=(1.5 + 3.2 * len(panels), 4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, (title, labels) in zip(axes[0], panels.items(), strict=True):
+        for (arm, label), colour in zip(labels.items(), ARM_COLOURS, strict=False):
             rows = table[table["arm"] == arm]
             if len(rows):
-                _paths(axis, rows, colour, f"{labels[arm]} (n = {rows['seed'].nunique()})")
+                _paths(axis, rows, colour, f"{label} (n = {rows['seed'].nunique()})")
         axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
         axis.legend(loc="upper left")
-    axes[0].set_ylabel("KL from the base model,\nnats per token (forgetting ↑)")
-    axes[0].invert_xaxis()
+    axes[0, 0].set_ylabel("KL from the base model,\nnats per token (forgetting ↑)")
+    axes[0, 0].invert_xaxis()
     return figure
 
 
 def _paths(axis: Axes, rows: pd.DataFrame, colour: str, label: str) -> None:
     for _, run in rows.groupby("seed"):
         axis.plot(run["heldout_loss"], run["kl"], "-", color=colour, lw=0.6, alpha=0.35)
-    mean = rows.groupby("step")[["heldout_loss", "kl"]].mean()
+    # Of the first, second … evaluation of each seed: a loss is not reached at the same step.
+    number = rows.sort_values("step").groupby("seed").cumcount()
+    each = rows.groupby(number)[["heldout_loss", "kl"]]
+    mean = each.mean()[each.size() == rows["seed"].nunique()]
     axis.plot(mean["heldout_loss"], mean["kl"], "o-", color=colour, ms=4, lw=2, label=label)
