@@ -150,10 +150,10 @@ def _expected(folder: Path) -> dict[str, set[str]]:
         parts = (f"{part:0{len(total)}}" for part in range(1, int(total) + 1))
         return {f"{stem}-{part}-of-{total}.safetensors": set() for part in parts}
     if not usual:
-        raise CheckpointError(
-            f"{folder}: no .safetensors file in this folder",
-            "name a model folder, or a .gguf file; pickle files are refused, convert them",
-        )
+        remedy = "name a model folder, or a .gguf file; pickle files are refused, convert them"
+        if ggufs := sorted(folder.glob("*.gguf")):
+            remedy = f"name the file: {', '.join(map(str, ggufs))}"
+        raise CheckpointError(f"{folder}: no .safetensors file in this folder", remedy)
     return {name: set() for name in usual}
 
 

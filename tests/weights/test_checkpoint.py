@@ -216,6 +216,13 @@ def test_unusable_source_is_refused(source, said, tmp_path):
         open_checkpoint(tmp_path / source)
 
 
+def test_a_folder_of_gguf_files_is_refused_by_their_names(tmp_path):
+    (tmp_path / "weights.gguf").touch()
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(tmp_path / "weights.gguf") in caught.value.remedy
+
+
 def test_hub_id_without_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(AssetError, match="nobody/never-cached-model") as caught:
