@@ -14,7 +14,7 @@ from kappa_lib import figures, paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import claims, compare, report
 from kappa_lib.evidence.runs import runs
-from kappa_lib.files import replacing, write_text
+from kappa_lib.files import write_text
 from tools import readme
 
 KEPT = (
@@ -34,7 +34,7 @@ KEPT = (
     "bench.*",
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("gauge", "cause", "understood", "type", "long", "text_early", "turn")
+PROFILES = ("gauge", "cause", "understood", "type", "long", "text", "text_early", "turn")
 # Figures that the report of a profile shows, or the page of all runs; notebook 8 draws gauge's.
 CURVES = ("wer_over_training", "forgetting_over_training", "learning_against_forgetting")
 SHOWN = {
@@ -42,6 +42,7 @@ SHOWN = {
     "study": (*CURVES, "paired_differences"),
     **dict.fromkeys(("turn", "long"), ("wer_over_training",)),
     **dict.fromkeys(("cause", "understood", "type", "text_early"), ("paired_differences",)),
+    "text": ("learning_against_forgetting", "paired_differences"),
 }
 # What marks a finished run, and what to call for one.
 FINISHED = {
@@ -52,6 +53,8 @@ FINISHED = {
 
 def publish(name: str) -> Path:
     """Copy the small files of a finished run, a profile or a benchmark, to ``results/reference``.
+
+    What else is committed there stays: runs may come from several machines.
 
     Raises:
         InputError: it has not been run to its end.
@@ -68,12 +71,10 @@ def publish(name: str) -> Path:
         found += steps if name == "turn" else steps[-1:]
     finished = {path.parent for path in source.glob("runs/*/provenance.json")}
     found = [p for p in found if "runs" not in p.parts or finished & set(p.parents)]
-    with replacing(target) as temporary:
-        for path in found:
-            copy = temporary / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-        shutil.rmtree(target, ignore_errors=True)
+    for path in found:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     if name in PROFILES:
         # One that was trained a part at a time left the table of the last part.
         found = runs(f"reference/{name}")

@@ -54,6 +54,8 @@ HEADS = {
     **{"train_loss": "training loss", "heldout_loss": "held-out loss"},
     **{"text_loss": "general-text loss", "kl": "KL from base"},
 }
+# What an outcome begins with → its name in tables.
+_COSTS = {"wer": "WER", "text": "general-text loss", "kl": "KL"}
 LOSSES = ["train_loss", "heldout_loss", "text_loss", "kl"]
 
 
@@ -67,6 +69,7 @@ def _templates() -> jinja2.Environment:
     found.globals |= {"read": read_json, "reach": REACH, "apart": _APART, "losses": LOSSES}
     found.globals["compare"] = compare
     found.filters |= {"clock": clock, "line": lambda text: " ".join(text.split())}
+    found.filters["said"] = _said
     found.filters["cell"] = lambda text: text.replace("|", "\\|")
     return found
 
@@ -113,6 +116,19 @@ def evaluations_table(
         cells = (_spread(group[name], "%" in head) for name, head in pairs)
         table.append([*key, len(group), *cells])
     return markdown([*by, "seeds", *heads], table)
+
+
+def _said(name: str) -> str:
+    """An outcome in words: ``kl at equal de_open`` is KL at equal held-out loss of de_open."""
+    pair, comma, outcome = name.rpartition(", ")
+    cost, _, rest = outcome.partition(" ")
+    if cost not in _COSTS:
+        return name
+    corpus = rest.removeprefix("at equal ")
+    where = f" on {rest} text" if rest else ""
+    if corpus != rest:
+        where = f" at equal held-out loss of {corpus}"
+    return f"{pair}{comma}{_COSTS[cost]}{where}"
 
 
 def _spread(values: pd.Series, in_percent: bool) -> str:
@@ -163,7 +179,8 @@ def measured(claim: Claim) -> str:
     """
     found, texts = claim.decision, []
     if found:
-        parts = [f"{_numbers(part, name)}: {part.verdict}" for name, part in found.parts.items()]
+        named = ((_said(name), part) for name, part in found.parts.items())
+        parts = [f"{_numbers(part, name)}: {part.verdict}" for name, part in named]
         texts = [*(parts or [_numbers(found)]), found.note]
     texts += [f"{name} = {_short(value)}" for name, value in claim.measured.items()]
     return "; ".join(filter(None, texts)) or "–"

@@ -74,5 +74,5 @@ def test_the_tables_of_a_run_have_its_ends_and_its_pairs(tmp_path, monkeypatch):
     found = write(tmp_path, {"selected": arm(), "inverse": arm(wer=0.2, turned=True)})
     ends, pairs, beside = report.table("run", found).split("\n\n")
     assert ends.splitlines()[2].startswith("| selected | 5 | 10.0 ± 0.1 | 10.0 ± 0.1 | 1.000 ± 0.0")
-    assert "| selected − inverse | wer | 5 | -10.00 [" in pairs
+    assert "| selected − inverse | WER | 5 | -10.00 [" in pairs
     assert beside.splitlines()[2] == "| selected − inverse | alike | alike | alike |"
