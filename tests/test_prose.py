@@ -141,8 +141,8 @@ def test_notebook_6_answers_as_its_table_does():
         "smallest − largest κ, the paper's arms",
         "smallest − largest κ, 600 steps",
         "smallest − largest κ, ten epochs",
-        "LoRA: smallest κ − everywhere",
-        "LoRA: smallest κ − at random",
+        "LoRA, early: smallest κ − everywhere",
+        "LoRA, early: smallest κ − at random",
     ]
     assert "lower" not in set(kl)
     says("notebooks/06_is_it_kappa", "**Not on this evidence**", "forgot *more* by KL")

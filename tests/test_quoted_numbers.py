@@ -25,7 +25,7 @@ ROWS = {
     "same function: κ as it is − × 8, matched rates": ("gauge", "selected", "dose2_matched"),
     "matched pairs: lower − higher κ": ("cause", *NEIGHBOURS),
     "matched pairs, 300 steps": ("understood", *NEIGHBOURS),
-    "matched pairs, LoRA": ("text_early", *NEIGHBOURS),
+    "LoRA, early: matched pairs": ("text_early", *NEIGHBOURS),
     "attention − MLP, equal size": ("type", "attention_matched_size", "mlp_matched_size"),
     "values − keys": ("type", "value", "key"),
     "MLP − a third of it": ("type", "mlp", "mlp_matched_size"),
@@ -33,9 +33,10 @@ ROWS = {
     "smallest − largest κ, the paper's arms": ("study", "selected", "inverse"),
     "smallest − largest κ, 600 steps": ("long", *EQUAL),
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
-    "LoRA: smallest κ − every matrix": ("text_early", "selected", "all"),
-    "LoRA: smallest κ − random": ("text_early", "selected", "random"),
-    "LoRA: smallest κ − random of the same types": (
+    "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
+    "LoRA, early: smallest κ − every matrix": ("text_early", "selected", "all"),
+    "LoRA, early: smallest κ − random": ("text_early", "selected", "random"),
+    "LoRA, early: smallest κ − random of the same types": (
         "text_early",
         "selected",
         "random_like_selected",
@@ -47,8 +48,8 @@ ANSWERS = {
         "same function: κ as it is − × 30, matched rates"
     ),
     "LoRA on the smallest κ, LoRA on every matrix": "LoRA: smallest κ − every matrix",
-    "LoRA on the smallest κ, on random matrices of the same types": (
-        "LoRA: smallest κ − random of the same types"
+    "LoRA on the smallest κ, on random matrices of the same types, stopped early": (
+        "LoRA, early: smallest κ − random of the same types"
     ),
     "smallest κ, largest κ, as many parameters": "smallest − largest κ, 600 steps",
     "attention, as many parameters of the MLP": "attention − MLP, equal size",
@@ -239,15 +240,25 @@ def test_numbers_in_sentences_of_the_findings():
         ("smallest − largest κ, 600 steps", "kl", 3),
         ("smallest − largest κ, ten epochs", "kl", 3),
         ("LoRA: smallest κ − every matrix", "kl", 3),
+        ("LoRA, early: smallest κ − every matrix", "kl", 3),
     ):
         _, first, second, *_ = compared(row, outcome)
         assert f"{first:.{digits}f} against {second:.{digits}f}" in told, row
-    for row in ("LoRA: smallest κ − random", "LoRA: smallest κ − random of the same types"):
+    for row in (
+        "LoRA, early: smallest κ − random",
+        "LoRA, early: smallest κ − random of the same types",
+    ):
         assert f"({compared(row, 'kl')[2]:.3f})" in told
     assert f"{compared('matched pairs: lower − higher κ', 'text_loss')[3]:.4f} higher" in told
     for kind in ("kl_english", "kl_technical", "text_german"):
         lower, higher = by_text(kind)
         assert f"{lower:.3f} against {higher:.3f}" in told
+    text = pd.read_csv(REFERENCE / "text" / "metrics.csv").query("step > 0").sort_values("step")
+    kl = {arm: rows.groupby("seed")["kl"].apply(list) for arm, rows in text.groupby("arm")}
+    apart = np.subtract(kl["selected"].tolist(), kl["all"].tolist())  # seeds, levels
+    assert apart.shape == (3, 4)
+    assert (apart > 0).all()
+    assert "is {:.2f}, {:.2f} and {:.2f}".format(*apart[[0, 1, 2], -1]) in told
     alone = ends("type", "adaptor_only")
     assert f"WER of {100 * alone['wer_mean'].to_numpy().mean():.0f} %, with a KL of 0." in told
     assert alone["kl"].to_numpy().max() == 0
@@ -267,9 +278,13 @@ def test_numbers_in_sentences_of_the_findings():
 
 def test_numbers_in_sentences_of_the_article():
     told = TEXTS["article.md"]
-    for row in ("LoRA: smallest κ − every matrix", "matched pairs: lower − higher κ"):
+    lora = ("LoRA: smallest κ − every matrix", "LoRA, early: smallest κ − every matrix")
+    for row in (*lora, "matched pairs: lower − higher κ"):
         assert interval(compared(row, "kl")[3:], 3) in told
-    assert interval(compared("LoRA: smallest κ − random of the same types", "kl")[3:], 3) in told
+    assert (
+        interval(compared("LoRA, early: smallest κ − random of the same types", "kl")[3:], 3)
+        in told
+    )
     for row in (
         "smallest − largest κ, 600 steps",
         "attention − MLP, equal size",
@@ -277,8 +292,9 @@ def test_numbers_in_sentences_of_the_article():
     ):
         _, first, second, *_ = compared(row, "kl")
         assert f"{first:.3f} against {second:.3f}" in told
-    _, first, second, *_ = compared("LoRA: smallest κ − every matrix", "kl")
-    assert f"KL of {first:.3f} nats per token, LoRA on every matrix at {second:.3f}" in told
+    for row in lora:
+        _, first, second, *_ = compared(row, "kl")
+        assert f"KL of {first:.3f} nats per token, LoRA on every matrix at {second:.3f}" in told
     assert f"by a factor of {kappa_contrast():.1f} only" in told
     for part in claim("kappa-tracks-encoding")["decision"]["parts"].values():
         assert interval([part["estimate"], *part["interval"]], 2) in told

@@ -35,10 +35,11 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
-    "matched pair, LoRA": ("text_early", _NEIGHBOURS),
-    "LoRA: smallest κ − everywhere": ("text_early", ("selected", "all")),
-    "LoRA: smallest κ − at random": ("text_early", ("selected", "random")),
-    "LoRA: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
+    "LoRA, early: matched pair": ("text_early", _NEIGHBOURS),
+    "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
+    "LoRA, early: smallest κ − everywhere": ("text_early", ("selected", "all")),
+    "LoRA, early: smallest κ − at random": ("text_early", ("selected", "random")),
+    "LoRA, early: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
 }
 # Scale → how far a verdict reaches, in words, and what "fails" means there.
 REACH = {

@@ -47,14 +47,8 @@ def learning_and_forgetting(table: pd.DataFrame, panels: Mapping[str, Mapping[st
         table: evaluations, with ``arm``, ``seed``, ``step``, ``heldout_loss`` and ``kl``.
         panels: title → arm → what the legend calls it; up to four arms.
     """
-    figure, axes = new_figure(
-        1,
-        len(panels),
-        figsize=(1.5 + 3.2 * len(panels), 4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-    )
+    size, same = (1.5 + 3.2 * len(panels), 4), {"sharex": True, "sharey": True}
+    figure, axes = new_figure(1, len(panels), figsize=size, squeeze=False, **same)
     for axis, (title, labels) in zip(axes[0], panels.items(), strict=True):
         for (arm, label), colour in zip(labels.items(), ARM_COLOURS, strict=False):
             rows = table[table["arm"] == arm]
