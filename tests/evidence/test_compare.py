@@ -158,7 +158,10 @@ def test_a_table_shows_every_pair():
     text = report.table("pairs", compare.comparisons(made(results())))
     pair = "| lowest_in_type − highest_in_type |"
     assert f"{pair} WER | 3 | -12.00 [-36.84, +12.84] | -1.2 | undecided |" in text
-    assert "| KL at equal held-out loss of de | 3 | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |" in text
+    assert (
+        "| KL at equal held-out loss of de | 3 | +0.0000 [-0.0248, +0.0248] | -0.0 | undecided |"
+        in text
+    )
 
 
 def test_the_figure_has_a_point_a_seed_and_zero_in_the_middle():
