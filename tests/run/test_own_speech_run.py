@@ -20,7 +20,7 @@ from kappa_lib.speech import features
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.trainer import run_config
 
-# Short, for the small tokenizer has a token a letter and a second of speech 12 positions.
+# Short, for the small tokenizer has a token per letter and a second of speech 12 positions.
 TEXTS = ["Null", "Eins", "Zwei", "Drei", "Vier!", "Fünf", "Sechs", "Sieben", "Acht", "Neun"]
 TEXTS += ["Zehn", "Elf", "Zwölf"]
 CORPUS = "mine"
