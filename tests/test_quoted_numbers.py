@@ -256,9 +256,13 @@ def test_numbers_in_sentences_of_the_findings():
     text = pd.read_csv(REFERENCE / "text" / "metrics.csv").query("step > 0").sort_values("step")
     kl = {arm: rows.groupby("seed")["kl"].apply(list) for arm, rows in text.groupby("arm")}
     apart = np.subtract(kl["selected"].tolist(), kl["all"].tolist())  # seeds, levels
-    assert apart.shape == (3, 4)
+    assert apart.shape == (4, 4)
     assert (apart > 0).all()
-    assert "is {:.2f}, {:.2f} and {:.2f}".format(*apart[[0, 1, 2], -1]) in told
+    assert "is {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*apart[:, -1]) in told
+    (decision,) = (c.decision for c in claims.load(REFERENCE / "laptop") if c.id == "new-text-task")
+    assert decision.verdict == "undecided"
+    p = decision.note.removeprefix("p = ").removesuffix(" by Holm")
+    assert all(p in TEXTS[name] for name in ("docs/findings.md", "README.md", "article.md")), p
     alone = ends("type", "adaptor_only")
     assert f"WER of {100 * alone['wer_mean'].to_numpy().mean():.0f} %, with a KL of 0." in told
     assert alone["kl"].to_numpy().max() == 0
