@@ -10,7 +10,6 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from kappa_lib.errors import InputError, SpaceError
-from kappa_lib.progress import is_main_process
 
 SHOWN = 5  # of the faults of one value
 
@@ -71,15 +69,12 @@ def require_folder(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold a part of a results folder, for instance one run, for this process and those that were
-    launched with it, of which the main one takes it; the system frees it when the process ends.
+    """Hold a part of a results folder, for instance one run, for this process alone; the system
+    frees it when the process ends.
 
     Raises:
         InputError: another process holds it, and ``wait`` is not asked for.
     """
-    if not is_main_process():
-        yield
-        return
     path = folder / "stages" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
@@ -192,38 +187,30 @@ def validated(value: Any, source: str, kind: Any, remedy: str) -> Any:
         raise InputError(f"{source}: {'; '.join(wrong)}", remedy) from error
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One cacheable step: done when its record holds the same inputs and its outputs are intact.
+def stage(
+    name: str,
+    folder: Path,
+    inputs: dict[str, Any],
+    outputs: list[Path],
+    make: Callable[[], None],
+) -> None:
+    """Have a step of the pipeline done once: nothing is made where its record holds the same
+    inputs and its outputs are intact. Another process that wants the same waits.
 
     Args:
-        name: stage name, also the record's file name.
-        folder: the results folder; the record is ``<folder>/stages/<name>.json``.
+        name: of the step; its record is ``<folder>/stages/<name>.json``.
+        folder: the results folder.
         inputs: JSON-serialisable description of everything that decides the outputs.
-        outputs: files the stage leaves behind.
+        outputs: files that the step leaves behind.
+        make: leaves them.
     """
-
-    name: str
-    folder: Path
-    inputs: dict[str, Any]
-    outputs: list[Path]
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "stages" / f"{self.name}.json"
-
-    def done(self) -> bool:
-        """Whether the record matches the inputs and every output still has the recorded hash."""
-        if not self.record.is_file():
-            return False
-        record = read_json(self.record)
-        if record.get("key") != fingerprint(self.inputs):
-            return False
-        hashes = record["outputs"]
-        return all(p.is_file() and hashes.get(p.name) == sha256(p) for p in self.outputs)
-
-    def finish(self) -> None:
-        """Record the inputs and the hashes of the outputs."""
-        outputs = {p.name: sha256(p) for p in self.outputs}
-        found = {"key": fingerprint(self.inputs), "inputs": self.inputs, "outputs": outputs}
-        write_json(self.record, found)
+    path, key = folder / "stages" / f"{name}.json", fingerprint(inputs)
+    with alone(folder, name, wait=True):
+        record = read_json(path) if path.is_file() else {"key": None}
+        if record.get("key") == key and all(
+            p.is_file() and record["outputs"].get(p.name) == sha256(p) for p in outputs
+        ):
+            return
+        make()
+        hashes = {p.name: sha256(p) for p in outputs}
+        write_json(path, {"key": key, "inputs": inputs, "outputs": hashes})

@@ -71,7 +71,7 @@ class Profile(BaseModel):
     warm_batch: Count
     warm_lr: Rate
     steps: Count  # of fine-tuning
-    batch: Count  # utterances per step, of all processes together
+    batch: Count  # utterances per step
     lr: Rate  # at its peak
     eval_every: Count  # steps between two evaluations, each of which is also a checkpoint
     max_new_tokens: Count  # of a generated transcript

@@ -7,8 +7,6 @@ The bars are tqdm's; where they are drawn depends on who is watching:
   kernel's open files is ``KAPPA_PROGRESS``; nothing of it lands in the executed notebook.
 - JupyterLab: below the cell, until the stage ends.
 - Any other kernel (nbval, nbconvert): nowhere, because outputs are compared or committed.
-
-Of several processes on one run, the leading one alone reports.
 """
 
 import os
@@ -23,20 +21,8 @@ CHANNEL = "KAPPA_PROGRESS"
 T = TypeVar("T")
 
 
-def rank() -> int:
-    """Number of this process among those that train one model together, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes files and reports progress."""
-    return rank() == 0
-
-
 def _stream() -> TextIO | None:
     """Where progress goes now, None where nobody watches."""
-    if not is_main_process():
-        return None
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is None:
         return sys.stderr

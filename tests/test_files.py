@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kappa_lib.errors import SpaceError
-from kappa_lib.files import Stage, fingerprint, making, replacing, require_space, write_text
+from kappa_lib.files import fingerprint, making, replacing, require_space, stage, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -74,20 +74,26 @@ def test_a_name_that_is_not_utf_8_has_a_fingerprint_and_others_keep_theirs():
     assert fingerprint(["ÿ.wav", 1, None]) == kept
 
 
-def stage(folder, **inputs):
-    return Stage("s", folder, inputs, [folder / "out.txt"])
+def test_a_stage_is_skipped_for_the_same_inputs_and_intact_outputs_only(tmp_path):
+    out, calls = tmp_path / "out.txt", []
 
+    def make():
+        calls.append(0)
+        write_text(out, "result")
 
-def test_a_stage_is_done_for_the_same_inputs_and_intact_outputs_only(tmp_path):
-    assert not stage(tmp_path, x=1).done()
-    write_text(tmp_path / "out.txt", "result")
-    stage(tmp_path, x=1).finish()
-    assert stage(tmp_path, x=1).done()
-    assert not stage(tmp_path, x=2).done()
-    write_text(tmp_path / "out.txt", "edited")
-    assert not stage(tmp_path, x=1).done()
-    (tmp_path / "out.txt").unlink()
-    assert not stage(tmp_path, x=1).done()
+    def made(**inputs):
+        before = len(calls)
+        stage("s", tmp_path, inputs, [out], make)
+        return len(calls) > before
+
+    assert made(x=1)
+    assert not made(x=1)
+    assert made(x=2)
+    write_text(out, "edited")
+    assert made(x=2)
+    out.unlink()
+    assert made(x=2)
+    assert not made(x=2)
 
 
 def test_another_error_than_a_faster_process_is_not_hidden(tmp_path):

@@ -50,16 +50,6 @@ def test_a_stage_of_which_nothing_is_told_is_not_drawn(told):
     assert told() == []
 
 
-def test_one_of_several_processes_reports(told, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    progress.say("silent")
-    assert list(progress.track("abc", "spell")) == ["a", "b", "c"]
-    monkeypatch.setenv("RANK", "0")
-    progress.say("heard")
-    assert told() == ["heard"]
-
-
 def test_a_terminal_gets_lines_on_stderr_only():
     code = "from kappa_lib.progress import track; [None for _ in track('abc', 'spell')]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

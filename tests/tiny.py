@@ -1,6 +1,5 @@
 """A small real setting for training tests: the default tokenizer, a random two-layer Llama."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -128,15 +127,15 @@ def profile(folder: Path, **changes) -> Profile:
     return profiles.load("smoke", profile="tiny", model=str(folder), **{**SMALL, **changes})
 
 
-def run(folder: Path, announce: bool = False) -> list[dict]:
-    """Train the first arm; with ``announce`` each finished step is a line on stdout."""
+def run(folder: Path, arm: str = "selected", announce: bool = False) -> list[dict]:
+    """Train an arm; with ``announce`` each finished step is a line on stdout."""
     experiment, arms = stages.prepare(profile(folder))
 
     def say(step: int) -> None:
         if announce:
             print(f"step {step}", flush=True)
 
-    return train(experiment, arms["selected"], 0, on_step=say)
+    return train(experiment, arms[arm], 0, on_step=say)
 
 
 def comparable(folder: Path) -> list[dict]:
@@ -147,4 +146,4 @@ def comparable(folder: Path) -> list[dict]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     evaluation.WINDOW = WINDOW
-    json.dumps(run(Path(sys.argv[1]), announce=True))
+    run(Path(sys.argv[1]), sys.argv[2], announce=True)

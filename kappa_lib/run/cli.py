@@ -17,7 +17,7 @@ from typer import Argument, Option
 
 from kappa_lib import __version__, files, profiles
 from kappa_lib.errors import InputError, KappaError, from_system
-from kappa_lib.progress import Progress, is_main_process, rank
+from kappa_lib.progress import Progress
 from kappa_lib.text import counted
 
 WRONG = 2  # exit status of an error that a person can act on
@@ -219,26 +219,20 @@ def train(
 ) -> None:
     """Train the arms of a profile, or go on with them.
 
-    Where the model doesn't fit one GPU: accelerate launch --num_processes N -m kappa_lib.run.cli
-    train --profile NAME
+    Several GPUs train several arms: CUDA_VISIBLE_DEVICES=1 kappa train --arm inverse
     """
     values = dict(map(profiles.parse_setting, settings or []))
     asked = {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}
     loaded = profiles.load(profile, **values).model_copy(update=asked)
 
     from kappa_lib.run import stages
-    from kappa_lib.training import parallel
 
-    main_process = is_main_process()
     experiment, arms = stages.prepare(loaded)
-    if main_process:
-        for corpus, problem in experiment.data.missing.items():
-            print(f"without {corpus}: {problem}", file=sys.stderr)
+    for corpus, problem in experiment.data.missing.items():
+        print(f"without {corpus}: {problem}", file=sys.stderr)
     table = stages.train_all(experiment, arms)
-    if main_process:
-        last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
-        print(last.filter(regex="^(step|wer_.*)$").to_string(float_format="{:.1%}".format))
-    parallel.shut_down()
+    last = table.groupby(["arm", "seed"], sort=False).tail(1).set_index(["arm", "seed"])
+    print(last.filter(regex="^(step|wer_.*)$").to_string(float_format="{:.1%}".format))
 
 
 @app.command(epilog="Example: kappa report --profile laptop")
@@ -263,8 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error = _extra_missing(found) if isinstance(found, ImportError) else from_system(found)
         if error is None or "--debug" in arguments:
             raise
-        who = "" if is_main_process() else f", process {rank()}"
-        print(f"kappa{who}: {error}", file=sys.stderr)
+        print(f"kappa: {error}", file=sys.stderr)
         return WRONG
     return 0
 

@@ -9,7 +9,7 @@ from kappa_lib.profiles import Profile
 from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
-from kappa_lib.training import parallel, text_task
+from kappa_lib.training import text_task
 from kappa_lib.training.experiment import Experiment
 from kappa_lib.training.text_task import TextExperiment
 from kappa_lib.training.trainer import record_spectral_change, train
@@ -23,7 +23,7 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
         What the runs share: model, data and evaluation; and the arms by name.
     """
     # Another process may prepare the same, to train other arms on another GPU.
-    with parallel.main_process_first(), alone(profile.folder, "preparing", wait=True):
+    with alone(profile.folder, "preparing", wait=True):
         models.weights(profile.model)
         speech = profile.task == "speech"
         data = features.load(profile) if speech else text_task.load(profile)
@@ -51,6 +51,5 @@ def train_all(experiment: Experiment, arms: dict[str, Selection]) -> pd.DataFram
             if experiment.profile.spectra:
                 record_spectral_change(experiment, chosen, seed)
     table = runs(experiment.profile).evaluations
-    if parallel.is_main_process():
-        write_text(experiment.profile.folder / "metrics.csv", table.to_csv(index=False))
+    write_text(experiment.profile.folder / "metrics.csv", table.to_csv(index=False))
     return table

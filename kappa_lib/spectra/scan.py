@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import Stage, fingerprint, require_folder, whole_lines
+from kappa_lib.files import fingerprint, require_folder, stage, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra import adapters, kappa_table, solvers
@@ -299,9 +299,10 @@ def scan_stage(profile: Profile) -> pd.DataFrame:
         "versions": kappa_table.versions(),
         "numerics": NUMERICS,
     }
-    stage = Stage("scan", profile.folder, inputs, outputs)
-    if not stage.done():
+
+    def make() -> None:
         with Progress("scan") as bar:
             scan(profile.model, profile.folder, device=profile.device, progress=bar.reach)
-        stage.finish()
+
+    stage("scan", profile.folder, inputs, outputs, make)
     return kappa_table.read(outputs[0])

@@ -13,7 +13,6 @@ from torch import nn
 from kappa_lib.errors import CheckpointError
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.progress import is_main_process
 from kappa_lib.weights.safetensors_files import save_tensors
 
 
@@ -21,10 +20,9 @@ class RunState:
     """Files of one run: ``resume.safetensors`` while it lasts, ``model.safetensors`` after it.
 
     A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
-    the position, in one file that is replaced atomically. Tensors are whole in it, however they
-    were sharded, so that any number of processes can go on from it. Lines of ``metrics.jsonl`` and
+    the position, in one file that is replaced atomically. Lines of ``metrics.jsonl`` and
     transcripts later than the checkpoint are dropped on resume and measured again; the last
-    evaluation has no checkpoint. All processes call its methods; the main one writes.
+    evaluation has no checkpoint.
 
     Args:
         folder: of the run.
@@ -62,14 +60,10 @@ class RunState:
             optimiser: of these.
             start: the evaluation before the first step, for a run that begins.
         """
-        from kappa_lib.training import parallel  # heavy; who reads results does without
-
         step = self.resume(named, optimiser)
-        parallel.barrier()
         if step is None:
             self.start()
             self.record(0, 0, 0.0, None, start)
-        parallel.barrier()
         return step or 0
 
     def record(
@@ -89,8 +83,6 @@ class RunState:
             train_loss: mean since the last evaluation, nats per token.
             evaluation: of :meth:`kappa_lib.training.experiment.Experiment.evaluate`.
         """
-        if not is_main_process():
-            return
         path = self.folder / "transcripts" / f"step{step:06d}.json"
         write_json(path, evaluation["transcripts"])
         row = {
@@ -108,8 +100,6 @@ class RunState:
 
     def start(self) -> None:
         """Forget whatever another configuration left in this folder."""
-        if not is_main_process():
-            return
         shutil.rmtree(self.folder, ignore_errors=True)
         self._write_metrics([])
         write_json(self.folder / "config.json", self.config)
@@ -122,16 +112,11 @@ class RunState:
         Raises:
             SpaceError: the disk cannot hold it; the previous checkpoint stays.
         """
-        from kappa_lib.training.parallel import full_tensor  # heavy
-
-        tensors = {}
+        tensors = {"random": torch.get_rng_state()}
         for name, parameter in named.items():
-            tensors[f"weight/{name}"] = full_tensor(parameter)
+            tensors[f"weight/{name}"] = parameter.detach()
             for kind, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"{kind}/{name}"] = full_tensor(value)
-        if not is_main_process():
-            return
-        tensors["random"] = torch.get_rng_state()
+                tensors[f"{kind}/{name}"] = value
         save_tensors(self.resume_path, tensors, {"step": str(step), "key": self.key})
 
     def resume(
@@ -158,11 +143,10 @@ class RunState:
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
             ) from error
         step = int(header["step"])
-        if is_main_process():
-            self._write_metrics(row for row in self.metrics() if row["step"] <= step)
-            for path in (self.folder / "transcripts").glob("*.json"):
-                if int(path.stem.removeprefix("step")) > step:
-                    path.unlink()
+        self._write_metrics(row for row in self.metrics() if row["step"] <= step)
+        for path in (self.folder / "transcripts").glob("*.json"):
+            if int(path.stem.removeprefix("step")) > step:
+                path.unlink()
         return step
 
     def finish(self, named: dict[str, nn.Parameter], origin: dict[str, Any]) -> None:
@@ -175,32 +159,22 @@ class RunState:
         Raises:
             SpaceError: the disk cannot hold them; the resume file stays.
         """
-        from kappa_lib.training.parallel import full_tensor  # heavy
-
-        tensors = {name: full_tensor(p) for name, p in named.items()}
-        if not is_main_process():
-            return
         # Before the model file, whose presence is what marks a run as finished.
         write_json(self.folder / "provenance.json", origin)
+        tensors = {name: parameter.detach() for name, parameter in named.items()}
         save_tensors(self.model_path, tensors, {"key": self.key})
         self.resume_path.unlink(missing_ok=True)
 
 
 @torch.no_grad()
 def _restore(stored: Any, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
-    from kappa_lib.training.parallel import distributed_like  # heavy
-
-    names = {parameter: name for name, parameter in named.items()}
-    keys, states = list(stored.keys()), []
-    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
-        found = {}
-        for key in keys:
-            kind, _, name = key.partition("/")
-            if name == names[parameter]:
-                found[kind] = distributed_like(stored.get_tensor(key), parameter)
-        parameter.copy_(found.pop("weight"))
-        states.append(found)
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": dict(enumerate(states))})
+    for key in set(stored.keys()) - {"random"}:
+        kind, _, name = key.partition("/")
+        parameter, value = named[name], stored.get_tensor(key)
+        if kind == "weight":
+            parameter.copy_(value)
+        else:
+            optimiser.state[parameter][kind] = value.to(parameter.device)
 
 
 def run_folder(profile: Profile, arm: str, seed: int) -> Path:

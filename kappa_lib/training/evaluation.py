@@ -13,7 +13,6 @@ from kappa_lib.files import fingerprint
 from kappa_lib.speech.features import Utterances
 from kappa_lib.speech.transcripts import word_error_rate
 from kappa_lib.text import bundled_text, text_metadata
-from kappa_lib.training import parallel
 from kappa_lib.training.model import SpeechLLM, autocast
 
 EVAL_BATCH = 48
@@ -26,16 +25,16 @@ DIGITS = 6  # of the values that are kept for every window, in nats
 
 
 def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> list[dict]:
-    """Transcribe a whole test set; several processes share its batches.
+    """Transcribe a whole test set.
 
     Returns:
         One row per utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
     """
     # Of similar length, so that little of a batch is padding.
     order = sorted(range(len(test.ids)), key=lambda i: len(test.features[i]))
-    groups = [order[start : start + EVAL_BATCH] for start in range(0, len(order), EVAL_BATCH)]
     found: dict[int, dict] = {}
-    for group in (groups[number] for number in parallel.shard(len(groups))):
+    for start in range(0, len(order), EVAL_BATCH):
+        group = order[start : start + EVAL_BATCH]
         answers = model.transcribe([test.features[i] for i in group], max_new_tokens)
         for i, (text, capped) in zip(group, answers, strict=True):
             found[i] = {
@@ -45,7 +44,7 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
                 "hypothesis": text,
                 "capped": capped,
             }
-    return parallel.all_gather(found)
+    return [found[i] for i in range(len(test.ids))]
 
 
 @torch.inference_mode()
@@ -103,7 +102,7 @@ class Forgetting:
     Of the base model the vectors before its output layer are kept, on the CPU in the model's
     precision: 28 MB for 12,288 positions of the default model, whose log-probabilities would be
     2.4 GB. No run trains the output layer, so its product with them gives the base model's
-    log-probabilities again, bit for bit. Several processes share the windows.
+    log-probabilities again, bit for bit.
 
     Args:
         llm: the base model.
@@ -118,14 +117,15 @@ class Forgetting:
         self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int
     ) -> None:
         self.windows = text_windows(tokenizer, tokens)
-        self._all = torch.cat(list(self.windows.values()))
-        self._base: dict[int, Tensor] = {}
-        for number in parallel.shard(len(self._all)):
-            self._base[number] = _read(llm, self._all[number]).cpu()
+        self._base = {
+            kind: [_read(llm, window).cpu() for window in windows]
+            for kind, windows in self.windows.items()
+        }
+        first = self.windows[KINDS[0]][0]
         with torch.inference_mode(), autocast(llm):
-            ids = self._all[:1, :-1].to(llm.device)
+            ids = first[None, :-1].to(llm.device)
             logits = llm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(dim=-1)
-        if not torch.equal(_log_probabilities(llm, _read(llm, self._all[0])), logits):
+        if not torch.equal(_log_probabilities(llm, _read(llm, first)), logits):
             raise InputError(
                 f"{type(llm).__name__} changes its logits after the output layer",
                 "forgetting cannot be measured on it; use a model without soft-capping",
@@ -140,18 +140,15 @@ class Forgetting:
             same of each window as ``window_loss`` and ``window_kl``, and the predicted ``tokens``;
             ``text_loss`` and ``kl``: their means over the kinds, each of which counts the same.
         """
-        found = {}
-        for number, hidden in self._base.items():
-            window = self._all[number]
-            base = _log_probabilities(llm, hidden.to(llm.device))
-            now = _log_probabilities(llm, _read(llm, window))
-            divergence = functional.kl_div(now, base, reduction="batchmean", log_target=True)
-            loss = functional.nll_loss(now, window[1:].to(now.device))
-            found[number] = (loss.item(), divergence.item())
-        values = iter(parallel.all_gather(found))
         text = {}
         for kind, windows in self.windows.items():
-            losses, kls = zip(*(next(values) for _ in windows), strict=True)
+            losses, kls = [], []
+            for window, hidden in zip(windows, self._base[kind], strict=True):
+                base = _log_probabilities(llm, hidden.to(llm.device))
+                now = _log_probabilities(llm, _read(llm, window))
+                kl = functional.kl_div(now, base, reduction="batchmean", log_target=True)
+                losses.append(functional.nll_loss(now, window[1:].to(now.device)).item())
+                kls.append(kl.item())
             text[kind] = {
                 "loss": sum(losses) / len(losses),
                 "kl": sum(kls) / len(kls),

@@ -2,22 +2,19 @@
 
 import gc
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, alone, read_json, write_json
+from kappa_lib.files import read_json, stage, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import encoder
 from kappa_lib.speech.features import SpeechData
-from kappa_lib.training import parallel
 from kappa_lib.training.evaluation import Forgetting, evaluate, texts_identity
 from kappa_lib.training.model import Adaptor, SpeechLLM
 from kappa_lib.training.warm_start import new_adaptor, warm_start
@@ -33,25 +30,14 @@ LORA_SCALE = 2.0
 
 
 class Experiment:
-    """A profile's model, data and evaluation; the model is loaded anew for each run.
-
-    Raises:
-        InputError: one of several processes would have no utterance of a batch.
-    """
+    """A profile's model, data and evaluation; the model is loaded anew for each run."""
 
     def __init__(self, profile: Profile, data: SpeechData) -> None:
-        if profile.batch < parallel.world_size():
-            raise InputError(
-                f"a batch of {profile.batch} leaves some of {parallel.world_size()} processes "
-                "without work",
-                "raise the profile's batch, or start fewer processes",
-            )
         # Of a run's type, not of its wish: a machine that picks another one makes another run.
         dtype = models.pick_dtype(profile.dtype, profile.device)
         profile = profile.model_copy(update={"dtype": dtype})
         self.profile, self.data = profile, data
-        device = models.pick_device(profile.device)
-        self.accelerator = parallel.accelerator(device)
+        self.device = models.pick_device(profile.device)
         self.llm: Any  # of the run, which changes it; at first the original
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.
@@ -63,7 +49,7 @@ class Experiment:
 
     def reload(self) -> PreTrainedModel:
         """Let go of the model that a run has changed, and load the original anew."""
-        # Sharded modules refer to themselves: without a collection two models would be held.
+        # A model refers to itself: without a collection two of them would be held.
         self.llm = None
         gc.collect()
         torch.cuda.empty_cache()
@@ -92,8 +78,6 @@ class Experiment:
             if self.profile.lora_rank:
                 names = insert_lora(self.llm, selection, seed)
         model.unfreeze(names)
-        if selection and self.accelerator.is_fsdp2:
-            self.llm.to("cpu")  # sharding moves a part of each tensor to the device
         return model
 
     def _regauge(self, arm: str, seed: int) -> dict[str, float]:
@@ -113,9 +97,8 @@ class Experiment:
         return SpeechLLM(self.llm, self.tokenizer, adaptor)
 
     def evaluate(self, model: SpeechLLM) -> dict[str, Any]:
-        """:func:`kappa_lib.training.evaluation.evaluate` of a model that may be sharded."""
-        with parallel.unsharded(model):
-            return evaluate(model, self.data.tests, self.forgetting, self.profile.max_new_tokens)
+        """:func:`kappa_lib.training.evaluation.evaluate` on this experiment's data."""
+        return evaluate(model, self.data.tests, self.forgetting, self.profile.max_new_tokens)
 
     def warm_start(self, seed: int) -> dict[str, Any]:
         """Make the adaptor from which every arm of a seed starts, unless there is one already.
@@ -127,32 +110,18 @@ class Experiment:
         seed = profile.seed if profile.shared_start else seed
         inputs = {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed}
         inputs |= profile.model_dump(include={"warm_dropout"}, exclude_defaults=True)
-        outputs = [path, path.with_suffix(".json")]
-        stage = Stage(f"warm-seed{seed}", profile.folder, inputs, outputs)
+        kept = path.with_suffix(".json")
 
-        def make() -> dict[str, Any]:
+        def make() -> None:
             self.reload()
-            # Small work that nothing is gained from sharing; the evaluation after it is not small.
-            losses = self._train_adaptor(seed, path) if parallel.is_main_process() else []
-            parallel.barrier()
+            losses = self._train_adaptor(seed, path)
             with Progress(f"evaluating the start, seed {seed}", 1) as progress:
                 found = self.evaluate(self.speech_llm(seed))
                 progress.update()
-            return {**found, "ctc_loss": losses}
+            write_json(kept, {**found, "ctc_loss": losses})
 
-        return self.kept(stage, make)
-
-    def kept(self, stage: Stage, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What ``make`` returns, from a stage's last output where the stage is done already."""
-        # A process that trains another arm starts from the same.
-        with alone(stage.folder, stage.name, wait=True):
-            if not parallel.broadcast(stage.done()):
-                found = make()
-                if parallel.is_main_process():
-                    write_json(stage.outputs[-1], found)
-                    stage.finish()
-            parallel.barrier()
-        return read_json(stage.outputs[-1])
+        stage(f"warm-seed{seed}", profile.folder, inputs, [path, kept], make)
+        return read_json(kept)
 
     def _warm_path(self, seed: int) -> Path:
         start = self.profile.seed if self.profile.shared_start else seed

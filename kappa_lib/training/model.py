@@ -108,8 +108,6 @@ class SpeechLLM(nn.Module):
     ) -> None:
         super().__init__()
         self.llm, self.adaptor, self.tokenizer = llm, adaptor, tokenizer
-        # The layers that sharding gathers one at a time; Accelerate looks here for their names.
-        self._no_split_modules = llm._no_split_modules
         self.before, self.after = chat_prompt(tokenizer, instruction)
         self.end = _end_of_turn(tokenizer)
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from kappa_lib.errors import InputError
-from kappa_lib.files import Stage, write_json
+from kappa_lib.files import read_json, stage, write_json
 from kappa_lib.profiles import Profile
 from kappa_lib.speech import corpora
 from kappa_lib.speech.features import SpeechData, Utterances
@@ -76,5 +76,9 @@ class TextExperiment(Experiment):
         """Nothing to warm up: the evaluation of the original model, the same for every seed."""
         path = self.profile.folder / "start.json"
         inputs = self.describe("model", "dtype", "task", *EVAL_KEYS)
-        stage = Stage("start", self.profile.folder, inputs, [path])
-        return self.kept(stage, lambda: self.evaluate(self.speech_llm(seed)))
+
+        def make() -> None:
+            write_json(path, self.evaluate(self.speech_llm(seed)))
+
+        stage("start", self.profile.folder, inputs, [path], make)
+        return read_json(path)

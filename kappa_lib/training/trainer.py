@@ -1,7 +1,4 @@
-"""Fine-tuning one arm with one seed, and what that did to its tensors.
-
-With several processes each takes its part of every batch, and the main one alone writes.
-"""
+"""Fine-tuning one arm with one seed, and what that did to its tensors."""
 
 import math
 import time
@@ -11,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from kappa_lib import provenance
 from kappa_lib.errors import KappaError
@@ -21,7 +18,7 @@ from kappa_lib.progress import Progress, track
 from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
-from kappa_lib.training import optim, parallel
+from kappa_lib.training import optim
 from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.model import gradient_checkpointing
@@ -69,7 +66,7 @@ class Learner:
 
     def __init__(self, experiment: Experiment, selection: Selection, seed: int) -> None:
         profile, data = experiment.profile, experiment.data
-        self.profile, self.data, self.accelerator = profile, data, experiment.accelerator
+        self.profile, self.data = profile, data
         self.peak = profile.peak(selection.arm)
         self.model = experiment.speech_llm(seed, selection)
         of_rate: dict[float, list[nn.Parameter]] = {}
@@ -78,9 +75,7 @@ class Learner:
                 rate = experiment.rates.get(name.removeprefix("llm."), 1.0)
                 of_rate.setdefault(rate, []).append(parameter)
         groups = [{"params": trained, "over": rate} for rate, trained in of_rate.items()]
-        optimiser = optim.adamw(groups, self.peak, self.accelerator.device)
-        self._forward, wrapped = self.accelerator.prepare(self.model, optimiser)
-        self.optimiser = wrapped.optimizer
+        self.optimiser = optim.adamw(groups, self.peak, experiment.device)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._items = data.first(profile.tune_utterances)
         lengths = [len(data.features[i]) for i in self._items]
@@ -95,25 +90,19 @@ class Learner:
         rate = optim.rate(self.profile.schedule, number, self.profile.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = self.peak * rate * group["over"]
-        loss = self._loss([self._items[k] for k in self._plan[number]])
-        value = self.accelerator.reduce(loss.detach(), "mean").item()
+        batch = [self._items[k] for k in self._plan[number]]
+        features, texts = ([of[i] for i in batch] for of in (self.data.features, self.data.texts))
+        with gradient_checkpointing(self.model.llm):
+            loss, _ = self.model(features, texts)
+        value = loss.item()
         if not math.isfinite(value):
             raise KappaError(f"the training loss became {value}", "lower the profile's lr")
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.named.values(), optim.CLIP)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.named.values(), optim.CLIP)
         self.optimiser.step()
         # Now rather than before the next step: an evaluation needs their memory.
         self.optimiser.zero_grad(set_to_none=True)
         return value
-
-    def _loss(self, batch: list[int]) -> Tensor:
-        part = [batch[i] for i in parallel.shard(len(batch))]
-        features, texts = [self.data.features[i] for i in part], [self.data.texts[i] for i in part]
-        with gradient_checkpointing(self.model.llm):
-            loss, tokens = self._forward(features, texts)
-        # Gradients are averaged over processes; weighted so, that is the mean over tokens.
-        whole = sum(len(self.model.targets(self.data.texts[i])) for i in batch)
-        return loss * (tokens / whole * parallel.world_size())
 
 
 def train(
@@ -137,13 +126,11 @@ def train(
     config = run_config(experiment, selection, seed)
     run = RunState(run_folder(experiment.profile, selection.arm, seed), config)
     with alone(experiment.profile.folder, run.folder.name):
-        if not parallel.broadcast(run.is_finished()):
+        if not run.is_finished():
             start = experiment.warm_start(seed)
             learner = Learner(experiment, selection, seed)
             _descend(experiment, learner, run, start, on_step or (lambda _: None))
             run.finish(learner.named, _origin(experiment, selection, learner, run))
-            experiment.accelerator.free_memory()
-            parallel.barrier()
     return run.metrics()
 
 
@@ -186,11 +173,10 @@ def _origin(
     experiment: Experiment, selection: Selection, learner: Learner, run: RunState
 ) -> dict[str, Any]:
     """Where a run comes from, for its ``provenance.json``."""
-    last, device = run.metrics()[-1], experiment.accelerator.device
+    last, device = run.metrics()[-1], experiment.device
     on_gpu = device.type == "cuda"
     return {
         **provenance.describe(device),
-        "processes": parallel.world_size(),
         "seconds_per_step": last["seconds"] / last["step"],
         "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None,
         "trainable_llm": selection.parameters,
@@ -206,7 +192,7 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
     """
     folder = run_folder(experiment.profile, selection.arm, seed)
     path, rows = folder / "spectra.csv", []
-    if path.is_file() or not parallel.is_main_process():
+    if path.is_file():
         return
     before = dict(experiment.reload().named_parameters())
     kinds = types_of(before)

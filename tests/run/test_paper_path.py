@@ -1,5 +1,6 @@
 """The paper's profile from Parquet to the table of results, on miniature files of its formats."""
 
+import json
 import math
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from kappa_lib import profiles
-from kappa_lib.run import stages
+from kappa_lib.files import read_json
+from kappa_lib.run import cli, runner, stages
 from kappa_lib.speech.sources import HUB
 from kappa_lib.training.checkpoints import read_metrics
 from kappa_lib.training.model import INSTRUCTION, SpeechLLM, chat_prompt
@@ -102,6 +104,51 @@ def test_an_interrupted_run_goes_on_to_the_same_metrics_bit_for_bit(run, root, m
     again = train(experiment, arms["selected"], 0, steps.append)
     assert steps == [3, 4]
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in whole]
+
+
+def options(root, **changes) -> list[str]:
+    """What makes a command's run of the profile one of its miniature."""
+    values = {"model": str(root / "llama"), "encoder": str(root / "whisper")}
+    values |= tiny_paper.SMALL | changes
+    pairs = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return ["--profile", "paper", *(word for pair in pairs for word in ("--set", pair))]
+
+
+@pytest.mark.slow
+def test_the_command_finds_the_runs_finished_and_prints_their_ends(run, root, capsys):
+    assert cli.main(["train", *options(root)]) == 0
+    shown = capsys.readouterr().out
+    assert "wer_librispeech" in shown
+    assert all(shown.count(f"{arm} 0") == 1 for arm in run[2])
+
+
+@pytest.mark.slow(ahead=True)
+def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypatch, capsys):
+    """``bash reproduce.sh --profile paper`` on miniature files, its arms trained before.
+
+    The notebooks of theory and of the default model's activations are the same in every profile.
+    """
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    alike = ("01", "02", "07")
+    sources = [path for path in runner.sources() if not path.name.startswith(alike)]
+    monkeypatch.setattr(runner, "sources", lambda folder=None: sources)
+    arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
+    given = options(root, arms=arms)
+    assert cli.main(["train", *given]) == 0
+    folder = tmp_path / "paper"
+    records = [folder / "runs" / f"{arm}-seed0" / "provenance.json" for arm in arms]
+    before = [read_json(path) for path in records]
+    assert cli.main(["run", *given]) == 0, capsys.readouterr()
+    executed = {path.name for path in (folder / "notebooks").glob("*.ipynb")}
+    assert executed == {path.name for path in sources}
+    assert [read_json(path) for path in records] == before, "the notebooks found the runs finished"
+    text = (folder / "REPORT.md").read_text()
+    assert "| WER librispeech, % | WER mls_german, % | mean, % |" in text
+    assert "weights stored as bfloat16, computed in bfloat16" in text
+    assert (folder / "figures" / "wer_over_training.png").is_file()
+    capsys.readouterr()
+    assert cli.main(["run", *given]) == 0
+    assert capsys.readouterr().out.count("unchanged, skipped") == len(executed)
 
 
 def test_llama_3_s_template_closes_turns_with_its_own_token_whatever_the_day(root):

@@ -44,13 +44,13 @@ def model(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("model") / "llama")
 
 
-def start(model: Path, results: Path) -> subprocess.Popen:
+def start(model: Path, results: Path, arm: str) -> subprocess.Popen:
     environment = {
         **os.environ,
         "KAPPA_RESULTS": str(results),
         "PYTHONPATH": os.pathsep.join([str(paths.ROOT), str(paths.ROOT / "tests")]),
     }
-    command = [sys.executable, str(paths.ROOT / "tests" / "tiny.py"), str(model)]
+    command = [sys.executable, str(paths.ROOT / "tests" / "tiny.py"), str(model), arm]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -64,15 +64,18 @@ def train_here(model: Path, results: Path) -> None:
     torch.set_num_threads(threads)
 
 
-def run_folder(results: Path) -> Path:
-    return results / "tiny" / "runs" / "selected-seed0"
+def run_folder(results: Path, arm: str = "selected") -> Path:
+    return results / "tiny" / "runs" / f"{arm}-seed0"
 
 
-def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit_and_another_arm_beside_it_is_not_disturbed(
+    model, tmp_path
+):
+    """Two processes train two arms into one folder, as on two GPUs."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_here(model, whole)
 
-    process = start(model, broken)
+    process, beside = (start(model, broken, arm) for arm in ("selected", "inverse"))
     for line in process.stdout:
         if line.strip() == "step 3":
             process.send_signal(signal.SIGKILL)
@@ -81,6 +84,11 @@ def test_a_killed_run_resumes_to_the_same_metrics_bit_for_bit(model, tmp_path):
     assert process.returncode == -signal.SIGKILL
     assert tiny.comparable(run_folder(broken))[-1]["step"] == 2
     assert not (run_folder(broken) / "model.safetensors").exists()
+    beside.communicate()
+    assert beside.returncode == 0
+    rows = tiny.comparable(run_folder(broken, "inverse"))
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    assert rows[0] == tiny.comparable(run_folder(broken))[0], "one warm start for both"
 
     train_here(model, broken)
     assert tiny.comparable(run_folder(broken)) == tiny.comparable(run_folder(whole))
@@ -342,7 +350,7 @@ def test_a_checkpoint_is_not_blamed_for_want_of_memory(tmp_path, monkeypatch):
 
     state, named, optimiser = checkpoint(tmp_path)
     state.save(1, named, optimiser)
-    monkeypatch.setattr("kappa_lib.training.parallel.distributed_like", refused)
+    monkeypatch.setattr("kappa_lib.training.checkpoints._restore", refused)
     with pytest.raises(torch.OutOfMemoryError):
         state.resume(named, optimiser)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 HEAVY = (
-    "accelerate", "av", "ctranslate2", "datasets", "gguf", "jiwer", "papermill", "peft",
+    "av", "ctranslate2", "datasets", "gguf", "jiwer", "papermill", "peft",
     "scipy.stats", "soundfile", "transformers",
 )  # fmt: skip
 CODE = """
@@ -29,6 +29,6 @@ def test_a_scan_of_a_file_imports_no_heavy_package(tmp_path):
 def test_results_are_read_and_judged_without_what_trains():
     """Else a notebook that only shows results would take twice as long to begin."""
     code = "import sys, kappa_lib.evidence.report, kappa_lib.evidence.claims\n"
-    code += "print(*sorted({'accelerate', 'datasets', 'peft', 'transformers'} & set(sys.modules)))"
+    code += "print(*sorted({'datasets', 'peft', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
