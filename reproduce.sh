@@ -5,7 +5,6 @@
 #       the whole flow (default profile: laptop); another profile by its path, mine.yaml
 #       --set KEY=VALUE   another value for a profile key, e.g. --set seeds=[0,1]; repeatable
 #       --only NN         this notebook only; repeatable
-#       --force           execute what is unchanged, too
 #   bash reproduce.sh test         lint, unit tests, and every notebook under nbval
 #   bash reproduce.sh lab [...]    JupyterLab on the notebooks; more arguments go to JupyterLab
 #   bash reproduce.sh bench [...]  κ timed against the author's and PEFT's way, 15 minutes
@@ -17,8 +16,8 @@
 #   packages, and 250 MB of weights and speech.
 # What it does:  makes .venv if missing, installs requirements.lock into it when the lock has
 #   changed, then executes notebooks/NN_*.ipynb in order through papermill. Results go to
-#   results/<profile>/, never over the sources. Nothing that is unchanged is done again, so
-#   interrupt it whenever you like and call it again.
+#   results/<profile>/, never over the sources. What takes long (speech, scan, training) is kept
+#   and not done again, so interrupt it whenever you like and call it again.
 # How long:      `run` 25 minutes and `test` 30 minutes at most on 2 cores; the measured times of
 #   a run, installation included, are in its REPORT.md.
 #
@@ -166,7 +165,6 @@ while [ $# -gt 0 ]; do
         --profile) [ $# -ge 2 ] || fail "--profile needs a name" 2; profile="$2"; shift 2 ;;
         --profile=*) profile="${1#--profile=}"; shift ;;
         --set | --only) [ $# -ge 2 ] || fail "$1 needs a value" 2; options+=("$1" "$2"); shift 2 ;;
-        --force) options+=("$1"); shift ;;
         run | test | site) [ -z "$command" ] || fail "one command at a time, see --help" 2; command="$1"; shift ;;
         lab | bench)
             [ -z "$command" ] || fail "one command at a time, see --help" 2

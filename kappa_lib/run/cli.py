@@ -199,7 +199,6 @@ def init_profile(
 def run(
     profile: Profile = "laptop",
     only: Annotated[Several, Option(metavar="NN", help="This notebook only; repeatable.")] = None,
-    force: Annotated[bool, Option("--force", help="Execute what is unchanged, too.")] = False,
     settings: Annotated[Several, SET] = None,
 ) -> None:
     """Execute the notebooks with a profile, then write the report."""
@@ -207,7 +206,7 @@ def run(
 
     from kappa_lib.run import runner
 
-    print(f"done: {runner.run(loaded, profile, only or [], force)}")
+    print(f"done: {runner.run(loaded, profile, only or [])}")
 
 
 @app.command(epilog="Example: kappa train --profile laptop --arm selected --set steps=40")

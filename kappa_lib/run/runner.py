@@ -1,12 +1,12 @@
 """Execute the numbered notebooks of a profile through papermill, then write the report.
 
 Sources are never written to: executed copies go to ``results/<profile>/notebooks``, and what is
-executed of one so far to ``NAME.unfinished.ipynb`` there.
+executed of one so far to ``NAME.unfinished.ipynb`` there. Every notebook is executed; what takes
+long in it is kept by the library, stage by stage, and is not done again.
 """
 
 import logging
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterable
@@ -31,10 +31,6 @@ SHOWN_LINES = 12  # of a failing cell's traceback
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class NotebookError(KappaError):
-    """A notebook that could not be executed to its end."""
-
-
 class _Kernel(AsyncKernelManager):
     """This interpreter's kernel, whatever else is called ``python3`` in a user's folders."""
 
@@ -57,17 +53,20 @@ def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
-def run(profile: Profile, source: str, only: list[str], force: bool = False) -> Path:
-    """Execute what has changed, and write the report unless notebooks were picked.
+def run(profile: Profile, source: str, only: list[str]) -> Path:
+    """Execute the notebooks, and write the report unless some were picked.
 
     Args:
         profile: the settings.
         source: name or path by which the notebooks find the profile's file.
         only: beginnings of notebooks' names; all without.
-        force: execute even what is unchanged.
 
     Returns:
         The report, or the folder of the executed notebooks.
+
+    Raises:
+        InputError: nothing to execute, or not with this profile.
+        KappaError: a notebook could not be executed to its end.
     """
     if profile.task != "speech" or not {"selected", "inverse"} <= set(profile.arms):
         what = "the notebooks compare the arms `selected` and `inverse` on speech"
@@ -86,7 +85,7 @@ def run(profile: Profile, source: str, only: list[str], force: bool = False) -> 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     print(f"profile {profile.profile}: results in {profile.folder}")
     with files.alone(profile.folder, "notebooks"):
-        execute(chosen, profile, source, force)
+        execute(chosen, profile, source)
         if only:  # a report on a part of the notebooks would have to do the others' work
             return profile.folder / "notebooks"
         from kappa_lib.evidence import report  # heavy
@@ -94,65 +93,24 @@ def run(profile: Profile, source: str, only: list[str], force: bool = False) -> 
         return report.write(profile)
 
 
-def execute(chosen: list[Path], profile: Profile, source: str, force: bool = False) -> None:
-    """Execute notebooks in turn, but for those that are unchanged; see :func:`run`."""
+def execute(chosen: list[Path], profile: Profile, source: str) -> None:
+    """Execute notebooks in turn; see :func:`run`."""
     # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
     source = str(profiles.find(source)) if source.endswith((".yaml", ".yml")) else source
     as_filed, own = profiles.load(source).model_dump(), profile.model_dump()
     replaced = {key for key, value in own.items() if as_filed[key] != value}
-    decisive = keys(sources(chosen[0].parent), profile)
-    split = profile.folder / "split.json"
-    # Whoever lacks a corpus asks for it again.
-    force = force or (split.is_file() and bool(files.read_json(split, dict).get("missing")))
     for index, path in enumerate(chosen, start=1):
-        place, key = f"[{index}/{len(chosen)}] {path.stem}", decisive[path.stem]
+        place = f"[{index}/{len(chosen)}] {path.stem}"
         executed = profile.folder / "notebooks" / path.name
-        begun, before = _unfinished(executed).is_file(), executed.is_file()
-        known = before and files.read_json(executed)["metadata"].get("kappa")
-        if known == key and not (begun or force):
-            print(f"{place}: unchanged, skipped")
-            continue
+        partial = executed.with_suffix(".unfinished.ipynb")
+        resumed = executed.is_file() or partial.is_file()
         values = parameters(path, profile, replaced)
         values |= {"profile": source} if "profile" in values else {}
-        print(place + (": resuming" if begun else ""), flush=True)
-        took = _execute(path, values, executed, key)
-        _record_time(profile.folder, path.stem, took | {"resumed": begun or before})
+        print(place + (": resuming" if resumed else ""), flush=True)
+        took = _execute(path, values, partial)
+        os.replace(partial, executed)
+        _record_time(profile.folder, path.stem, took | {"resumed": resumed})
         print(f"{place}: done in {clock(took['seconds'])}", flush=True)
-
-
-def _unfinished(executed: Path) -> Path:
-    return executed.with_suffix(".unfinished.ipynb")
-
-
-def keys(notebooks: Iterable[Path], profile: Profile) -> dict[str, str]:
-    """Name of each notebook → fingerprint of what decides its execution.
-
-    Its cells and those of the notebooks before it, the profile with its recordings and models,
-    code, committed results, pins and Python.
-    """
-    read = [
-        [str(path.relative_to(root)), files.sha256(path)]
-        for root in (paths.PACKAGE, paths.REFERENCE)
-        for path in sorted(root.rglob("*"))
-        # Of profiles the values stand below.
-        if path.suffix in (".py", ".csv", ".json", ".yaml") and path.parent.name != "profiles"
-    ]
-    places = [corpus["folder"] for corpus in profile.corpora.values()]
-    places += [profile.model, profile.encoder]
-    local = [place for place in map(paths.expanded, places) if place.is_dir()]
-    everything = {
-        "profile": profile.model_dump(),
-        "own": files.states(path for folder in local for path in folder.rglob("*")),
-        "read": read,
-        "pins": files.sha256(paths.LOCK),
-        "python": platform.python_version(),
-    }
-    found, before = {}, files.fingerprint(everything)
-    for path in notebooks:
-        cells = nbformat.read(path, as_version=4).cells
-        before = files.fingerprint([before, [[cell.cell_type, cell.source] for cell in cells]])
-        found[path.stem] = before
-    return found
 
 
 def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -> dict[str, Any]:
@@ -169,14 +127,13 @@ def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -
     return profile.model_dump(include=names | set(replaced)) if names else {}
 
 
-def _execute(notebook: Path, values: dict[str, Any], executed: Path, key: str) -> dict[str, Any]:
-    """Execute one notebook in its own folder, and leave a copy with outputs and ``key``.
+def _execute(notebook: Path, values: dict[str, Any], partial: Path) -> dict[str, Any]:
+    """Execute one notebook in its own folder, and leave a copy with outputs.
 
     Returns:
         By papermill's record its ``seconds``, and in ``stages`` those of its sections.
     """
-    partial = _unfinished(executed)
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
     so_far = f"\n  What was executed so far: {partial}"
     try:
@@ -193,7 +150,7 @@ def _execute(notebook: Path, values: dict[str, Any], executed: Path, key: str) -
     except PapermillExecutionError as error:
         trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()[-SHOWN_LINES:]
         shown = "".join(f"\n    {line}" for line in trace or [f"{error.ename}: {error.evalue}"])
-        raise NotebookError(
+        raise KappaError(
             f"{notebook.name} failed in cell [{error.exec_count}]:{shown}{so_far}",
             "after a change, the same command goes on from the last finished stage",
         ) from error
@@ -201,15 +158,12 @@ def _execute(notebook: Path, values: dict[str, Any], executed: Path, key: str) -
         # The kernel's own count of the last cell may have died with it; papermill's note has not.
         cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []
         begun = [c for c in cells if c.cell_type == "code" and c.metadata.papermill["start_time"]]
-        raise NotebookError(
+        raise KappaError(
             f"{notebook.name}: the kernel died in cell [{len(begun)}]{so_far}",
             "most often the system ended it for want of memory: close other programs or take a"
             " smaller profile, then call the same command again; it goes on from the last finished"
             " stage",
         ) from error
-    done.metadata["kappa"] = key
-    nbformat.write(done, partial)
-    os.replace(partial, executed)
     heading, stages = "", {}
     for cell in done.cells:
         if cell.cell_type == "code" and (took := cell.metadata.papermill.get("duration")):

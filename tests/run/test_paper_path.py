@@ -146,9 +146,6 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     assert "| WER librispeech, % | WER mls_german, % | mean, % |" in text
     assert "weights stored as bfloat16, computed in bfloat16" in text
     assert (folder / "figures" / "wer_over_training.png").is_file()
-    capsys.readouterr()
-    assert cli.main(["run", *given]) == 0
-    assert capsys.readouterr().out.count("unchanged, skipped") == len(executed)
 
 
 def test_llama_3_s_template_closes_turns_with_its_own_token_whatever_the_day(root):
