@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,9 @@ class _Kernel(AsyncKernelManager):
             os.close(console)
 
 
-def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
+def sources() -> list[Path]:
     """The numbered notebooks, in order."""
-    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def run(profile: Profile, source: str, only: list[str]) -> Path:
@@ -104,27 +103,15 @@ def execute(chosen: list[Path], profile: Profile, source: str) -> None:
         executed = profile.folder / "notebooks" / path.name
         partial = executed.with_suffix(".unfinished.ipynb")
         resumed = executed.is_file() or partial.is_file()
-        values = parameters(path, profile, replaced)
+        # Those that its parameters cell declares, and those that are not as in the profile's file.
+        declared = set(papermill.inspect_notebook(str(path)))
+        values = profile.model_dump(include=declared | replaced) if declared else {}
         values |= {"profile": source} if "profile" in values else {}
         print(place + (": resuming" if resumed else ""), flush=True)
         took = _execute(path, values, partial)
         os.replace(partial, executed)
         _record_time(profile.folder, path.stem, took | {"resumed": resumed})
         print(f"{place}: done in {clock(took['seconds'])}", flush=True)
-
-
-def parameters(notebook: Path, profile: Profile, replaced: Iterable[str] = ()) -> dict[str, Any]:
-    """The settings that a notebook is given: those that its parameters cell declares, and those
-    in ``replaced``, whose value is not the one in the profile's file.
-
-    Raises:
-        InputError: the cell declares something that is no profile key.
-    """
-    names = set(papermill.inspect_notebook(str(notebook)))
-    if unknown := sorted(names - set(Profile.model_fields)):
-        what = f"{notebook.name}: its parameters cell declares {', '.join(unknown)}"
-        raise InputError(what, "declare profile keys only (kappa_lib.profiles.Profile)")
-    return profile.model_dump(include=names | set(replaced)) if names else {}
 
 
 def _execute(notebook: Path, values: dict[str, Any], partial: Path) -> dict[str, Any]:

@@ -47,25 +47,6 @@ class RunState:
         """The lines of ``metrics.jsonl``."""
         return read_metrics(self.folder)
 
-    def begin(
-        self,
-        named: dict[str, nn.Parameter],
-        optimiser: torch.optim.Optimizer,
-        start: dict[str, Any],
-    ) -> int:
-        """Go on from the checkpoint, or anew: the number of steps that are done.
-
-        Args:
-            named: name → each parameter that trains.
-            optimiser: of these.
-            start: the evaluation before the first step, for a run that begins.
-        """
-        step = self.resume(named, optimiser)
-        if step is None:
-            self.start()
-            self.record(0, 0, 0.0, None, start)
-        return step or 0
-
     def record(
         self,
         step: int,

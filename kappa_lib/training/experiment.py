@@ -37,7 +37,6 @@ class Experiment:
         dtype = models.pick_dtype(profile.dtype, profile.device)
         profile = profile.model_copy(update={"dtype": dtype})
         self.profile, self.data = profile, data
-        self.device = models.pick_device(profile.device)
         self.llm: Any  # of the run, which changes it; at first the original
         self.llm, self.tokenizer = models.load(profile.model, profile.dtype, profile.device)
         # Without it CUDA's matrix products aren't deterministic; cuBLAS reads it when it starts.

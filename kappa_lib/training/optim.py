@@ -23,7 +23,7 @@ def adamw(parameters: Iterable[Any], lr: float, device: torch.device) -> torch.o
     Args:
         parameters: to train, or groups of them.
         lr: peak learning rate.
-        device: on which the parameters are, or will be once they are sharded.
+        device: on which the parameters are.
     """
     # The fused update needs no temporaries as large as the gradients.
     fused = True if device.type == "cuda" else None

@@ -50,33 +50,20 @@ def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[
     }
 
 
-class Learner:
-    """One arm's model with its optimiser, the step that changes them, and the order of the data.
-
-    Args:
-        experiment: model, data and evaluation; its model is loaded anew.
-        selection: the tensors of the language model to train, beside the adaptor.
-        seed: of the adaptor's initialisation and the order of utterances.
-
-    Attributes:
-        model: to evaluate.
-        named: name → each parameter that trains.
-        optimiser: of these.
-    """
+class _Learner:
+    """One arm's model with its optimiser, the step that changes them, and the order of the data."""
 
     def __init__(self, experiment: Experiment, selection: Selection, seed: int) -> None:
         profile, data = experiment.profile, experiment.data
         self.profile, self.data = profile, data
         self.peak = profile.peak(selection.arm)
         self.model = experiment.speech_llm(seed, selection)
-        of_rate: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                rate = experiment.rates.get(name.removeprefix("llm."), 1.0)
-                of_rate.setdefault(rate, []).append(parameter)
-        groups = [{"params": trained, "over": rate} for rate, trained in of_rate.items()]
-        self.optimiser = optim.adamw(groups, self.peak, experiment.device)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        groups = [
+            {"params": [parameter], "over": experiment.rates.get(name.removeprefix("llm."), 1.0)}
+            for name, parameter in self.named.items()
+        ]
+        self.optimiser = optim.adamw(groups, self.peak, self.model.llm.device)
         self._items = data.first(profile.tune_utterances)
         lengths = [len(data.features[i]) for i in self._items]
         self._plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
@@ -128,22 +115,26 @@ def train(
     with alone(experiment.profile.folder, run.folder.name):
         if not run.is_finished():
             start = experiment.warm_start(seed)
-            learner = Learner(experiment, selection, seed)
+            learner = _Learner(experiment, selection, seed)
             _descend(experiment, learner, run, start, on_step or (lambda _: None))
-            run.finish(learner.named, _origin(experiment, selection, learner, run))
+            run.finish(learner.named, _origin(selection, learner, run))
     return run.metrics()
 
 
 def _descend(
     experiment: Experiment,
-    learner: Learner,
+    learner: _Learner,
     run: RunState,
     start: dict[str, Any],
     on_step: Callable[[int], None],
 ) -> None:
     """Take the steps that are left of a run; its last evaluation leaves no checkpoint."""
     profile = experiment.profile
-    first = run.begin(learner.named, learner.optimiser, start)
+    first = run.resume(learner.named, learner.optimiser)
+    if first is None:
+        run.start()
+        run.record(0, profile.batch, 0.0, None, start)
+        first = 0
     seconds, losses, clock = run.metrics()[-1]["seconds"], [], time.perf_counter()
     lowest = min((row["train_loss"] for row in run.metrics()[1:]), default=math.inf)
     with Progress(f"training {run.folder.name}", profile.steps, first) as progress:
@@ -169,11 +160,9 @@ def _descend(
                 return
 
 
-def _origin(
-    experiment: Experiment, selection: Selection, learner: Learner, run: RunState
-) -> dict[str, Any]:
+def _origin(selection: Selection, learner: _Learner, run: RunState) -> dict[str, Any]:
     """Where a run comes from, for its ``provenance.json``."""
-    last, device = run.metrics()[-1], experiment.device
+    last, device = run.metrics()[-1], learner.model.llm.device
     on_gpu = device.type == "cuda"
     return {
         **provenance.describe(device),

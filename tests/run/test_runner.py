@@ -15,9 +15,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kappa_lib import files, paths, profiles
-from kappa_lib.errors import InputError, KappaError
+from kappa_lib.errors import KappaError
 from kappa_lib.run import cli, runner
-from kappa_lib.run.runner import parameters
 
 pytestmark = pytest.mark.slow
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -62,12 +61,6 @@ def test_declared_and_replaced_parameters_are_injected_and_others_are_not(folder
     assert files.read_json(paths.results("smoke") / "data" / "7.json") == 99
     assert source.read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["01_a.ipynb", "results"]
-
-
-def test_a_parameter_that_is_no_profile_key_is_refused(folder):
-    source = write(folder / "01_a.ipynb", settings="profile = 'smoke'\nsteeps = 3")
-    with pytest.raises(InputError, match=r"01_a\.ipynb: its parameters cell declares steeps"):
-        parameters(source, profiles.load("smoke"))
 
 
 def test_a_kernel_of_that_name_in_the_user_s_folders_is_not_taken(folder, monkeypatch):
