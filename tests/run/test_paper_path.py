@@ -132,7 +132,7 @@ def test_the_papers_profile_runs_through_its_notebooks(root, tmp_path, monkeypat
     monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
     alike = ("01", "02", "07")
     sources = [path for path in runner.sources() if not path.name.startswith(alike)]
-    monkeypatch.setattr(runner, "sources", lambda: sources)
+    monkeypatch.setattr(runner, "sources", lambda *_: sources)
     arms = ["selected", "inverse", "lowest_in_type", "highest_in_type"]
     given = options(root, arms=arms)
     assert cli.main(["train", *given]) == 0
