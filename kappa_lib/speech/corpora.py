@@ -1,24 +1,32 @@
 """The built-in corpora, split by sentence: four synthetic, ``en_human`` and ``en_actors`` real.
 
-``de`` and ``en`` are matrix sentences; ``de_open`` and ``en_open`` sentences from books, whose
-words a language model can guess from one another; ``en_human`` are a telephone exchange's prompts
+``de`` and ``en`` are matrix sentences, in the form of the audiology matrix tests: five slots (name
+verb number adjective object) of ten words each, which are our own; every sentence is grammatical,
+and none can be guessed from its other words. ``de_open`` and ``en_open`` are sentences from books,
+whose words a language model can guess from one another; ``en_human`` a telephone exchange's prompts
 by one speaker; ``en_actors`` dialogues of an adventure game by thirty, some of them only tested.
 
 A split is drawn from names and numbers alone, before there is any audio.
 """
 
+import pickle
+import subprocess
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+import soxr
+import yaml
 
-from kappa_lib.errors import InputError
+from kappa_lib.errors import InputError, KappaError, UnreachableError
+from kappa_lib.paths import DATA
 from kappa_lib.speech import adventure, audio, recorded, synthesis
-from kappa_lib.speech.synthesis import Voice
 from kappa_lib.speech.transcripts import sentence_key
 from kappa_lib.text import bundled_text, text_metadata
 from kappa_lib.weights import assets
@@ -38,6 +46,34 @@ SPEAKER = "allison-smith"
 _FORMAT = 2  # raise when the same split would give other audio
 _FEWER = "ask for fewer: in a profile, under train_utterances and test_utterances"
 _BYTES_PER_SECOND = 8_000  # G.722 at 64 kbit/s
+
+_VOICES = yaml.safe_load((DATA / "voices.yaml").read_text(encoding="utf-8"))
+# language → the ten words of each slot
+SLOTS = {name: [line.split() for line in lines] for name, lines in _VOICES["words"].items()}
+PATIENCE = 60  # seconds for a text, which takes hundredths
+COUNT = 10**5  # matrix sentences of a language
+SPEAKERS: dict[str, dict[str, list[str]]] = _VOICES["speakers"]  # engine → language → names
+RANGES = _VOICES["ranges"]  # engine → rates and pitches, lowest and highest
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A synthetic speaker.
+
+    Args:
+        name: eSpeak NG's language and variant, as in ``en-us+f3``; or Pico's, as in ``en-GB``.
+        rate: words per minute, 80 to 450; Pico: per cent of the speaker's own.
+        pitch: 0 to 99, 50 is the variant's own; Pico: per cent of the speaker's own.
+    """
+
+    name: str
+    rate: int = 165
+    pitch: int = 50
+
+    @property
+    def engine(self) -> str:
+        """``espeak`` or ``pico``."""
+        return "pico" if self.name in chain(*SPEAKERS["pico"].values()) else "espeak"
 
 
 @dataclass(frozen=True)
@@ -79,26 +115,38 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
     """Where more open sentences are trained on than there are, other voices say them again."""
     language, _, is_open = corpus.partition("_")
     sentences = bundled_text(corpus).splitlines() if is_open else None
-    total = len(sentences) if is_open else synthesis.COUNT
+    total = len(sentences) if is_open else COUNT
     if test >= total or (not is_open and train + test > total):
         asked = f"{test} test" if is_open else f"{train + test}"
         raise InputError(f"corpus {corpus}: {asked} sentences asked for, {total} exist", _FEWER)
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
     order = generator.permutation(total).tolist()
-    speakers = synthesis.SPEAKERS["pico" if is_open else "espeak"][language]
+    speakers = SPEAKERS["pico" if is_open else "espeak"][language]
     variations = generator.integers(0, 1 << 16, max(total, train + test)).tolist()
 
     def utterance(position: int) -> Utterance:
         again, place = divmod(max(0, position - test), total - test)
         index = order[test + place if position >= test else position]
         speaker = speakers[(position + again) % len(speakers)]
-        voice = synthesis.voice(speaker, variations[position])
-        text = sentences[index] if is_open else synthesis.sentence(language, index)
+        text = sentences[index] if is_open else sentence(language, index)
         identity = f"{corpus}-{index:05d}" + (f"-{again + 1}" if again else "")
-        return Utterance(identity, text, voice.name, voice)
+        return Utterance(identity, text, speaker, voice(speaker, variations[position]))
 
     rows = [utterance(position) for position in range(test + train)]
     return Split(tuple(rows[test:]), tuple(rows[:test]))
+
+
+def sentence(language: str, index: int) -> str:
+    """Matrix sentence number ``index``, 0 to 99,999; its digits choose the words."""
+    digits = f"{index:05d}"
+    return " ".join(words[int(d)] for words, d in zip(SLOTS[language], digits, strict=True))
+
+
+def voice(speaker: str, variation: int) -> Voice:
+    """A speaker at one of its rates and pitches; any ``variation`` ≥ 0 gives one."""
+    rates, pitches = (range(low, high + 1, 5) for low, high in RANGES[Voice(speaker).engine])
+    rate, pitch = variation % len(rates), variation // len(rates) % len(pitches)
+    return Voice(speaker, rates[rate], pitches[pitch])
 
 
 def _recorded_split(corpus: str, train: int, test: int, seed: int) -> Split:
@@ -154,6 +202,42 @@ def sound(name: str) -> dict[str, Any]:
     return {"audio": {"bytes": _lines()[name].sound, "path": None}}
 
 
+def speak(text: str, voice: Voice) -> np.ndarray:
+    """Speak a text: the samples depend on it and on the voice alone, whatever was said before.
+
+    Returns:
+        float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
+
+    Raises:
+        UnreachableError: the library cannot be fetched, loaded or run.
+        KappaError: it crashed, hung or was killed, or knows no such voice.
+    """
+    library, folder = assets.synthesiser(voice.engine)
+    request = voice.engine, str(library), str(folder), text, *astuple(voice)
+    command = [sys.executable, "-I", "-S", synthesis.__file__]
+    how = {"capture_output": True, "check": True, "timeout": PATIENCE}
+    try:
+        done = subprocess.run(command, input=pickle.dumps(request), **how)
+        answer = pickle.loads(done.stdout)
+        if isinstance(answer, Exception):
+            raise answer
+    except (OSError, ImportError) as error:
+        raise UnreachableError(
+            f"the speech synthesiser cannot run: {error}",
+            "it needs the C++ runtime of the system (libstdc++ on Linux)",
+        ) from error
+    except (LookupError, subprocess.SubprocessError) as error:
+        raise KappaError(
+            f"{text!r}: the speech synthesiser crashed, hung or was killed at it, or has no voice"
+            f" {voice.name}: {error}",
+            "call again; if it was the system that did it, free some memory first",
+        ) from error
+    rate, data = answer
+    samples = np.frombuffer(data, np.int16).astype(np.float32) / 32768
+    samples = soxr.resample(audio.trim(samples), rate, audio.RATE)
+    return np.clip(samples, -1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class BuiltIn:
     """A built-in corpus as :mod:`kappa_lib.speech.recorded` reads it."""
@@ -182,7 +266,7 @@ class BuiltIn:
             if corpus == "en_actors":
                 return known | sound(row.file)
             if row.voice:
-                return known | {"speak": partial(synthesis.speak, row.text, row.voice)}
+                return known | {"speak": partial(speak, row.text, row.voice)}
             path = _asset(corpus).folder / row.file
             return known | {"speak": lambda: audio.trim(decode_g722(path))}
 

@@ -120,8 +120,8 @@ def test_actors_are_heard_at_16_khz_for_as_long_as_said(actors, tmp_path, monkey
 def test_every_speaker_and_word_is_heard_in_training(corpus):
     drawn = corpora.split(corpus, 400, 48, 0)
     for part in (drawn.train, drawn.test):
-        assert {u.speaker for u in part} == set(corpora.synthesis.SPEAKERS["espeak"][corpus])
-    words = {word for slot in corpora.synthesis.SLOTS[corpus] for word in slot}
+        assert {u.speaker for u in part} == set(corpora.SPEAKERS["espeak"][corpus])
+    words = {word for slot in corpora.SLOTS[corpus] for word in slot}
     assert {word for text in texts(drawn.train) for word in text.split()} == words
     others = [set(texts(corpora.split(corpus, 0, 40, seed).test)) for seed in range(4)]
     assert max(len(a & b) for i, a in enumerate(others) for b in others[:i]) <= 2
