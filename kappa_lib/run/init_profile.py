@@ -56,7 +56,7 @@ def _counts(own: OwnSpeech) -> tuple[list[str], int, int]:
     """The sentences of the recordings that have words, and how many recordings are for training
     and for testing, at most: those that turn out unusable are left out when they are read."""
     rows, given = own.rows()
-    keys = [sentence_key(text or "") for text in rows[own.text].to_pylist()]
+    keys = [sentence_key(text or "") for text in rows["text"].to_pylist()]
     usable = list(filter(None, keys))
     sentences, tested = len(set(usable)), {keys[index] for index in given}
     if given:

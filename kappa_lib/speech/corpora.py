@@ -244,9 +244,6 @@ class BuiltIn:
 
     language: str
 
-    text = "text"
-    lower_case = False
-
     def place(self, corpus: str) -> str:
         """The asset that it is made with."""
         return _asset(corpus).name

@@ -1,10 +1,10 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
 What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora`` and ``sources``, has its
-``language``, the column of its transcripts (``text``), and whether they are read in lower case
-(``lower_case``). ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides
-its rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test``
-have to be read first. In such a row ``audio`` is a recording, or ``speak`` gives the samples.
+``language``. ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides its
+rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test`` have
+to be read first. Such a row has ``id``, ``text`` and ``audio``, a recording, or ``speak``, which
+gives the samples.
 """
 
 from collections import Counter
@@ -105,10 +105,10 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
 
 def _row(corpus: str, source: Any, item: dict[str, Any], part: str) -> dict[str, Any]:
     """A source's row as one with ``audio.FEATURES``, or UnusableRow."""
-    text, speaker = item[source.text] or "", item.get("speaker_id", item.get("speaker"))
+    speaker = item.get("speaker_id", item.get("speaker"))
     about = {
         "id": f"{corpus}-{item['id']}",
-        "text": text.lower() if source.lower_case else text,
+        "text": item["text"] or "",
         "language": source.language,
         "corpus": corpus,
         "split": part,

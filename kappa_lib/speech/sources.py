@@ -47,8 +47,6 @@ class OwnSpeech:
     language: str  # its code, for instance en or de
     text: str  # name of the transcripts' column
 
-    lower_case = False
-
     def place(self, corpus: str) -> str:
         """The folder."""
         return str(self._path)
@@ -67,7 +65,7 @@ class OwnSpeech:
             InputError: see :meth:`rows`; or all sentences are asked for as a test set.
         """
         rows, given = self.rows()
-        keys = [sentence_key(text or "") for text in rows[self.text].to_pylist()]
+        keys = [sentence_key(text or "") for text in rows["text"].to_pylist()]
         if not given and counts["test"] >= (different := len(set(keys) - {""})):
             asked = f"{counts['test']} test sentences asked for"
             what = f"{asked}, {self._path} has {different} different ones"
@@ -75,20 +73,22 @@ class OwnSpeech:
         order = np.random.default_rng(seed).permutation(len(keys)).tolist()
         tested = {keys[index] for index in given}
 
+        def row(index: int) -> dict[str, Any]:
+            return {**rows.slice(index, 1).to_pylist()[0], "id": f"{index:06d}"}
+
         def test() -> Rows:
             for index in order:
                 drawn = keys[index] and keys[index] not in tested
                 if index in given if given else drawn:
                     tested.add(keys[index])
-                    yield row(rows, index)
+                    yield row(index)
 
-        train = (row(rows, index) for index in order if keys[index] not in tested)
-        return {"test": test(), "train": train}
+        return {"test": test(), "train": (row(i) for i in order if keys[i] not in tested)}
 
     def rows(self) -> tuple[pa.Table, set[int]]:
         """All rows, undecoded, and the positions of those in a part called ``test``.
 
-        ``audio`` is a struct of ``bytes`` and an absolute ``path``.
+        ``audio`` is a struct of ``bytes`` and an absolute ``path``, ``text`` the transcript.
 
         Raises:
             InputError: not a folder, no table in it, or one that cannot be read as it stands or
@@ -114,10 +114,10 @@ class OwnSpeech:
 
     def _read(self, table: Path) -> pa.Table:
         """The columns of a table that are read: recordings, transcripts and speakers."""
-        words = (self.text, "speaker", "speaker_id")
+        words = {"text": self.text, "speaker": "speaker", "speaker_id": "speaker_id"}
         if table.name == _TABLE:
             # ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
-            sound, kinds = "file_name", dict.fromkeys(("file_name", *words), pa.string())
+            sound, kinds = "file_name", dict.fromkeys(("file_name", *words.values()), pa.string())
             lines = csv.ParseOptions(newlines_in_values=True)
             how = csv.ConvertOptions(column_types=kinds)
             part = csv.read_csv(table, parse_options=lines, convert_options=how)
@@ -134,9 +134,9 @@ class OwnSpeech:
             )
         if not len(part):
             raise ValueError(f"{table} has no rows")
-        columns = {name: part[name].cast(pa.string()) for name in words if name in names}
+        columns = {k: part[name].cast(pa.string()) for k, name in words.items() if name in names}
         if sound == "file_name":
-            at = pc.match_substring(columns[self.text], "\n").index(True).as_py()
+            at = pc.match_substring(columns["text"], "\n").index(True).as_py()
             if at >= 0:  # it has swallowed the rows below
                 what = f"{table}: the transcript of {part[sound][at]} goes over several lines"
                 remedy = "close every quotation mark that begins a field, double those inside"
@@ -174,11 +174,6 @@ def _sounds(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
     return pa.chunked_array(chunks)
 
 
-def row(rows: pa.Table, index: int) -> dict[str, Any]:
-    """One of :meth:`OwnSpeech.rows`, with an ``id``."""
-    return {**rows.slice(index, 1).to_pylist()[0], "id": f"{index:06d}"}
-
-
 @dataclass(frozen=True)
 class HubCorpus:
     """A corpus of the hub, or in its layout in ``$KAPPA_CORPORA/<corpus>`` where that is set.
@@ -197,9 +192,6 @@ class HubCorpus:
     text: str
     language: str
 
-    # Neither corpus has punctuation; LibriSpeech's capitals alone would be a foreign script.
-    lower_case = True
-
     def place(self, corpus: str) -> str:
         """The local folder, or the hub's id and revision."""
         return str(_local_folder(corpus) or f"{self.repository}@{self.revision[:7]}")
@@ -211,33 +203,30 @@ class HubCorpus:
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """A part's splits one after the other, each shuffled."""
-        return {
-            "test": self._stream(corpus, (self.test,), seed),
-            "train": self._stream(corpus, self.train, seed),
-        }
+        parts = {"test": (self.test,), "train": self.train}
+        return {part: self._stream(corpus, splits, seed) for part, splits in parts.items()}
 
     def _stream(self, corpus: str, splits: tuple[str, ...], seed: int) -> Rows:
-        places = {split: self._place(_local_folder(corpus), split) for split in splits}
-        if not any(places.values()):
-            raise AssetError(
-                f"{_local_folder(corpus)}: no Parquet file of split {' or '.join(splits)}",
-                f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
-                f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
-            )
+        hub = {"path": self.repository, "name": self.config, "revision": self.revision}
+        places: dict[str, dict[str, Any]] = dict.fromkeys(splits, hub)
+        if local := _local_folder(corpus):
+            names = {split: (f"{split}/*.parquet", f"{split}-*.parquet") for split in splits}
+            folder = local / self.config
+            found = {s: sorted(str(f) for n in names[s] for f in folder.glob(n)) for s in splits}
+            places = {s: {"path": "parquet", "data_files": {s: f}} for s, f in found.items() if f}
+            if not places:
+                raise AssetError(
+                    f"{local}: no Parquet file of split {' or '.join(splits)}",
+                    f"lay it out as the hub does: {self.config}/{splits[0]}/0000.parquet,"
+                    f" or {self.config}/{splits[0]}-00000-of-00001.parquet",
+                )
         for split, place in places.items():
-            if place:
-                with models.explained(f"{corpus} ({self.repository})"):
-                    rows = datasets.load_dataset(split=split, streaming=True, **place)
-                    rows = rows.cast_column("audio", datasets.Audio(decode=False))
-                    yield from rows.shuffle(seed=seed, buffer_size=BUFFER)
-
-    def _place(self, local: Path | None, split: str) -> dict[str, Any] | None:
-        """Where ``datasets`` finds a split; None where a local folder lacks it."""
-        if not local:
-            return {"path": self.repository, "name": self.config, "revision": self.revision}
-        patterns = (f"{self.config}/{split}/*.parquet", f"{self.config}/{split}-*.parquet")
-        found = sorted(str(path) for pattern in patterns for path in local.glob(pattern))
-        return {"path": "parquet", "data_files": {split: found}} if found else None
+            with models.explained(f"{corpus} ({self.repository})"):
+                rows = datasets.load_dataset(split=split, streaming=True, **place)
+                rows = rows.cast_column("audio", datasets.Audio(decode=False))
+                for row in rows.shuffle(seed=seed, buffer_size=BUFFER):
+                    # Neither has punctuation; LibriSpeech's capitals would be a foreign script.
+                    yield {**row, "text": (row[self.text] or "").lower()}
 
 
 def _local_folder(corpus: str) -> Path | None:
