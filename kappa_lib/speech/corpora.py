@@ -13,7 +13,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -56,8 +56,7 @@ SPEAKERS: dict[str, dict[str, list[str]]] = _VOICES["speakers"]  # engine → la
 RANGES = _VOICES["ranges"]  # engine → rates and pitches, lowest and highest
 
 
-@dataclass(frozen=True)
-class Voice:
+class Voice(NamedTuple):
     """A synthetic speaker.
 
     Args:
@@ -78,13 +77,16 @@ class Voice:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One row before it has audio: a voice for synthesis, or a recording's name and length (s)."""
+    """One row before it has audio: a voice for synthesis, or a recording and its length (s).
+
+    The recording is a file's name, or for ``en_actors`` what is in it.
+    """
 
     id: str
     text: str
     speaker: str
     voice: Voice | None = None
-    file: str = ""
+    recording: str | bytes = ""
     seconds: float = 0.0
 
 
@@ -177,29 +179,22 @@ def prompts(corpus: str = "en_human") -> tuple[Utterance, ...]:
     """
     if corpus == "en_human":
         pins = assets.manifest(_ASSETS["en_human"])["files"].items()
-        known = [(n, p["text"], SPEAKER, p["size"] / _BYTES_PER_SECOND) for n, p in pins]
+        known = [(n, p["text"], SPEAKER, n, p["size"] / _BYTES_PER_SECOND) for n, p in pins]
     else:
         known = [
-            (line.name, line.text, line.speaker, audio.seconds(sound(line.name)))
-            for line in _lines().values()
+            (line.name, line.text, line.speaker, line.sound, audio.seconds(_recorded(line.sound)))
+            for line in adventure.lines(_asset("en_actors").get() / "queen.1c")
             if not set("<([") & set(line.text)  # coughs and sighs
         ]
     return tuple(
-        Utterance(f"{corpus}-{Path(name).with_suffix('')}", text, who, file=name, seconds=length)
-        for name, text, who, length in known
+        Utterance(f"{corpus}-{Path(name).with_suffix('')}", text, who, None, recording, length)
+        for name, text, who, recording, length in known
         if text and length <= LONGEST
     )
 
 
-@cache
-def _lines() -> dict[str, adventure.Line]:
-    path = _asset("en_actors").get() / "queen.1c"
-    return {line.name: line for line in adventure.lines(path)}
-
-
-def sound(name: str) -> dict[str, Any]:
-    """The undecoded row of a clip of ``en_actors``."""
-    return {"audio": {"bytes": _lines()[name].sound, "path": None}}
+def _recorded(data: bytes) -> dict[str, Any]:
+    return {"audio": {"bytes": data, "path": None}}
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
@@ -213,7 +208,7 @@ def speak(text: str, voice: Voice) -> np.ndarray:
         KappaError: it crashed, hung or was killed, or knows no such voice.
     """
     library, folder = assets.synthesiser(voice.engine)
-    request = voice.engine, str(library), str(folder), text, *astuple(voice)
+    request = voice.engine, str(library), str(folder), text, *voice
     command = [sys.executable, "-I", "-S", synthesis.__file__]
     how = {"capture_output": True, "check": True, "timeout": PATIENCE}
     try:
@@ -261,10 +256,10 @@ class BuiltIn:
             name = row.id.removeprefix(f"{corpus}-")
             known = {"id": name, "text": row.text, "speaker": row.speaker}
             if corpus == "en_actors":
-                return known | sound(row.file)
+                return known | _recorded(row.recording)
             if row.voice:
                 return known | {"speak": partial(speak, row.text, row.voice)}
-            path = _asset(corpus).folder / row.file
+            path = _asset(corpus).folder / row.recording
             return known | {"speak": lambda: audio.trim(decode_g722(path))}
 
         return {part: map(item, getattr(drawn, part)) for part in audio.PARTS}

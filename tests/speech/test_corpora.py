@@ -184,7 +184,7 @@ def test_prompts_are_speech_with_words_and_test_prompts_sentences_of_moderate_le
     prompts = corpora.prompts()
     assert len(prompts) > 500
     assert max(p.seconds for p in prompts) <= corpora.LONGEST
-    files = {p.file.removesuffix(".g722") for p in prompts}
+    files = {p.recording.removesuffix(".g722") for p in prompts}
     assert not files & {"beep", "beeperr", "ascending-2tone", "tt-monkeys", "silence/1"}
     assert {"hello-world", "digits/7", "letters/at", "vm-intro"} <= files
     assert not [p for p in prompts if set(p.text) & set("[]<>()*#@")]
@@ -196,8 +196,10 @@ def test_prompts_are_speech_with_words_and_test_prompts_sentences_of_moderate_le
 
 
 def test_a_recording_decodes_to_the_length_its_bytes_imply(cache):
-    prompt = next(p for p in corpora.prompts() if p.file == "hello-world.g722")
-    speech = corpora.decode_g722(assets.asset("asterisk-core-sounds-en-g722").get() / prompt.file)
+    prompt = next(p for p in corpora.prompts() if p.recording == "hello-world.g722")
+    speech = corpora.decode_g722(
+        assets.asset("asterisk-core-sounds-en-g722").get() / prompt.recording
+    )
     assert speech.dtype == np.float32
     assert speech.size / audio.RATE == pytest.approx(prompt.seconds, abs=0.01)
     assert 0.05 < np.abs(speech).max() <= 1.0
