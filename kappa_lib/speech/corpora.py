@@ -9,7 +9,7 @@ by one speaker; ``en_actors`` dialogues of an adventure game by thirty, some of 
 A split is drawn from names and numbers alone, before there is any audio.
 """
 
-import pickle
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -208,28 +208,26 @@ def speak(text: str, voice: Voice) -> np.ndarray:
         KappaError: it crashed, hung or was killed, or knows no such voice.
     """
     library, folder = assets.synthesiser(voice.engine)
-    request = voice.engine, str(library), str(folder), text, *voice
+    request = json.dumps([voice.engine, str(library), str(folder), text, *voice]).encode()
     command = [sys.executable, "-I", "-S", synthesis.__file__]
     how = {"capture_output": True, "check": True, "timeout": PATIENCE}
     try:
-        done = subprocess.run(command, input=pickle.dumps(request), **how)
-        answer = pickle.loads(done.stdout)
-        if isinstance(answer, Exception):
-            raise answer
-    except (OSError, ImportError) as error:
-        raise UnreachableError(
-            f"the speech synthesiser cannot run: {error}",
-            "it needs the C++ runtime of the system (libstdc++ on Linux)",
-        ) from error
-    except (LookupError, subprocess.SubprocessError) as error:
+        answer = subprocess.run(command, input=request, **how).stdout
+    except subprocess.SubprocessError as error:
+        said = (error.stderr or b"").decode(errors="replace").strip()
+        if getattr(error, "returncode", None) == synthesis.CANNOT_RUN:
+            raise UnreachableError(
+                f"the speech synthesiser cannot run: {said}",
+                "it needs the C++ runtime of the system (libstdc++ on Linux)",
+            ) from error
         raise KappaError(
             f"{text!r}: the speech synthesiser crashed, hung or was killed at it, or has no voice"
-            f" {voice.name}: {error}",
+            f" {voice.name}: {said.rpartition(chr(10))[2] or error}",
             "call again; if it was the system that did it, free some memory first",
         ) from error
-    rate, data = answer
+    rate, _, data = answer.partition(b"\n")
     samples = np.frombuffer(data, np.int16).astype(np.float32) / 32768
-    samples = soxr.resample(audio.trim(samples), rate, audio.RATE)
+    samples = soxr.resample(audio.trim(samples), int(rate), audio.RATE)
     return np.clip(samples, -1.0, 1.0)
 
 

@@ -1,13 +1,14 @@
-"""The two synthesisers: ``python -I -S synthesis.py`` speaks the one text that is pickled into it.
+"""The two synthesisers: ``python -I -S synthesis.py`` speaks the one text that it reads, as JSON.
 
-It is a process for every text, since the libraries carry state from one into the next (eSpeak NG
-the phase of its oscillator and its flutter, even over its own terminate and initialise; SVOX Pico
-some as well), and since they may crash. It starts fast: the standard library is all that it needs.
+It writes the rate in Hz, a line, then int16 samples. Every text has a process, since the libraries
+carry state from one into the next (eSpeak NG the phase of its oscillator and its flutter, even over
+its own terminate and initialise; SVOX Pico some as well), and since they may crash. It starts fast:
+the standard library is all that it needs.
 """
 
 import ctypes
+import json
 import os
-import pickle
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -19,6 +20,7 @@ _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_int, ctypes.c_void_p
 )
 _PICO_RATE, _VOLUME = 16_000, 0.6  # louder, and it clips
+CANNOT_RUN = 3  # exit status: the library or its data cannot be loaded here
 
 Answer = tuple[int, bytes]  # rate in Hz, and int16 samples
 
@@ -57,9 +59,10 @@ def _pico(library: str, folder: str, text: str, name: str, rate: int, pitch: int
 
 
 if __name__ == "__main__":
-    engine, *request = pickle.load(sys.stdin.buffer)
+    engine, *request = json.load(sys.stdin)
     try:
-        answer = {"espeak": _espeak, "pico": _pico}[engine](*request)
-    except (OSError, ImportError, LookupError) as error:
-        answer = error
-    pickle.dump(answer, sys.stdout.buffer)
+        rate, samples = {"espeak": _espeak, "pico": _pico}[engine](*request)
+    except (OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(CANNOT_RUN)
+    sys.stdout.buffer.write(b"%d\n" % rate + samples)
