@@ -44,29 +44,25 @@ def adapted(config: str, names: Sequence[str]) -> set[str]:
     }
 
 
-def untried(config: str) -> str:
-    """Why nothing can be tried here; empty where it can."""
-    if not config:
-        return "no configuration says what model it is"
-    if find_spec("peft") is None:
-        return "PEFT is not installed"
-    try:
-        loaded.model_class(config)
-    except InputError as error:
-        return error.what
-    return ""
-
-
-def refused(config: str, names: Iterable[str]) -> dict[str, str]:
-    """Parameters that have to be left out, so that PEFT adapts all others and nothing else: why.
+def refused(config: str, names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """Parameters that have to be left out, so that PEFT adapts all others and nothing else → why;
+    and why that could not be tried here, empty where it could.
 
     All together are tried first, then those of each module type by themselves. Single experts of
-    a stack are left out in any case; nothing else is where :func:`untried` has a reason.
+    a stack are left out in any case.
     """
     found = {name: _STACK for name in names if name.endswith("]")}
     whole = [name for name in names if name not in found]
-    if not whole or untried(config) or not _fault(config, whole):
-        return found
+    if not config:
+        return found, "no configuration says what model it is"
+    if find_spec("peft") is None:
+        return found, "PEFT is not installed"
+    try:
+        loaded.model_class(config)
+    except InputError as error:
+        return found, error.what
+    if not whole or not _fault(config, whole):
+        return found, ""
     kinds = types_of(whole)
     for kind in dict.fromkeys(kinds.values()):
         group = [name for name in whole if kinds[name] == kind]
@@ -75,7 +71,7 @@ def refused(config: str, names: Iterable[str]) -> dict[str, str]:
     left = [name for name in whole if name not in found]
     if left and (fault := _fault(config, left)):
         found |= dict.fromkeys(left, fault)
-    return found
+    return found, ""
 
 
 def _fault(config: str, names: Sequence[str]) -> str:

@@ -112,8 +112,8 @@ def scan(
     }
     table = kappa_table.build([scanner.rows[name] for name in names], metadata)
     inside = table.loc[table["layer"].notna(), "tensor"]
-    table.attrs["not_adapted"] = adapters.refused(checkpoint.config, inside)
-    table.attrs["not_tried"] = adapters.untried(checkpoint.config)
+    not_adapted, why = adapters.refused(checkpoint.config, inside)
+    table.attrs |= {"not_adapted": not_adapted, "not_tried": why}
     if folder is not None and len(table):
         kappa_table.write(table, folder)
     if scanner.failures:

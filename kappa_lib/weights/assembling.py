@@ -67,10 +67,10 @@ def _together(name: str, parts: Mapping[str, str], stored: Mapping[str, TensorIn
     if held.keys() in ({"g", "v"}, {"original0", "original1"}):
         size, direction = held.values()
         if _one_for_each(size.shape, direction.shape):
-            return replace(direction, name=name, read=partial(_scaled, size, direction))
+            return replace(direction, name=name, source=partial(_scaled, size, direction))
     if held.keys() == {"orig", "mask"} and len({part.shape for part in held.values()}) == 1:
         mask, weight = held.values()
-        return replace(weight, name=name, read=lambda: weight.read() * mask.read())
+        return replace(weight, name=name, source=lambda: weight.read() * mask.read())
     largest = max(held.values(), key=lambda part: len(part.shape))
     what = f"{name}: stored as {', '.join(parts.values())}, which can't be put together here"
     remedy = "save the model with the parametrisation removed (torch.nn.utils.parametrize)"

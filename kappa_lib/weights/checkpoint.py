@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from kappa_lib.errors import CheckpointError
+from kappa_lib.errors import CheckpointError, KappaError, first_line
 from kappa_lib.files import sha256
 
 
@@ -25,10 +25,9 @@ class TensorInfo:
         name: parameter name in the torch module.
         shape: as the module has it; of one that is refused, of what is stored.
         dtype: as stored, e.g. ``BF16`` or ``Q4_1``.
-        read: returns its values, a floating-point CPU tensor; raises CheckpointError where they
-            can't be had.
+        source: makes its values; raises whatever the reader of its format does.
         files: names of those that hold what it is made of; none of a module in memory.
-        refused: whether ``read`` can only raise.
+        refused: what is wrong with one that can't be read, and what to do.
         stack: a stack of experts' matrices (experts, rows, cols) instead of a single matrix.
         why: why it is not measured unless it is asked for, empty for a weight.
         expert: reads the matrix of that index, where those of a stack are stored one by one.
@@ -37,9 +36,9 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], torch.Tensor]
+    source: Callable[[], torch.Tensor]
     files: tuple[str, ...] = ()
-    refused: bool = False
+    refused: tuple[str, ...] = ()
     stack: bool = False
     why: str = ""
     expert: Callable[[int], torch.Tensor] | None = None
@@ -49,28 +48,32 @@ class TensorInfo:
         """Names of its matrices: its own, or ``<name>[i]`` of each in a stack."""
         return [f"{self.name}[{i}]" for i in range(self.shape[0])] if self.stack else [self.name]
 
+    def read(self) -> torch.Tensor:
+        """Its values, a floating-point CPU tensor; CheckpointError where they can't be had."""
+        if self.refused:
+            raise CheckpointError(*self.refused)
+        try:
+            return self.source()
+        except KappaError:
+            raise
+        except Exception as error:  # damaged files; parts of a packed weight that do not fit
+            what = f"{self.name}: stored as {self.dtype} and can't be read: {first_line(error)}"
+            remedy = "fetch its file again, or scan the original, unquantised checkpoint"
+            raise CheckpointError(what, remedy) from error
+
 
 def refusal(stored: TensorInfo, what: str, remedy: str) -> TensorInfo:
     """A weight that is known to be there and can't be read: its name stays in the list."""
-
-    def read() -> torch.Tensor:
-        raise CheckpointError(what, remedy)
-
     # A plain list of codes is shown as a column, so that patterns for matrices reach it.
     shape = stored.shape if len(stored.shape) > 1 else (*stored.shape, 1)
-    return replace(stored, shape=shape, read=read, refused=True)
+    return replace(stored, shape=shape, refused=(what, remedy))
 
 
 def replaced(
     stored: Mapping[str, TensorInfo], made: Mapping[str, TensorInfo], hidden: set[str]
 ) -> dict[str, TensorInfo]:
-    """Tensors in the order of storage, some of them put together from others.
-
-    Args:
-        stored: by their names.
-        made: stored name → the weight that takes its place.
-        hidden: names of what is a part of those and no weight by itself.
-    """
+    """Tensors in the order of storage, with weights that are ``made`` of others in place of one
+    of them (stored name → weight), and without the other parts of these, which are ``hidden``."""
     kept = {
         name: replace(made[name], files=info.files) if name in made else info
         for name, info in stored.items()

@@ -131,14 +131,8 @@ def _read(
     tensor: gguf.ReaderTensor, name: str, shape: tuple[int, ...], key: str, heads: object
 ) -> torch.Tensor:
     kind = tensor.tensor_type
-    try:
-        plain = kind == gguf.GGMLQuantizationType.F64  # which the package passes over
-        values = tensor.data if plain else gguf.dequantize(tensor.data, kind)
-    except NotImplementedError as error:
-        raise CheckpointError(
-            f"{name}: quantisation {kind.name} can't be unpacked by gguf",
-            "convert the file to another quantisation, or scan the original checkpoint",
-        ) from error
+    plain = kind == gguf.GGMLQuantizationType.F64  # which the package passes over
+    values = tensor.data if plain else gguf.dequantize(tensor.data, kind)
     # A copy of its own, since an unquantised tensor is a view into the mapped file.
     weight = torch.from_numpy(np.array(values, dtype=np.float32).reshape(shape))
     # The pages of the mapped file would count as this process's memory.

@@ -9,14 +9,6 @@ from collections.abc import Iterable
 
 from torch import nn
 
-_CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 # By the name of the last module: embeddings, tables of position biases, the output layer. Outside
 # of any module GGUF and RWKV call it output and head.
 _TABLE = re.compile(r"emb|^(?:wte|wpe|shared|lm_head|token_types)$|_bias$|_rel_b$")
@@ -37,18 +29,15 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
     it has. The weight that a module computes, for instance by weight norm, is among them.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    seen: set[int] = set()
     found = {}
+    for name, tensor in model.named_parameters():
+        path, _, leaf = name.rpartition(".")
+        module = model.get_submodule(path)
+        stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
+        why = VECTOR if tensor.ndim < 2 else _why_not(module, leaf, module is head)
+        found[name] = stack, "" if stack else why
     for path, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        for leaf, tensor in own.items():
-            if id(tensor) in seen:  # tied to one before
-                continue
-            seen.add(id(tensor))
-            stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
-            why = VECTOR if tensor.ndim < 2 else _why_not(module, leaf, module is head)
-            found[f"{path}.{leaf}" if path else leaf] = stack, "" if stack else why
-        if _is_layer(module) and "weight" not in own:
+        if _is_layer(module) and "weight" not in module._parameters:
             found[f"{path}.weight" if path else "weight"] = False, _why_not(module, "weight", False)
     return found
 
@@ -60,7 +49,8 @@ def _counts_experts(module: nn.Module, count: int) -> bool:
 
 def _is_layer(module: nn.Module) -> bool:
     # The second is transformers', which need not be there.
-    return isinstance(module, (nn.Linear, *_CONVOLUTIONS)) or type(module).__name__ == "Conv1D"
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    return isinstance(module, layers) or type(module).__name__ == "Conv1D"
 
 
 def _why_not(module: nn.Module, leaf: str, is_head: bool) -> str:

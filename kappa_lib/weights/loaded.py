@@ -1,4 +1,5 @@
-"""A checkpoint's tensors as the model that transformers makes of them holds them.
+"""Tensors as the modules of a model use them: of one in memory, or of what transformers makes of
+a checkpoint.
 
 transformers renames, merges and splits stored tensors as it loads a model. Here it loads tensors
 without values, on torch's meta device, that remember which operations they come from; these are
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kappa_lib.errors import CheckpointError, InputError, first_line
 from kappa_lib.files import parse
 from kappa_lib.weights import kinds
+from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 
 if TYPE_CHECKING:  # heavy, and not in the core
@@ -29,6 +32,45 @@ if TYPE_CHECKING:  # heavy, and not in the core
 
 # What moves a tensor and leaves its values.
 _MOVES = (torch.Tensor.to, torch.Tensor.detach, torch.Tensor.contiguous)
+
+
+def of_module(module: nn.Module) -> Checkpoint:
+    """The parameters of a loaded module; tied ones once, under their first name."""
+    kind, config = type(module).__name__, getattr(module, "config", None)
+    # The folder's name where it was loaded from a folder: where that lay says nothing.
+    name = Path(getattr(config, "_name_or_path", None) or "")
+    shown = name.name if name.is_absolute() else name.as_posix()
+    checkpoint = Checkpoint(shown if name.name else kind)
+    checkpoint.basis = f"as the modules of this {kind} use them"
+    if hasattr(config, "to_json_string"):  # of transformers
+        found = json.loads(config.to_json_string(use_diff=False))
+        checkpoint.config = json.dumps(found | {"architectures": [kind]})
+    held = {name: (p, partial(_values, name, p)) for name, p in module.named_parameters()}
+    pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
+    held |= {name: (mask, mask.cpu) for name, mask in module.named_buffers() if name in pruned}
+    stored = {
+        name: TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), read)
+        for name, (t, read) in held.items()
+    }
+    weights, checkpoint.problems = assembled(stored)
+    roles = kinds.of_model(module)
+    for name, info in weights.items():
+        stack, why = roles.get(name, (False, kinds.PART))
+        checkpoint.tensors.append(replace(info, stack=stack, why=why))
+    return checkpoint
+
+
+def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
+    """Of a parameter; refused where they are not its own."""
+    # Packed ones are of a class of their own, and may pose as floating-point numbers.
+    kind = type(parameter).__name__
+    plain = kind in ("Parameter", "Tensor", "DTensor") and parameter.is_floating_point()
+    if not plain or parameter.dtype.itemsize == 1:
+        raise CheckpointError(
+            f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights",
+            "scan the folder the model was loaded from, or load it unquantised",
+        )
+    return parameter.detach().cpu()
 
 
 class Traced(torch.Tensor):
@@ -95,12 +137,6 @@ def values(tensor: Any, expert: tuple[int, int] | None = None) -> Any:
     args, kwargs = tree_map(lambda value: values(value, expert), (args, kwargs))
     result = function(*args, **kwargs)
     return result if place is None else result[place]
-
-
-def _why_absent(value: torch.Tensor | None, shape: tuple[int, ...] | None) -> str:
-    if shape and value is not None:
-        return f"stored as {'×'.join(map(str, shape))}, not {'×'.join(map(str, value.shape))}"
-    return "in the model and not in its files"
 
 
 @contextmanager
@@ -177,14 +213,16 @@ def _loaded(files: Checkpoint) -> Checkpoint:
         if made := sources(value):
             found.append((made, _info(name, value, made, stack, why)))
         elif not why:
-            absent[name] = _why_absent(value, mismatched.get(name))
-    # What no weight is made of: buffers, and what the model does not have.
+            absent[name] = "in the model and not in its files"
+            if value is not None and (shape := mismatched.get(name)):
+                sizes = ["×".join(map(str, size)) for size in (shape, value.shape)]
+                absent[name] = f"stored as {sizes[0]}, not {sizes[1]}"
+    # What no parameter is made of: buffers, and what the model does not have.
     used = {info.name for made, _ in found for info in made}
-    buffers = [info.name for _, b in model.named_buffers() for info in sources(b) or []]
     for name, info in infos.items():
         if name in used or (name in absent and not info.refused):
             continue
-        why = "a buffer" if name in buffers else f"not in transformers' {type(model).__name__}"
+        why = f"no parameter of transformers' {type(model).__name__}"
         why = kinds.VECTOR if len(info.shape) < 2 else why
         found.append(([info], replace(info, why="" if info.refused else why)))
     place = {name: number for number, name in enumerate(infos)}
@@ -217,7 +255,7 @@ def _info(
         parts[0],
         name=name,
         shape=tuple(value.shape),
-        read=partial(values, value),
+        source=partial(values, value),
         files=tuple(dict.fromkeys(file for part in parts for file in part.files)),
         stack=stack,
         why=why,

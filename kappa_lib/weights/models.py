@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from kappa_lib.errors import AssetError, CheckpointError, InputError, KappaError
 from kappa_lib.files import making, read_json, require_space, sha256
 from kappa_lib.weights.assets import Asset, asset
 from kappa_lib.weights.checkpoint import Checkpoint
-from kappa_lib.weights.module import of_module
+from kappa_lib.weights.loaded import of_module
 from kappa_lib.weights.safetensors_files import open_files
 
 if TYPE_CHECKING:  # heavy, and a scan does without
@@ -142,7 +143,9 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     if isinstance(source, nn.Module):
         checkpoint = of_module(source)
     elif name in GGUFS:
-        checkpoint = open_files(weights(name), GGUFS[name].stored_as)
+        checkpoint = open_files(weights(name))
+        via = GGUFS[name].stored_as
+        checkpoint.tensors = [replace(i, dtype=f"{via}→{i.dtype}") for i in checkpoint.tensors]
     elif path.suffix == ".gguf" and path.is_file():
         from kappa_lib.weights.gguf_file import open_gguf  # gguf is not needed otherwise
 

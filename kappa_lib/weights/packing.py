@@ -8,7 +8,7 @@ values too, of no meaning. What is neither a weight nor belongs to one is named 
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, Field
 
-from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.errors import InputError
 from kappa_lib.files import parse
 from kappa_lib.weights.checkpoint import TensorInfo, refusal, replaced
 
@@ -29,7 +29,8 @@ _MARK = re.compile(
     r"SCB|q_?weight|q_?zeros|W_q|bitmask|g_idx|codebooks|\w+_blocks|\w+_scale_inv"
     r"|\w*weight[_.:]\w*(scale|zero|packed|shape|absmax|quant|data|shift|g_idx)\w*"
 )
-_PART = re.compile(r"\w*(centroid|codebook|scale|zero|quant)\w*")  # a module within a packed one
+# Behind the name of a packed module: one in it that keeps a part of the weight.
+_PART = r"\.\w*(centroid|codebook|scale|zero|quant)\w*\.[^.]+"
 _STATE = ".quant_state.bitsandbytes__"
 _BESIDE = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _Module = dict[str, TensorInfo]  # the tensors of one module by their names in it
@@ -47,7 +48,11 @@ def unpacked(
     """
     made, hidden = _four_bit(stored)
     left_out: dict[str, str] = {}
-    record, modules = _record(config), _modules(stored, hidden)
+    record = _record(config)
+    modules: dict[str, _Module] = {}  # name of a module → its tensors
+    for name in (name for name in stored if name not in hidden):
+        module, local = _LOCAL.fullmatch(name).groups("")
+        modules.setdefault(module, {})[local] = stored[name]
     for module, own in modules.items():
         held = {local: info for local, info in own.items() if not local.endswith("bias")}
         found, parts = _eight_bit(held, record)
@@ -58,7 +63,9 @@ def unpacked(
             widest = max(odd, key=lambda local: len(held[local].shape))
             first = "weight" if "weight" in held else widest
             made[held[first].name] = _not_understood(first, held, record)
-            hidden |= {info.name for info in held.values()} | _within(module, modules)
+            hidden |= {info.name for info in held.values()}
+            inner = re.compile(re.escape(module) + _PART)
+            hidden |= {name for name in stored if module and inner.fullmatch(name)}
             continue
         made |= {held[local].name: weight for local, weight in found.items()}
         hidden |= {held[local].name for local in parts}
@@ -75,15 +82,6 @@ def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
             if isinstance(place.get(key), dict) and place[key]:
                 return place[key]
     return {}
-
-
-def _modules(stored: Mapping[str, TensorInfo], skipped: set[str]) -> dict[str, _Module]:
-    """Module → name of a tensor in it → the tensor."""
-    modules: dict[str, _Module] = {}
-    for name in (name for name in stored if name not in skipped):
-        module, local = _LOCAL.fullmatch(name).groups("")
-        modules.setdefault(module, {})[local] = stored[name]
-    return modules
 
 
 def _is_odd(local: str, info: TensorInfo, held: _Module) -> bool:
@@ -108,17 +106,6 @@ def _codes(module: str, held: _Module, record: Mapping[str, Any]) -> list[str]:
     return masks or (codes if record or (module and scaled) else [])
 
 
-def _within(module: str, modules: Mapping[str, _Module]) -> set[str]:
-    """Stored names of the modules in which a packed one keeps parts of its weight."""
-    inner = {m for m in modules if m.rpartition(".")[0] == module and module}
-    return {
-        info.name
-        for part in inner
-        if _PART.fullmatch(part.rpartition(".")[2])
-        for info in modules[part].values()
-    }
-
-
 def _not_understood(local: str, held: _Module, record: Mapping[str, Any]) -> TensorInfo:
     """A packed weight that can't be read here, under the name of its codes."""
     method = record.get("quant_method") or record.get("quant_algo") or ""
@@ -128,19 +115,6 @@ def _not_understood(local: str, held: _Module, record: Mapping[str, Any]) -> Ten
     what += f" with {others}" if others else ""
     what += " in a layout that is not understood"
     return refusal(held[local], what, "scan the unquantised checkpoint, or a GGUF of it")
-
-
-def _packed(codes: TensorInfo, label: str, unpack: Callable[[], torch.Tensor]) -> TensorInfo:
-    """A packed weight; whose parts contradict each other is refused as it is read."""
-
-    def read() -> torch.Tensor:
-        try:
-            return unpack()
-        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            what = f"{codes.name}: packed as {label} in a layout that is not understood"
-            raise CheckpointError(what, "scan the unquantised checkpoint") from error
-
-    return replace(codes, dtype=label, read=read)
 
 
 def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], set[str]]:
@@ -154,8 +128,8 @@ def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], 
         parts = {part: stored[key] for part in _BESIDE if (key := f"{name}.{part}") in stored}
         hidden |= {name, state_name, *(f"{name}.{part}" for part in parts)}
         if state := _state(stored[state_name]):
-            weight = _packed(codes, kind.upper(), partial(_unpack_four_bit, codes, parts, state))
-            made[name] = replace(weight, shape=tuple(state["shape"]))
+            unpack, shape = partial(_unpack_four_bit, codes, parts, state), tuple(state.shape)
+            made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack)
         else:
             made[name] = _not_understood("", {"": codes}, {"quant_method": kind})
     return made, hidden
@@ -171,34 +145,34 @@ class _State(BaseModel):
     nested_offset: float | None = None
 
 
-def _state(record: TensorInfo) -> dict[str, Any] | None:
-    """Shape, size of blocks and the rest; None where the bytes hold no such record."""
+def _state(record: TensorInfo) -> _State | None:
+    """None where the bytes hold no such record."""
     try:
-        return parse(record.read().numpy().tobytes(), "it", _State).model_dump()
+        return parse(record.read().numpy().tobytes(), "it", _State)
     except InputError:
         return None
 
 
 def _unpack_four_bit(
-    codes: TensorInfo, parts: Mapping[str, TensorInfo], state: Mapping[str, Any]
+    codes: TensorInfo, parts: Mapping[str, TensorInfo], state: _State
 ) -> torch.Tensor:
     scales = parts["absmax"].read()
     if not scales.is_floating_point():  # nested: the scales are themselves 8-bit codes
         outer = parts["nested_absmax"].read().float()
-        outer = outer.repeat_interleave(state["nested_blocksize"])
+        outer = outer.repeat_interleave(state.nested_blocksize)
         inner = parts["nested_quant_map"].read().float()[scales.long()]
-        scales = inner * outer[: len(inner)] + state["nested_offset"]
+        scales = inner * outer[: len(inner)] + state.nested_offset
     # Whatever type carries them, the codes are its bytes.
     packed = codes.read().contiguous().reshape(-1).view(torch.uint8)
-    count = math.prod(state["shape"])
+    count = math.prod(state.shape)
     if len(packed) != -(-count // 2):
         raise ValueError("more or fewer codes than weights")
     values = parts["quant_map"].read().float()
     # The high half of a byte is the earlier weight.
     pairs = torch.stack([values[(packed >> 4).long()], values[(packed & 15).long()]], dim=1)
     numbers = pairs.reshape(-1)[:count]
-    per_number = scales.float().repeat_interleave(state["blocksize"])[:count]
-    return (numbers * per_number).reshape(state["shape"])
+    per_number = scales.float().repeat_interleave(state.blocksize)[:count]
+    return (numbers * per_number).reshape(state.shape)
 
 
 def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[str]]:
@@ -213,7 +187,7 @@ def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[s
         zero = held.get(f"{local}_zero_point")
         label = "I8+SCB" if scale == "SCB" else codes.dtype
         unpack = partial(_unpack_eight_bit, codes, held[scale], scale, zero, record)
-        found[local] = _packed(codes, label, unpack)
+        found[local] = replace(codes, dtype=label, source=unpack)
         helpers |= {scale, f"{local}_zero_point", "weight_format"} & held.keys()
     return found, helpers
 
@@ -250,7 +224,4 @@ def _spread(scale: torch.Tensor, shape: torch.Size, block: tuple[int, int]) -> t
         return wide[..., :rows, :cols]
     if scale.shape[:-1] == (*lead, rows) and cols % scale.shape[-1] == 0:
         return scale.repeat_interleave(cols // scale.shape[-1], -1)
-    raise CheckpointError(
-        f"scales {tuple(scale.shape)} fit no known layout of a weight {tuple(shape)}",
-        "scan the unquantised checkpoint",
-    )
+    raise ValueError(f"scales {tuple(scale.shape)} fit no known layout of {tuple(shape)}")

@@ -4,21 +4,19 @@ The format's own library checks headers. A file is opened anew for each tensor: 
 count as this process's memory, and go when it is closed.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from kappa_lib.errors import CheckpointError, InputError, from_system
+from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import parse, replacing, require_space
 from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, refusal
@@ -27,7 +25,7 @@ from kappa_lib.weights.packing import unpacked
 SINGLE = "model.safetensors"
 _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 _FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}\.safetensors$")]
-_FETCH_AGAIN = "fetch this file again; it is incomplete or damaged"
+_FETCH_AGAIN = "fetch this file again; it is missing, incomplete or damaged"
 
 
 class _Index(BaseModel):
@@ -36,13 +34,8 @@ class _Index(BaseModel):
     weight_map: dict[str, _FileName]
 
 
-def open_files(path: Path, via: str = "") -> Checkpoint:
-    """One safetensors file, or those of a folder that transformers would load.
-
-    Args:
-        path: of the file or folder.
-        via: how the weights were stored before they were dequantised into these files.
-    """
+def open_files(path: Path) -> Checkpoint:
+    """The safetensors file of this path, or those of a folder that transformers would load."""
     folder = path if path.is_dir() else path.parent
     config = folder / "config.json"
     text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
@@ -66,9 +59,7 @@ def open_files(path: Path, via: str = "") -> Checkpoint:
     found, problems = assembled(found)
     checkpoint.left_out |= odd
     checkpoint.problems += problems
-    checkpoint.tensors = [
-        replace(info, dtype=f"{via}→{info.dtype}") if via else info for info in found.values()
-    ]
+    checkpoint.tensors = [*found.values()]
     return checkpoint
 
 
@@ -81,15 +72,8 @@ def _shard(
         CheckpointError: missing; a header that is truncated, unreadable or contradicts itself; or
             without a tensor that is promised, or with one that another file has.
     """
-    if not path.is_file():
-        found = f"{path.name}: missing shard, with {len(promised) or 'unknown'} tensors"
-        raise CheckpointError(found, "fetch it; the other shards are here")
     with _explained(path.name), safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.offset_keys()}
-        own = {
-            name: _info(path, name, tuple(part.get_shape()), part.get_dtype())
-            for name, part in slices.items()
-        }
+        own = {name: _info(path, name, file.get_slice(name)) for name in file.offset_keys()}
     if absent := sorted(promised - own.keys()):
         found = f"{path.name}: lacks {absent[0]}, which the index promises"
         raise CheckpointError(found, _FETCH_AGAIN)
@@ -99,8 +83,10 @@ def _shard(
     return own
 
 
-def _info(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> TensorInfo:
-    info = TensorInfo(name, shape, dtype, partial(_read, path, name), (path.name,))
+def _info(path: Path, name: str, part: Any) -> TensorInfo:
+    """A tensor of a file by its slice, which is safetensors' own and knows shape and type."""
+    shape = tuple(part.get_shape())
+    info = TensorInfo(name, shape, part.get_dtype(), partial(_read, path, name), (path.name,))
     if 0 not in shape:
         return info
     remedy = "if one process of ZeRO-3 saved it, gather the weights: zero_to_fp32.py"
@@ -108,17 +94,16 @@ def _info(path: Path, name: str, shape: tuple[int, ...], dtype: str) -> TensorIn
 
 
 def _read(path: Path, name: str) -> torch.Tensor:
-    """One tensor as stored."""
-    with _explained(f"{path.name}: {name}"), safe_open(path, "pt") as file:
+    with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(what: str, remedy: str = _FETCH_AGAIN) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{what}: {error}", _FETCH_AGAIN) from error
+        raise CheckpointError(f"{what}: {error}", remedy) from error
 
 
 def _identity(folder: Path, path: Path) -> tuple[str, str]:
@@ -139,10 +124,13 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     files = {path.name for path in folder.glob("*.safetensors")}
     if SINGLE in files:
         return {SINGLE: set()}
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    if indices:
+    if indices := sorted(folder.glob("*.safetensors.index.json")):
         usual = folder / f"{SINGLE}.index.json"
-        return _promised(usual if usual in indices else indices[0])
+        index = usual if usual in indices else indices[0]
+        promised: dict[str, set[str]] = {}
+        for name, file in parse(index.read_bytes(), index.name, _Index).weight_map.items():
+            promised.setdefault(file, set()).add(name)
+        return promised
     # Not, beside others, the same weights under their makers' names, or those of an adapter.
     usual = {name for name in files if not name.startswith(("consolidated", "adapter"))} or files
     if numbered := next(filter(None, map(_NUMBERED.fullmatch, sorted(usual))), None):
@@ -157,22 +145,6 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     return {name: set() for name in usual}
 
 
-def _promised(index: Path) -> dict[str, set[str]]:
-    """File → the tensors in it, by the index of a folder."""
-    try:
-        listed = parse(index.read_bytes(), index.name, _Index).weight_map
-    except InputError as error:
-        raise CheckpointError(
-            f"{index.name}: not a readable index, its weight_map has to hold names of"
-            " tensors and of the .safetensors files beside it",
-            _FETCH_AGAIN,
-        ) from error
-    promised: dict[str, set[str]] = {}
-    for name, file_name in listed.items():
-        promised.setdefault(file_name, set()).add(name)
-    return promised
-
-
 def save_tensors(
     path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None
 ) -> None:
@@ -180,28 +152,17 @@ def save_tensors(
 
     Raises:
         SpaceError: the disk cannot hold it.
-        KappaError: the system refuses it for another reason.
+        KappaError: the system refuses it for another reason, in safetensors' words.
     """
     try:
         with replacing(path) as temporary:
             require_space(path.parent, sum(tensor.nbytes for tensor in tensors.values()))
             save_file(tensors, temporary, header)
     except SafetensorError as error:
-        # It is no OSError; the system's number stands in its text alone.
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
-            raise
-        number = int(found[1])
-        raise from_system(OSError(number, os.strerror(number), str(path))) from error
+        raise KappaError(f"{path}: {error}", "mend that, or choose another folder") from error
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Name → tensor of such a file, mapped from the disk.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    try:
+    """Name → tensor of such a file, mapped from the disk; CheckpointError where it is damaged."""
+    with _explained(f"{path}: damaged", "delete it and run again"):
         return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged: {error}", "delete it and run again") from error

@@ -82,7 +82,7 @@ def test_one_stored_tensor_of_each_is_read_at_a_time(pair):
     opened, seen = [open_checkpoint(path) for path in pair[:2]], []
     for which, one in enumerate(opened):
         one.tensors = [
-            replace(i, read=lambda i=i, which=which: seen.append((i.name, which)) or i.read())
+            replace(i, source=lambda i=i, which=which: seen.append((i.name, which)) or i.read())
             for i in one.tensors
         ]
     told = []

@@ -369,17 +369,14 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*partial*"))
 
 
-@pytest.mark.parametrize(("number", "kind"), [(28, SpaceError), (13, InputError)])
-def test_what_the_system_refuses_while_tensors_are_written_is_explained(
-    tmp_path, monkeypatch, number, kind
-):
-    """safetensors' error is no OSError, and tells the system's number in its text alone."""
+def test_what_the_system_refuses_while_tensors_are_written_is_explained(tmp_path, monkeypatch):
+    """safetensors' error is no OSError."""
 
     def refused(*_):
-        raise SafetensorError(f"Error while serializing: I/O error: no (os error {number})")
+        raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
 
     state, named, _ = checkpoint(tmp_path)
     monkeypatch.setattr("kappa_lib.weights.safetensors_files.save_file", refused)
-    with pytest.raises(kind, match=r"model\.safetensors: ") as caught:
+    with pytest.raises(KappaError, match=r"model\.safetensors: .*No space") as caught:
         state.finish(named, {})
     assert caught.value.remedy

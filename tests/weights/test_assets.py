@@ -5,7 +5,7 @@ import pytest
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.weights import assets, models
-from kappa_lib.weights.mirrors import Source
+from kappa_lib.weights.assets import Source
 
 PROMPTS = "asterisk-core-sounds-en-g722"
 ASSETS = sorted(path.stem for path in (paths.DATA / "assets").iterdir())

@@ -19,8 +19,7 @@ from serving import serving, tarball
 from kappa_lib import files, paths
 from kappa_lib.errors import AssetError, SpaceError
 from kappa_lib.weights import assets
-from kappa_lib.weights.assets import Asset, Pin
-from kappa_lib.weights.mirrors import Source
+from kappa_lib.weights.assets import Asset, Pin, Source
 
 CONTENT = {"one.bin": np.random.default_rng(0).bytes(200_000), "sub/two.bin": b"two"}
 PINS = tuple(Pin(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in CONTENT.items())
