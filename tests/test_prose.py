@@ -11,7 +11,7 @@ import pytest
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import encoding, report
 from kappa_lib.evidence.claims import catalogue
-from kappa_lib.evidence.correlation import within_types
+from kappa_lib.evidence.encoding import within_types
 from kappa_lib.evidence.verdicts import interval
 from kappa_lib.files import read_json
 
@@ -58,7 +58,7 @@ def test_benchmarks():
 
 @pytest.fixture(scope="module")
 def study():
-    return encoding.read(encoding.FOLDER)
+    return encoding.tensors(encoding.FOLDER)
 
 
 def test_notebook_7_on_the_two_senses(study):
@@ -67,8 +67,8 @@ def test_notebook_7_on_the_two_senses(study):
     start = "**We find** for the two senses apart"
     says(SEVENTH, start, "of the output is open", "would lose is refuted")
     rho = [
-        within_types(rows, "kappa", "deficit", resamples=1, permutations=1).estimate
-        for _, rows in study.tensors.groupby("type")
+        within_types(rows, "kappa", "deficit", resamples=1).estimate
+        for _, rows in study.groupby("type")
     ]
     ways = sum(x > 0 for x in rho), sum(x <= 0 for x in rho)
     said = f"Of {len(rho)} types, κ ranks the deficit the paper's way in {ways[0]} and the other"
@@ -80,7 +80,7 @@ def test_notebook_7_on_the_two_senses(study):
 
 
 def test_notebook_7_on_changes(study):
-    table = study.tensors
+    table = study
     half = decision("pruning-by-kappa").parts["kl_truncated_50"]
     square = table["type"].isin(["q_proj", "o_proj"])
     lost = [f"{table.loc[part, 'kl_truncated_10'].median():.4f}" for part in (square, ~square)]
@@ -93,7 +93,7 @@ def test_notebook_7_on_changes(study):
     lost, shuffled, raised = (
         encoding.cost(table, "flattened", "flattened_noise"),
         encoding.cost(table, "permuted", "flattened"),
-        encoding.surgery_cost(study.surgery, "all"),
+        encoding.surgery_cost(pd.read_csv(encoding.FOLDER / "surgery.csv"), "all"),
     )
     assert lost.low > 0
     assert shuffled.low < 0 < shuffled.high

@@ -91,9 +91,10 @@ def draw(name: str) -> None:
             parts = compare.seed_by_seed(found), compare.comparisons(found)
             drawn = figures.paired(*parts, compare.MARGINS, note)
         elif kind == "wer_over_training":
-            human = found.profile.train_utterances.get("en_human", 0) > 0
             bands = None if name in PROFILES else found.wer_intervals
-            drawn = figures.wer_over_training(table, human, note, bands)
+            drawn = figures.wer_over_training(table, note, bands)
+        elif kind == "learning_against_forgetting":
+            drawn = figures.learning_and_forgetting(table, note=note, cost="text_loss")
         else:
             drawn = getattr(figures, kind)(table, note)
         figures.save(drawn, found.profile.folder / "figures", kind)

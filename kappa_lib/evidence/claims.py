@@ -6,7 +6,6 @@ A decision is written to ``claims/<id>.json`` in the results folder.
 """
 
 import math
-from collections import Counter
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
@@ -28,10 +27,8 @@ GROUPS = get_args(Group)
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Entry(BaseModel):
-    """One claim of the paper, as the catalogue has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Claim(BaseModel, frozen=True, extra="forbid"):
+    """One claim of the paper, as the catalogue has it, and what a run found about it."""
 
     id: Text
     group: Group
@@ -47,6 +44,8 @@ class Entry(BaseModel):
     minutes: int  # to check it on two cores
     primary: bool = False  # whether Holm's correction is over its p-value too
     decided_by: Comparison | Correlation | Code | None = None  # None: the cell's own criterion
+    decision: Decision | None = None  # None while nothing was measured, as in the catalogue
+    measured: dict[str, Any] = {}  # the numbers that the deciding cell left beside the decision
 
     @property
     def fingerprint(self) -> str:
@@ -54,35 +53,20 @@ class Entry(BaseModel):
         rule = self.decided_by and self.decided_by.model_dump(exclude_defaults=True)
         return fingerprint([self.statement, self.rule, rule])
 
-
-class Claim(Entry):
-    """A claim with what a run found about it."""
-
-    decision: Decision | None = None  # None while nothing was measured
-    measured: dict[str, Any] = {}  # the numbers that the deciding cell left beside the decision
-
     @property
     def verdict(self) -> Verdict:
         """What became of the claim."""
         return self.decision.verdict if self.decision else Verdict.NOT_MEASURED
 
 
-def catalogue(file: Path = FILE) -> dict[str, Entry]:
+@cache  # a notebook asks a dozen times, and YAML is slow to read
+def catalogue() -> dict[str, Claim]:
     """All claims by id, the most important first.
 
     Raises:
-        InputError: a missing or unknown key (a verdict, for instance), a value of another kind,
-            or a repeated id.
+        InputError: a missing or unknown key (a verdict, for instance), or a value of another kind.
     """
-    return dict(_catalogue(file.read_bytes(), file.name))
-
-
-@cache  # a notebook asks a dozen times, and YAML is slow to read
-def _catalogue(text: bytes, source: str) -> dict[str, Entry]:
-    entries = parse(text, source, list[Entry], yaml.safe_load)
-    repeated = [name for name, times in Counter(e.id for e in entries).items() if times > 1]
-    if repeated:
-        raise InputError(f"{source}: claim {repeated[0]!r} appears twice", "rename one")
+    entries = parse(FILE.read_bytes(), FILE.name, list[Claim], yaml.safe_load)
     return {entry.id: entry for entry in entries}
 
 
@@ -119,15 +103,15 @@ def claim(
     if entry.decided_by is not None:
         decision = entry.decided_by.decide(profile)
     else:
-        said = {Verdict.HOLDS: holds, Verdict.CORRECTED: corrected, Verdict.CONFOUNDED: confounded}
+        said = {Verdict.NOT_TESTABLE: not testable, Verdict.HOLDS: holds}
+        said |= {Verdict.CORRECTED: corrected, Verdict.CONFOUNDED: confounded}
         said[Verdict.FAILS] = fails is None or fails
-        verdict = next((word for word, true in said.items() if true), Verdict.UNDECIDED)
-        decision = Decision(verdict if testable else Verdict.NOT_TESTABLE)
+        decision = Decision(next((word for word in said if said[word]), Verdict.UNDECIDED))
     write(entry, decision, numbers, profile.output)
     print(f"claim {claim_id}: {decision.verdict}")
 
 
-def write(entry: Entry, decision: Decision, numbers: dict[str, Any], folder: Path) -> None:
+def write(entry: Claim, decision: Decision, numbers: dict[str, Any], folder: Path) -> None:
     """Write a decision and the numbers beside it into a results folder."""
     value = {
         "id": entry.id,
@@ -153,16 +137,13 @@ def _for_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
-def load(folder: Path, file: Path = FILE) -> list[Claim]:
-    """The catalogue ``file`` with the decisions that a run left in its results ``folder``.
+def load(folder: Path) -> list[Claim]:
+    """The catalogue with the decisions that a run left in its results ``folder``.
 
     A record of another wording or rule counts as not measured. Holm's correction over the primary
     comparisons comes last: a difference that is decided only without it becomes *undecided*.
     """
-    claims = {
-        name: Claim(**dict(entry), **_recorded(entry, folder))
-        for name, entry in catalogue(file).items()
-    }
+    claims = {name: _with_record(entry, folder) for name, entry in catalogue().items()}
     primary = {n: c.decision for n, c in claims.items() if c.primary and c.decision}
     for name, p in holm({n: d.p for n, d in primary.items() if d.p}).items():
         decision = primary[name]
@@ -173,9 +154,10 @@ def load(folder: Path, file: Path = FILE) -> list[Claim]:
     return list(claims.values())
 
 
-def _recorded(entry: Entry, folder: Path) -> dict[str, Any]:
+def _with_record(entry: Claim, folder: Path) -> Claim:
     path = folder / "claims" / f"{entry.id}.json"
     found = read_json(path, dict[str, object]) if path.is_file() else {}
     if found.get("claim") != entry.fingerprint:
-        return {}
-    return {"decision": found["decision"], "measured": found["numbers"]}
+        return entry
+    known = {"decision": Decision(**found["decision"]), "measured": found["numbers"]}
+    return entry.model_copy(update=known)

@@ -30,6 +30,11 @@ Pair = tuple[str, str]
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers,
 # nats per token of training loss, seeds without a draw of their own.
 ALIKE = {"parameters": 0.01, "types": 0.01, "layers": 1.0, "training loss": 0.05, "draws": 0}
+# Arms of the same types and sizes, which differ in κ.
+MATCHED: tuple[Pair, ...] = (
+    ("lower_of_neighbours", "higher_of_neighbours"),
+    ("lowest_in_type", "highest_in_type"),
+)
 # What is worth comparing, from the paper's own comparison to those that leave less and less that
 # differs beside κ.
 PAIRS: tuple[Pair, ...] = (
@@ -42,8 +47,7 @@ PAIRS: tuple[Pair, ...] = (
     ("value", "key"),
     ("mlp", "mlp_matched_size"),
     ("lowest_input_kappa", "highest_input_kappa"),
-    ("lowest_in_type", "highest_in_type"),
-    ("lower_of_neighbours", "higher_of_neighbours"),
+    *MATCHED[::-1],
     ("selected", "all"),
     ("selected", "random"),
     # The same function with another κ, at matched and at equal rates; the rate alone; a flip.
@@ -51,10 +55,9 @@ PAIRS: tuple[Pair, ...] = (
     *((arm, "selected") for arm in ("rate2", "rate4", "flipped", "dose2_rms", "dose3_rms")),
     ("inverse_dose2_matched", "inverse"),
 )
-# Outcome → column, factor, unit.
-ENDS = {"wer": ("wer_mean", 100, "points"), "text": ("text_loss", 1, "nats per token")}
-ENDS["kl"] = ("kl", 1, "nats per token")
-# Outcome → the smallest difference that matters; it is also that of its kinds.
+# Outcome → column, factor, unit; and the smallest difference that matters, also of its kinds.
+ENDS = {"wer": ("wer_mean", 100, "points")}
+ENDS |= {"text": ("text_loss", 1, "nats per token"), "kl": ("kl", 1, "nats per token")}
 MARGINS = {"wer": POINTS, "text": NATS, "kl": NATS}
 
 
@@ -99,10 +102,9 @@ def differences(runs: Runs, pair: Pair, outcome: str) -> pd.Series:
 
 
 def _at_equal_loss(runs: Runs, pair: Pair, cost: str, learned: str) -> pd.Series:
-    each = [runs.evaluations.query("arm == @arm").sort_values("step") for arm in pair]
-    paths = [dict(list(rows.groupby("seed"))) for rows in each]
-    both = sorted(set(paths[0]) & set(paths[1]))
-    found = {s: at_equal_learning(*(path[s] for path in paths), learned, cost) for s in both}
+    paths = dict(list(runs.evaluations.sort_values("step").groupby(["arm", "seed"])))
+    both = sorted(seed for arm, seed in paths if arm == pair[0] and (pair[1], seed) in paths)
+    found = {s: at_equal_learning(*(paths[arm, s] for arm in pair), learned, cost) for s in both}
     return pd.Series(found, dtype=float).rename_axis("seed")
 
 
@@ -118,23 +120,22 @@ def at_equal_learning(
     Returns:
         Nats per token; NaN where a run never came below the loss that it began with.
     """
-    level, costs = max(first[learned].min(), second[learned].min()), []
-    for run in (first, second):
-        found = math.nan
-        steps = zip(pairwise(run[learned].tolist()), pairwise(run[cost].tolist()), strict=True)
+    level = max(first[learned].min(), second[learned].min())
+
+    def cost_there(run: pd.DataFrame) -> float:
+        """Where its loss first comes down to the level."""
+        steps = zip(pairwise(run[learned]), pairwise(run[cost]), strict=True)
         for (a, b), (x, y) in steps:
-            if a >= level >= b and a > b:  # where the loss first comes down to the level
-                found = x + (y - x) * (a - level) / (a - b)
-                break
-        costs.append(found)
-    return costs[0] - costs[1]
+            if a >= level >= b and a > b:
+                return x + (y - x) * (a - level) / (a - b)
+        return math.nan
+
+    return cost_there(first) - cost_there(second)
 
 
 def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) -> Decision:
     """What the differences of the decisive seeds read; ``margin`` is by default of ``MARGINS``."""
-    values, of = differences(runs, pair, outcome), outcome.split()[0]
-    kept, note = decisive(values.index.tolist())
-    values = values.loc[kept]
+    (values, note), of = decisive(differences(runs, pair, outcome)), outcome.split()[0]
     if len(values) < ENOUGH_SEEDS:
         return Decision(Verdict.NOT_TESTABLE, n=len(values), note=TOO_FEW)
     if values.isna().any():
@@ -152,8 +153,8 @@ def compare(runs: Runs, pair: Pair, outcome: str) -> dict[str, str | float]:
         ``no relevant difference``, or it is ``undecided``; without an interval ``too few seeds``
         or ``not reached`` (a loss that a run never came down to).
     """
-    found, values = decide(runs, pair, outcome), differences(runs, pair, outcome)
-    mean = values.loc[decisive(values.index.tolist())[0]].mean()
+    found = decide(runs, pair, outcome)
+    mean = decisive(differences(runs, pair, outcome))[0].mean()
     low, high = found.interval or (math.nan, math.nan)
     effect, p = (math.nan if x is None else x for x in (found.effect, found.p))
     row = {"pair": name_of(pair), "outcome": outcome, "n": found.n, "mean": mean}
@@ -200,7 +201,10 @@ def _apart(runs: Runs, pair: Pair, thing: str) -> tuple[float, str]:
         first, second = runs.arms["parameters"].loc[list(pair)]
         return abs(first - second) / max(first, second), f"× {first / second:.2f}"
     if thing == "types":
-        share = _types_apart(runs, pair)
+        kinds = runs.trained.groupby("arm")["type"]
+        first, second = (kinds.get_group(arm).value_counts(normalize=True) for arm in pair)
+        # Of tensors whose type has no counterpart in the other arm.
+        share = float(first.sub(second, fill_value=0.0).abs().sum() / 2)
         return share, f"{100 * share:.0f} % others"
     if thing == "layers":
         depth = runs.trained.groupby(["arm", "type"])["layer"].mean()
@@ -208,16 +212,8 @@ def _apart(runs: Runs, pair: Pair, thing: str) -> tuple[float, str]:
         kind = apart.abs().idxmax() if len(apart) else ""
         return (abs(apart[kind]), f"{kind} {apart[kind]:+.1f}") if kind else (0.0, "")
     if thing == "training loss":
-        apart = differences(runs, pair, "train_loss")
-        widest = apart.loc[decisive(apart.index.tolist())[0]].abs().max()
+        widest = decisive(differences(runs, pair, "train_loss"))[0].abs().max()
         return widest, f"up to {widest:.2f} nats apart"
     configs = runs.configs(pair[1])
     draws = len({config["tensors"] for config in configs})
     return len(configs) - draws, f"{draws} for {len(configs)} seeds"
-
-
-def _types_apart(runs: Runs, pair: Pair) -> float:
-    """Share of tensors whose module type has no counterpart in the other arm."""
-    kinds = runs.trained.groupby("arm")["type"]
-    first, second = (kinds.get_group(arm).value_counts(normalize=True) for arm in pair)
-    return float(first.sub(second, fill_value=0.0).abs().sum() / 2)

@@ -1,20 +1,18 @@
-"""Does κ track what a tensor encodes? The committed tables of the encoding study, read and joined.
+"""Does κ track what a tensor encodes? The tables of the encoding study, and what goes with what.
 
-The tables are those of :mod:`kappa_lib.encoding.study`.
+The tables are those of :mod:`kappa_lib.encoding.study`. Ranks are correlated within module types,
+and whole layers are the units of an interval.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.evidence.verdicts import LEVEL, NATS, PAIR_LEVEL, Interval, bootstrap_mean
+from kappa_lib.evidence.verdicts import NATS, PAIR_LEVEL, Interval, bootstrap_mean
 from kappa_lib.files import read_json
-from kappa_lib.profiles import Profile
 from kappa_lib.spectra.kappa_table import types as types_of
 from kappa_lib.spectra.kappa_table import volume_loss
 
@@ -23,48 +21,34 @@ FOLDER = paths.REFERENCE / "encoding"  # the committed study of the default mode
 RELEVANT, NEGLIGIBLE = 0.3, 0.2
 
 
-@dataclass(frozen=True)
-class Results:
-    """What a study left behind."""
+def tensors(folder: Path) -> pd.DataFrame:
+    """One row per tensor of a study: predictors, information, and what its changes cost.
 
-    # A row per tensor: predictors, information, and for each change ``loss_<change>`` and
-    # ``kl_<change>``, means over texts and blocks; where stability was measured, what relative
-    # noise costs (``kl_noise``) and the ``noise_scale`` of the gradient.
-    tensors: pd.DataFrame
-    damage: pd.DataFrame  # a row per tensor, change, block and text
-    surgery: pd.DataFrame  # a row per scope, change and window
-    facts: dict[str, Any]  # settings, model, texts, provenance
-
-
-def read(folder: Path) -> Results:
-    """The results of a study; InputError where a table is missing or lacks a tensor's damage."""
-    names = ("tensors", "damage", "surgery")
-    missing = [name for name in names if not (folder / f"{name}.csv").is_file()]
+    ``loss_<change>`` and ``kl_<change>`` are means over texts and blocks; where stability was
+    measured, ``kl_noise`` is what relative noise costs, and ``noise_scale`` that of the gradient.
+    InputError where a table is missing or lacks a tensor's damage.
+    """
+    missing = [name for name in ("tensors", "damage") if not (folder / f"{name}.csv").is_file()]
     if missing:
         remedy = f"run `python -m kappa_lib.encoding.study --out {folder}`"
         raise InputError(f"{folder}: no {', '.join(missing)}", remedy)
-    tensors, damage, surgery = (pd.read_csv(folder / f"{name}.csv") for name in names)
-    if set(damage["tensor"]) != set(tensors["tensor"]):
+    table, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
+    if set(damage["tensor"]) != set(table["tensor"]):
         raise InputError(f"{folder}: the tables list different tensors", "let the study finish")
-    table = joined(tensors, damage)
+    costs = damage.pivot_table(index="tensor", columns="change", values=["loss", "kl"])
+    costs.columns = [f"{measure}_{change}" for measure, change in costs.columns]
+    table = table.join(costs, on="tensor")
     if (path := folder / "stability.csv").is_file():
         noise = pd.read_csv(path, index_col="tensor")[["kl", "noise_scale"]]
         table = table.join(noise.rename(columns={"kl": "kl_noise"}), on="tensor")
-    return Results(table, damage, surgery, read_json(folder / "facts.json"))
+    return table
 
 
-def table_of(name: str, profile: Profile) -> pd.DataFrame | None:
-    """One row per tensor: of the ``encoding`` study, or of the profile's ``kappa`` table.
-
-    The first is None for another model than the one that was studied; the second has
-    :func:`with_volume`.
-    """
-    if name == "kappa":
-        return with_volume(pd.read_csv(profile.folder / "kappa.csv"))
+def of_model(model: str) -> pd.DataFrame | None:
+    """The tensors of the committed study; None for another model than the one that was studied."""
     facts = FOLDER / "facts.json"
-    if not facts.is_file() or read_json(facts)["settings"]["model"] != profile.model:
-        return None
-    return read(FOLDER).tensors
+    studied = facts.is_file() and read_json(facts)["settings"]["model"] == model
+    return tensors(FOLDER) if studied else None
 
 
 def with_volume(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,13 +59,6 @@ def with_volume(table: pd.DataFrame) -> pd.DataFrame:
     share = table["effective_rank"] / np.minimum(table["rows"], table["cols"])
     found = table.assign(volume_lost=volume_loss(table), effective_rank_share=share)
     return found[found["layer"].notna()]
-
-
-def joined(tensors: pd.DataFrame, damage: pd.DataFrame) -> pd.DataFrame:
-    """The tensors with the mean costs of each change beside them."""
-    wide = damage.pivot_table(index="tensor", columns="change", values=["loss", "kl"])
-    wide.columns = [f"{measure}_{change}" for measure, change in wide.columns]
-    return tensors.merge(wide, left_on="tensor", right_index=True, validate="one_to_one")
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:
@@ -112,12 +89,70 @@ def smallest(folder: Path) -> pd.DataFrame:
     """
     table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
     costs = surgery.pivot_table(index=["scope", "window"], columns="change", values="loss")
-    less, rows = costs["surgery"] - costs["surgery_elsewhere"], {}
-    for kind in types_of(table):
-        found = bootstrap_mean([less[kind]], level=LEVEL)
-        rows[kind] = {
-            "κ": table.loc[table["type"] == kind, "kappa"].median(),
-            "nats per token": found.text(3),
-            "reading": str(found.reading(NATS, NATS, either_way=True)),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    less = costs["surgery"] - costs["surgery_elsewhere"]
+    found = {kind: bootstrap_mean([less[kind]]) for kind in types_of(table)}
+    columns = {
+        "κ": table.groupby("type")["kappa"].median(),
+        "nats per token": {kind: of.text(3) for kind, of in found.items()},
+        "reading": {k: str(of.reading(NATS, NATS, either_way=True)) for k, of in found.items()},
+    }
+    return pd.DataFrame(columns, index=list(found))
+
+
+def within_types(
+    table: pd.DataFrame,
+    predictor: str,
+    outcome: str,
+    level: float = PAIR_LEVEL,
+    resamples: int = 2000,
+    rng: np.random.Generator | None = None,
+) -> Interval:
+    """Spearman's ρ of two columns within module types, with a bootstrap interval over layers.
+
+    A row is a tensor (or head) with its ``type`` and ``layer``; where a value is missing it is left
+    out. Ranks are taken within types, so that differences between these do not count. Layers are
+    resampled whole, for a percentile interval that covers ``level``; ``n`` is their number.
+    InputError with fewer than three values, or no spread in one of the columns.
+    """
+    rows = table.dropna(subset=[predictor, outcome])
+    if len(rows) < 3:
+        raise InputError(f"{len(rows)} values to correlate", "give ≥ 3")
+    types = np.unique(rows["type"], return_inverse=True)[1]
+    layers, own = np.unique(rows["layer"].to_numpy(float), return_inverse=True)
+    values = [rows[name].to_numpy(float) for name in (predictor, outcome)]
+    once = np.ones((1, len(rows)))
+    estimate = float(_correlations(*(_ranks(v, types, once) for v in values))[0])
+    if np.isnan(estimate):
+        raise InputError("values to correlate have no spread", "leave them out")
+    # A resample is how often it holds each layer, and so each value.
+    rng = rng or np.random.default_rng(0)
+    picked = rng.integers(len(layers), size=(resamples, len(layers)))
+    times = (picked[:, :, None] == np.arange(len(layers))).sum(axis=1)[:, own]
+    drawn = _correlations(*(_ranks(v, types, times) * np.sqrt(times) for v in values))
+    tail = 50 * (1 - level)
+    low, high = (float(x) for x in np.nanpercentile(drawn, [tail, 100 - tail]))
+    return Interval(estimate, low, high, len(layers))
+
+
+def _ranks(values: np.ndarray, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Ranks (resamples, n) of values (n,) within groups, centred and each group on the same scale.
+
+    A resample holds each value so many ``times`` (resamples, n); equal values share their mean
+    rank.
+    """
+    ranks = np.empty(times.shape)
+    for group in np.unique(groups):
+        inside = np.flatnonzero(groups == group)
+        _, place, copies = np.unique(values[inside], return_inverse=True, return_counts=True)
+        order = inside[np.argsort(place, kind="stable")]
+        equal = np.add.reduceat(times[:, order], np.cumsum(copies) - copies, axis=1)
+        total = equal.sum(axis=1, keepdims=True)
+        rank = np.cumsum(equal, axis=1) - equal + (equal + 1) / 2
+        ranks[:, inside] = ((rank - (total + 1) / 2) / np.maximum(total, 1))[:, place]
+    return ranks
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of centred values along the last axis; NaN without spread."""
+    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return np.where(size > 1e-12, (x * y).sum(axis=-1) / np.where(size > 1e-12, size, 1.0), np.nan)

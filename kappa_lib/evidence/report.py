@@ -12,7 +12,7 @@ import pandas as pd
 from kappa_lib import paths
 from kappa_lib.evidence import claims, compare
 from kappa_lib.evidence.claims import Claim
-from kappa_lib.evidence.runs import Runs, runs, tested
+from kappa_lib.evidence.runs import Runs, committed, runs, tested
 from kappa_lib.evidence.verdicts import Decision, Verdict, decisive, interval
 from kappa_lib.files import read_json, write_text
 from kappa_lib.profiles import Profile
@@ -22,12 +22,11 @@ from kappa_lib.weights import models
 
 FILE = "REPORT.md"
 # Question → the profile whose committed runs answer it, and the pair of its arms.
-_NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
 QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "same function: κ as it is − × 30": ("gauge", ("selected", "dose3_matched")),
     "same function: κ as it is − × 8": ("gauge", ("selected", "dose2_matched")),
-    "matched pair: smaller − larger κ": ("cause", _NEIGHBOURS),
-    "matched pair, 300 steps": ("understood", _NEIGHBOURS),
+    "matched pair: smaller − larger κ": ("cause", compare.MATCHED[0]),
+    "matched pair, 300 steps": ("understood", compare.MATCHED[0]),
     "type: attention − MLP": ("type", ("attention_matched_size", "mlp_matched_size")),
     "type: values − keys": ("type", ("value", "key")),
     "size: MLP − a third of it": ("type", ("mlp", "mlp_matched_size")),
@@ -35,7 +34,7 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
-    "LoRA, early: matched pair": ("text_early", _NEIGHBOURS),
+    "LoRA, early: matched pair": ("text_early", compare.MATCHED[0]),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
     "LoRA, early: smallest κ − everywhere": ("text_early", ("selected", "all")),
     "LoRA, early: smallest κ − at random": ("text_early", ("selected", "random")),
@@ -55,22 +54,21 @@ HEADS = {
     **{"train_loss": "training loss", "heldout_loss": "held-out loss"},
     **{"text_loss": "general-text loss", "kl": "KL from base"},
 }
-# What an outcome begins with → its name in tables.
-_COSTS = {"wer": "WER", "text": "general-text loss", "kl": "KL"}
 LOSSES = ["train_loss", "heldout_loss", "text_loss", "kl"]
+# What an outcome begins with → its name in tables.
+_COSTS = {"wer": "WER", "text": HEADS["text_loss"], "kl": "KL"}
 
 
 @cache
 def _templates() -> jinja2.Environment:
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(paths.DATA), trim_blocks=True)
-    found.undefined = jinja2.StrictUndefined
+    loader, undefined = jinja2.FileSystemLoader(paths.DATA), jinja2.StrictUndefined
+    found = jinja2.Environment(loader=loader, trim_blocks=True, undefined=undefined)
     functions = (counted, normaliser, interval, measured, by_importance, tally, tested)
     functions += (evaluations_table, arms_table)
     found.globals |= {function.__name__: function for function in functions}
     found.globals |= {"read": read_json, "reach": REACH, "apart": _APART, "losses": LOSSES}
     found.globals["compare"] = compare
-    found.filters |= {"clock": clock, "line": lambda text: " ".join(text.split())}
-    found.filters["said"] = _said
+    found.filters |= {"clock": clock, "said": _said, "line": lambda text: " ".join(text.split())}
     found.filters["cell"] = lambda text: text.replace("|", "\\|")
     return found
 
@@ -87,20 +85,16 @@ def write(profile: Profile, folder: Path | None = None) -> Path:
     """
     folder = folder or profile.output
     found, path, timings = runs(profile), folder / FILE, profile.folder / "timings.json"
-    seeds = sorted(found.evaluations["seed"].unique().tolist())
-    text = (
-        _templates()
-        .get_template("REPORT.md.j2")
-        .render(
-            profile=profile,
-            found=found,
-            stored_as=models.stored_as(profile.model),
-            computed_in=sorted({c["dtype"] for arm in found.ran for c in found.configs(arm)}),
-            pilot=decisive(seeds)[1],
-            pictures={path.stem for path in (folder / "figures").glob("*.png")},
-            timings=read_json(timings) if timings.is_file() else None,
-            claims=claims.load(folder),
-        )
+    template = _templates().get_template("REPORT.md.j2")
+    text = template.render(
+        profile=profile,
+        found=found,
+        stored_as=models.stored_as(profile.model),
+        computed_in=sorted({c["dtype"] for arm in found.ran for c in found.configs(arm)}),
+        pilot=decisive(found.evaluations.groupby("seed").size())[1],
+        pictures={path.stem for path in (folder / "figures").glob("*.png")},
+        timings=read_json(timings) if timings.is_file() else None,
+        claims=claims.load(folder),
     )
     write_text(path, text.rstrip() + "\n")
     return path
@@ -125,10 +119,9 @@ def _said(name: str) -> str:
     cost, _, rest = outcome.partition(" ")
     if cost not in _COSTS:
         return name
-    corpus = rest.removeprefix("at equal ")
     where = f" on {rest} text" if rest else ""
-    if corpus != rest:
-        where = f" at equal held-out loss of {corpus}"
+    if rest.startswith("at equal "):
+        where = f" {rest.replace('equal', 'equal held-out loss of', 1)}"
     return f"{pair}{comma}{_COSTS[cost]}{where}"
 
 
@@ -153,10 +146,9 @@ def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
     The frames are those of :mod:`kappa_lib.evidence.compare`, of the outcomes at the end; their
     ``pair`` is the question, with the number of seeds.
     """
-    each = {name: runs(f"reference/{name}") for name, _ in QUESTIONS.values()}
     dots, rows = [], []
     for question, (name, pair) in QUESTIONS.items():
-        asked = each[name], [pair], compare.ENDS
+        asked = committed(name), [pair], compare.ENDS
         table = compare.comparisons(*asked)
         named = {"pair": f"{question} (n = {table['n'].max()})"}
         rows.append(table.assign(**named))

@@ -1,21 +1,30 @@
-"""How claims about measurements are decided, as ``data/claims.yaml`` declares it for each."""
+"""How claims about measurements are decided, as ``data/claims.yaml`` declares it for each.
 
-from collections.abc import Mapping
+Most compare arms or correlate columns. Last come the rules that need code of their own: the paper's
+Figure 1, the new modality, and disruption.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator
 
 from kappa_lib.evidence import compare, encoding
-from kappa_lib.evidence.coded import RULES
-from kappa_lib.evidence.correlation import within_types
-from kappa_lib.evidence.runs import runs_for
+from kappa_lib.evidence.runs import Runs, runs_for
 from kappa_lib.evidence.verdicts import (
     DECIDED,
     LEVEL,
     NOT_RUN,
+    POINTS,
     Decision,
     Interval,
     Verdict,
+    decide_difference,
+    decisive,
     holm,
     together,
     unless_confounded,
@@ -23,11 +32,7 @@ from kappa_lib.evidence.verdicts import (
 from kappa_lib.profiles import Profile
 
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Comparison(_Rule):
+class Comparison(BaseModel, frozen=True, extra="forbid"):
     """Two arms, seed by seed: the claim is that the first is lower in all outcomes.
 
     By the rule of comparisons at the head of ``claims.yaml``.
@@ -76,7 +81,7 @@ def _by_holm(each: Mapping[compare.Pair, Mapping[str, Decision]]) -> dict[str, D
     return parts
 
 
-class Correlation(_Rule):
+class Correlation(BaseModel, frozen=True, extra="forbid"):
     """Spearman's ρ of a column with others, within module types, against a band."""
 
     table: Literal["encoding", "kappa"]  # the committed encoding study, or the κ table at hand
@@ -92,12 +97,12 @@ class Correlation(_Rule):
 
     def decide(self, profile: Profile) -> Decision:
         """The verdict on what κ goes with within module types."""
-        table = encoding.table_of(self.table, profile)
-        if table is None:
+        if self.table == "kappa":
+            table = encoding.with_volume(pd.read_csv(profile.folder / "kappa.csv"))
+        elif (table := encoding.of_model(profile.model)) is None:
             return Decision(Verdict.NOT_TESTABLE, note="not measured for this model")
-        return self.read(
-            {name: within_types(table, self.of, name, level=self.level) for name in self.outcomes}
-        )
+        found = (encoding.within_types(table, self.of, o, self.level) for o in self.outcomes)
+        return self.read(dict(zip(self.outcomes, found, strict=True)))
 
     def read(self, found: Mapping[str, Interval]) -> Decision:
         """:meth:`decide`, from the intervals of the outcomes."""
@@ -107,17 +112,17 @@ class Correlation(_Rule):
         }
         said = set(readings.values())
         supported = {name for name, reading in readings.items() if reading == Verdict.HIGHER}
+        in_part = said == {Verdict.HIGHER, Verdict.LOWER} and supported <= set(self.corrected)
         verdict = Verdict.UNDECIDED
         if said == {Verdict.HIGHER}:
             verdict = Verdict.HOLDS
-        elif said in ({Verdict.LOWER}, {Verdict.SAME}):
-            other_way = self.either_way and said == {Verdict.LOWER}
-            verdict = Verdict.CORRECTED if other_way else Verdict.FAILS
-        elif said == {Verdict.HIGHER, Verdict.LOWER} and supported <= set(self.corrected):
+        elif in_part or (self.either_way and said == {Verdict.LOWER}):
             verdict = Verdict.CORRECTED
+        elif said in ({Verdict.LOWER}, {Verdict.SAME}):
+            verdict = Verdict.FAILS
         unit = "Spearman's ρ"
         parts = {
-            name: Decision(readings[name], rho.estimate, rho.ends[1:], rho.level, unit, rho.n)
+            name: Decision(readings[name], rho.estimate, rho.ends[1:], self.level, unit, rho.n)
             for name, rho in found.items()
         }
         first = next(iter(parts.values()))
@@ -126,8 +131,8 @@ class Correlation(_Rule):
         return Decision(verdict, level=self.level, n=first.n, parts=parts)
 
 
-class Code(_Rule):
-    """A rule that needs code of its own, in :mod:`kappa_lib.evidence.coded`."""
+class Code(BaseModel, frozen=True, extra="forbid"):
+    """One of the ``RULES`` below."""
 
     code: str
     runs: str | None = None  # as of :class:`Comparison`
@@ -135,3 +140,116 @@ class Code(_Rule):
     def decide(self, profile: Profile) -> Decision:
         """What the code says of the runs."""
         return RULES[self.code](runs_for(self.runs, profile))
+
+
+# Smallest κ against largest, of equal size where they were run.
+CURVES = [("selected", "inverse_matched_size"), ("selected", "inverse")]
+# A curve that has not seen its data twice, or whose rate decays, has no reason to turn.
+EPOCHS = 2.0
+
+
+def best_by_others(curve: np.ndarray) -> np.ndarray:
+    """Of a curve, (seeds, evaluations), the WER of each seed where the *others'* mean is lowest.
+
+    The lowest of several noisy points lies below the end of a curve that only wavers.
+    """
+    return curve[np.arange(len(curve)), (curve.sum(0) - curve).argmin(1)]
+
+
+def rise(curve: np.ndarray) -> Decision:
+    """WER at the end less that at the best point, in points."""
+    return decide_difference(curve[:, -1] - best_by_others(curve), POINTS, "points")
+
+
+def falls(selected: np.ndarray, inverse: np.ndarray) -> Decision:
+    """From its best point the WER of ``selected`` does not rise."""
+    found = rise(selected)
+    if found.verdict in (Verdict.SAME, Verdict.LOWER):
+        return found.but(Verdict.HOLDS)
+    return found.but(Verdict.FAILS) if found.verdict == Verdict.HIGHER else found
+
+
+def rises(selected: np.ndarray, inverse: np.ndarray) -> Decision:
+    """From its best point the WER of ``inverse`` rises."""
+    return together({"wer": rise(inverse)}, Verdict.HIGHER)
+
+
+def good_early(selected: np.ndarray, inverse: np.ndarray) -> Decision:
+    """At its best before the end, inverse has come nine tenths of the way to the lowest WER.
+
+    The way begins at the start, or at the 100 % of a model that says nothing: from far above it,
+    where the model talks, nine tenths are soon gone.
+    """
+    best = best_by_others(inverse[:, :-1])
+    lowest = min(best.min(), best_by_others(selected).min())
+    first = np.minimum(inverse[:, 0], 100.0)
+    way = (first - best) / (first - lowest)
+    unit = "of the fall from the start, or 100 %, to the lowest WER, beyond 0.9"
+    found = together({"way": decide_difference(way - 0.9, 0.0, unit)}, Verdict.HIGHER)
+    return found.noting(f"WER from {inverse[:, 0].mean():.0f} % to {best.mean():.0f} %")
+
+
+def of_curves(rule: Callable[[np.ndarray, np.ndarray], Decision], found: Runs) -> Decision:
+    """The rule on the WER of ``selected`` and ``inverse``, where a rise would say anything."""
+    if not (ran := compare.pairs_of(found, CURVES)):
+        return NOT_RUN
+    pair = ran[0]
+    rates = {config.get("schedule", "decaying") for arm in pair for config in found.configs(arm)}
+    if rates != {"constant"} or found.epochs < EPOCHS:
+        note = f"{found.epochs:.2g} epochs at a {' or '.join(sorted(rates))} rate"
+        return Decision(Verdict.NOT_TESTABLE, note=note)
+    each = (found.evaluations.query("arm == @arm") for arm in pair)
+    wide = (rows.pivot(index="seed", columns="step", values="wer_mean") for rows in each)
+    return rule(*(100 * rows.to_numpy() for rows in wide))
+
+
+def new_modality(found: Runs) -> Decision:
+    """The last WER of every test corpus, recorded people included, lies below one half."""
+    if "selected" not in found.ran:
+        return NOT_RUN
+    ends = found.ends.loc[["selected"]].set_index("seed").filter(regex="^wer_(?!mean)")
+    kept, note = decisive(ends.rename(columns=lambda name: name.removeprefix("wer_")))
+    parts = {
+        corpus: decide_difference(100 * rates - 50, POINTS, "points from 50 %").noting(note)
+        for corpus, rates in kept.dropna(axis="columns").items()
+    }
+    if not parts:
+        return Decision(Verdict.NOT_TESTABLE, note="not tested on speech")
+    if {part.verdict for part in parts.values()} == {Verdict.LOWER, Verdict.HIGHER}:
+        largest = max(part.p for part in parts.values())
+        return replace(together(parts), verdict=Verdict.CORRECTED, p=largest)
+    return together(parts)
+
+
+def disruption_causes_forgetting(found: Runs) -> Decision:
+    """Where arms of the same size and types disrupt differently, the more disrupted forgets more.
+
+    Without a decided difference in disruption there is nothing for forgetting to follow.
+    """
+    if not (ran := compare.pairs_of(found, compare.MATCHED)):
+        return NOT_RUN
+    pair = ran[0]
+    moved = pd.DataFrame({arm: found.disruption(arm) for arm in pair}).dropna()
+    if moved.empty:
+        return Decision(Verdict.NOT_TESTABLE, note="no spectra from before and after training")
+    apart, note = decisive(moved[pair[0]] - moved[pair[1]])
+    disrupted = decide_difference(apart, 0.0, "log of |Δ log κ|")
+    forgot = {outcome: compare.decide(found, pair, outcome) for outcome in ("text", "kl")}
+    sides, verdict = {part.verdict for part in forgot.values()}, Verdict.UNDECIDED
+    if disrupted.verdict == Verdict.NOT_TESTABLE:
+        verdict = Verdict.NOT_TESTABLE
+    elif sides in ({Verdict.LOWER}, {Verdict.HIGHER}) and disrupted.verdict in DECIDED:
+        verdict = Verdict.HOLDS if sides == {disrupted.verdict} else Verdict.FAILS
+    parts = {"disruption": disrupted, **forgot}
+    decision = Decision(verdict, n=disrupted.n, p=together(forgot).p, parts=parts)
+    unlike = compare.unlike(found, pair, ["parameters", "types", "layers"])
+    return unless_confounded(decision.noting(note), unlike)
+
+
+RULES: dict[str, Callable[[Runs], Decision]] = {
+    "every corpus is understood": new_modality,
+    "forgetting follows disruption": disruption_causes_forgetting,
+    "the curve falls": partial(of_curves, falls),
+    "the curve rises": partial(of_curves, rises),
+    "the curve is good early": partial(of_curves, good_early),
+}

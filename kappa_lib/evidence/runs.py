@@ -41,15 +41,15 @@ def runs(source: Profile | str) -> "Runs":
 
 def runs_for(name: str | None, profile: Profile) -> "Runs":
     """The committed runs of the profile ``name`` where they are of this model, else one's own."""
-    if name not in (None, profile.profile) and (paths.REFERENCE / name / "runs").is_dir():
-        committed = _committed(name)
-        if committed.profile.model == profile.model:
-            return committed
+    other = name not in (None, profile.profile) and (paths.REFERENCE / name / "runs").is_dir()
+    if other and committed(name).profile.model == profile.model:
+        return committed(name)
     return runs(profile)
 
 
 @cache
-def _committed(name: str) -> "Runs":
+def committed(name: str) -> "Runs":
+    """The runs of a profile in ``results/reference``."""
     return runs(f"reference/{name}")
 
 

@@ -10,6 +10,7 @@ from dataclasses import field, replace
 from enum import StrEnum
 
 import numpy as np
+import pandas as pd
 from pydantic.dataclasses import dataclass
 from scipy import stats
 
@@ -145,14 +146,17 @@ def decide_difference(differences: Sequence[float], margin: float, unit: str = "
     return Decision(reading, mean, wide, unit=unit, **numbers)
 
 
-def decisive(seeds: Sequence[int]) -> tuple[list[int], str]:
-    """The seeds that decide, and a note on the pilot: left out where three others are there."""
-    others = [seed for seed in seeds if seed != PILOT_SEED]
-    if len(others) == len(seeds):
-        return list(seeds), ""
+def decisive(values: pd.Series) -> tuple[pd.Series, str]:
+    """Of values by seed those that decide, and a note on the pilot: left out beside three others.
+
+    Of a frame, its rows.
+    """
+    others = values[values.index != PILOT_SEED]
+    if len(others) == len(values):
+        return values, ""
     if len(others) >= ENOUGH_SEEDS:
         return others, f"pilot seed {PILOT_SEED} left out"
-    return list(seeds), f"with pilot seed {PILOT_SEED}"
+    return values, f"with pilot seed {PILOT_SEED}"
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -172,14 +176,12 @@ def interval(estimate: float, low: float, high: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval at ``level``, and p where it was tested; ``n`` units."""
+    """An estimate with the interval of ``n`` units."""
 
     estimate: float
     low: float
     high: float
-    level: float
     n: int
-    p: float | None = None
 
     @property
     def ends(self) -> tuple[float, float, float]:
@@ -217,14 +219,12 @@ def bootstrap_ratio(
     seeds are tested on the same ones (Owen 2007, "The pigeonhole bootstrap"). For a word error
     rate give errors and reference words of each utterance; for the difference of two arms give
     the differences of their errors. A row per seed, a column per utterance or window; InputError
-    where shapes differ, are empty or ragged.
+    where a seed has another number of them.
     """
     try:
         top, bottom = np.array(numerators, float), np.array(denominators, float)
     except ValueError as error:
         raise InputError("ragged values to resample", "test every seed on the same") from error
-    if top.ndim != 2 or top.shape != bottom.shape or not top.size:
-        raise InputError(f"{top.shape} over {bottom.shape} to resample", "give seeds × utterances")
     rng = np.random.default_rng(seed)
     seeds, units = top.shape
     drawn = rng.integers([seeds] * seeds + [units] * units, size=(resamples, seeds + units))
@@ -235,7 +235,7 @@ def bootstrap_ratio(
     tail = 50 * (1 - level)
     low, high = np.percentile(drawn, [tail, 100 - tail])
     estimate = float((top.sum(1) / bottom.sum(1)).mean())
-    return Interval(estimate, float(low), float(high), level, units)
+    return Interval(estimate, float(low), float(high), units)
 
 
 def bootstrap_mean(values: Sequence[Sequence[float]], **options: float) -> Interval:

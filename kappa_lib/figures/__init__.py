@@ -8,11 +8,9 @@ _MODULES = {
     "style": "COLOURS new_figure logarithmic signed_root intervals strips save show",
     "theory": "covariance_ellipses simplex",
     "kappa": "heat_map change_maps against_null compositions selection_map correlations storage"
-    " WORDS",
-    "encoding": "within_types predictors surgery smallest_direction anisotropy",
-    "gauge": "two_gauges learning_and_forgetting",
+    " two_gauges rank_correlations costs type_colours WORDS",
     "training": "wer_over_training forgetting_over_training forgetting_by_text"
-    " learning_against_forgetting paired verdicts",
+    " learning_and_forgetting paired verdicts",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = list(_HOME)

@@ -1,6 +1,7 @@
-"""Figures of κ: over the model, against its null, of a selection, of storage, of measures."""
+"""Figures of κ: over the model, against its null, of a selection, in storage, beside measures."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -11,7 +12,15 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import COLOURS, arm_colours, logarithmic, new_figure, strips
+from kappa_lib.figures.style import (
+    COLOURS,
+    arm_colours,
+    intervals,
+    logarithmic,
+    new_figure,
+    signed_root,
+    strips,
+)
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.spectrum import null_kappa_quantile
 
@@ -42,10 +51,9 @@ WORDS = {
 
 def type_colours(kinds: Sequence[str]) -> dict[str, str]:
     """A colour per module type; where there are more than ours, of twenty that begin again."""
-    if len(kinds) <= len(TYPE_COLOURS):
-        return dict(zip(kinds, TYPE_COLOURS, strict=False))
-    many = [mpl.colors.to_hex(colour) for colour in mpl.colormaps["tab20"].colors]
-    return {kind: many[place % len(many)] for place, kind in enumerate(kinds)}
+    ours = len(kinds) <= len(TYPE_COLOURS)
+    colours = cycle(TYPE_COLOURS if ours else mpl.colormaps["tab20"].colors)
+    return dict(zip(kinds, colours, strict=False))
 
 
 def _by_type_and_layer(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -125,19 +133,15 @@ def compositions(parts: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = new_figure(1, 2, figsize=(9.5, 0.55 * len(parts) + 1.4), sharey=True)
     colours = type_colours(next(iter(parts.values())).index)
     for axis, column, scale in zip(axes, ["tensors", "parameters"], [1, 1e6], strict=True):
-        for place, part in enumerate(parts.values()):
-            left = 0.0
-            for kind, width in (part[column] / scale).items():
-                label = kind if place == 0 and column == "tensors" else None
-                axis.barh(place, width, left=left, color=colours[kind], label=label)
-                left += width
-            axis.text(left, place, f" {left:,.0f}", va="center", fontsize=9)
-        unit = column if scale == 1 else f"{column} (millions)"
-        axis.set(xlabel=unit, yticks=range(len(parts)), yticklabels=list(parts))
+        widths = pd.DataFrame({name: part[column] / scale for name, part in parts.items()}).T
+        widths.plot.barh(stacked=True, ax=axis, color=colours, width=0.8, legend=False)
+        for place, total in enumerate(widths.sum(axis=1)):
+            axis.text(total, place, f" {total:,.0f}", va="center", fontsize=9)
+        axis.set(xlabel=column if scale == 1 else f"{column} (millions)", ylabel="")
         axis.margins(x=0.14)
         axis.grid(axis="y", visible=False)
     axes[0].invert_yaxis()
-    figure.legend(loc="outside right upper")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
     figure.suptitle("What each selection consists of")
     return figure
 
@@ -202,4 +206,75 @@ def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
         axis.set(title=form, xlabel="κ after / κ before")
     logarithmic(axes[0][0], "x")
     figure.suptitle("What coarser storage does to κ")
+    return figure
+
+
+def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[str]]) -> Figure:
+    """κ of every matrix in two gauges of one model; filled are ``chosen``, the selected of each.
+
+    ``before`` and ``after`` are κ tables of the model and of the same function in another gauge.
+    """
+    figure, axes = new_figure(1, 2, figsize=(9.5, 4.2), sharey=True)
+    titles = ("the checkpoint", "the same function, another gauge")
+    colours = type_colours(types(before))
+    for axis, table, names, title in zip(axes, (before, after), chosen, titles, strict=True):
+        for kind, colour in colours.items():
+            rows = table[(table["type"] == kind) & table["layer"].notna()]
+            for inside, look in ((False, {"mfc": "none"}), (True, {"mfc": colour, "label": kind})):
+                part = rows[rows["tensor"].isin(names) == inside]
+                axis.plot(part["layer"], part["kappa"], "o", ms=4, mec=colour, **look)
+        axis.set(yscale="log", xlabel="layer", title=f"{title}\nfilled: {len(names)} selected")
+    axes[0].set_ylabel("κ")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def rank_correlations(
+    found: pd.DataFrame, outcomes: Mapping[str, str], bands: tuple[float, float] | None = None
+) -> Figure:
+    """ρ within module types with its interval: a row per predictor, a panel per outcome (→ title).
+
+    ``found`` is a table of ``tools/associations.py``: ``predictor`` (or what else has a row),
+    ``outcome``, ``within``, ``low``, ``high``, and hollow where there is a ``p_holm`` that finds
+    nothing. ``bands`` are |ρ| of the dotted and of the dashed lines.
+    """
+    found = found.replace({"predictor": WORDS})
+    names = found["predictor"].unique()
+    size = (1.5 + 2.8 * len(outcomes), 0.3 * len(names) + 1.5)
+    figure, axes = new_figure(1, len(outcomes), figsize=size, sharey=True, squeeze=False)
+    for axis, (outcome, title) in zip(axes[0], outcomes.items(), strict=True):
+        rows = found[found["outcome"] == outcome].set_index("predictor").loc[names]
+        triples = dict(zip(names, rows[["within", "low", "high"]].to_numpy(), strict=True))
+        hollow = rows.index[rows["p_holm"] >= 0.05] if "p_holm" in rows else ()
+        intervals(axis, triples, COLOURS[0], hollow=hollow)
+        axis.axvline(0, color="black", lw=0.8)
+        words = ("within ±{}: no useful proxy", "beyond ±{}: a useful one")
+        for band, style, said in zip(bands or (), (":", "--"), words, strict=False):
+            line = {"color": "black", "ls": style, "lw": 0.8}
+            axis.axvline(-band, **line)
+            axis.axvline(band, label=f"interval {said.format(band)}", **line)
+        axis.set(xlim=(-1, 1), xlabel="Spearman's ρ", xticks=[-1, -0.5, 0, 0.5, 1])
+        axis.set_title(title, fontsize=10)
+    figure.suptitle("What ranks the tensors of one module type? (ρ with its 95 % interval)")
+    if bands:
+        entries = axes[0][0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def costs(changes: Mapping[str, pd.DataFrame]) -> Figure:
+    """What changes of the tensors cost, a row per name and in it an interval per change.
+
+    ``changes`` are label → frame by name, with middle, low and high, in nats per token of loss.
+    """
+    names = next(iter(changes.values())).index
+    figure, axis = new_figure(figsize=(7.6, 0.5 * len(names) + 1.2))
+    for place, (label, rows) in enumerate(changes.items()):
+        shift = 0.25 * (place - (len(changes) - 1) / 2)
+        triples = dict(zip(names, rows.loc[names].to_numpy(), strict=True))
+        intervals(axis, triples, COLOURS[place], shift, label)
+    axis.axvline(0, color="black", lw=0.8)
+    signed_root(axis, 0.01)
+    axis.set_xlabel("change of the loss (nats per token; spaced by square roots)")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=3)
     return figure

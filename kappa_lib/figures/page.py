@@ -35,6 +35,7 @@ WORDS = {
     "kappa": "κ",
     "_": " ",
 }
+MOVED = ["tensor", "kappa_before", "kappa_after", "dlogkappa", "relative_change"]
 COLUMNS = ["tensor", "rows", "cols", "kappa", "kappa_excess", "kappa_error", "effective_rank"]
 
 
@@ -48,7 +49,10 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
     drawable = find_spec("matplotlib") is not None
     found = _drawn(table, arms, changes) if drawable else {}
     pictures = {name: _picture(drawn) for name, drawn in found.items()}
-    ordered = table.sort_values(["kappa", "tensor"])
+    ordered, moved = table.sort_values(["kappa", "tensor"]), {}
+    if changes:
+        most = changes.table.sort_values("dlogkappa", key=abs, ascending=False).head(ENDS)
+        moved = {"By module type": changes.summary(), "Where κ moved most": most[MOVED]}
     loader = jinja2.FileSystemLoader(paths.DATA)
     environment = jinja2.Environment(loader=loader, autoescape=True)
     environment.undefined = jinja2.StrictUndefined
@@ -62,7 +66,7 @@ def write(table: pd.DataFrame, folder: Path, changes: Comparison | None = None) 
         by_type=_by_type(table),
         selection=_selection(table, arms) if arms else None,
         changes=changes,
-        moved=_moved(changes) if changes else None,
+        moved=moved,
         ends={"Best": ordered[COLUMNS].head(ENDS), "Worst": ordered[COLUMNS].tail(ENDS)[::-1]},
         errors=table.groupby("method", sort=False)["kappa_error"]
         .agg(tensors="size", median="median", largest="max")
@@ -154,13 +158,6 @@ def _selection(table: pd.DataFrame, arms: Mapping[str, Selection]) -> dict[str, 
         "shape": shape,
         "counts": counts.map("{:,}".format).rename_axis("type").reset_index(),
     }
-
-
-def _moved(changes: Comparison) -> dict[str, pd.DataFrame]:
-    """Heading → table: means of module types, and where κ moved most."""
-    most = changes.table.sort_values("dlogkappa", key=abs, ascending=False).head(ENDS)
-    columns = ["tensor", "kappa_before", "kappa_after", "dlogkappa", "relative_change"]
-    return {"By module type": changes.summary(), "Where κ moved most": most[columns]}
 
 
 def _provenance(table: pd.DataFrame) -> dict[str, str]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
 from numpy.typing import NDArray
 
 from kappa_lib.figures.style import COLOURS, new_figure
@@ -17,13 +16,12 @@ def covariance_ellipses(kappas: Sequence[float], samples: Sequence[Array]) -> Fi
     figure, axes = new_figure(
         1, len(kappas), figsize=(2.4 * len(kappas), 2.8), sharex=True, sharey=True, squeeze=False
     )
+    turns = np.linspace(0, 2 * np.pi, 201)
+    circle = np.stack([np.cos(turns), np.sin(turns)])
     for axis, kappa, points in zip(axes[0], kappas, samples, strict=True):
-        variances, directions = np.linalg.eigh(np.cov(points.T))
-        angle = np.degrees(np.arctan2(directions[1, -1], directions[0, -1]))
-        width, height = 4 * np.sqrt(variances[::-1])
         axis.plot(*points.T, ".", color=COLOURS[5], ms=2, alpha=0.4, rasterized=True)
-        outline = {"fill": False, "color": COLOURS[1], "lw": 2, "zorder": 3}
-        axis.add_patch(Ellipse((0, 0), width, height, angle=angle, **outline))
+        ellipse = 2 * np.linalg.cholesky(np.cov(points.T)) @ circle
+        axis.plot(*ellipse, color=COLOURS[1], lw=2)
         axis.set(
             title=f"κ = {kappa:g}", xlabel="output y₁", aspect="equal", xlim=(-4, 4), ylim=(-4, 4)
         )

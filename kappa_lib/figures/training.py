@@ -27,7 +27,7 @@ TITLES = {
     "wer_en": "English, synthetic",
     "wer_de_open": "German, open sentences",
     "wer_en_open": "English, open sentences",
-    "wer_en_human": "English, human\n(no human speech in training)",
+    "wer_en_human": "English, human",
     "wer_en_actors": "English, actors\n(other speakers than in training)",
     "wer_librispeech": "English, LibriSpeech test-clean",
     "wer_mls_german": "German, MLS test",
@@ -52,26 +52,21 @@ SHADES = {
     "not measured": "#e6e6e6",
 }
 CAPTION = {"fontsize": 8, "color": "#555555"}
+COLD_TO_WARM = tuple(COLOURS[i] for i in (0, 4, 1, 2))  # and one more
 LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
 NARROW = 8  # differences beyond so many margins space the axis by square roots
 
 
 def _curves(
-    axis: Axes,
-    table: pd.DataFrame,
-    column: str,
-    scale: float = 1.0,
-    log: bool = False,
-    whiskers: pd.DataFrame | None = None,
+    axis: Axes, table: pd.DataFrame, column: str, whiskers: pd.DataFrame | None = None
 ) -> None:
-    """Mean over seeds against utterances seen, a colour per arm.
+    """Mean over seeds against utterances seen, a colour per arm; error rates in per cent.
 
-    ``whiskers`` are rows ``arm``, ``step``, ``column``, ``low``, ``high``; else they reach from the
-    lowest to the highest seed. They stand a little beside one another.
+    Whiskers stand a little beside one another; they reach from the lowest to the highest seed where
+    no rows of ``arm``, ``step``, ``column``, ``low``, ``high`` are given for them.
     """
-    colours = arm_colours(table["arm"])
-    whole = table["utterances"].max()
-    floor = LOWEST if scale == 100 else -np.inf
+    colours, whole = arm_colours(table["arm"]), table["utterances"].max()
+    scale, floor = (100, LOWEST) if column.startswith("wer_") else (1, -np.inf)
     for place, (arm, colour) in enumerate(colours.items()):
         rows = table[table["arm"] == arm]
         found = rows.groupby(["step", "utterances"])[column].agg(["mean", "min", "max"])
@@ -84,77 +79,67 @@ def _curves(
         mean, low, high = ((scale * shown[c]).clip(floor) for c in ("mean", "min", "max"))
         axis.plot(x, mean, "o-", ms=3, lw=1.4, color=colour, label=arm.replace("_", " "))
         axis.vlines(x + beside, low, high, color=colour, lw=1.4, alpha=0.5)
-    if log:
-        logarithmic(axis, "y")
 
 
-def _finish(figure: Figure, table: pd.DataFrame, title: str, note: str, whiskers: str = "") -> None:
-    """Legend, heading with what the points and whiskers are, and the caption."""
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside center right")
-    seeds = table["seed"].nunique()
-    if not whiskers:
-        whiskers = "" if seeds == 1 else "; whiskers: lowest to highest"
-    points = "one seed" if seeds == 1 else f"points: mean of {seeds} seeds"
-    figure.suptitle(f"{title}\n({points}{whiskers})", fontsize=11)
-    figure.supxlabel(note, **CAPTION)
+def _over_training(
+    table: pd.DataFrame,
+    titles: Mapping[str, str],
+    heading: str,
+    note: str,
+    size: tuple[int, float],
+    whiskers: pd.DataFrame | None = None,
+) -> Figure:
+    """A panel per column of the evaluations (→ title), legible at half a page's width.
 
-
-def _grid(panels: int, columns: int, height: float, label: str) -> tuple[Figure, list[Axes]]:
-    """Axes over training in one or two columns, that half a page's width still shows legibly."""
-    rows = -(-panels // columns)
-    size = (2.7 + 3.2 * columns, height * rows + 0.5)
-    figure, axes = new_figure(rows, columns, figsize=size, squeeze=False)
-    for spare in axes.flat[panels:]:
+    ``size`` is how many stand side by side, and the height of one. Error rates and the held-out
+    loss, which fall by orders of magnitude, have logarithmic axes.
+    """
+    across, rows = size[0], -(-len(titles) // size[0])
+    inches = (2.7 + 3.2 * across, size[1] * rows + 0.5)
+    figure, axes = new_figure(rows, across, figsize=inches, squeeze=False)
+    for spare in axes.flat[len(titles) :]:
         spare.remove()
+    used = axes.flat[: len(titles)]
+    for axis, (column, title) in zip(used, titles.items(), strict=True):
+        _curves(axis, table, column, whiskers)
+        axis.set_title(title, fontsize=10)
+        if column.startswith(("wer_", "heldout_")):
+            logarithmic(axis, "y")
     for axis in axes[:, 0]:
-        axis.set_ylabel(label)
-    used = list(axes.flat[:panels])
-    for axis in used[-columns:]:
+        axis.set_ylabel("word error rate (%)" if "wer_mean" in titles else "nats per token")
+    for axis in used[-across:]:
         axis.set_xlabel("training utterances")
-    return figure, used
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside center right")
+    seeds = table["seed"].nunique()
+    points = "one seed" if whiskers is None else "one seed; whiskers: 95 % over utterances"
+    if seeds > 1:
+        points = f"points: mean of {seeds} seeds; whiskers: lowest to highest"
+    figure.suptitle(f"{heading}\n({points})", fontsize=11)
+    figure.supxlabel(note, **CAPTION)
+    return figure
 
 
 def wer_over_training(
-    table: pd.DataFrame,
-    human_trained: bool = False,
-    note: str = "",
-    intervals: pd.DataFrame | None = None,
+    table: pd.DataFrame, note: str = "", intervals: pd.DataFrame | None = None
 ) -> Figure:
     """Word error rate against utterances seen, on a logarithmic axis, a panel per test set.
 
-    ``human_trained``: prompts of the voice of ``en_human`` were trained on. ``intervals``, of
-    :attr:`kappa_lib.evidence.runs.Runs.wer_intervals`, are drawn as whiskers; with several seeds
-    they must cover every evaluation, or else the seeds' spread is drawn.
+    ``intervals``, of :attr:`kappa_lib.evidence.runs.Runs.wer_intervals`, are the whiskers of a
+    single seed; several have their own spread.
     """
     found = [c for c in table if c.startswith("wer_")]
     own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
     titles = TITLES | own | ({"wer_mean": "mean of the test sets"} if own else {})
-    if human_trained:
-        titles["wer_en_human"] = titles["wer_en_human"].splitlines()[0]
-    columns = [c for c in titles if c in found]
-    figure, axes = _grid(len(columns), 2, 2.6, "word error rate (%)")
-    if intervals is not None:
-        covered = len(intervals.drop_duplicates(["arm", "step"]))
-        complete = covered == len(table.drop_duplicates(["arm", "step"]))
-        intervals = intervals if covered and (complete or table["seed"].nunique() == 1) else None
-    for axis, column in zip(axes, columns, strict=True):
-        _curves(axis, table, column, 100, log=True, whiskers=intervals)
-        axis.set_title(titles[column], fontsize=10)
-    over = "utterances" if table["seed"].nunique() == 1 else "utterances and seeds"
-    whiskers = "" if intervals is None else f"; whiskers: 95 % over {over}"
-    _finish(figure, table, "Word error rate over training", note, whiskers)
-    return figure
+    titles = {column: title for column, title in titles.items() if column in found}
+    whiskers = intervals if table["seed"].nunique() == 1 else None
+    return _over_training(table, titles, "Word error rate over training", note, (2, 2.6), whiskers)
 
 
 def forgetting_over_training(table: pd.DataFrame, note: str = "") -> Figure:
     """General-text loss, KL from the base model and held-out loss against utterances seen."""
-    columns = ("text_loss", "kl", "heldout_loss")
-    figure, axes = _grid(len(columns), 1, 2.0, "nats per token")
-    for axis, column in zip(axes, columns, strict=True):
-        _curves(axis, table, column, log=column == "heldout_loss")
-        axis.set_title(TITLES[column], fontsize=10)
-    _finish(figure, table, "What was forgotten (above) and learned (last)", note)
-    return figure
+    titles = {column: TITLES[column] for column in ("text_loss", "kl", "heldout_loss")}
+    heading = "What was forgotten (above) and learned (last)"
+    return _over_training(table, titles, heading, note, (1, 2.0))
 
 
 def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
@@ -162,39 +147,59 @@ def forgetting_by_text(table: pd.DataFrame, note: str = "") -> Figure:
     kinds = [kind for kind in TEXTS if f"text_{kind}" in table]
     losses = [f"text_{kind}" for kind in kinds]
     start = table.sort_values("step").groupby(["arm", "seed"])[losses].transform("first")
-    table = table.assign(**(table[losses] - start))
-    figure, axes = _grid(2 * len(kinds), 2, 2.1, "nats per token")
-    for kind, left, right in zip(kinds, axes[::2], axes[1::2], strict=True):
-        _curves(left, table, f"text_{kind}")
-        _curves(right, table, f"kl_{kind}")
-        left.set_title(f"{TEXTS[kind]}: rise of the loss", fontsize=10)
-        right.set_title(f"{TEXTS[kind]}: KL from base", fontsize=10)
-    _finish(figure, table, "What was forgotten of each text", note)
-    return figure
+    titles = {}
+    for kind in kinds:
+        titles[f"text_{kind}"] = f"{TEXTS[kind]}: rise of the loss"
+        titles[f"kl_{kind}"] = f"{TEXTS[kind]}: KL from base"
+    risen = table.assign(**(table[losses] - start))
+    return _over_training(risen, titles, "What was forgotten of each text", note, (2, 2.1))
 
 
-def learning_against_forgetting(table: pd.DataFrame, note: str = "") -> Figure:
-    """Each run's path: what it learned (held-out loss) against what it forgot (text loss).
+def learning_and_forgetting(
+    table: pd.DataFrame,
+    panels: Mapping[str, Mapping[str, str]] | None = None,
+    note: str = "",
+    cost: str = "kl",
+) -> Figure:
+    """Paths over training: held-out loss across (learning to the right), forgetting up.
 
-    Lower and further right is better; arms are fairly compared at equal held-out loss.
+    Further right and lower is better; arms are fairly compared at equal held-out loss. A thin line
+    per seed, a thick one for their mean, which is taken where all seeds are.
+
+    ``panels`` are title → arm → what the legend calls it, up to four arms; by default all are in
+    one. ``cost`` is what was forgotten, ``kl`` or ``text_loss``.
     """
-    figure, axis = new_figure(figsize=(7.5, 3.8))
-    colours = arm_colours(table["arm"])
-    for (arm, _), rows in table.groupby(["arm", "seed"], sort=False):
-        learned, lost = rows["heldout_loss"], rows["text_loss"]
-        axis.plot(learned, lost, "o-", ms=3, lw=1.2, color=colours[arm], alpha=0.8)
-        axis.plot(learned.iloc[-1], lost.iloc[-1], "s", ms=7, color=colours[arm])
-    for arm, colour in colours.items():
-        axis.plot([], [], color=colour, label=arm.replace("_", " "))
-    figure.legend(loc="outside center right")
-    of = "loss (nats per token)"
-    axis.set(xlabel=f"held-out transcript {of}", ylabel=f"general-text {of}")
-    logarithmic(axis, "x")
-    axis.invert_xaxis()
-    title = "Learning (to the right) against forgetting (upwards); squares: last step"
-    axis.set_title(title, fontsize=10)
+    size, colours = (7.5, 3.8), arm_colours(table["arm"])
+    if panels:
+        size = (1.5 + 3.2 * len(panels), 4)
+    panels = panels or {"": {arm: arm.replace("_", " ") for arm in colours}}
+    same = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = new_figure(1, len(panels), figsize=size, **same)
+    for axis, (title, labels) in zip(axes[0], panels.items(), strict=True):
+        if title:
+            colours = dict(zip(labels, COLD_TO_WARM, strict=False))
+        for arm, label in labels.items():
+            rows = table[table["arm"] == arm]
+            if len(rows):
+                _paths(axis, rows, cost, colours[arm], f"{label} (n = {rows['seed'].nunique()})")
+        axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
+        axis.legend(loc="upper left")
+    axes[0, 0].set_ylabel(f"{TITLES[cost]},\nnats per token (forgetting ↑)")
+    if table["heldout_loss"].max() > 3 * table["heldout_loss"].min():
+        logarithmic(axes[0, 0], "x")
+    axes[0, 0].invert_xaxis()
     figure.supxlabel(note, **CAPTION)
     return figure
+
+
+def _paths(axis: Axes, rows: pd.DataFrame, cost: str, colour: str, label: str) -> None:
+    for _, run in rows.groupby("seed"):
+        axis.plot(run["heldout_loss"], run[cost], "-", color=colour, lw=0.6, alpha=0.35)
+    # Of the first, second … evaluation of each seed: a loss is not reached at the same step.
+    number = rows.sort_values("step").groupby("seed").cumcount()
+    each = rows.groupby(number)[["heldout_loss", cost]]
+    mean = each.mean()[each.size() == rows["seed"].nunique()]
+    axis.plot(mean["heldout_loss"], mean[cost], "o-", color=colour, ms=4, lw=2, label=label)
 
 
 def paired(
@@ -216,9 +221,8 @@ def paired(
         known = summary[summary["outcome"] == outcome].set_index("pair").reindex(names)
         axis.axvspan(-margin, margin, color="black", alpha=0.08, lw=0)
         axis.axvline(0, color="black", lw=0.8)
-        axis.plot(
-            points["difference"], points["pair"].map(names.index) - 0.15, "o", ms=4, alpha=0.6
-        )
+        heights = points["pair"].map(names.index) - 0.15
+        axis.plot(points["difference"], heights, "o", ms=4, alpha=0.6)
         bars = known[["mean", "low", "high"]].to_numpy()
         rows = (name.replace("_", " ") for name in names)
         intervals(axis, dict(zip(rows, bars, strict=True)), COLOURS[1], 0.15)
@@ -241,12 +245,11 @@ def paired(
 def verdicts(counts: Mapping[str, Mapping[str, int]]) -> Figure:
     """Stacked bars, one per group of claims: group → verdict → number of claims."""
     figure, axis = new_figure(figsize=(7.5, 0.45 * len(counts) + 1.3))
-    bars = pd.DataFrame(counts).T.reindex(columns=list(SHADES)).fillna(0).astype(int)
-    left = np.zeros(len(bars))
-    for verdict, widths in bars.loc[:, bars.any()].items():
-        drawn = axis.barh(bars.index, widths, left=left, color=SHADES[verdict], label=verdict)
-        axis.bar_label(drawn, [str(n) if n else "" for n in widths], label_type="center")
-        left += widths.to_numpy()
+    bars = pd.DataFrame(counts).T.reindex(columns=list(SHADES)).fillna(0)
+    bars = bars.loc[:, bars.any()]
+    bars.plot.barh(stacked=True, ax=axis, color=SHADES, width=0.8, legend=False)
+    for drawn in axis.containers:
+        axis.bar_label(drawn, fmt=lambda n: f"{n:.0f}" if n else "", label_type="center")
     axis.invert_yaxis()
     axis.grid(False)
     axis.set_xlabel("number of claims")

@@ -1,14 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from kappa_lib.encoding.damage import CHANGES
 from kappa_lib.errors import InputError
 from kappa_lib.evidence import encoding
-from kappa_lib.evidence.correlation import within_types
-from kappa_lib.files import write_json
-from tools.associations import associations
+from kappa_lib.evidence.encoding import within_types
 
 LAYERS, KINDS = 12, ("q_proj", "v_proj", "up_proj")
 
@@ -60,12 +58,11 @@ def folder(tmp_path):
     tables = {"tensors": tensors, "damage": pd.DataFrame(damage), "surgery": pd.DataFrame(surgery)}
     for name, table in tables.items():
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-    write_json(tmp_path / "facts.json", {"settings": {}})
     return tmp_path
 
 
 def test_within_types_is_spearman_s_rho_of_each_type_and_not_the_pooled_one(folder):
-    table = encoding.read(folder).tensors
+    table = encoding.tensors(folder)
     found = within_types(table, "kappa", "deficit", resamples=50)
     assert found.estimate == pytest.approx(1)
     assert found.n == LAYERS
@@ -75,7 +72,7 @@ def test_within_types_is_spearman_s_rho_of_each_type_and_not_the_pooled_one(fold
 
 
 def test_costs_are_means_over_blocks_and_texts_and_their_differences(folder):
-    table = encoding.read(folder).tensors
+    table = encoding.tensors(folder)
     assert table["loss_permuted"].tolist() == pytest.approx([0.205] * 36)
     found = encoding.cost(table, "flattened", "flattened_noise")
     assert found.ends == pytest.approx((0.295,) * 3)
@@ -83,7 +80,7 @@ def test_costs_are_means_over_blocks_and_texts_and_their_differences(folder):
 
 
 def test_surgery_costs_have_intervals_over_windows(folder):
-    surgery = encoding.read(folder).surgery
+    surgery = pd.read_csv(folder / "surgery.csv")
     found = encoding.surgery_cost(surgery, "all")
     assert found.estimate == pytest.approx(2.2)
     assert found.low < found.estimate < found.high
@@ -92,31 +89,17 @@ def test_surgery_costs_have_intervals_over_windows(folder):
     assert len(table) == 12
 
 
-def test_associations_have_every_pair_and_holm_over_the_predictors(folder):
-    table = encoding.read(folder).tensors
-    found = associations(
-        table, ["kappa", "deficit", "layer"], ["deficit", "kl_redrawn"], resamples=60
-    )
-    assert len(found) == 5
-    assert (found["p_holm"] >= found["p"]).all()
-    row = found.set_index(["outcome", "predictor"]).loc[("deficit", "kappa")]
-    assert row["within"] == pytest.approx(1)
-    assert row["beside_layer"] == pytest.approx(1)
-    pooled = spearmanr(table["kappa"], table["deficit"]).statistic
-    assert row["pooled"] == pytest.approx(pooled)
-
-
 def test_an_unfinished_study_names_the_command(folder):
     (folder / "damage.csv").unlink()
     with pytest.raises(InputError, match=r"no damage(.|\n)*kappa_lib\.encoding\.study"):
-        encoding.read(folder)
+        encoding.tensors(folder)
 
 
 def test_tables_of_different_studies_are_refused(folder):
     table = pd.read_csv(folder / "tensors.csv")
     table.iloc[1:].to_csv(folder / "tensors.csv", index=False)
     with pytest.raises(InputError, match="different tensors"):
-        encoding.read(folder)
+        encoding.tensors(folder)
 
 
 def test_stability_stands_beside_the_tensors(folder):
@@ -125,7 +108,7 @@ def test_stability_stands_beside_the_tensors(folder):
     stable = pd.DataFrame({"tensor": table["tensor"], "kl": -table["kappa"]})
     stable["noise_scale"] = table["kappa"].where(table["kappa"] < 100, np.inf)
     stable.to_csv(folder / "stability.csv", index=False)
-    found = encoding.read(folder).tensors
+    found = encoding.tensors(folder)
     assert within_types(found, "kappa", "kl_noise", resamples=1).estimate == pytest.approx(-1)
     few = found[found["type"] == "v_proj"].assign(noise_scale=[*range(11), np.inf])
     few["kappa"] = few["noise_scale"].rank()
@@ -139,3 +122,54 @@ def test_windows_are_compared_with_themselves(folder):
     for kind in ("q_proj", "up_proj"):
         nothing = ["+0.000 [+0.000, +0.000]", "no relevant difference"]
         assert found.loc[kind].tolist() == nothing
+
+
+def correlated(x, y, layers, types="one", **options):
+    """ρ of two sequences with a 95 % interval, from a table of them."""
+    table = pd.DataFrame({"x": x, "y": y, "layer": layers, "type": types})
+    return within_types(table, "x", "y", level=0.95, **options)
+
+
+def test_rank_correlation_is_scipys_in_a_single_type():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=60)
+    y = x + rng.normal(size=60)
+    found = correlated(x, y, range(60))
+    assert found.estimate == pytest.approx(spearmanr(x, y).statistic)
+    # Fisher's interval for ranks (Bonett and Wright 2000).
+    half = 1.96 * np.sqrt((1 + found.estimate**2 / 2) / 57)
+    theirs = np.tanh(np.arctanh(found.estimate) + np.array([-half, half]))
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.08)
+
+
+def test_types_are_taken_out():
+    rng = np.random.default_rng(6)
+    types, layers = np.repeat([0, 1, 2], 30), np.tile(np.arange(30), 3)
+    x, y = 10 * types + rng.normal(size=90), 10 * types + rng.normal(size=90)
+    assert correlated(x, y, layers, resamples=200).estimate > 0.8
+    within = correlated(x, y, layers, types.astype(str), resamples=500)
+    assert within.low < 0 < within.high
+    with pytest.raises(InputError, match="no spread"):
+        correlated([1.0] * 5, range(5), range(5))
+
+
+def test_the_interval_is_that_of_resamples_written_out_one_by_one():
+    """Layers put together anew, ranks within types and with ties, by scipy and numpy alone."""
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 5, 40).astype(float), rng.standard_normal(40).round(1)
+    layers, kinds = rng.integers(0, 9, 40), rng.choice(["q", "v", "up"], 40)
+    draws, resamples = np.random.default_rng(0), []
+    for _ in range(300):
+        picked = [np.flatnonzero(layers == k) for k in draws.integers(9, size=9)]
+        picked, columns = np.concatenate(picked), []
+        for values in (x, y):
+            column = np.empty(len(picked))
+            for kind in np.unique(kinds[picked]):
+                here = kinds[picked] == kind
+                ranks = rankdata(values[picked][here])
+                column[here] = (ranks - ranks.mean()) / len(ranks)
+            columns.append(column)
+        first, second = columns
+        resamples.append(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+    found = correlated(x, y, layers, kinds, resamples=300)
+    assert [found.low, found.high] == pytest.approx(np.percentile(resamples, [2.5, 97.5]))

@@ -6,7 +6,7 @@ from made_runs import TENSORS, arm, write
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
-from kappa_lib.evidence import coded, runs
+from kappa_lib.evidence import rules, runs
 from kappa_lib.evidence.claims import catalogue
 from kappa_lib.evidence.rules import Comparison
 from kappa_lib.evidence.verdicts import Decision, Interval, Verdict, unless_confounded
@@ -144,7 +144,7 @@ def test_the_pilot_is_left_out_where_three_others_are_there(tmp_path):
 def test_committed_runs_decide_for_their_model_and_for_no_other(monkeypatch):
     own = profiles.load("smoke")
     monkeypatch.setattr(paths, "REFERENCE", paths.ROOT / "results" / "reference")
-    runs._committed.cache_clear()
+    runs.committed.cache_clear()
     assert runs.runs_for("cause", own).profile.seeds == list(range(1, 11))
     with pytest.raises(InputError, match="no finished run"):
         runs.runs_for("cause", own.model_copy(update={"model": "another"}))
@@ -162,13 +162,13 @@ TURNS, FALLS = curve(100, 10, 6, 12), curve(100, 30, 10, 5)
 
 
 def test_figure_1():
-    assert coded.rises(FALLS, TURNS).verdict == coded.falls(FALLS, TURNS).verdict == HOLDS
-    assert coded.rises(FALLS, FALLS).verdict == SAME
-    assert coded.falls(TURNS, TURNS).verdict == FAILS
-    assert coded.good_early(FALLS, TURNS).verdict == HOLDS
-    assert coded.good_early(FALLS, curve(100, 50, 40, 50)).verdict == FAILS
-    assert coded.good_early(FALLS, FALLS).verdict == HOLDS, "its best before the end"
-    talks = coded.good_early(FALLS, curve(300, 50, 40, 50))
+    assert rules.rises(FALLS, TURNS).verdict == rules.falls(FALLS, TURNS).verdict == HOLDS
+    assert rules.rises(FALLS, FALLS).verdict == SAME
+    assert rules.falls(TURNS, TURNS).verdict == FAILS
+    assert rules.good_early(FALLS, TURNS).verdict == HOLDS
+    assert rules.good_early(FALLS, curve(100, 50, 40, 50)).verdict == FAILS
+    assert rules.good_early(FALLS, FALLS).verdict == HOLDS, "its best before the end"
+    talks = rules.good_early(FALLS, curve(300, 50, 40, 50))
     assert talks.verdict == FAILS, "most of the way is silence"
 
 
@@ -176,7 +176,7 @@ def test_a_curve_that_only_wavers_does_not_rise():
     """The lowest of five points of pure noise lies below the end; a rise is seldom found there."""
     rng = np.random.default_rng(0)
     wavers = (80 + 5 * rng.standard_normal((5, 5)) for _ in range(400))
-    assert sum(coded.rise(of).verdict == HIGHER for of in wavers) < 0.05 * 400
+    assert sum(rules.rise(of).verdict == HIGHER for of in wavers) < 0.05 * 400
 
 
 def test_a_curve_that_cannot_turn_tests_nothing(tmp_path):
@@ -185,13 +185,13 @@ def test_a_curve_that_cannot_turn_tests_nothing(tmp_path):
     found = write(tmp_path, both)
     assert decide("inverse-rises", found).note.startswith(f"{found.epochs:.2g} epochs")
     longer = found.profile.model_copy(update={"steps": 1000})
-    assert coded.RULES["the curve rises"](runs.Runs(longer)).verdict == HOLDS
+    assert rules.RULES["the curve rises"](runs.Runs(longer)).verdict == HOLDS
     decaying = {name: of | {"schedule": "decaying"} for name, of in both.items()}
     write(tmp_path, decaying)
-    assert "decaying rate" in coded.RULES["the curve rises"](runs.Runs(longer)).note
+    assert "decaying rate" in rules.RULES["the curve rises"](runs.Runs(longer)).note
     write(tmp_path, both)
     two = longer.model_copy(update={"seeds": [1, 2]})
-    assert coded.RULES["the curve rises"](runs.Runs(two)).note == "too few seeds"
+    assert rules.RULES["the curve rises"](runs.Runs(two)).note == "too few seeds"
 
 
 def test_a_new_modality_is_people_too(tmp_path):
@@ -250,7 +250,7 @@ UP, FLAT, DOWN, WIDE = (0.6, 0.4, 0.7), (0.0, -0.1, 0.1), (-0.5, -0.7, -0.4), (0
 def test_correlations_against_their_band(claim, found, verdict):
     rule = catalogue()[claim].decided_by
     each = zip(rule.outcomes, found, strict=True)
-    decision = rule.read({name: Interval(*of, rule.level, 30) for name, of in each})
+    decision = rule.read({name: Interval(*of, 30) for name, of in each})
     assert (decision.verdict, decision.n) == (verdict, 30)
     shown = [part.interval for part in decision.parts.values()] or [decision.interval]
     assert shown == [of[1:] for of in found]

@@ -141,5 +141,5 @@ def test_a_claim_reads_its_comparison(claimed, verdicts):
 
 
 def test_an_interval_is_written_with_its_ends():
-    assert Interval(0.414, 0.196, -0.001, 0.95, 9).text() == "+0.41 [+0.20, +0.00]"
+    assert Interval(0.414, 0.196, -0.001, 9).text() == "+0.41 [+0.20, +0.00]"
     assert interval(-0.14, float("nan"), float("nan"), 1) == "-0.1"

@@ -64,3 +64,54 @@ def test_storage_shows_the_ratio_to_the_first_column(table):
     lines = figures.storage(table, kappas).axes[0].lines
     assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
     assert set(np.concatenate([line.get_xdata() for line in lines[:-1]])) == {1.5}
+
+
+def spans(axis):
+    """The lines of intervals: (place, low, high)."""
+    found = [line for line in axis.lines if line.get_marker() == "None"]
+    rows = [(line.get_ydata(), line.get_xdata()) for line in found]
+    return [(y[0], *x) for y, x in rows if y[0] == y[1] and x[0] != x[1]]
+
+
+def test_every_predictor_has_its_interval_in_every_panel():
+    rows = [
+        {"predictor": name, "outcome": outcome, "within": 0.1 + i, "low": i, "high": 0.2 + i}
+        for i, name in enumerate(("kappa", "layer"))
+        for outcome in ("a", "b")
+    ]
+    tested = pd.DataFrame(rows).assign(p_holm=0.5)
+    figure = figures.rank_correlations(tested, {"a": "A", "b": "B"}, (0.25, 0.4))
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["κ", "layer"]
+    drawn = [line for line in figure.axes[1].lines if line.get_linestyle() in (":", "--")]
+    assert sorted(line.get_xdata()[0] for line in drawn) == [-0.4, -0.25, 0.25, 0.4]
+    (legend,) = figure.legends
+    below, above = (text.get_text() for text in legend.get_texts())
+    assert "within ±0.25" in below
+    assert "beyond ±0.4" in above
+    plain = figures.rank_correlations(pd.DataFrame(rows), {"a": "A", "b": "B"})
+    assert not plain.legends
+    for dots, colour in ((figure, "white"), (plain, figures.COLOURS[0])):
+        assert [axis.get_title() for axis in dots.axes] == ["A", "B"]
+        for axis in dots.axes:
+            assert spans(axis) == [(0, 0, 0.2), (1, 1, 1.2)]
+            dot = next(line for line in axis.lines if line.get_marker() == "o")
+            assert dot.get_markerfacecolor() == colour
+
+
+def test_every_change_has_its_costs_in_every_row():
+    names = ["q_proj", "v_proj", "all"]
+    frames = [[[0.1 + i, i, 0.3 + i]] * 3 for i in range(3)]
+    changes = {f"change {i}": pd.DataFrame(rows, names) for i, rows in enumerate(frames)}
+    (axis,) = figures.costs(changes).axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == names
+    assert sorted(spans(axis))[:3] == [(-0.25, 0, 0.3), (0, 1, 1.3), (0.25, 2, 2.3)]
+    assert len(spans(axis)) == 9
+
+
+def test_the_gauges_fill_what_each_selects(table):
+    chosen = [set(select(table, arm, 10).tensors) for arm in ("selected", "inverse")]
+    for axis in figures.two_gauges(table, table, chosen).axes:
+        filled = [line for line in axis.lines if line.get_markerfacecolor() != "none"]
+        assert sum(len(line.get_xdata()) for line in filled) == 10
+        assert sum(len(line.get_xdata()) for line in axis.lines) == len(table)

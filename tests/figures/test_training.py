@@ -8,6 +8,7 @@ from kappa_lib.figures.style import ARM_COLOURS, COLOURS, arm_colours
 from kappa_lib.figures.training import (
     LOWEST,
     forgetting_over_training,
+    learning_and_forgetting,
     paired,
     wer_over_training,
 )
@@ -59,8 +60,8 @@ def test_no_error_at_all_is_drawn_at_the_edge_of_the_logarithmic_axis():
     assert [line.get_ydata()[-1] for line in axis.lines] == [pytest.approx(2.4), LOWEST]
 
 
-def test_whiskers_are_the_intervals_or_else_the_seeds():
-    arms, table = ["selected", "inverse"], runs(["selected", "inverse"], seeds=3)
+def test_whiskers_are_the_intervals_of_a_seed_or_those_between_seeds():
+    arms = ["selected", "inverse"]
     keys = [(arm, step, column) for arm in arms for step in range(4) for column in ("wer_de",)]
     bands = pd.DataFrame(keys, columns=["arm", "step", "column"]).assign(low=0.25, high=0.5)
 
@@ -68,13 +69,26 @@ def test_whiskers_are_the_intervals_or_else_the_seeds():
         segments = [s for lines in figure.axes[1].collections for s in lines.get_segments()]
         return np.array([segment[:, 1] for segment in segments])
 
-    assert drawn(wer_over_training(table, intervals=bands)) == pytest.approx(
-        np.tile([25.0, 50.0], (8, 1))
-    )
-    # Several seeds, intervals at one evaluation only: whiskers of two kinds would be read as one.
-    partly = wer_over_training(table, intervals=bands[bands["step"] == 3])
-    assert "lowest to highest" in partly._suptitle.get_text()
-    assert drawn(partly)[0] == pytest.approx([300.0, 300.2])
+    one = wer_over_training(runs(arms), intervals=bands)
+    assert drawn(one) == pytest.approx(np.tile([25.0, 50.0], (8, 1)))
+    several = wer_over_training(runs(arms, seeds=3), intervals=bands)
+    assert "lowest to highest" in several.get_suptitle()
+    assert drawn(several)[0] == pytest.approx([300.0, 300.2])
+
+
+def test_paths_have_a_line_per_seed_and_a_thick_mean():
+    """Of seeds of 4 and 3 evaluations the mean is taken of the three that both have."""
+    arms = ["selected", "inverse"]
+    table = runs(arms, seeds=2).query("seed == 0 or step < 3")
+    for panels, cost in ((None, "text_loss"), ({"one": {"selected": "low κ"}}, "kl")):
+        figure = learning_and_forgetting(table, panels, cost=cost)
+        (axis,) = figure.axes
+        lines = [len(line.get_xdata()) for line in axis.lines]
+        assert lines == [4, 3, 3] * (1 if panels else 2)
+        names = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert names == (["low κ (n = 2)"] if panels else [f"{arm} (n = 2)" for arm in arms])
+        assert axis.lines[2].get_ydata()[1] == pytest.approx(0.11 if panels else 2.1)
+        assert axis.xaxis_inverted()
 
 
 @pytest.mark.parametrize(
