@@ -1,17 +1,17 @@
 """What the model loses when a tensor is changed: loss and KL on fixed windows of text."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from kappa_lib.encoding.cases import Batch
 from kappa_lib.errors import InputError
+from kappa_lib.files import fingerprint
 from kappa_lib.spectra.kappa_table import types_of
 from kappa_lib.spectra.spectrum import singular_vectors
 from kappa_lib.theory.checks import as_matrix
@@ -19,6 +19,22 @@ from kappa_lib.theory.checks import as_matrix
 # By how much a surgery spreads the new κ, as a power of how far the old ones spread. Small, so
 # that the smallest σ stay well above the rounding of fp32 storage.
 SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of texts, all of one length, on which a model is run."""
+
+    inputs: dict[str, Tensor]  # arguments of the decoder's call, windows first
+    targets: Tensor  # (windows, tokens) ids, which the last positions are to predict
+    labels: list[str]  # the text of each window
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of all that the model is given."""
+        tensors = {**self.inputs, "targets": self.targets}
+        hashes = {k: sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
+        return fingerprint([hashes, self.labels])
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,6 @@ class Reference:
         self.base = [log_probabilities(llm, batch) for batch in batches]
         found = [loss_of(p, b.targets) for p, b in zip(self.base, batches, strict=True)]
         self.loss = torch.cat(found)
-        self.labels = [label for batch in batches for label in batch.labels]
 
     @torch.inference_mode()
     def compare(self) -> tuple[Tensor, Tensor]:
@@ -192,25 +207,16 @@ class Reference:
             ]
         return torch.cat(losses) - self.loss, torch.stack(divergences)
 
-    def rows(self) -> list[dict]:
-        """:meth:`compare` as a row per window: its label as ``text``, ``loss`` and ``kl``."""
-        columns = zip(self.labels, *(found.tolist() for found in self.compare()), strict=True)
-        return [{"text": text, "loss": loss, "kl": kl} for text, loss, kl in columns]
-
 
 def noise_cost(
     reference: Reference, name: str, size: float = 0.01, draws: int = 4, seed: int = 0
-) -> dict[str, float]:
-    """What Gaussian noise of a fixed size, relative to its norm, costs on a tensor.
+) -> float:
+    """KL(base ‖ now) that Gaussian noise costs on a tensor: mean over draws, nats per token.
 
     W becomes W + ``size``·‖W‖_F·E/‖E‖_F with E of independent normal entries. Small noise costs
     in proportion to its square, so the rank of tensors hardly depends on ``size``. Logits are
     fp32, so KL is resolved to about 1e-7. The paper (4.3) calls tensors of low κ numerically
     stable and less susceptible to training noise.
-
-    Returns:
-        Mean ``kl`` (base ‖ now) and change of ``loss`` over draws, in nats per token; ``kl_se``,
-        the former's standard error.
     """
     weight, costs = reference.llm.get_parameter(name), []
     generator = torch.Generator().manual_seed(seed)
@@ -218,11 +224,8 @@ def noise_cost(
         noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         noise *= size * weight.detach().double().norm() / noise.norm()
         with replaced({weight: weight.detach() + noise}):
-            loss, kl = reference.compare()
-        costs.append((float(kl.mean()), float(loss.mean())))
-    kl, loss = torch.tensor(costs, dtype=torch.float64).T
-    error = float(kl.std()) / math.sqrt(draws) if draws > 1 else math.nan
-    return {"kl": float(kl.mean()), "kl_se": error, "loss": float(loss.mean())}
+            costs.append(float(reference.compare()[1].mean()))
+    return sum(costs) / draws
 
 
 def losses_by_type(
@@ -247,9 +250,3 @@ def losses_by_type(
             with replaced(dict(zip(matrices, new, strict=True))):
                 found[name].append(loss())
     return found
-
-
-def relative_size(before: Tensor, after: Tensor) -> float:
-    """‖after - before‖_F / ‖before‖_F."""
-    size = float((after.double() - before.double()).norm() / before.double().norm())
-    return size if math.isfinite(size) else math.inf

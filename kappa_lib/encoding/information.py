@@ -71,7 +71,7 @@ def input_moments(
     """Moments of the inputs of every ``nn.Linear`` in some decoder layers, one after the other.
 
     At any time the hidden states between two layers are in memory, and what one batch makes of
-    them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.cases.Batch`; about
+    them inside one layer. ``inputs`` are those of :class:`kappa_lib.encoding.damage.Batch`; about
     ``SAMPLE`` input vectors are kept, spread evenly over the positions.
 
     Yields:
@@ -204,20 +204,4 @@ def sample_entropies(points: ArrayLike) -> dict[str, float]:
     return {
         "knn_entropy": knn_entropy(cloud),
         "gaussian_16": 0.5 * float(cloud.shape[1] * LOG_2PI_E + log_det),
-    }
-
-
-def of_tensor(
-    weight: Tensor, sigma: Tensor, root: Tensor, given: Moments, seed: int
-) -> dict[str, float]:
-    """Entropies and information of the output of W with singular values σ, on a given input.
-
-    ``root`` is its Σ_X^½, (n, n); ``seed`` of the samples' observation noise.
-    """
-    real = output_spectrum(weight, root)
-    return {
-        "input_kappa": input_kappa(real),
-        "deficit": information_deficit(real),
-        "deficit_isotropic": information_deficit(sigma.numpy()),
-        **sample_entropies(principal_samples(weight, given.sample, seed)),
     }

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kappa_lib.encoding.cases import Batch
-from kappa_lib.encoding.damage import Factors, log_probabilities, loss_of
+from kappa_lib.encoding.damage import Batch, Factors, log_probabilities, loss_of
 from kappa_lib.encoding.information import Moments
-from kappa_lib.errors import InputError
 from kappa_lib.spectra import gauge
-from kappa_lib.spectra.kappa_table import volume_loss
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.spectrum import condition_number
 
@@ -24,18 +21,6 @@ from kappa_lib.spectra.spectrum import condition_number
 _SHORTEST = 20
 # Tails fitted together: few enough for their numbers to stay in the cache.
 _TAILS_AT_ONCE = 32
-
-
-def table_of(llm: PreTrainedModel) -> pd.DataFrame:
-    """κ table of a model's decoder layers, with the predictors that its columns give.
-
-    ``effective_rank_share`` is the effective rank over k; ``volume_loss`` the AM-GM gap.
-    """
-    table = scan(llm).dropna(subset=["layer"]).reset_index(drop=True)
-    return table.assign(
-        effective_rank_share=table["effective_rank"] / table[["rows", "cols"]].min(axis=1),
-        volume_loss=volume_loss(table),
-    )
 
 
 def power_law_tail(s: NDArray[np.float64]) -> tuple[float, float]:
@@ -119,24 +104,16 @@ def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
 
 
 def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> list[dict]:
-    """How large a tensor's gradient is, and how much it differs between windows.
-
-    With G the mean gradient and Σ the covariance of one window's, the noise scale tr Σ/‖G‖² is
-    the number of windows at which a batch's noise is as large as what it measures (McCandlish et
-    al. 2018, eq. 2.9; both parts estimated without bias, A.1). The model is frozen, also
-    afterwards; fewer than two windows raise InputError.
+    """How large a tensor's gradient is; the model is frozen, also afterwards.
 
     Returns:
-        A row a tensor: ``gradient`` ‖G‖‖W‖, the loss' change for a relative change along it;
-        ``signal`` ‖G‖², ``noise`` tr Σ, ``noise_scale``, infinite where no signal is left.
+        A row a tensor, with ``gradient``: ‖G‖‖W‖ with G the mean over the windows, the loss' change
+        for a relative change along it.
     """
     count = sum(len(batch.targets) for batch in batches)
-    if count < 2:
-        raise InputError(f"{count} window to compare gradients of", "give two or more")
     parameters = dict(llm.named_parameters())
     chosen = [parameters[name] for name in names]
     sums = [torch.zeros(p.shape, dtype=torch.float64) for p in chosen]
-    squares = [0.0] * len(chosen)
     try:
         for parameter in chosen:
             parameter.requires_grad_(True)
@@ -144,20 +121,15 @@ def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batc
             losses = loss_of(log_probabilities(llm, batch), batch.targets)
             for number, loss in enumerate(losses):
                 found = torch.autograd.grad(loss, chosen, retain_graph=number + 1 < len(losses))
-                for i, gradient in enumerate(found):
-                    sums[i] += gradient
-                    squares[i] += float(gradient.double().square().sum())
+                for total, gradient in zip(sums, found, strict=True):
+                    total += gradient
     finally:
         for parameter in chosen:
             parameter.requires_grad_(False)
     rows = []
-    for name, weight, total, square in zip(names, chosen, sums, squares, strict=True):
-        of_mean = float((total / count).square().sum())
-        noise = (square - count * of_mean) / (count - 1)
-        signal = of_mean - noise / count
-        size = math.sqrt(of_mean) * float(weight.detach().double().norm())
-        row = {"tensor": name, "gradient": size, "signal": signal, "noise": noise}
-        rows.append(row | {"noise_scale": noise / signal if signal > 0 else math.inf})
+    for name, weight, total in zip(names, chosen, sums, strict=True):
+        mean = math.sqrt(float((total / count).square().sum()))
+        rows.append({"tensor": name, "gradient": mean * float(weight.detach().double().norm())})
     return rows
 
 

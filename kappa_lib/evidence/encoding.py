@@ -30,8 +30,7 @@ def tensors(folder: Path) -> pd.DataFrame:
     """
     missing = [name for name in ("tensors", "damage") if not (folder / f"{name}.csv").is_file()]
     if missing:
-        remedy = f"run `python -m kappa_lib.encoding.study --out {folder}`"
-        raise InputError(f"{folder}: no {', '.join(missing)}", remedy)
+        raise InputError(f"{folder}: no {', '.join(missing)}", f"read those in {FOLDER}")
     table, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
     if set(damage["tensor"]) != set(table["tensor"]):
         raise InputError(f"{folder}: the tables list different tensors", "let the study finish")

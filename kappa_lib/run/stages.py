@@ -31,7 +31,7 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
         if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
             path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
             if not path.is_file():
-                study.Study(study.Settings(model=profile.model), path.parent).run(["tensors"])
+                study.Study(study.Settings(model=profile.model), path.parent).run()
             table = kappa_table.read(profile.folder)
         arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if speech else TextExperiment(profile, data), arms

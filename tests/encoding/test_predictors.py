@@ -15,13 +15,6 @@ from kappa_lib.encoding.predictors import invariant_kappa
 from kappa_lib.spectra import gauge
 
 
-def test_the_table_has_every_tensor_of_the_layers_and_the_predictors_of_its_columns():
-    table = predictors.table_of(tiny.llama())
-    assert len(table) == 14
-    assert table["effective_rank_share"].between(0, 1).all()
-    assert (table["volume_loss"] > 0).all()
-
-
 @pytest.mark.parametrize("alpha", [1.8, 2.5, 4.0])
 def test_exponent_of_a_power_law_is_found(alpha):
     eigenvalues = stats.pareto.rvs(alpha - 1, size=3000, random_state=1)

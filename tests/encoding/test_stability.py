@@ -1,15 +1,11 @@
-import math
-
 import pandas as pd
 import pytest
 import torch
 from tiny import llama
 from torch.nn import functional
 
-from kappa_lib.encoding.cases import Batch
-from kappa_lib.encoding.damage import Reference, noise_cost
+from kappa_lib.encoding.damage import Batch, Reference, noise_cost
 from kappa_lib.encoding.predictors import gradients
-from kappa_lib.errors import InputError
 
 NAMES = [
     "model.layers.0.self_attn.v_proj.weight",
@@ -32,10 +28,6 @@ def batches(windows):
     return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(3)]
 
 
-def gradients_of(llm, names, windows):
-    return pd.DataFrame(gradients(llm, names, batches(windows))).set_index("tensor")
-
-
 def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
     found = noise_cost(Reference(llm, batches(windows)), NAMES[2], size=1.0, draws=1, seed=5)
     other = llama()
@@ -50,12 +42,7 @@ def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
             for model in (llm, other)
         )
     kl = (before.exp() * (before - after)).sum(-1).mean().item()
-    losses = [
-        functional.nll_loss(p.flatten(0, 1), windows[:, 1:].flatten()) for p in (before, after)
-    ]
-    assert found["kl"] == pytest.approx(kl, abs=3e-7)
-    assert found["loss"] == pytest.approx((losses[1] - losses[0]).item(), abs=1e-5)
-    assert math.isnan(found["kl_se"])
+    assert found == pytest.approx(kl, abs=3e-7)
 
 
 def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(llm, windows):
@@ -63,14 +50,13 @@ def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(ll
     reference = Reference(llm, batches(windows))
     for name in NAMES:
         small, large = (noise_cost(reference, name, size=s, draws=3) for s in (0.15, 0.3))
-        assert large["kl"] / small["kl"] == pytest.approx(4, rel=0.15)
-        assert small["kl"] > 0
-        assert small["kl_se"] > 0
+        assert small > 0
+        assert large / small == pytest.approx(4, rel=0.15)
     assert all(torch.equal(llm.get_parameter(name), kept[name]) for name in NAMES)
 
 
-def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
-    found = gradients_of(llm, NAMES, windows)
+def test_the_gradient_is_that_of_the_windows_mean_loss(llm, windows):
+    found = pd.DataFrame(gradients(llm, NAMES, batches(windows))).set_index("tensor")
     model = llama()
     for name in NAMES:
         weight, rows = model.get_parameter(name).requires_grad_(), []
@@ -81,18 +67,4 @@ def test_gradient_noise_is_the_variance_of_the_windows_gradients(llm, windows):
         single = torch.stack(rows)
         size = single.mean(dim=0).norm() * weight.detach().double().norm()
         assert found.loc[name, "gradient"] == pytest.approx(size.item(), rel=1e-5)
-        noise = single.var(dim=0).sum().item()
-        signal = single.mean(dim=0).square().sum().item() - noise / len(windows)
-        assert found.loc[name, "noise"] == pytest.approx(noise, rel=1e-5)
-        assert found.loc[name, "signal"] == pytest.approx(signal, rel=1e-4, abs=1e-9 * noise)
-        expected = noise / signal if signal > 0 else math.inf
-        assert found.loc[name, "noise_scale"] == pytest.approx(expected, rel=1e-4)
     assert not any(parameter.requires_grad for parameter in llm.parameters())
-
-
-def test_equal_windows_have_no_noise_and_one_has_no_variance(llm, windows):
-    found = gradients_of(llm, NAMES, windows[:1].repeat(3, 1))
-    assert (found["noise_scale"].abs() < 1e-9).all()
-    assert (found["signal"] > 0).all()
-    with pytest.raises(InputError, match="two or more"):
-        gradients(llm, NAMES, batches(windows[:1]))

@@ -89,9 +89,9 @@ def test_surgery_costs_have_intervals_over_windows(folder):
     assert len(table) == 12
 
 
-def test_an_unfinished_study_names_the_command(folder):
+def test_an_unfinished_study_names_what_is_missing(folder):
     (folder / "damage.csv").unlink()
-    with pytest.raises(InputError, match=r"no damage(.|\n)*kappa_lib\.encoding\.study"):
+    with pytest.raises(InputError, match=r"no damage(.|\n)*reference/encoding"):
         encoding.tensors(folder)
 
 
