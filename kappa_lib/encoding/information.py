@@ -155,25 +155,25 @@ def input_kappa(spectrum: ArrayLike) -> float:
     return float(values[0] / values[-1])
 
 
-def gaussian_information(spectrum: ArrayLike, noise: float = NOISE) -> float:
+def gaussian_information(spectrum: ArrayLike) -> float:
     """I(X; WX + N) = ½ Σ log(1 + sᵢ²/σ²) of a Gaussian X at noise relative to the output's trace.
 
-    Free of scale: σ² is ``noise`` times the mean power of the output's directions. What eq. (7)
+    Free of scale: σ² is ``NOISE`` times the mean power of the output's directions. What eq. (7)
     becomes with observation noise and a real covariance; s are the singular values of WΣ_X^½, or
     of W itself for an isotropic input.
     """
     powers = np.square(np.asarray(spectrum, dtype=np.float64))
-    return 0.5 * float(np.log1p(powers / (noise * float(powers.mean()))).sum())
+    return 0.5 * float(np.log1p(powers / (NOISE * float(powers.mean()))).sum())
 
 
-def information_deficit(spectrum: ArrayLike, noise: float = NOISE) -> float:
+def information_deficit(spectrum: ArrayLike) -> float:
     """What a flat spectrum of the same power would carry beyond this one, nats per direction.
 
-    ½ log(1 + 1/noise) - I/k: zero when all output directions carry the same power, Theorem 1's
+    ½ log(1 + 1/NOISE) - I/k: zero when all output directions carry the same power, Theorem 1's
     maximum; the paper's "concentrated" encoding is a large deficit.
     """
     k = len(np.asarray(spectrum))
-    return 0.5 * math.log1p(1.0 / noise) - gaussian_information(spectrum, noise) / k
+    return 0.5 * math.log1p(1.0 / NOISE) - gaussian_information(spectrum) / k
 
 
 def principal_samples(

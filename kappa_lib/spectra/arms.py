@@ -47,18 +47,14 @@ def _within_type(table: Table, count: int, rng: Draw, rule: Rule) -> Table:
 
 
 def _random(table: Table, count: int, rng: Draw) -> Table:
-    return table.iloc[np.sort(rng.permutation(len(table))[:count])]
+    return table.iloc[rng.permutation(len(table))[:count]]
 
 
 def _random_like(table: Table, count: int, rng: Draw, rule: Rule) -> Table:
     """As many of each type as another rule chooses."""
     quotas = rule(table, count, rng)["type"].value_counts()
-    groups = table.groupby("type")
-    return pd.concat([_random(groups.get_group(t), quotas[t], rng) for t in sorted(quotas.index)])
-
-
-def _shuffled(table: Table, count: int, rng: Draw) -> Table:
-    return table.iloc[rng.permutation(len(table))]
+    groups = [(kind, group) for kind, group in table.groupby("type") if kind in quotas]
+    return pd.concat([_random(group, quotas[kind], rng) for kind, group in groups])
 
 
 def _matched_size(table: Table, count: int, rng: Draw, order: Rule) -> Table:
@@ -139,8 +135,6 @@ ARMS: dict[str, tuple[str, Rule]] = {
         "largest κ within each module type, the same share of each",
         partial(_within_type, rule=_HIGHEST),
     ),
-    "lowest_excess": ("smallest κ/κ_MP", partial(_ranked, column="kappa_excess", ascending=True)),
-    "highest_excess": ("largest κ/κ_MP", partial(_ranked, column="kappa_excess", ascending=False)),
     "lowest_input_kappa": (
         "smallest κ of WΣ_X^½, the tensor on its real input",
         partial(_ranked, column="input_kappa", ascending=True),
@@ -159,7 +153,7 @@ ARMS: dict[str, tuple[str, Rule]] = {
     ),
     "random_matched_size": (
         "drawn at random to as many parameters as the selected arm, within 1 %",
-        partial(_matched_size, order=_shuffled),
+        partial(_matched_size, order=_random),
     ),
     "inverse_matched_size": (
         "largest κ to as many parameters as the selected arm, within 1 %",

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kappa_lib.errors import InputError, KappaError
-from kappa_lib.files import replacing, require_folder
+from kappa_lib.files import require_folder, write_text
 from kappa_lib.spectra.kappa_table import layer_of, types, types_of
 from kappa_lib.spectra.scan import Report, ScanError, Source, opened, to_measure
 from kappa_lib.spectra.spectrum import spectral_change
@@ -93,11 +92,14 @@ def compare(
     say = progress or (lambda *_: None)
     total = sum(len(info.matrices) for info, _ in common)
     rows, failures, done = [], {}, 0
-    for infos in common:
-        info = infos[0]
+    for info, other in common:
         say(done, total, info.name)
         try:
-            rows += _changes(pair, infos, device)
+            both = zip(pair[0].matrices(info), pair[1].matrices(other), strict=True)
+            for (name, first), (_, second) in both:
+                change = spectral_change(first.to(device), second.to(device))
+                shape = {"rows": first.shape[0], "cols": first.shape[1]}
+                rows.append({"tensor": name, "layer": layer_of(name), **shape, **change})
         except KappaError as problem:
             what = problem.what.removeprefix(f"{info.name}: ")  # what cannot be read is named
             failures[info.name] = (f"{info.name}: {what}", problem.remedy)
@@ -108,8 +110,7 @@ def compare(
         table["layer"] = table["layer"].astype("Int64")
         table.insert(1, "type", table["tensor"].map(types_of(table["tensor"])))
         if out is not None:
-            with replacing(Path(out) / "compare.csv") as temporary:
-                table.to_csv(temporary, index=False)
+            write_text(Path(out) / "compare.csv", table.to_csv(index=False))
     if failures:
         raise ScanError(table, failures)
     only_before = [name for name in old if name not in new]
@@ -130,15 +131,3 @@ def _same_shapes(pair: list[Checkpoint], infos: list[tuple[TensorInfo, TensorInf
             f" {first.name} is {shapes}",
             "compare checkpoints of one architecture and size, or --exclude what differs",
         )
-
-
-def _changes(
-    pair: list[Checkpoint], infos: tuple[TensorInfo, TensorInfo], device: str
-) -> list[dict[str, Any]]:
-    """The rows of one tensor: one per matrix."""
-    before, after = (one.matrices(info) for one, info in zip(pair, infos, strict=True))
-    return [
-        {"tensor": name, "layer": layer_of(name), "rows": len(old), "cols": old.shape[1]}
-        | spectral_change(old.to(device), new.to(device))
-        for (name, old), (_, new) in zip(before, after, strict=True)
-    ]

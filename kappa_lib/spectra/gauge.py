@@ -18,7 +18,7 @@ that of Dinh et al. (2017, arXiv 1703.04933) against sharpness; neighbours are N
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kappa_lib.errors import InputError
-from kappa_lib.files import replacing, write_json
+from kappa_lib.files import making, write_json
 from kappa_lib.weights import models
 
 MODELS = ("llama", "mistral", "qwen2")
@@ -130,14 +130,11 @@ def combined(factors: Iterable[tuple[Symmetry, Tensor]]) -> Gauge:
     return gauge
 
 
-def drawn(found: Iterable[Symmetry], seed: int, dose: int) -> Gauge:
+def drawn(found: Sequence[Symmetry], seed: int, dose: int) -> Gauge:
     """Powers of two 2^k for all symmetries, k drawn uniformly from −dose … dose."""
     rng = torch.Generator().manual_seed(seed)
-
-    def powers(size: int) -> Tensor:
-        return torch.exp2(torch.randint(-dose, dose + 1, (size,), generator=rng).double())
-
-    return combined((symmetry, powers(symmetry.size)) for symmetry in found)
+    powers = (torch.randint(-dose, dose + 1, (s.size,), generator=rng) for s in found)
+    return combined((s, torch.exp2(k.double())) for s, k in zip(found, powers, strict=True))
 
 
 def flipped(found: Iterable[Symmetry], seed: int) -> Gauge:
@@ -145,16 +142,14 @@ def flipped(found: Iterable[Symmetry], seed: int) -> Gauge:
 
     A norm's coordinate for ``gate`` and ``up``, a hidden unit for ``down``; attention stays.
     """
-    rng = torch.Generator().manual_seed(seed)
-
-    def single(symmetry: Symmetry) -> Tensor:
-        s = torch.ones(symmetry.size, dtype=torch.float64)
-        exponent = -FLIP if symmetry.kind == "up/down" else FLIP
-        s[torch.randint(symmetry.size, (1,), generator=rng)] = 2.0**exponent
-        return s
-
-    mlp = [s for s in found if any(".mlp." in name for name, _, _ in s.times)]
-    return combined((symmetry, single(symmetry)) for symmetry in mlp)
+    rng, factors = torch.Generator().manual_seed(seed), []
+    for symmetry in found:
+        if any(".mlp." in name for name, _, _ in symmetry.times):
+            s = torch.ones(symmetry.size, dtype=torch.float64)
+            exponent = -FLIP if symmetry.kind == "up/down" else FLIP
+            s[torch.randint(symmetry.size, (1,), generator=rng)] = 2.0**exponent
+            factors.append((symmetry, s))
+    return combined(factors)
 
 
 def scaled(name: str, tensor: Tensor, gauge: Gauge) -> Tensor:
@@ -176,12 +171,16 @@ def scaled(name: str, tensor: Tensor, gauge: Gauge) -> Tensor:
 
 
 @torch.no_grad()
-def apply(model: nn.Module, gauge: Gauge) -> None:
-    """Change a model's parameters to a gauge, in place; errors as :func:`scaled`, all before."""
+def apply(model: nn.Module, gauge: Gauge) -> Gauge:
+    """Change a model's parameters to a gauge, in place, and return it.
+
+    Errors are those of :func:`scaled`, before anything is changed.
+    """
     parameters = dict(model.named_parameters())
     changed = {name: scaled(name, parameters[name], gauge) for name in gauge}
     for name, value in changed.items():
         parameters[name].copy_(value)
+    return gauge
 
 
 def of_model(model: nn.Module) -> list[Symmetry]:
@@ -191,16 +190,12 @@ def of_model(model: nn.Module) -> list[Symmetry]:
 
 def regauge(model: nn.Module, seed: int = 0, dose: int = DOSE) -> Gauge:
     """Change a model's weights and not its function, in place; see :func:`drawn`."""
-    gauge = drawn(of_model(model), seed, dose)
-    apply(model, gauge)
-    return gauge
+    return apply(model, drawn(of_model(model), seed, dose))
 
 
 def flip(model: nn.Module, seed: int = 0) -> Gauge:
     """Make the MLP's κ the largest, in place and without another function: :func:`flipped`."""
-    gauge = flipped(of_model(model), seed)
-    apply(model, gauge)
-    return gauge
+    return apply(model, flipped(of_model(model), seed))
 
 
 def rms_inverse(factors: list[Tensor]) -> float:
@@ -287,8 +282,7 @@ def write(source: Path, out: Path, change: Callable[[list[Symmetry]], Gauge], no
     gauge = change(symmetries(config, names))
     if missing := sorted(set(gauge) - names):
         raise InputError(f"{source}: holds no {missing[0]}", "give the whole model as safetensors")
-    with replacing(out) as temporary:
-        temporary.mkdir()
+    with making(out) as temporary:
         for path in models.parts(source):
             if path not in shards:
                 shutil.copy(path, temporary)

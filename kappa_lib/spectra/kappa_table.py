@@ -18,33 +18,39 @@ import torch
 
 import kappa_lib
 from kappa_lib.errors import InputError
-from kappa_lib.files import fingerprint, replacing
+from kappa_lib.files import replacing, write_text
 from kappa_lib.spectra import solvers, spectrum
 from kappa_lib.weights.kinds import layer_of
 
+_TEXT, _WHOLE, _NUMBER = pa.string(), pa.int64(), pa.float64()
 # Columns in their order, and what they hold.
 COLUMNS = {
-    "tensor": str,
-    "type": str,
-    "layer": int | None,
-    "rows": int,
-    "cols": int,
-    "dtype": str,
-    "method": str,
-    "sigma_max": float,
-    "sigma_min": float,
-    "kappa": float,
-    "kappa_error": float,
-    "rank_deficiency": int,
-    "log_volume": float,
-    "frobenius": float,
-    "effective_rank": float,
-    "stable_rank": float,
-    "kappa_mp": float,
-    "kappa_excess": float,
-    "rank": int,
-    "rank_in_type": int,
+    "tensor": _TEXT,
+    "type": _TEXT,
+    "layer": _WHOLE,
+    "rows": _WHOLE,
+    "cols": _WHOLE,
+    "dtype": _TEXT,
+    "method": _TEXT,
+    "sigma_max": _NUMBER,
+    "sigma_min": _NUMBER,
+    "kappa": _NUMBER,
+    "kappa_error": _NUMBER,
+    "rank_deficiency": _WHOLE,
+    "log_volume": _NUMBER,
+    "frobenius": _NUMBER,
+    "effective_rank": _NUMBER,
+    "stable_rank": _NUMBER,
+    "kappa_mp": _NUMBER,
+    "kappa_excess": _NUMBER,
+    "rank": _WHOLE,
+    "rank_in_type": _WHOLE,
 }
+# A matrix outside of layers has no layer; some methods have no effective rank.
+_SCHEMA = pa.schema(
+    pa.field(name, kind, nullable=name in ("layer", "effective_rank"))
+    for name, kind in COLUMNS.items()
+)
 _METADATA = b"kappa_lib"
 # Inside a layer, where names are those of Llama.
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -76,24 +82,17 @@ def measure(
     found = solvers.decompose(weight, method, device=device, name=name)
     rows, cols = found.shape
     null = spectrum.marchenko_pastur_kappa(rows, cols)
+    ends_alone = found.values is None
+    measured = {key: value for key, value in vars(found).items() if key in COLUMNS}
     return {
         "tensor": name,
-        "type": modules(name)[-1],
         "layer": layer_of(name),
         "rows": rows,
         "cols": cols,
         "dtype": str(weight.dtype).removeprefix("torch."),
-        "method": found.method,
-        "sigma_max": found.sigma_max,
-        "sigma_min": found.sigma_min,
+        **measured,
         "kappa": found.kappa,
-        "kappa_error": found.kappa_error,
-        "rank_deficiency": found.rank_deficiency,
-        "log_volume": found.log_volume,
-        "frobenius": found.frobenius,
-        "effective_rank": (
-            math.nan if found.values is None else spectrum.effective_rank(found.values)
-        ),
+        "effective_rank": math.nan if ends_alone else spectrum.effective_rank(found.values),
         # Rudelson & Vershynin, J. ACM 54, 2007
         "stable_rank": (found.frobenius / found.sigma_max) ** 2,
         "kappa_mp": null,
@@ -115,11 +114,6 @@ def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
     return table
 
 
-def digest(table: pd.DataFrame) -> str:
-    """Fingerprint of what a selection depends on: tensors, shapes and κ."""
-    return fingerprint(table[["tensor", "rows", "cols", "kappa"]].values.tolist())
-
-
 def write(table: pd.DataFrame, folder: Path) -> None:
     """Write ``kappa.parquet`` (with metadata) and ``kappa.csv`` into ``folder``, atomically."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
@@ -127,8 +121,7 @@ def write(table: pd.DataFrame, folder: Path) -> None:
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _METADATA: text})
     with replacing(folder / "kappa.parquet") as temporary:
         pq.write_table(arrow, temporary)
-    with replacing(folder / "kappa.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_text(folder / "kappa.csv", table.to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -146,9 +139,13 @@ def read(path: Path) -> pd.DataFrame:
         arrow = pq.ParquetFile(path).read()
         arrow.validate(full=True)
         metadata = json.loads((arrow.schema.metadata or {}).get(_METADATA, b""))
-        table = arrow.to_pandas(ignore_metadata=True)
-        _check(table, metadata)
-    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        table = arrow.select([*COLUMNS]).cast(_SCHEMA).to_pandas(ignore_metadata=True)
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("not_adapted", {}), dict):
+            raise InputError("its metadata are none of a scan's")
+        sizes = table[["kappa", "rows", "cols"]]
+        if not ((sizes >= 1) & (sizes < 2.0**62)).all(axis=None):
+            raise InputError("it holds an impossible κ or size")
+    except (pa.ArrowException, KeyError, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
     table["layer"] = table["layer"].astype("Int64")
@@ -162,23 +159,7 @@ def read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _check(table: pd.DataFrame, metadata: Any) -> None:
-    """Refuse columns that are missing or hold what no scan writes."""
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("not_adapted", {}), dict):
-        raise InputError("its metadata are none of a scan's")
-    for name, kind in COLUMNS.items():
-        if list(table.columns).count(name) != 1:
-            raise InputError(f"it has no column {name!r}, or several")
-        column = table[name]
-        numbers = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
-        if numbers == (kind is str) or (kind is str and not column.map(type).eq(str).all()):
-            raise InputError(f"its column {name!r} holds other values than a scan's")
-    for name in ("kappa", "rows", "cols"):
-        if not table[name].between(1, 2.0**62, inclusive="left").all():
-            raise InputError(f"its column {name!r} holds impossible values")
-
-
-def modules(name: str) -> tuple[str, ...]:
+def _modules(name: str) -> tuple[str, ...]:
     """Modules in a tensor's name, outermost first, without numbers."""
     parts = re.sub(r"\[\d+\]$", "", name).split(".")
     return tuple(p for p in parts if p and not p.isdigit() and p != "weight") or (name,)
@@ -191,7 +172,7 @@ def types_of(names: Iterable[str]) -> dict[str, str]:
     ``h.3.mlp.c_proj.weight`` is a ``mlp.c_proj``, for there is ``attn.c_proj``, too. So encoder and
     decoder, or what sees and what speaks, have types of their own.
     """
-    paths = {name: modules(name) for name in names}
+    paths = {name: _modules(name) for name in names}
     endings = Counter(path[i:] for path in set(paths.values()) for i in range(len(path)))
 
     def shortest(path: tuple[str, ...]) -> str:

@@ -268,7 +268,6 @@ class _Scanner:
     def _keep(self, key: str, row: dict[str, Any]) -> None:
         if self._journal is None:
             return
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
         with open(self._journal, "a", encoding="utf-8") as stream:
             record = {"key": key, "row": row, "sum": fingerprint([key, row])}
             stream.write(json.dumps(record) + "\n")

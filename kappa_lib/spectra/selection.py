@@ -14,9 +14,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kappa_lib.errors import InputError, first_line
-from kappa_lib.files import write_json, write_text
+from kappa_lib.files import fingerprint, write_json, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import adapters, arms, gauge, kappa_table
+from kappa_lib.spectra import adapters, arms, gauge
 from kappa_lib.spectra.scan import scan
 from kappa_lib.text import counted
 from kappa_lib.weights import models
@@ -34,7 +34,7 @@ class Selection:
         seed: of the random draw; ignored by the rules that draw nothing.
         tensors: names in the κ table, sorted.
         parameters: numbers in these tensors.
-        table_hash: :func:`kappa_lib.spectra.kappa_table.digest` of the table.
+        table_hash: fingerprint of the κ table's tensors, shapes and κ.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -161,8 +161,9 @@ def select(
     chosen = rule(pool, count, np.random.default_rng(seed))
     if chosen.empty and arm != arms.ADAPTOR_ONLY:
         raise InputError(f"arm {arm!r}: no tensor of this model fits", "choose another arm")
-    size, origin = arms.parameters(chosen), kappa_table.digest(table)
-    return Selection(arm, words, seed, sorted(chosen["tensor"]), size, origin)
+    origin = fingerprint(table[["tensor", "rows", "cols", "kappa"]].values.tolist())
+    tensors, size = sorted(chosen["tensor"]), arms.parameters(chosen)
+    return Selection(arm, words, seed, tensors, size, origin)
 
 
 def as_lora(table: pd.DataFrame, chosen: Selection, rank: int) -> Selection:
@@ -207,25 +208,22 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
     """The pipeline's selections, written to the files of :func:`path_of`.
 
     An arm that is drawn is drawn anew for each seed of a run, so that its spread over the seeds
-    holds that of the draw. The run of seed 0 has the draw of the profile's ``seed``.
+    holds that of the draw. The run of seed 0 has the draw of the profile's ``seed``. An arm that
+    flips the model's gauge is selected by κ of the flipped model.
 
     Returns:
         Arm → selection; of a drawn arm that of the profile's first seed.
     """
     count = count_for(table, profile.share)
     for arm in profile.arms:
+        ranked = table
+        if arm in profile.gauge and profile.gauge[arm].flip:
+            llm, _ = models.load(profile.model)
+            gauge.flip(llm)
+            ranked = scan(llm)
         for seed in profile.seeds if arm in arms.DRAWN else [0]:
-            chosen = _of_arm(profile, table, arm, count, profile.seed + seed)
+            chosen = select(ranked, profile.rule(arm), count, profile.seed + seed)
             if profile.lora_rank:
                 chosen = as_lora(table, chosen, profile.lora_rank)
-            chosen.save(path_of(profile, arm, seed))
+            replace(chosen, arm=arm).save(path_of(profile, arm, seed))
     return {arm: of_run(profile, arm) for arm in profile.arms}
-
-
-def _of_arm(profile: Profile, table: pd.DataFrame, arm: str, count: int, seed: int) -> Selection:
-    """What an arm trains, by the κ table or by that of the flipped model."""
-    if arm in profile.gauge and profile.gauge[arm].flip:
-        llm, _ = models.load(profile.model)
-        gauge.flip(llm)
-        table = scan(llm)
-    return replace(select(table, profile.rule(arm), count, seed), arm=arm)

@@ -7,7 +7,7 @@ Everything is computed in float64, to which every stored dtype widens exactly.
               bound on κ's error exceeds a tolerance, σ_k is refined against the matrix itself;
               where that is not enough, ``svd``.
 ``extremes``  σ₁ and σ_k alone, from the same product
-              (:mod:`kappa_lib.spectra.extremes`), refined or replaced by ``svd`` by the same rule.
+              (:mod:`kappa_lib.spectra.gram`), refined or replaced by ``svd`` by the same rule.
 ``svd``       LAPACK's SVD: error near κε, at several times the cost.
 """
 
@@ -25,9 +25,8 @@ import torch
 from numpy.linalg import _umath_linalg
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra import extremes
-from kappa_lib.spectra.extremes import Extreme
-from kappa_lib.spectra.gram import SIDE_BY_SIDE, GramOperator
+from kappa_lib.spectra import gram
+from kappa_lib.spectra.gram import SIDE_BY_SIDE, Bounded, GramOperator
 from kappa_lib.theory.checks import EPS, as_matrix, matrix_form, rank_tolerance
 
 METHODS = ("auto", "extremes", "svd")
@@ -144,17 +143,15 @@ def decompose(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown", f"use one of {', '.join(METHODS)}")
-    if method == "svd":
-        return _by_svd(as_matrix(weight, name), device)
-    matrix = matrix_form(weight, name)
-    operator = GramOperator(matrix, device)
-    # The trace, Σ w², tells without another pass over the weights whether all is well with them.
-    if not SMALLEST_TRACE < operator.trace < LARGEST_TRACE:
-        return _by_svd(as_matrix(matrix, name), device)
-    extremes_only = method == "extremes" and operator.k >= EXTREMES_FROM
-    found = (_extremes if extremes_only else _by_gram)(operator)
+    matrix, found = matrix_form(weight, name), None
+    if method != "svd":
+        operator = GramOperator(matrix, device)
+        extremes_only = method == "extremes" and operator.k >= EXTREMES_FROM
+        # The trace, Σ w², tells without another pass over the weights whether they are sound.
+        if SMALLEST_TRACE < operator.trace < LARGEST_TRACE:
+            found = (_extremes if extremes_only else _by_gram)(operator)
     if found is None or found.kappa_error > TOLERANCE:
-        found = _by_svd(matrix, device)
+        found = _by_svd(as_matrix(matrix, name), device)
     return found
 
 
@@ -164,12 +161,12 @@ def _by_gram(operator: GramOperator) -> Spectrum:
     errors = operator.gram_error / np.maximum(values, math.sqrt(operator.trace) * EPS)
     label = "gram (dsyrk, dsyevd)" if operator.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, operator.shape, label)
-    if found.kappa_error <= TOLERANCE or operator.k < extremes.SMALLEST:
+    if found.kappa_error <= TOLERANCE or operator.k < gram.SMALLEST:
         return found
-    factored = extremes.factor(operator, values**2)
+    factored = gram.factor(operator, values**2)
     if factored is None:
         return found
-    end = extremes.refined_smallest(factored, operator, TOLERANCE)
+    end = gram.refined_smallest(factored, operator, TOLERANCE)
     if len(values) > 1 and end.value > values[-2]:  # others of the smallest are lost in rounding
         return found
     values[-1], errors[-1] = end.value, end.error * end.value
@@ -200,14 +197,14 @@ def _for_numpy(product: torch.Tensor) -> bool:
 
 def _extremes(operator: GramOperator) -> Spectrum | None:
     """σ₁ and σ_k alone; None where the Gram matrix can't tell that the rank is full."""
-    factored = extremes.factor(operator)
+    factored = gram.factor(operator)
     if factored is None:
         return None
     largest, smallest = factored.largest, factored.smallest
     routines = "dsyrk, dpotrf" if operator.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
     if _combined(largest, smallest) > TOLERANCE:
-        smallest = extremes.refined_smallest(factored, operator, TOLERANCE)
+        smallest = gram.refined_smallest(factored, operator, TOLERANCE)
         label += ", refined"
     floor = rank_tolerance(operator.shape) * largest.value * (1 + largest.error)
     if not smallest.value * (1 - smallest.error) > floor:
@@ -236,7 +233,7 @@ def _by_svd(matrix: torch.Tensor, device: str) -> Spectrum:
     return _assemble(values, np.full(len(values), error), shape, label)
 
 
-def _combined(largest: Extreme, smallest: Extreme) -> float:
+def _combined(largest: Bounded, smallest: Bounded) -> float:
     """Bound on κ's relative error: κ/κ_true = (σ̂₁/σ₁)(σ_k/σ̂_k)."""
     return math.inf if largest.error >= 1 else (1 + smallest.error) / (1 - largest.error) - 1
 
@@ -249,7 +246,7 @@ def _assemble(
     zeros = int(np.count_nonzero(values <= threshold))
     last = len(values) - zeros - 1
     undecided = bool(np.any(np.abs(values - threshold) <= errors))
-    ends = [Extreme(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
+    ends = [Bounded(float(values[i]), float(errors[i] / values[i])) for i in (0, last)]
     return Spectrum(
         shape=shape,
         method=method,

@@ -6,7 +6,6 @@ anything else. Functions that take ``weight`` expect a matrix (rows, cols).
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from scipy.linalg import subspace_angles
 from scipy.special import ndtri
 
 from kappa_lib.errors import InputError
-from kappa_lib.spectra.gram import GramOperator
+from kappa_lib.spectra.gram import Bounded, GramOperator
 from kappa_lib.spectra.solvers import decompose, eigenpairs, one_thread_in_numpy
 from kappa_lib.theory.checks import as_matrix, as_spectrum, nonzero_spectrum, rank_tolerance
 
@@ -38,25 +37,18 @@ def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
     return decompose(weight).values
 
 
-def condition_number(weight: torch.Tensor | np.ndarray, method: str = "auto") -> float:
+def condition_number(weight: torch.Tensor | np.ndarray) -> float:
     """κ(W) = σ₁/σ_k, eq. (1), with σ_k the smallest that ``checks.rank_tolerance`` keeps."""
-    return decompose(weight, method).kappa
+    return decompose(weight).kappa
 
 
-class Kappa(NamedTuple):
-    """κ of a matrix, and a bound on its relative error |κ - κ_true|/κ_true."""
-
-    value: float
-    error: float
-
-
-def kappa(weight: torch.Tensor | np.ndarray, *, device: str = "cpu") -> Kappa:
+def kappa(weight: torch.Tensor | np.ndarray, *, device: str = "cpu") -> Bounded:
     """κ of a matrix (rows, cols) of any floating-point dtype, and the bound on its error.
 
     Errors are those of :func:`kappa_lib.spectra.solvers.decompose`.
     """
     found = decompose(weight, "extremes", device=device)
-    return Kappa(found.kappa, found.kappa_error)
+    return Bounded(found.kappa, found.kappa_error)
 
 
 def log_volume(s: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from scipy.linalg import hadamard
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import solvers
-from kappa_lib.spectra.extremes import SMALLEST
+from kappa_lib.spectra.gram import SMALLEST
 from kappa_lib.spectra.solvers import METHODS, TOLERANCE, decompose
 
 
