@@ -182,7 +182,7 @@ class Factored:
 
 
 def factor(operator: GramOperator, eigenvalues: np.ndarray | None = None) -> Factored | None:
-    """Bounded eigenvalues of the Gram matrix; None where it is not safely positive definite.
+    """Extreme eigenvalues of the Gram matrix; None where it is not safely positive definite.
 
     Args:
         operator: the matrix, k ≥ ``SMALLEST``.
