@@ -8,10 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv="${1:-$(mktemp -d)}"
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 # Tests of weights, spectra and the command that need none of the extras.
-tests="tests/weights/test_fetch.py tests/weights/test_mirrors.py tests/weights/test_packing.py
-    tests/spectra/test_extremes.py tests/spectra/test_measures.py tests/spectra/test_selection.py
-    tests/spectra/test_solvers.py tests/spectra/test_spectrum.py
-    tests/spectra/test_spectrum_properties.py tests/spectra/test_storage.py tests/test_files.py"
+tests="tests/weights/test_fetch.py tests/weights/test_sources.py tests/weights/test_packing.py
+    tests/spectra/test_gram.py tests/spectra/test_selection.py tests/spectra/test_solvers.py
+    tests/spectra/test_spectrum.py tests/spectra/test_spectrum_properties.py tests/test_files.py"
 PYTHONPATH="$PWD" OMP_NUM_THREADS=1 "$venv/bin/python" - $tests tests/run/test_cli.py <<'PYTHON'
 import json, pathlib, re, subprocess, sys, tomllib
 
