@@ -59,10 +59,10 @@ class _Learner:
         self.peak = profile.peak(selection.arm)
         self.model = experiment.speech_llm(seed, selection)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        groups = [
-            {"params": [parameter], "over": experiment.rates.get(name.removeprefix("llm."), 1.0)}
-            for name, parameter in self.named.items()
-        ]
+        of_rate: dict[float, list[nn.Parameter]] = {}
+        for name, p in self.named.items():
+            of_rate.setdefault(experiment.rates.get(name.removeprefix("llm."), 1.0), []).append(p)
+        groups = [{"params": trained, "over": rate} for rate, trained in of_rate.items()]
         self.optimiser = optim.adamw(groups, self.peak, self.model.llm.device)
         self._items = data.first(profile.tune_utterances)
         lengths = [len(data.features[i]) for i in self._items]
