@@ -44,6 +44,16 @@ class Gauged(BaseModel):
     rms: bool = False  # each tensor's rate is divided by what the gauge does to a step's size
 
 
+class OwnLora(BaseModel):
+    """An arm's LoRA of its own rank and α, whatever size the other arms have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    of: Name  # the rule of the arm's tensors
+    rank: Count
+    alpha: Rate
+
+
 class Profile(BaseModel):
     """Every setting of a run; the YAML files in ``data/profiles`` hold a value for each.
 
@@ -90,6 +100,7 @@ class Profile(BaseModel):
     levels: list[Rate] = []  # higher losses at which a run with a stop_loss is evaluated, too
     arm_lr: dict[str, Rate] = {}  # arm → its own peak learning rate
     gauge: dict[str, Gauged] = {}  # arm → how its model is changed before it is trained
+    lora: dict[str, OwnLora] = {}  # arm → LoRA in place of that of ``lora_rank``
     tune_utterances: Utterances = {}  # corpus → training items for fine-tuning, where not all
 
     _source: str = PrivateAttr("")  # what :func:`load` was given
@@ -98,6 +109,8 @@ class Profile(BaseModel):
     def _consistent(self) -> Self:
         if self.lora_rank and self.spectra:
             raise ValueError("spectra has to be false with a lora_rank: LoRA leaves tensors alone")
+        if self.lora and not self.lora_rank:
+            raise ValueError("lora: without a lora_rank the other arms have no LoRA")
         if (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms:
             raise ValueError("arms: without adaptor_only, since no adaptor is trained")
         if self.stop_loss and self.eval_every < SMOOTHED:
@@ -139,8 +152,9 @@ class Profile(BaseModel):
         return self.arm_lr.get(arm, self.lr)
 
     def rule(self, arm: str) -> str:
-        """The rule of an arm's tensors; another gauge makes another arm of the same rule."""
-        return self.gauge[arm].of if arm in self.gauge else arm
+        """The rule of an arm's tensors; another gauge or LoRA makes another arm of the same."""
+        changed = self.gauge.get(arm) or self.lora.get(arm)
+        return changed.of if changed else arm
 
     def language(self, corpus: str) -> str:
         """Language of a corpus, which decides how its transcripts are compared."""

@@ -63,6 +63,7 @@ OWN = {"folder": "takes", "language": "en", "text": "text"}
         ({"tune_utterances": {"fr": 3}}, "tune_utterances"),
         ({"task": "singing"}, "task"),
         ({"lora_rank": -1}, "lora_rank"),
+        ({"lora": {"selected": {"of": "selected", "rank": 8, "alpha": 8.0}}}, "lora_rank"),
         ({"stop_loss": -0.5}, "stop_loss"),
         ({"levels": [2.5, 1.5]}, "levels"),
         ({"arm_lr": {"nobody": 0.1}}, "arm_lr"),

@@ -1,21 +1,16 @@
-"""What a tensor's spectrum, heads, inputs and gradient say before anything is changed."""
+"""What is read off a tensor beside κ: its spectrum's tail, and κ of what no gauge changes."""
 
 import copy
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from kappa_lib.encoding.damage import Batch, Factors, log_probabilities, loss_of
-from kappa_lib.encoding.information import Moments
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.spectrum import condition_number
 
 # Fewer eigenvalues than this do not make a tail.
 _SHORTEST = 20
@@ -52,85 +47,6 @@ def power_law_tail(s: NDArray[np.float64]) -> tuple[float, float]:
         distances += np.where(seen >= 0, np.abs(fitted - seen), 0.0).max(axis=1).tolist()
     best = int(np.argmin(distances))
     return float(alphas[best]), float(np.exp(logs[starts[best]]))
-
-
-def trace_log_gap(s: NDArray[np.float64], start: float) -> float:
-    """SETOL's trace-log condition as a distance: 0 where it is met (Martin & Hinrichs, 2507.17912).
-
-    With the eigenvalues λ = s² scaled to mean one, Σ log λ over the largest ones is first positive
-    and falls to zero as more are taken in. The condition asks that the tail which the fitted power
-    law starts is the one over which the sum vanishes; the gap is log λ of the first start less
-    that of the second.
-
-    Args:
-        s: spectrum (k,), descending and positive.
-        start: eigenvalue at which :func:`power_law_tail` starts.
-    """
-    eigenvalues = np.square(s) / np.square(s).mean()
-    sums = np.cumsum(np.log(eigenvalues))
-    inside = np.flatnonzero(sums >= 0)
-    last = int(inside[-1]) if len(inside) else 0
-    return math.log(start / np.square(s).mean() / eigenvalues[last])
-
-
-def head_kappa(weight: Tensor, kind: str, width: int) -> float:
-    """Geometric mean of κ over the heads of an attention tensor; κ of the tensor elsewhere.
-
-    Heads of a ``width`` are rows of queries, keys and values, and columns of the output.
-    """
-    parts = (weight,)
-    if kind.endswith(("q_proj", "k_proj", "v_proj")):
-        parts = weight.split(width, dim=0)
-    elif kind.endswith(("o_proj", "out_proj")):
-        parts = weight.split(width, dim=1)
-    return float(np.exp(np.mean([np.log(condition_number(part)) for part in parts])))
-
-
-def input_predictors(factors: Factors, moments: Moments) -> dict[str, float]:
-    """Where the smallest singular direction lies in the input, whose mean is left in.
-
-    ``bottom_power``: power of the input along v_k, over the median of all right singular
-    directions. ``bottom_overlap``: cos² of v_k with the input's dominant direction, of which
-    ``dominant_share`` is the share in the input's power.
-    """
-    second = moments.second
-    powers = ((factors.right @ second) * factors.right).sum(1)
-    values, vectors = torch.linalg.eigh(second)
-    return {
-        "bottom_power": float(powers[-1] / powers.median()),
-        "bottom_overlap": float((factors.right[-1] @ vectors[:, -1]).square()),
-        "dominant_share": float(values[-1] / values.sum()),
-    }
-
-
-def gradients(llm: PreTrainedModel, names: Sequence[str], batches: Sequence[Batch]) -> list[dict]:
-    """How large a tensor's gradient is; the model is frozen, also afterwards.
-
-    Returns:
-        A row a tensor, with ``gradient``: ‖G‖‖W‖ with G the mean over the windows, the loss' change
-        for a relative change along it.
-    """
-    count = sum(len(batch.targets) for batch in batches)
-    parameters = dict(llm.named_parameters())
-    chosen = [parameters[name] for name in names]
-    sums = [torch.zeros(p.shape, dtype=torch.float64) for p in chosen]
-    try:
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        for batch in batches:
-            losses = loss_of(log_probabilities(llm, batch), batch.targets)
-            for number, loss in enumerate(losses):
-                found = torch.autograd.grad(loss, chosen, retain_graph=number + 1 < len(losses))
-                for total, gradient in zip(sums, found, strict=True):
-                    total += gradient
-    finally:
-        for parameter in chosen:
-            parameter.requires_grad_(False)
-    rows = []
-    for name, weight, total in zip(names, chosen, sums, strict=True):
-        mean = math.sqrt(float((total / count).square().sum()))
-        rows.append({"tensor": name, "gradient": mean * float(weight.detach().double().norm())})
-    return rows
 
 
 @torch.no_grad()

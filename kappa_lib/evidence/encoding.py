@@ -1,7 +1,7 @@
 """Does κ track what a tensor encodes? The tables of the encoding study, and what goes with what.
 
-The tables are those of :mod:`kappa_lib.encoding.study`. Ranks are correlated within module types,
-and whole layers are the units of an interval.
+The tables are those of ``tools/tensors.py`` and its forerunners. Ranks are correlated within module
+types, and whole layers are the units of an interval.
 """
 
 from pathlib import Path

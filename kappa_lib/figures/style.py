@@ -39,6 +39,7 @@ ARM_COLOURS = {
     "key": "#117733",
     "adaptor_only": "#BBBBBB",
     "all": COLOURS[7],
+    "peft_default": "#6699CC",
 }
 STYLE = {
     "figure.dpi": 100,

@@ -2,11 +2,10 @@
 
 import pandas as pd
 
-from kappa_lib.encoding import study
 from kappa_lib.evidence.runs import runs
 from kappa_lib.files import alone, write_text
 from kappa_lib.profiles import Profile
-from kappa_lib.spectra import kappa_table, scan, selection
+from kappa_lib.spectra import scan, selection
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.speech import features
 from kappa_lib.training import text_task
@@ -28,11 +27,6 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
         speech = profile.task == "speech"
         data = features.load(profile) if speech else text_task.load(profile)
         table = scan.scan_stage(profile)
-        if any("input_kappa" in arm for arm in profile.arms) and "input_kappa" not in table:
-            path = profile.folder / kappa_table.INPUTS  # κ of WΣ_X^½ of every tensor, on real text
-            if not path.is_file():
-                study.Study(study.Settings(model=profile.model), path.parent).run()
-            table = kappa_table.read(profile.folder)
         arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if speech else TextExperiment(profile, data), arms
 

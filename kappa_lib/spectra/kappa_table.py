@@ -54,11 +54,11 @@ _SCHEMA = pa.schema(
 _METADATA = b"kappa_lib"
 # Inside a layer, where names are those of Llama.
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# Beside the table, what the encoding study measures of the same tensors on their real inputs.
+# Beside the table, what is measured of the same tensors on their real inputs.
 INPUTS = Path("encoding") / "tensors.csv"
 WITH_INPUTS = (
-    "measure it with `python -m kappa_lib.encoding.study --only tensors --model MODEL"
-    " --out FOLDER/encoding`, FOLDER being the one of kappa.parquet"
+    "measure it in a clone with `python -m tools.tensors --model MODEL --out FOLDER/encoding`,"
+    " FOLDER being the one of kappa.parquet"
 )
 
 

@@ -166,15 +166,18 @@ def select(
     return Selection(arm, words, seed, tensors, size, origin)
 
 
-def as_lora(table: pd.DataFrame, chosen: Selection, rank: int) -> Selection:
+def as_lora(
+    table: pd.DataFrame, chosen: Selection, rank: int, everywhere: bool = True
+) -> Selection:
     """A selection as LoRA trains it, with as many parameters as ``rank`` has on every candidate.
 
-    Arms of a few matrices get a higher rank; the nearest whole one, so sizes differ a little.
-    LoRA on a matrix of m × n has rank · (m + n) parameters (Hu et al. 2022, section 4.1).
+    Arms of a few matrices get a higher rank; the nearest whole one, so sizes differ a little. Not
+    ``everywhere``, the rank is theirs. LoRA on a matrix of m × n has rank · (m + n) parameters (Hu
+    et al. 2022, section 4.1).
     """
     lengths = candidates(table).set_index("tensor")[["rows", "cols"]].sum(axis=1)
     own = int(lengths[chosen.tensors].sum())
-    found = max(1, round(rank * int(lengths.sum()) / own))
+    found = max(1, round(rank * int(lengths.sum()) / own)) if everywhere else rank
     return replace(chosen, rule=f"{chosen.rule}; LoRA of rank {found}", parameters=found * own)
 
 
@@ -223,7 +226,9 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
             ranked = scan(llm)
         for seed in profile.seeds if arm in arms.DRAWN else [0]:
             chosen = select(ranked, profile.rule(arm), count, profile.seed + seed)
-            if profile.lora_rank:
+            if arm in profile.lora:
+                chosen = as_lora(table, chosen, profile.lora[arm].rank, everywhere=False)
+            elif profile.lora_rank:
                 chosen = as_lora(table, chosen, profile.lora_rank)
             replace(chosen, arm=arm).save(path_of(profile, arm, seed))
     return {arm: of_run(profile, arm) for arm in profile.arms}

@@ -24,8 +24,8 @@ from kappa_lib.weights.safetensors_files import load_tensors, save_tensors
 VERSION = 2  # raise when a change to the code changes what a run computes
 WARM_KEYS = ("model", "encoder", "dtype", "warm_steps", "warm_batch", "warm_lr")
 EVAL_KEYS = ("max_new_tokens", "text_tokens")
-# LoRA's α over its rank, the factor on BA. The same for every arm: where α alone is the same, an
-# arm of a higher rank is scaled down, and learns less for no reason of its own.
+# LoRA's α over its rank, the factor on BA, of every arm that has no LoRA of its own: where α alone
+# is the same, an arm of a higher rank is scaled down, and learns less for no reason of its own.
 LORA_SCALE = 2.0
 
 
@@ -75,7 +75,8 @@ class Experiment:
             names = selection.tensors
             self.rates = self._regauge(selection.arm, seed)
             if self.profile.lora_rank:
-                names = insert_lora(self.llm, selection, seed)
+                own = self.profile.lora.get(selection.arm)
+                names = insert_lora(self.llm, selection, seed, own and own.alpha)
         model.unfreeze(names)
         return model
 
@@ -160,7 +161,9 @@ class Experiment:
         return found
 
 
-def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[str]:
+def insert_lora(
+    llm: PreTrainedModel, selection: Selection, seed: int, alpha: float | None = None
+) -> list[str]:
     """Put LoRA's pair of matrices (Hu et al. 2022, arXiv 2106.09685) beside each selected one.
 
     The model is changed in place, by PEFT. B is zero, so that the model begins as it was; A is
@@ -171,6 +174,7 @@ def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[s
         selection: of :func:`kappa_lib.spectra.selection.as_lora`; its size gives the rank, and the
             model has its tensors.
         seed: of the draw.
+        alpha: LoRA's α, by default ``LORA_SCALE`` times the rank.
 
     Returns:
         Names of the new parameters.
@@ -179,7 +183,8 @@ def insert_lora(llm: PreTrainedModel, selection: Selection, seed: int) -> list[s
 
     known = dict(llm.named_parameters())
     rank = selection.parameters // sum(sum(known[name].shape) for name in selection.tensors)
-    config = LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, **selection.peft_targets())
+    alpha = LORA_SCALE * rank if alpha is None else alpha
+    config = LoraConfig(r=rank, lora_alpha=alpha, **selection.peft_targets())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, llm)

@@ -29,6 +29,7 @@ _NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "spectra
     "train_utterances",
     "test_utterances",
     "corpora",
+    "lora",
 }
 
 
@@ -40,6 +41,7 @@ def settings(profile: Profile) -> dict[str, Any]:
 
 def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[str, Any]:
     """Everything that decides a run's metrics."""
+    own = experiment.profile.lora.get(selection.arm)
     return {
         **experiment.describe(*WARM_KEYS, *EVAL_KEYS),
         **settings(experiment.profile),
@@ -47,6 +49,7 @@ def run_config(experiment: Experiment, selection: Selection, seed: int) -> dict[
         "tensors": fingerprint(selection.tensors),
         "parameters": selection.parameters,
         "seed": seed,
+        **({"lora": own.model_dump()} if own else {}),
     }
 
 

@@ -5,7 +5,7 @@ from tiny import llama
 from torch.nn import functional
 
 from kappa_lib.encoding.damage import Batch, Reference, noise_cost
-from kappa_lib.encoding.predictors import gradients
+from tools.tensors import gradients
 
 NAMES = [
     "model.layers.0.self_attn.v_proj.weight",

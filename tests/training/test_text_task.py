@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.runs import runs
@@ -79,6 +80,26 @@ def test_lora_arms_have_equally_many_parameters_and_pefts_count():
         assert chosen.parameters == wrapped.get_nb_trainable_parameters()[0]
     few, every = (as_lora(table, select(table, arm, 4), 8) for arm in ("selected", "all"))
     assert abs(few.parameters / every.parameters - 1) < 0.05  # half a rank of few matrices
+
+
+@pytest.mark.slow
+def test_an_arm_of_peft_s_default_has_its_rank_and_scale(profile):
+    usual = LoraConfig()
+    own = {"like_peft": {"of": "selected", "rank": usual.r, "alpha": float(usual.lora_alpha)}}
+    own = profile(arms=["selected", "like_peft"], lora=own, seeds=[0], steps=1)
+    experiment, arms = stages.prepare(own)
+    assert arms["like_peft"].tensors == arms["selected"].tensors
+    wrapped = get_peft_model(tiny.llama(), LoraConfig(**arms["like_peft"].peft_targets()))
+    assert arms["like_peft"].parameters == wrapped.get_nb_trainable_parameters()[0]
+    scales = {}
+    for arm, chosen in arms.items():
+        experiment.speech_llm(0, chosen)
+        layers = (m for m in experiment.llm.modules() if isinstance(m, LoraLayer))
+        scales[arm] = next(layers).scaling["default"]
+    assert scales == {"selected": 2.0, "like_peft": usual.lora_alpha / usual.r}
+    config = {arm: trainer.run_config(experiment, chosen, 0) for arm, chosen in arms.items()}
+    assert "lora" not in config["selected"]  # whose earlier runs stay the same runs
+    assert config["like_peft"]["lora"] == own.lora["like_peft"].model_dump()
 
 
 def test_inserted_matrices_change_nothing_until_they_are_trained():

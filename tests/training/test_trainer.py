@@ -143,18 +143,6 @@ def test_the_adaptor_alone_learns_and_forgets_nothing(finished, tmp_path, monkey
     assert all(torch.equal(now[n], original[n]) for n in original)
 
 
-def test_arms_by_input_kappa_have_it_measured_once(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
-    profile = tiny.profile(model, arms=["lowest_input_kappa", "highest_input_kappa"])
-    _, chosen = stages.prepare(profile)
-    path = profile.folder / kappa_table.INPUTS
-    measured = pd.read_csv(path).set_index("tensor")["input_kappa"]
-    low, high = (measured[chosen[arm].tensors] for arm in profile.arms)
-    assert low.max() < high.min()
-    monkeypatch.setattr(stages.study, "Study", lambda *_: pytest.fail("measured again"))
-    assert stages.prepare(profile)[1] == chosen
-
-
 def test_a_shared_start_serves_every_seed(finished, monkeypatch):
     profile, experiment, arms, *_ = finished
     other = copy.copy(experiment)
