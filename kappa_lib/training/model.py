@@ -171,10 +171,13 @@ class SpeechLLM(nn.Module):
             places = (mask.cumsum(dim=1) - 1).clamp(min=0)
             given["position_ids"] = places[:, cache.get_seq_length() :]
             with autocast(self.llm):
-                found = self.llm(
-                    **given, attention_mask=mask, past_key_values=cache, logits_to_keep=1
-                )
-            tokens = found.logits[:, -1].argmax(dim=-1)
+                hidden = self.llm.get_decoder()(
+                    **given, attention_mask=mask, past_key_values=cache
+                ).last_hidden_state
+                # As a matrix: of a slice of three dimensions in bf16 torch copies the output layer's
+                # weights for every utterance, 9 GB of a vocabulary of 150,000.
+                logits = self.llm.get_output_embeddings()(hidden[:, -1])
+            tokens = logits.argmax(dim=-1)
             for answer, token in zip(going, tokens.tolist(), strict=True):
                 answer.append(token)
             left = (tokens != self.end).nonzero().flatten()

@@ -84,6 +84,17 @@ def test_batched_transcripts_equal_single_ones(talkative):
     assert len(set(together)) == 3
 
 
+def test_the_output_layer_is_given_a_matrix_with_a_row_an_utterance(talkative):
+    """Of a slice of three dimensions in bf16 torch copies its weights for every utterance."""
+    seen, speech = [], features(9, 30, 17)
+    head = talkative.llm.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    talkative.transcribe(speech, max_new_tokens=2)
+    hook.remove()
+    assert {len(shape) for shape in seen} == {2}
+    assert seen[0][0] == len(speech)
+
+
 @pytest.mark.parametrize("ended", range(5))
 def test_transcripts_are_those_of_generate(talkative, monkeypatch, ended):
     """An utterance that leaves the batch at its end changes nothing for those that stay."""
