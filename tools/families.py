@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from kappa_lib import paths, text
-from kappa_lib.encoding.predictors import invariant_kappa
 from kappa_lib.files import read_json, write_json, write_text
 from kappa_lib.spectra import gauge, selection
+from kappa_lib.spectra.invariant import invariant_kappa
 from kappa_lib.spectra.scan import scan
 from kappa_lib.weights import models
 

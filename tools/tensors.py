@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kappa_lib import provenance
-from kappa_lib.encoding import damage, information, predictors
+from kappa_lib.encoding import damage, information
 from kappa_lib.encoding.damage import Batch, Factors, log_probabilities, loss_of
 from kappa_lib.encoding.information import Moments, input_moments
 from kappa_lib.encoding.study import Settings, Study
@@ -30,8 +30,9 @@ from kappa_lib.evidence.encoding import with_volume
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.progress import track
 from kappa_lib.spectra import gauge
+from kappa_lib.spectra.invariant import invariant_kappa
 from kappa_lib.spectra.scan import scan
-from kappa_lib.spectra.spectrum import condition_number
+from kappa_lib.spectra.spectrum import condition_number, power_law_tail
 from kappa_lib.text import text_metadata
 from kappa_lib.training.evaluation import KINDS
 from kappa_lib.weights import models
@@ -157,7 +158,7 @@ class Table:
         table = with_volume(study.table).rename(columns={"volume_lost": "volume_loss"})
         table = table.merge(found, on="tensor", validate="one_to_one")
         if study.llm.config.model_type in gauge.MODELS:
-            table["invariant_kappa"] = table["tensor"].map(predictors.invariant_kappa(study.llm))
+            table["invariant_kappa"] = table["tensor"].map(invariant_kappa(study.llm))
         table["kappa_goal"] = table["tensor"].map(study.goal)
         table["kappa_reversed"] = table["tensor"].map(self._after_surgery())
         if not (path := self.path(windows, "gradients")).is_file():
@@ -186,7 +187,7 @@ class Table:
             sigma = factors.sigma.numpy()
             real = information.output_spectrum(weight, root(given))
             points = information.principal_samples(weight, given.sample, seed=row.Index)
-            alpha, start = predictors.power_law_tail(sigma)
+            alpha, start = power_law_tail(sigma)
             found.append(
                 {
                     "tensor": row.tensor,

@@ -30,6 +30,10 @@ _GRAM_LIMIT = 1e5
 _DIRECTIONS = 8
 # Angles between subspaces below this, in radians, are rounding of float64's vectors.
 _RESOLVED = 1e-12
+# Fewer eigenvalues than this do not make a tail.
+_SHORTEST = 20
+# Tails fitted together: few enough for their numbers to stay in the cache.
+_TAILS_AT_ONCE = 32
 
 
 def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -60,6 +64,37 @@ def effective_rank(s: np.ndarray) -> float:
     """exp of the Shannon entropy of σᵢ/Σσ, in [1, k] (Roy & Vetterli, EUSIPCO 2007)."""
     p = nonzero_spectrum(as_spectrum(s, descending=True)) / np.sum(s)
     return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def power_law_tail(s: np.ndarray) -> tuple[float, float]:
+    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
+
+    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
+    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
+    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
+
+    Returns:
+        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
+        or a flat spectrum.
+    """
+    logs = 2.0 * np.log(np.sort(s[s > 0]))
+    n = len(logs)
+    if n < _SHORTEST or logs[0] == logs[-1]:
+        return math.nan, math.nan
+    sizes = n - np.arange(n - 1)
+    excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
+    # The last few starts can coincide with the maximum, which leaves no tail to fit.
+    starts = np.flatnonzero(excess > 0)
+    alphas = 1.0 + sizes[starts] / excess[starts]
+    distances: list[float] = []
+    for i in np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE)):
+        first, alpha = starts[i, None], alphas[i, None]  # a row per tail
+        seen = (np.arange(n) - first) / (n - first)
+        fitted = -np.expm1((1.0 - alpha) * np.maximum(logs - logs[first], 0.0))
+        # What lies before a tail's start is no part of it.
+        distances += np.where(seen >= 0, np.abs(fitted - seen), 0.0).max(axis=1).tolist()
+    best = int(np.argmin(distances))
+    return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
 def marchenko_pastur_kappa(rows: int, cols: int) -> float:

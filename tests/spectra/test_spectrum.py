@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from kappa_lib.errors import InputError
 from kappa_lib.spectra import spectrum
@@ -153,3 +154,30 @@ def test_spectral_change_of_an_untouched_matrix_is_nothing():
 def test_spectral_change_refuses_another_matrix():
     with pytest.raises(InputError, match="12×30 and 30×12"):
         spectrum.spectral_change(torch.from_numpy(WEIGHT), torch.from_numpy(WEIGHT.T))
+
+
+@pytest.mark.parametrize("alpha", [1.8, 2.5, 4.0])
+def test_exponent_of_a_power_law_is_found(alpha):
+    eigenvalues = stats.pareto.rvs(alpha - 1, size=3000, random_state=1)
+    s = np.sqrt(np.sort(eigenvalues)[::-1])
+    assert spectrum.power_law_tail(s)[0] == pytest.approx(alpha, rel=0.1)
+
+
+def test_exponent_is_scipys_for_some_start_of_the_tail_and_fits_best():
+    s = np.sort(
+        np.linalg.svd(np.random.default_rng(0).standard_normal((60, 200)), compute_uv=False)
+    )[::-1]
+    eigenvalues = np.sort(s**2)
+    fits = []
+    for start in eigenvalues[:-1]:
+        tail = eigenvalues[eigenvalues >= start]
+        shape = stats.pareto.fit(tail, floc=0, fscale=start)[0]
+        fitted = stats.pareto.cdf(tail, shape, scale=start)
+        fits.append((np.abs(fitted - np.arange(len(tail)) / len(tail)).max(), shape + 1))
+    assert spectrum.power_law_tail(s)[0] == pytest.approx(min(fits)[1], rel=1e-6)
+    assert spectrum.power_law_tail(7 * s)[0] == pytest.approx(min(fits)[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("s", [np.ones(50), np.arange(10, 0, -1.0)], ids=["flat", "short"])
+def test_no_tail_has_no_exponent(s):
+    assert np.isnan(spectrum.power_law_tail(s)[0])

@@ -11,9 +11,9 @@ import torch
 
 from kappa_lib.encoding.damage import Factors
 from kappa_lib.encoding.information import Moments
-from kappa_lib.encoding.predictors import power_law_tail
 from kappa_lib.encoding.study import Settings, Study
 from kappa_lib.spectra import kappa_table, scan, selection
+from kappa_lib.spectra.spectrum import power_law_tail
 from tools import tensors
 
 SMALL = {"input_windows": 4, "input_length": 32, "blocks": 2, "length": 8}

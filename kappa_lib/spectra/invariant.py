@@ -1,52 +1,13 @@
-"""What is read off a tensor beside κ: its spectrum's tail, and κ of what no gauge changes."""
+"""κ of what no change of gauge touches, beside which κ of a matrix is a choice of coordinates."""
 
 import copy
-import math
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.scan import scan
-
-# Fewer eigenvalues than this do not make a tail.
-_SHORTEST = 20
-# Tails fitted together: few enough for their numbers to stay in the cache.
-_TAILS_AT_ONCE = 32
-
-
-def power_law_tail(s: NDArray[np.float64]) -> tuple[float, float]:
-    """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
-
-    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
-    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
-    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
-
-    Returns:
-        α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
-        or a flat spectrum.
-    """
-    logs = 2.0 * np.log(np.sort(s[s > 0]))
-    n = len(logs)
-    if n < _SHORTEST or logs[0] == logs[-1]:
-        return math.nan, math.nan
-    sizes = n - np.arange(n - 1)
-    excess = np.cumsum(logs[::-1])[::-1][:-1] - sizes * logs[:-1]
-    # The last few starts can coincide with the maximum, which leaves no tail to fit.
-    starts = np.flatnonzero(excess > 0)
-    alphas = 1.0 + sizes[starts] / excess[starts]
-    distances: list[float] = []
-    for i in np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE)):
-        first, alpha = starts[i, None], alphas[i, None]  # a row per tail
-        seen = (np.arange(n) - first) / (n - first)
-        fitted = -np.expm1((1.0 - alpha) * np.maximum(logs - logs[first], 0.0))
-        # What lies before a tail's start is no part of it.
-        distances += np.where(seen >= 0, np.abs(fitted - seen), 0.0).max(axis=1).tolist()
-    best = int(np.argmin(distances))
-    return float(alphas[best]), float(np.exp(logs[starts[best]]))
 
 
 @torch.no_grad()
