@@ -34,6 +34,7 @@ ROWS = {
     "smallest − largest κ, 600 steps": ("long", *EQUAL),
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
     "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
+    "LoRA, Qwen 0.5B: smallest κ − every matrix": ("text_qwen", "selected", "all"),
     "LoRA, early: smallest κ − every matrix": ("text_early", "selected", "all"),
     "LoRA, early: smallest κ − random": ("text_early", "selected", "random"),
     "LoRA, early: smallest κ − random of the same types": (
@@ -219,6 +220,11 @@ def test_numbers_in_sentences_of_the_readme():
     assert f"German (loss {lower - higher:+.3f})" in told
     _, first, second, *_ = compared("smallest − largest κ, ten epochs", "kl")
     assert f"(KL {first:.3f} against {second:.3f}), but at equal held-out loss" in told
+    qwen = "LoRA, Qwen 0.5B: smallest κ − every matrix"
+    _, first, second, *difference = compared(qwen, "kl")
+    assert f"seeds (KL {first:.3f} against {second:.3f}), which leaves it" in told
+    assert interval(difference, 3) in told
+    assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
 
@@ -259,6 +265,10 @@ def test_numbers_in_sentences_of_the_findings():
     assert apart.shape == (5, 4)
     assert (apart > 0).all()
     assert "is {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*apart[:, -1]) in told
+    _, first, second, *_ = compared("LoRA, Qwen 0.5B: smallest κ − every matrix", "kl")
+    assert f"the KL is {first:.3f} with LoRA on the smallest κ and {second:.3f}" in told
+    kl = ends("text_qwen", "selected", "all")["kl"]
+    assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
     (decision,) = (c.decision for c in claims.load(REFERENCE / "study") if c.id == "new-text-task")
     assert decision.verdict == "fails"
     p = decision.note.removeprefix("p = ").removesuffix(" by Holm")

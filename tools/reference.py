@@ -34,7 +34,8 @@ KEPT = (
     "bench.*",
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("gauge", "cause", "understood", "type", "long", "text", "text_early", "turn")
+PROFILES = ("gauge", "cause", "understood", "type", "long", "turn")
+PROFILES += ("text", "text_qwen", "text_early")
 # Figures that the report of a profile shows, or the page of all runs; notebook 8 draws gauge's.
 CURVES = ("wer_over_training", "forgetting_over_training", "learning_against_forgetting")
 SHOWN = {
@@ -42,7 +43,7 @@ SHOWN = {
     "study": (*CURVES, "paired_differences"),
     **dict.fromkeys(("turn", "long"), ("wer_over_training",)),
     **dict.fromkeys(("cause", "understood", "type", "text_early"), ("paired_differences",)),
-    "text": ("learning_against_forgetting", "paired_differences"),
+    **dict.fromkeys(("text", "text_qwen"), ("learning_against_forgetting", "paired_differences")),
 }
 # What marks a finished run, and what to call for one.
 FINISHED = {
