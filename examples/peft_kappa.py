@@ -1,8 +1,8 @@
 """Fine-tune with PEFT on the matrices with the smallest κ, and on a control that κ did not choose.
 
 Both arms put LoRA of one rank on as many matrices of the same module types; the second draws them
-at random. The task is German sentences, the probe for forgetting English text that neither arm
-trains on. One seed shows no spread: a difference here is no result.
+at random. The task is to model German sentences; forgetting is measured on English text that
+neither arm trains on. One seed shows no spread, so a difference here is not evidence.
 
     python examples/peft_kappa.py        # about five minutes on two cores
 """

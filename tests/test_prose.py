@@ -75,7 +75,7 @@ def test_notebook_7_on_the_two_senses(study):
     says(SEVENTH, start, said, f"way in {ways[1]}.")
     ideal, real = decision("encoding-capacity").parts.values()
     share = f"the correlation is {100 * real.estimate / ideal.estimate:.0f} % of that"
-    says(SEVENTH, "**We find** that κ may or may not usefully rank", share)
+    says(SEVENTH, "**We find** that it is undecided whether κ usefully", share)
     assert ideal.verdict == "undecided"
 
 
@@ -146,7 +146,7 @@ def test_notebook_6_answers_as_its_table_does():
         "LoRA, early: smallest κ − at random",
     ]
     assert "lower" not in set(kl)
-    says("notebooks/06_is_it_kappa", "**Not on this evidence**", "forgot *more* by KL")
+    says("notebooks/06_is_it_kappa", "**Not on this evidence**", "By KL the matrices of smallest κ forgot *more*")
 
 
 def test_a_number_that_moved_is_seen():

@@ -23,7 +23,7 @@ from kappa_lib.text import counted
 WRONG = 2  # exit status of an error that a person can act on
 
 app = typer.Typer(
-    help="The condition number κ of a model's matrices: measured, and trained by.",
+    help="The condition number κ of a model's matrices: measure it, and choose tensors by it.",
     epilog="Begin with `kappa scan smollm2-135m -o out`, then look at out/kappa.html.",
     rich_markup_mode=None,  # boxes neither wrap well nor read well in a log
     pretty_exceptions_enable=False,
@@ -57,7 +57,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-VERSION = Option("--version", callback=_version, is_eager=True, help="Show it and exit.")
+VERSION = Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
 
 
 @app.callback()
@@ -71,12 +71,12 @@ def _common(
 @app.command(epilog="Example: kappa scan Qwen/Qwen3-0.6B -o out --exclude '*.mlp.*'")
 def scan(
     source: Annotated[str, Argument(help=SOURCE)],
-    out: Annotated[Path | None, Option("--out", "-o", help="For table and kappa.html.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder for both outputs.")] = None,
     compare: Annotated[str | None, Option(help="A checkpoint trained from SOURCE.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option()] = "auto",
     method: Annotated[Literal["auto", "extremes", "svd"], Option(help=METHOD)] = "auto",
     include: Annotated[Several, Option(metavar="PATTERN", help=INCLUDE)] = None,
-    exclude: Annotated[Several, Option(metavar="PATTERN", help="Not these; repeatable.")] = None,
+    exclude: Annotated[Several, Option(metavar="PATTERN", help="Skip these; repeatable.")] = None,
 ) -> None:
     """Measure κ of every matrix of a checkpoint, and what training changed of it."""
     from kappa_lib.spectra.compare import compare as compared
@@ -130,7 +130,7 @@ def select(
     list_arms: Annotated[bool, LIST] = False,
     count: Annotated[int | None, Option(help="How many tensors.")] = None,
     share: Annotated[float | None, Option(help=SHARE)] = None,
-    seed: Annotated[int, Option(help="Of random arms.")] = 0,
+    seed: Annotated[int, Option(help="Seed of random arms.")] = 0,
     out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
 ) -> None:
     """Choose tensors from a κ table: as JSON, for PEFT and for Axolotl."""
@@ -162,12 +162,12 @@ def select(
 @app.command(epilog="Example: kappa regauge smollm2-135m -o same-function --seed 1")
 def regauge(
     model: Annotated[str, Argument(help="Folder of safetensors, a model hub id, or smollm2-135m.")],
-    out: Annotated[Path, Option("--out", "-o", metavar="FOLDER", help="New; the checkpoint's.")],
-    seed: Annotated[int, Option(help="Of the draw.")] = 0,
+    out: Annotated[Path, Option("--out", "-o", metavar="FOLDER", help="New folder to write to.")],
+    seed: Annotated[int, Option(help="Seed of the random factors.")] = 0,
     dose: Annotated[int, Option(min=1, help=DOSE)] = 6,
     flip: Annotated[bool, Option("--flip", help="Make κ of the MLP the largest instead.")] = False,
 ) -> None:
-    """Write a checkpoint that computes the same, bit for bit, and has another κ."""
+    """Write a checkpoint with the same outputs, bit for bit, but another κ."""
     from kappa_lib.spectra import gauge
     from kappa_lib.weights import models
 
@@ -185,7 +185,7 @@ def init_profile(
     speech: Annotated[Path, Option(metavar="FOLDER", help=SPEECH)],
     language: Annotated[str, Option(help="en, de, ...")],
     out: Annotated[Path, Option("--out", "-o", metavar="FILE.yaml")],
-    text: Annotated[str, Option(metavar="COLUMN", help="Of the transcripts.")] = "text",
+    text: Annotated[str, Option(metavar="COLUMN", help="Transcript column.")] = "text",
     model: Annotated[str, Option(help="A Llama model's folder or hub id.")] = "smollm2-135m",
 ) -> None:
     """Write a profile for speech and a model of yours."""
@@ -216,9 +216,9 @@ def train(
     seed: Annotated[list[int] | None, Option(help="Repeatable; else the profile's.")] = None,
     settings: Annotated[Several, SET] = None,
 ) -> None:
-    """Train the arms of a profile, or go on with them.
+    """Train the arms of a profile, or resume them.
 
-    Several GPUs train several arms: CUDA_VISIBLE_DEVICES=1 kappa train --arm inverse
+    For several GPUs, one process per arm: CUDA_VISIBLE_DEVICES=1 kappa train --arm inverse
     """
     values = dict(map(profiles.parse_setting, settings or []))
     asked = {key: given for key, given in (("arms", arm), ("seeds", seed)) if given}
