@@ -65,7 +65,7 @@ def _peft(weight: torch.Tensor) -> float:
 
 
 def _plain_gram(weight: torch.Tensor) -> float:
-    """The least that any route by eigenvalues of the Gram matrix does, without error bounds."""
+    """The plain route by a Gram matrix: all its eigenvalues, without error bounds."""
     wide = weight.double()
     wide = wide if wide.shape[0] >= wide.shape[1] else wide.T
     squares = torch.linalg.eigvalsh(wide.T @ wide)
