@@ -20,6 +20,7 @@ CORPORA = {
 }
 # Steps over which a loss is averaged before it may stop a run; an evaluation begins anew.
 SMOOTHED = 20
+_OF_ARMS = ("arm_lr", "gauge", "lora")  # keys that say something of single arms
 _REFERENCE = "reference/"
 _FILES = paths.DATA / "profiles"
 
@@ -111,7 +112,8 @@ class Profile(BaseModel):
             raise ValueError("spectra has to be false with a lora_rank: LoRA leaves tensors alone")
         if self.lora and not self.lora_rank:
             raise ValueError("lora: without a lora_rank the other arms have no LoRA")
-        if (self.task != "speech" or self.lora_rank) and "adaptor_only" in self.arms:
+        silent = "adaptor_only" in map(self.rule, self.arms)
+        if (self.task != "speech" or self.lora_rank) and silent:
             raise ValueError("arms: without adaptor_only, since no adaptor is trained")
         if self.stop_loss and self.eval_every < SMOOTHED:
             raise ValueError(
@@ -120,8 +122,11 @@ class Profile(BaseModel):
             )
         if self.levels and not 0 < self.stop_loss < min(self.levels):
             raise ValueError("levels have to lie above stop_loss, at which a run ends")
-        if unknown := set(self.arm_lr) - set(self.arms):
-            raise ValueError(f"arm_lr: {', '.join(sorted(unknown))} is not among the arms")
+        for key in _OF_ARMS:
+            if unknown := set(getattr(self, key)) - set(self.arms):
+                raise ValueError(f"{key}: {', '.join(sorted(unknown))} is not among the arms")
+        if both := set(self.gauge) & set(self.lora):
+            raise ValueError(f"lora: {', '.join(sorted(both))} is in gauge, too; name it in one")
         if taken := set(self.corpora) & set(CORPORA):
             raise ValueError(f"corpora: {', '.join(sorted(taken))} has another meaning")
         for name, own in self.corpora.items():
@@ -146,10 +151,6 @@ class Profile(BaseModel):
         if self._source.startswith(_REFERENCE):
             return paths.results("shown") / self._source.removeprefix(_REFERENCE)
         return self.folder
-
-    def peak(self, arm: str) -> float:
-        """The peak learning rate of an arm."""
-        return self.arm_lr.get(arm, self.lr)
 
     def rule(self, arm: str) -> str:
         """The rule of an arm's tensors; another gauge or LoRA makes another arm of the same."""
@@ -250,7 +251,9 @@ def _committed(source: str, overrides: dict[str, Any]) -> Profile:
     if not runs:
         raise InputError(f"{folder}: no committed run", "name a folder of results/reference")
     there = {"arms": list(dict.fromkeys(a for a, _ in runs)), "seeds": sorted({s for _, s in runs})}
-    # Not checked again: settings of arms that were not run are no mistake.
+    of_arms = {key: getattr(planned, key) for key in _OF_ARMS}
+    for key, of in of_arms.items():
+        there[key] = {arm: own for arm, own in of.items() if arm in there["arms"]}
     planned = planned.model_copy(update=there)
     return checked(planned.model_dump() | overrides, source) if overrides else planned
 

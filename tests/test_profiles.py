@@ -37,6 +37,8 @@ def test_the_share_is_the_paper_s():
 
 
 OWN = {"folder": "takes", "language": "en", "text": "text"}
+LORA, GAUGED = {"of": "selected", "rank": 8, "alpha": 8.0}, {"of": "selected"}
+LEARNED = {"lora_rank": 8, "spectra": False}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,11 @@ OWN = {"folder": "takes", "language": "en", "text": "text"}
         ({"tune_utterances": {"fr": 3}}, "tune_utterances"),
         ({"task": "singing"}, "task"),
         ({"lora_rank": -1}, "lora_rank"),
-        ({"lora": {"selected": {"of": "selected", "rank": 8, "alpha": 8.0}}}, "lora_rank"),
+        ({"lora": {"selected": LORA}}, "lora_rank"),
+        (LEARNED | {"lora": {"selectd": LORA}}, "lora: selectd is not among the arms"),
+        (LEARNED | {"lora": {"selected": LORA | {"of": "adaptor_only"}}}, "adaptor_only"),
+        (LEARNED | {"lora": {"selected": LORA}, "gauge": {"selected": GAUGED}}, "gauge, too"),
+        ({"gauge": {"nobody": GAUGED}}, "gauge: nobody is not among the arms"),
         ({"stop_loss": -0.5}, "stop_loss"),
         ({"levels": [2.5, 1.5]}, "levels"),
         ({"arm_lr": {"nobody": 0.1}}, "arm_lr"),
@@ -99,13 +105,16 @@ COMMITTED = sorted(paths.REFERENCE.glob("*/runs/*/config.json"))
 @pytest.mark.parametrize("name", sorted({path.parts[-4] for path in COMMITTED}))
 def test_committed_runs_are_the_runs_that_their_profile_describes(name):
     """What a profile says of a run must not change, or no earlier run could be resumed."""
-    found = settings(profiles.load(name))
+    profile = profiles.load(name)
+    found = settings(profile)
     for path in paths.REFERENCE.joinpath(name).glob("runs/*/config.json"):
         config = read_json(path)
         del config["seed"]  # the run's, not the profile's
         later = {"dtype"} if found["dtype"] == "auto" else set()  # as that machine took it
         later |= {"text_tokens"} if name == "study" else set()  # raised after its runs
         expected = found | {key: config[key] for key in later}
+        if own := profile.lora.get(config["arm"]):
+            expected |= {"lora": own.model_dump()}
         assert {key: config[key] for key in profiles.Profile.model_fields if key in config} == (
             expected
         )

@@ -146,7 +146,8 @@ def test_notebook_6_answers_as_its_table_does():
         "LoRA, early: smallest κ − at random",
     ]
     assert "lower" not in set(kl)
-    says("notebooks/06_is_it_kappa", "**Not on this evidence**", "By KL the matrices of smallest κ forgot *more*")
+    said = "By KL the matrices of smallest κ forgot *more*"
+    says("notebooks/06_is_it_kappa", "**Not on this evidence**", said)
 
 
 def test_a_number_that_moved_is_seen():

@@ -33,7 +33,7 @@ def tensors(folder: Path) -> pd.DataFrame:
         raise InputError(f"{folder}: no {', '.join(missing)}", f"read those in {FOLDER}")
     table, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
     if set(damage["tensor"]) != set(table["tensor"]):
-        raise InputError(f"{folder}: the tables list different tensors", "let the study finish")
+        raise InputError(f"{folder}: the tables list different tensors", f"read those in {FOLDER}")
     costs = damage.pivot_table(index="tensor", columns="change", values=["loss", "kl"])
     costs.columns = [f"{measure}_{change}" for measure, change in costs.columns]
     table = table.join(costs, on="tensor")

@@ -71,7 +71,7 @@ def _common(
 @app.command(epilog="Example: kappa scan Qwen/Qwen3-0.6B -o out --exclude '*.mlp.*'")
 def scan(
     source: Annotated[str, Argument(help=SOURCE)],
-    out: Annotated[Path | None, Option("--out", "-o", help="Folder for both outputs.")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="For tables and kappa.html.")] = None,
     compare: Annotated[str | None, Option(help="A checkpoint trained from SOURCE.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option()] = "auto",
     method: Annotated[Literal["auto", "extremes", "svd"], Option(help=METHOD)] = "auto",

@@ -24,10 +24,10 @@ def prepare(profile: Profile) -> tuple[Experiment, dict[str, Selection]]:
     # Another process may prepare the same, to train other arms on another GPU.
     with alone(profile.folder, "preparing", wait=True):
         models.weights(profile.model)
+        # Before the data: it takes seconds, and may refuse an arm.
+        arms = selection.select_stage(profile, scan.scan_stage(profile))
         speech = profile.task == "speech"
         data = features.load(profile) if speech else text_task.load(profile)
-        table = scan.scan_stage(profile)
-        arms = selection.select_stage(profile, table)
     return Experiment(profile, data) if speech else TextExperiment(profile, data), arms
 
 

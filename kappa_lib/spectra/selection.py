@@ -171,9 +171,9 @@ def as_lora(
 ) -> Selection:
     """A selection as LoRA trains it, with as many parameters as ``rank`` has on every candidate.
 
-    Arms of a few matrices get a higher rank; the nearest whole one, so sizes differ a little. Not
-    ``everywhere``, the rank is theirs. LoRA on a matrix of m × n has rank · (m + n) parameters (Hu
-    et al. 2022, section 4.1).
+    Arms of a few matrices get a higher rank; the nearest whole one, so sizes differ a little. With
+    ``everywhere`` false ``rank`` is that of LoRA on the selection itself. LoRA on a matrix of m × n
+    has rank · (m + n) parameters (Hu et al. 2022, section 4.1).
     """
     lengths = candidates(table).set_index("tensor")[["rows", "cols"]].sum(axis=1)
     own = int(lengths[chosen.tensors].sum())
@@ -197,7 +197,7 @@ def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
 
 def path_of(profile: Profile, arm: str, seed: int | None = None) -> Path:
     """File of what a run trains; of an arm in ``DRAWN`` one for each seed, by default the first."""
-    drawn = arm in arms.DRAWN
+    drawn = profile.rule(arm) in arms.DRAWN
     name = f"{arm}-seed{profile.seeds[0] if seed is None else seed}" if drawn else arm
     return profile.folder / "selections" / f"{name}.json"
 
@@ -224,7 +224,7 @@ def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
             llm, _ = models.load(profile.model)
             gauge.flip(llm)
             ranked = scan(llm)
-        for seed in profile.seeds if arm in arms.DRAWN else [0]:
+        for seed in profile.seeds if profile.rule(arm) in arms.DRAWN else [0]:
             chosen = select(ranked, profile.rule(arm), count, profile.seed + seed)
             if arm in profile.lora:
                 chosen = as_lora(table, chosen, profile.lora[arm].rank, everywhere=False)

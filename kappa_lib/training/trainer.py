@@ -23,8 +23,8 @@ from kappa_lib.training.checkpoints import RunState, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.model import gradient_checkpointing
 
-# Keys of a profile that no run's numbers depend on, or that "arm", "seed", "tensors" and "split"
-# of its config stand for.
+# Keys of a profile that no run's numbers depend on, or that "arm", "seed", "tensors", "split" and,
+# of an arm that has one, "lora" of its config stand for.
 _NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "spectra"} | {
     "train_utterances",
     "test_utterances",
@@ -59,7 +59,7 @@ class _Learner:
     def __init__(self, experiment: Experiment, selection: Selection, seed: int) -> None:
         profile, data = experiment.profile, experiment.data
         self.profile, self.data = profile, data
-        self.peak = profile.peak(selection.arm)
+        self.peak = profile.arm_lr.get(selection.arm, profile.lr)
         self.model = experiment.speech_llm(seed, selection)
         self.named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         of_rate: dict[float, list[nn.Parameter]] = {}

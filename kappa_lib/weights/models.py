@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # heavy, and a scan does without
 DEFAULT = "smollm2-135m"
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
-# Models that come as a GGUF of about 4 bits a weight.
+# Models that come as a GGUF of four to eight bits per weight.
 GGUFS = {
     DEFAULT: asset("smollm2-135m-instruct-q4_1"),
     "gemma3-270m": asset("gemma-3-270m-q4_k_m"),

@@ -12,6 +12,7 @@ import torch
 from kappa_lib.encoding.damage import Factors
 from kappa_lib.encoding.information import Moments
 from kappa_lib.encoding.study import Settings, Study
+from kappa_lib.errors import InputError
 from kappa_lib.spectra import kappa_table, scan, selection
 from kappa_lib.spectra.spectrum import power_law_tail
 from tools import tensors
@@ -75,13 +76,15 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     assert (finished / "tensors.csv").read_bytes() == before
 
 
-def test_arms_are_chosen_by_what_lies_beside_the_table(folder, finished, tmp_path):
-    scan.scan(folder, tmp_path)
-    shutil.copytree(finished, (tmp_path / kappa_table.INPUTS).parent)
-    table = kappa_table.read(tmp_path)
-    arms = [selection.select(table, f"{end}_input_kappa", 4) for end in ("lowest", "highest")]
+def test_arms_are_chosen_by_what_lies_beside_the_table(folder, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAPPA_RESULTS", str(tmp_path))
+    profile = tiny.profile(folder, arms=["lowest_input_kappa", "highest_input_kappa"])
+    with pytest.raises(InputError, match=r"tools\.tensors"):
+        selection.select_stage(profile, scan.scan_stage(profile))
+    shutil.copytree(finished, (profile.folder / kappa_table.INPUTS).parent)
+    arms = selection.select_stage(profile, scan.scan_stage(profile))
     measured = pd.read_csv(finished / "tensors.csv").set_index("tensor")["input_kappa"]
-    low, high = (measured[arm.tensors] for arm in arms)
+    low, high = (measured[arms[name].tensors] for name in profile.arms)
     assert low.max() < high.min()
 
 
