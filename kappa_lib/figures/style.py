@@ -39,7 +39,6 @@ ARM_COLOURS = {
     "key": "#117733",
     "adaptor_only": "#BBBBBB",
     "all": COLOURS[7],
-    "peft_default": "#6699CC",
 }
 STYLE = {
     "figure.dpi": 100,
