@@ -34,14 +34,14 @@ KEPT = (
     "bench.*",
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
-PROFILES = ("gauge", "cause", "understood", "type", "long", "turn")
+PROFILES = ("gauge", "cause", "understood", "type", "long", "voices", "turn")
 PROFILES += ("text", "text_qwen", "text_early")
 # Figures that the report of a profile shows, or the page of all runs; notebook 8 draws gauge's.
 CURVES = ("wer_over_training", "forgetting_over_training", "learning_against_forgetting")
 SHOWN = {
     "laptop": (*CURVES, "forgetting_by_text", "paired_differences"),
     "study": (*CURVES, "paired_differences"),
-    **dict.fromkeys(("turn", "long"), ("wer_over_training",)),
+    **dict.fromkeys(("turn", "long", "voices"), ("wer_over_training",)),
     **dict.fromkeys(("cause", "understood", "type", "text_early"), ("paired_differences",)),
     **dict.fromkeys(("text", "text_qwen"), ("learning_against_forgetting", "paired_differences")),
 }
