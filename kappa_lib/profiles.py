@@ -251,9 +251,9 @@ def _committed(source: str, overrides: dict[str, Any]) -> Profile:
     if not runs:
         raise InputError(f"{folder}: no committed run", "name a folder of results/reference")
     there = {"arms": list(dict.fromkeys(a for a, _ in runs)), "seeds": sorted({s for _, s in runs})}
-    of_arms = {key: getattr(planned, key) for key in _OF_ARMS}
-    for key, of in of_arms.items():
-        there[key] = {arm: own for arm, own in of.items() if arm in there["arms"]}
+    for key in _OF_ARMS:
+        of_arms = getattr(planned, key).items()
+        there[key] = {arm: own for arm, own in of_arms if arm in there["arms"]}
     planned = planned.model_copy(update=there)
     return checked(planned.model_dump() | overrides, source) if overrides else planned
 

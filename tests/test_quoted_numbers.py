@@ -273,6 +273,15 @@ def test_numbers_in_sentences_of_the_findings():
     assert decision.verdict == "fails"
     p = decision.note.removeprefix("p = ").removesuffix(" by Holm")
     assert all(p in TEXTS[name] for name in ("docs/findings.md", "README.md", "article.md")), p
+    people = ends("voices", "selected")
+    corpora = ("en_human", "en_actors", "en_open", "de_open")
+    rates = {c: 100 * people[f"wer_{c}"].to_numpy().ravel() for c in corpora}
+    means = {corpus: f"{values.mean():.1f}" for corpus, values in rates.items()}
+    half = stats.sem(rates["en_actors"]) * stats.t.ppf(0.975, len(people) - 1)
+    low, high = (rates["en_actors"].mean() + side * half for side in (-1, 1))
+    assert f"WER is {means['en_human']} % on a person" in told
+    assert f"{means['en_open']} % and {means['de_open']} % on English and German" in told
+    assert f"{means['en_actors']} % [{low:.1f}, {high:.1f}] on six characters" in told
     alone = ends("type", "adaptor_only")
     assert f"WER of {100 * alone['wer_mean'].to_numpy().mean():.0f} %, with a KL of 0." in told
     assert alone["kl"].to_numpy().max() == 0

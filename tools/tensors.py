@@ -148,7 +148,8 @@ class Table:
         """Predictors and information of every tensor, and its κ after surgery on all of them."""
         study, names = self.study, list(self.study.table["tensor"])
         read, windows = study.cases.inputs, study.cases.windows
-        paths = {n: self.path(read, "tensors", n) for n in study.layers}
+        layers = sorted(int(number) for number in study.table["layer"].unique())
+        paths = {n: self.path(read, "tensors", n) for n in layers}
         missing = [n for n, path in paths.items() if not path.is_file()]
         inputs = [batch.inputs for batch in read]
         walk = input_moments(study.llm, inputs, missing) if missing else ()
@@ -160,17 +161,19 @@ class Table:
         if study.llm.config.model_type in gauge.MODELS:
             table["invariant_kappa"] = table["tensor"].map(invariant_kappa(study.llm))
         table["kappa_goal"] = table["tensor"].map(study.goal)
-        table["kappa_reversed"] = table["tensor"].map(self._after_surgery())
+        if not (path := self.path([], "reversed")).is_file():
+            write_json(path, self._after_surgery())
+        table["kappa_reversed"] = table["tensor"].map(read_json(path))
         if not (path := self.path(windows, "gradients")).is_file():
             write_json(path, gradients(study.llm, names, windows))
         return table.merge(pd.DataFrame(read_json(path)), on="tensor")
 
-    def _after_surgery(self) -> pd.Series:
+    def _after_surgery(self) -> dict[str, float]:
         """κ of every tensor as stored after surgery on all of them; measured, not presumed."""
         study = self.study
         changed = {w: study.changed(name, "surgery").float() for name, w in study.weights.items()}
         with damage.replaced(changed):
-            return scan(study.llm).set_index("tensor")["kappa"]
+            return scan(study.llm).set_index("tensor")["kappa"].to_dict()
 
     def _layer(self, number: int, moments: dict[str, Moments]) -> list[dict]:
         """The rows of a layer's tensors, whose inputs have these moments."""

@@ -82,7 +82,6 @@ class Study:
         self.cases = of_texts(tokenizer, settings)
         table = scan(self.llm)
         self.table = table[table["layer"].notna()].reset_index(drop=True)
-        self.layers = sorted(int(number) for number in self.table["layer"].unique())
         self.weights = {name: self.llm.get_parameter(name) for name in self.table["tensor"]}
         # κ that surgery gives to each.
         self.goal = reversed_kappas(self.table.set_index("tensor")["kappa"].to_dict())

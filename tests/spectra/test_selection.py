@@ -102,7 +102,7 @@ def test_input_kappa_ranks_by_what_was_measured_on_real_inputs(scanned):
 
 def test_without_the_measurement_the_error_names_its_command(scanned):
     table = kappa_table.read(scanned)
-    with pytest.raises(InputError, match=r"input_kappa(.|\n)*tools\.tensors"):
+    with pytest.raises(InputError, match=r"input_kappa(.|\n)*tools\.tensors --model MODEL --out"):
         select(table, "lowest_input_kappa", 1)
 
 

@@ -69,7 +69,7 @@ def test_nothing_is_computed_twice(folder, finished, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("measured again")
 
-    for name in ("input_moments", "gradients"):
+    for name in ("input_moments", "gradients", "scan"):
         monkeypatch.setattr(tensors, name, refuse)
     before = (finished / "tensors.csv").read_bytes()
     measure(folder, finished)
