@@ -1,9 +1,7 @@
 """A model's tensors before they are read, whatever kind of storage they come from.
 
-A :class:`TensorInfo` knows how its values are had; what is packed or stored in factors is put
-together on the way (:mod:`kappa_lib.weights.packing`, :mod:`kappa_lib.weights.assembling`). Names
-are the torch module's, or, of files, those that are stored. :mod:`kappa_lib.weights.models` opens a
-checkpoint, :mod:`kappa_lib.weights.loaded` says what its tensors are in the model.
+Names are the torch module's, or, of files, those that are stored. :mod:`kappa_lib.weights.models`
+opens a checkpoint, :mod:`kappa_lib.weights.loaded` says what its tensors are in the model.
 """
 
 import hashlib

@@ -18,7 +18,6 @@ _WEIGHTS = ("weight", "in_proj_weight")
 # The first number that a module's name stands behind: that of a layer.
 LAYER = re.compile(r"(?:^|\.)(\d+)\.(?=[^.]+\.)")
 VECTOR = "a vector"
-PART = "a part of a weight"
 
 
 def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:

@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from kappa_lib.errors import CheckpointError, InputError, first_line
 from kappa_lib.files import parse
 from kappa_lib.weights import kinds
-from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
+from kappa_lib.weights.factors import without_factors
 
 if TYPE_CHECKING:  # heavy, and not in the core
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -45,17 +45,14 @@ def of_module(module: nn.Module) -> Checkpoint:
     if hasattr(config, "to_json_string"):  # of transformers
         found = json.loads(config.to_json_string(use_diff=False))
         checkpoint.config = json.dumps(found | {"architectures": [kind]})
-    held = {name: (p, partial(_values, name, p)) for name, p in module.named_parameters()}
-    pruned = {f"{name.removesuffix('_orig')}_mask" for name in held if name.endswith("_orig")}
-    held |= {name: (mask, mask.cpu) for name, mask in module.named_buffers() if name in pruned}
-    stored = {
-        name: TensorInfo(name, tuple(t.shape), str(t.dtype).removeprefix("torch."), read)
-        for name, (t, read) in held.items()
-    }
-    weights, checkpoint.problems = assembled(stored)
+    stored = {}
+    for name, parameter in module.named_parameters():
+        dtype, read = str(parameter.dtype).removeprefix("torch."), partial(_values, name, parameter)
+        stored[name] = TensorInfo(name, tuple(parameter.shape), dtype, read)
+    weights, checkpoint.problems = without_factors(stored)
     roles = kinds.of_model(module)
     for name, info in weights.items():
-        stack, why = roles.get(name, (False, kinds.PART))
+        stack, why = roles.get(name, (False, "a part of a weight"))
         checkpoint.tensors.append(replace(info, stack=stack, why=why))
     return checkpoint
 

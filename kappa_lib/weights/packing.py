@@ -69,7 +69,7 @@ def unpacked(
             continue
         made |= {held[local].name: weight for local, weight in found.items()}
         hidden |= {held[local].name for local in parts}
-        odd = [info for local, info in rest.items() if _is_odd(local, info, rest)]
+        odd = [info for info in rest.values() if info.dtype not in FLOATS]
         left_out |= {info.name: f"no weights: {info.dtype}" for info in odd}
     return replaced(stored, made, hidden | left_out.keys()), left_out
 
@@ -84,15 +84,9 @@ def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def _is_odd(local: str, info: TensorInfo, held: _Module) -> bool:
-    """Whether a tensor is no floating-point one; the mask of a pruned weight belongs to that."""
-    pruning = local.endswith("_mask") and f"{local.removesuffix('_mask')}_orig" in held
-    return info.dtype not in FLOATS and not pruning
-
-
 def _codes(module: str, held: _Module, record: Mapping[str, Any]) -> list[str]:
     """Which tensors of a module give away that it holds a packed weight; none where it does not."""
-    odd = [local for local, info in held.items() if _is_odd(local, info, held)]
+    odd = [local for local, info in held.items() if info.dtype not in FLOATS]
     if found := [x for x in held if _MARK.fullmatch(x) or (x in odd and x.endswith("weight"))]:
         return found + odd
     wide = [x for x in odd if len(held[x].shape) > 1 and held[x].shape[:2] != (1, 1)]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from kappa_lib.errors import CheckpointError, InputError, KappaError
 from kappa_lib.files import parse, replacing, require_space
-from kappa_lib.weights.assembling import assembled
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, refusal
+from kappa_lib.weights.factors import without_factors
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
@@ -56,7 +56,7 @@ def open_files(path: Path) -> Checkpoint:
     except InputError:
         settings = {}  # names of its tensors alone decide
     found, odd = unpacked(stored, settings)
-    found, problems = assembled(found)
+    found, problems = without_factors(found)
     checkpoint.left_out |= odd
     checkpoint.problems += problems
     checkpoint.tensors = [*found.values()]

@@ -58,11 +58,12 @@ def test_every_weight_is_the_loaded_model_s(kind, tmp_path):
     for info in checkpoint.tensors:
         if info.why.startswith("no parameter"):
             continue
+        if "pos_conv" in info.name and info.refused:  # a convolution in groups, in two factors
+            assert info.why
+            continue
         module, _, leaf = info.name.rpartition(".")
         expected = getattr(model.get_submodule(module), leaf)
-        # What is put together of a size and a direction is rounded once, and not after each step.
-        near = {"rtol": 1e-6, "atol": 1e-7} if "pos_conv" in module else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(info.read(), expected.detach(), **near)
+        torch.testing.assert_close(info.read(), expected.detach(), rtol=0, atol=0)
         if not info.why:
             parts = list(expected) if info.stack else [expected.flatten(1)]
             found = [weight for _, weight in checkpoint.matrices(info)]
