@@ -90,23 +90,6 @@ def layer_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def thinner_layers(names: Iterable[str]) -> list[str]:
-    """Names that a layer lacks, while the two nearest to it have both all that it has, and more."""
-    lists: dict[str, dict[int, set[str]]] = {}
-    for name in names:
-        if found := LAYER.search(name):
-            layers = lists.setdefault(name[: found.start(1)], {})
-            layers.setdefault(int(found[1]), set()).add(name[found.end(1) :])
-    lacking = []
-    for prefix, layers in lists.items():
-        for number, own in layers.items():
-            nearest = sorted(layers.keys() - {number}, key=lambda other: abs(other - number))[:2]
-            beside = [layers[other] for other in nearest]
-            if len(beside) == 2 and all(own < other for other in beside):
-                lacking += [f"{prefix}{number}{end}" for end in sorted(beside[0] & beside[1] - own)]
-    return lacking
-
-
 def patterns(names: Iterable[str]) -> list[str]:
     """Names with ``*`` for their numbers where several differ by these alone, and how many."""
     alike: dict[str, list[str]] = {}

@@ -279,7 +279,4 @@ def as_used(files: Checkpoint) -> Checkpoint:
         if not info.refused:
             stack, why = kinds.by_name(info.name, info.shape)
             files.tensors[number] = replace(info, stack=stack, why=why)
-    if not files.problems:
-        names = [info.name for info in files.tensors if not info.why]
-        files.absent |= dict.fromkeys(kinds.thinner_layers(names), "the layers beside it have it")
     return files

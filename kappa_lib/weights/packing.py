@@ -8,7 +8,7 @@ values too, of no meaning. What is neither a weight nor belongs to one is named 
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -58,11 +58,8 @@ def unpacked(
         found, parts = _eight_bit(held, record)
         rest = {local: held[local] for local in held if local not in parts | found.keys()}
         if codes := _codes(module, rest, record):
-            # Under the name of the codes, which may be of any type where they are called weight.
-            odd = [local for local in codes if held[local].dtype not in FLOATS] or codes
-            widest = max(odd, key=lambda local: len(held[local].shape))
-            first = "weight" if "weight" in held else widest
-            made[held[first].name] = _not_understood(first, held, record)
+            first = "weight" if "weight" in held else codes[0]
+            made[held[first].name] = _not_understood(held[first], held.keys() - {first})
             hidden |= {info.name for info in held.values()}
             inner = re.compile(re.escape(module) + _PART)
             hidden |= {name for name in stored if module and inner.fullmatch(name)}
@@ -76,9 +73,9 @@ def unpacked(
 
 def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the configuration says of the packing; empty where it says nothing."""
-    inner = config.get("text_config")
-    for place in (config, inner if isinstance(inner, dict) else {}):
-        for key in ("quantization_config", "compression_config", "quantization"):
+    places = [place for place in (config, config.get("text_config")) if isinstance(place, dict)]
+    for key in ("quantization_config", "compression_config", "quantization"):
+        for place in places:
             if isinstance(place.get(key), dict) and place[key]:
                 return place[key]
     return {}
@@ -88,7 +85,7 @@ def _codes(module: str, held: _Module, record: Mapping[str, Any]) -> list[str]:
     """Which tensors of a module give away that it holds a packed weight; none where it does not."""
     odd = [local for local, info in held.items() if info.dtype not in FLOATS]
     if found := [x for x in held if _MARK.fullmatch(x) or (x in odd and x.endswith("weight"))]:
-        return found + odd
+        return odd + found
     wide = [x for x in odd if len(held[x].shape) > 1 and held[x].shape[:2] != (1, 1)]
     weight = held["weight"].shape if "weight" in held else ()
     # A mask of the weight's own shape acts on it; codes in a wide type lie in a single column.
@@ -100,15 +97,11 @@ def _codes(module: str, held: _Module, record: Mapping[str, Any]) -> list[str]:
     return masks or (codes if record or (module and scaled) else [])
 
 
-def _not_understood(local: str, held: _Module, record: Mapping[str, Any]) -> TensorInfo:
-    """A packed weight that can't be read here, under the name of its codes."""
-    method = record.get("quant_method") or record.get("quant_algo") or ""
-    others = ", ".join(sorted(held.keys() - {local}))
-    what = f"{held[local].name}: packed as {held[local].dtype}"
-    what += f" by {method}" if method else ""
-    what += f" with {others}" if others else ""
-    what += " in a layout that is not understood"
-    return refusal(held[local], what, "scan the unquantised checkpoint, or a GGUF of it")
+def _not_understood(part: TensorInfo, others: Iterable[str]) -> TensorInfo:
+    """A packed weight that can't be read here, under the name of one of its parts."""
+    beside = ", ".join(sorted(others)) or "nothing else"
+    what = f"{part.name}: packed as {part.dtype} with {beside}, a layout that is not understood"
+    return refusal(part, what, "scan the unquantised checkpoint, or a GGUF of it")
 
 
 def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], set[str]]:
@@ -125,7 +118,7 @@ def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], 
             unpack, shape = partial(_unpack_four_bit, codes, parts, state), tuple(state.shape)
             made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack)
         else:
-            made[name] = _not_understood("", {"": codes}, {"quant_method": kind})
+            made[name] = _not_understood(codes, parts)
     return made, hidden
 
 

@@ -101,16 +101,6 @@ def test_a_layer_is_a_number_with_a_module_behind_it(name, layer):
     assert kinds.layer_of(name) == layer
 
 
-def test_a_layer_that_lacks_what_its_neighbours_have_is_seen():
-    names = [f"layers.{i}.{end}.weight" for i in range(6) for end in ("q", "k", "v")]
-    assert kinds.thinner_layers(names) == []
-    cut = [name for name in names if name not in ("layers.0.k.weight", "layers.5.v.weight")]
-    assert kinds.thinner_layers(cut) == ["layers.0.k.weight", "layers.5.v.weight"]
-    # Layers of two kinds: neither has all that the other has.
-    mixed = [f"layers.{i}.{end}.weight" for i in range(4) for end in ("a", "m" if i % 2 else "q")]
-    assert kinds.thinner_layers(mixed) == []
-
-
 def test_names_that_differ_by_numbers_are_listed_as_one():
     names = ["h.0.a", "h.1.a", "b.weight", "h.1.e[0]", "h.1.e[1]"]
     assert kinds.patterns(names) == ["h.*.a (2)", "b.weight", "h.*.e[*] (2)"]

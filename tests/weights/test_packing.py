@@ -99,7 +99,7 @@ def test_4_bit_codes_with_no_record_left_are_refused_where_the_configuration_say
     stored = {"model.layers.0.a.weight": torch.randn(768, 1).bfloat16()}
     packing = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     checkpoint = opened(tmp_path, stored, quantization_config=packing)
-    with pytest.raises(CheckpointError, match="by bitsandbytes"):
+    with pytest.raises(CheckpointError, match="not understood"):
         read(checkpoint, "model.layers.0.a.weight")
 
 
@@ -171,7 +171,7 @@ def codes(*shape, dtype=torch.int32):
     return torch.ones(shape, dtype=dtype)
 
 
-# What each format's own tools save for one linear layer: the codes first.
+# What each format's own tools save for one linear layer.
 FORMATS = {
     "GPTQ": {"qweight": codes(2, 8), "qzeros": codes(1, 1), "scales": torch.ones(1, 8),
              "g_idx": codes(16)},
@@ -216,7 +216,7 @@ def test_a_packing_that_is_not_understood_is_refused_and_no_part_of_it_listed(
     checkpoint = opened(tmp_path, parts | {f"{layer}.bias": torch.ones(8)}, **packing)
     plain = {*PLAIN, f"{layer}.bias"}
     (refused,) = (info for info in checkpoint.tensors if info.name not in plain)
-    assert refused.name == next(iter(parts))
+    assert refused.name in parts
     assert refused.refused
     with pytest.raises(CheckpointError, match=f"{layer}.*not understood"):
         refused.read()
@@ -237,7 +237,7 @@ def test_packed_experts_are_refused_together(suffixes, tmp_path):
     packing = {"quant_method": "mxfp4"}
     checkpoint = opened(tmp_path, stored, quantization_config=packing)
     (refused,) = (info for info in checkpoint.tensors if info.refused)
-    with pytest.raises(CheckpointError, match=r"mxfp4 with .*down_proj"):
+    with pytest.raises(CheckpointError, match=r"U8 with .*down_proj"):
         refused.read()
     assert f"{layer}.down_proj_bias" in {info.name for info in checkpoint.tensors}
 
