@@ -4,7 +4,6 @@ The format's own library checks headers. A file is opened anew for each tensor: 
 count as this process's memory, and go when it is closed.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,6 @@ from kappa_lib.weights.factors import without_factors
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
-_NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 _FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}\.safetensors$")]
 _FETCH_AGAIN = "fetch this file again; it is missing, incomplete or damaged"
 
@@ -119,7 +117,7 @@ def _expected(folder: Path) -> dict[str, set[str]]:
     """File → tensors that an index promises in it, of the files that transformers would load.
 
     That is ``model.safetensors``, else what the index lists. Where there is neither, for other
-    libraries' folders: what another index lists, numbered shards, or all that is there.
+    libraries' folders: what another index lists, or all that is there.
     """
     files = {path.name for path in folder.glob("*.safetensors")}
     if SINGLE in files:
@@ -133,10 +131,6 @@ def _expected(folder: Path) -> dict[str, set[str]]:
         return promised
     # Not, beside others, the same weights under their makers' names, or those of an adapter.
     usual = {name for name in files if not name.startswith(("consolidated", "adapter"))} or files
-    if numbered := next(filter(None, map(_NUMBERED.fullmatch, sorted(usual))), None):
-        stem, _, total = numbered.groups()
-        parts = (f"{part:0{len(total)}}" for part in range(1, int(total) + 1))
-        return {f"{stem}-{part}-of-{total}.safetensors": set() for part in parts}
     if not usual:
         remedy = "name a model folder, or a .gguf file; pickle files are refused, convert them"
         if ggufs := sorted(folder.glob("*.gguf")):

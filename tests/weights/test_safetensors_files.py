@@ -46,16 +46,21 @@ def test_a_damaged_header_is_refused(word, content, tmp_path):
         open_checkpoint(path)
 
 
+FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+
+
 @pytest.fixture
 def two_shards(tmp_path):
-    save_file({"a.weight": torch.eye(4)}, tmp_path / "model-00001-of-00002.safetensors")
-    save_file({"b.weight": 2 * torch.eye(4)}, tmp_path / "model-00002-of-00002.safetensors")
+    save_file({"a.weight": torch.eye(4)}, tmp_path / FIRST)
+    save_file({"b.weight": 2 * torch.eye(4)}, tmp_path / SECOND)
+    index = {"weight_map": {"a.weight": FIRST, "b.weight": SECOND}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     return tmp_path
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_shards):
-    path = two_shards / "model-00002-of-00002.safetensors"
+    path = two_shards / SECOND
     if missing:
         path.unlink()
     else:
@@ -66,7 +71,6 @@ def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_
     assert str(checkpoint.problems[0]).startswith(said)
 
 
-FIRST = "model-00001-of-00002.safetensors"
 PROMISES = json.dumps({"weight_map": {"a.weight": FIRST, "c.weight": FIRST}})
 
 
@@ -80,9 +84,7 @@ def test_an_index_that_promises_more_or_is_damaged_is_refused(text, said, two_sh
 
 
 def test_tensor_in_two_shards_is_refused(two_shards):
-    for number in (1, 2):
-        name = f"model-0000{number}-of-00002.safetensors"
-        (two_shards / name).rename(two_shards / f"part{number}.safetensors")
+    (two_shards / "model.safetensors.index.json").unlink()
     save_file({"a.weight": torch.eye(4)}, two_shards / "extra.safetensors")
     problems = open_checkpoint(two_shards).problems
     assert "a.weight is also in extra.safetensors" in str(problems[0])
