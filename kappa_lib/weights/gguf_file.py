@@ -107,8 +107,8 @@ def open_gguf(path: Path) -> Checkpoint:
         if dtype in _INTEGERS:
             checkpoint.left_out[name] = f"no weights: {dtype}"
             continue
-        key, heads = _heads(reader, name, architecture)
-        read = partial(_read, tensor, name, shape, key, heads)
+        heads = _heads(reader, name, architecture)
+        read = partial(_read, tensor, name, shape, heads)
         checkpoint.tensors.append(TensorInfo(name, shape, dtype, read, (path.name,)))
     return checkpoint
 
@@ -117,18 +117,17 @@ def _field(reader: gguf.GGUFReader, name: str, default: object) -> object:
     return reader.fields[name].contents() if name in reader.fields else default
 
 
-def _heads(reader: gguf.GGUFReader, name: str, architecture: str) -> tuple[str, object]:
-    """Field that says how many heads a reordered tensor has, and the number; no field of others."""
+def _heads(reader: gguf.GGUFReader, name: str, architecture: str) -> object:
+    """How many heads a reordered tensor has, as the file says; None of others."""
+    if architecture not in _PERMUTED or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        return None
     key = f"{architecture}.attention.head_count"
     heads = _field(reader, key, 0)
-    if architecture in _PERMUTED and name.endswith("self_attn.k_proj.weight"):
-        return f"{key}_kv", _field(reader, f"{key}_kv", heads)
-    reordered = architecture in _PERMUTED and name.endswith("self_attn.q_proj.weight")
-    return key if reordered else "", heads
+    return _field(reader, f"{key}_kv", heads) if "k_proj" in name else heads
 
 
 def _read(
-    tensor: gguf.ReaderTensor, name: str, shape: tuple[int, ...], key: str, heads: object
+    tensor: gguf.ReaderTensor, name: str, shape: tuple[int, ...], heads: object
 ) -> torch.Tensor:
     kind = tensor.tensor_type
     plain = kind == gguf.GGMLQuantizationType.F64  # which the package passes over
@@ -138,11 +137,11 @@ def _read(
     # The pages of the mapped file would count as this process's memory.
     if hasattr(mmap, "MADV_DONTNEED"):
         tensor.data._mmap.madvise(mmap.MADV_DONTNEED)
-    if not key:
+    if heads is None:
         return weight
     if not isinstance(heads, int) or heads < 1 or len(weight) % (2 * heads):
         raise CheckpointError(
-            f"{name}: its {len(weight)} rows can't be put in order, {key} being {heads!r:.20}",
+            f"{name}: its {len(weight)} rows can't be put in order for {heads!r:.20} heads",
             "convert the model to GGUF again, or scan the original checkpoint",
         )
     # Per head, llama.cpp interleaves the two rotary halves that the module stores in turn.

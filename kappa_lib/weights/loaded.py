@@ -211,9 +211,8 @@ def _loaded(files: Checkpoint) -> Checkpoint:
             found.append((made, _info(name, value, made, stack, why)))
         elif not why:
             absent[name] = "in the model and not in its files"
-            if value is not None and (shape := mismatched.get(name)):
-                sizes = ["×".join(map(str, size)) for size in (shape, value.shape)]
-                absent[name] = f"stored as {sizes[0]}, not {sizes[1]}"
+            if shape := mismatched.get(name):
+                absent[name] = f"stored in a shape that the model has not, {shape}"
     # What no parameter is made of: buffers, and what the model does not have.
     used = {info.name for made, _ in found for info in made}
     for name, info in infos.items():
@@ -224,9 +223,8 @@ def _loaded(files: Checkpoint) -> Checkpoint:
         found.append(([info], replace(info, why="" if info.refused else why)))
     place = {name: number for number, name in enumerate(infos)}
     tensors = [info for _, info in sorted(found, key=lambda pair: place[pair[0][0].name])]
-    # A weight that is packed in a way that is not understood is refused as it is read.
+    # A packed weight that is refused goes by the name of a part, beside that of the module's.
     broken = {info.name.rpartition(".")[0] for info in tensors if info.refused}
-    broken |= {name.rpartition(".")[0] for name, shape in mismatched.items() if 0 in shape}
     known = {} if files.problems else absent
     return replace(
         files,

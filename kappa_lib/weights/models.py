@@ -1,9 +1,8 @@
 """A model's weights, wherever they are: found, opened a tensor at a time, or loaded whole."""
 
-import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -92,8 +91,7 @@ def explained(name: str | Path) -> Iterator[None]:
 def snapshot(model: str) -> Path:
     """Fetch a model at its pinned revision with the hub's client, or find it in the hub's cache.
 
-    The folder, named after the commit, holds safetensors, configuration and tokenizer. Errors are
-    those of :func:`explained`.
+    The folder is named after the commit. Errors are those of :func:`explained`.
     """
     with explained(model):
         folder = snapshot_download(
@@ -110,8 +108,7 @@ def snapshot(model: str) -> Path:
 def weights(model: str) -> Path:
     """Folder of safetensors for a profile's ``model``, fetched where it is a model hub id.
 
-    The models of ``GGUFS`` come in 4 bit. Such a one is dequantised to fp32 once (the arithmetic is
-    exact in fp32) and kept in the cache, since every later load then takes a second.
+    One of ``GGUFS`` is dequantised once, which fp32 does exactly, and kept in the cache.
 
     Raises:
         AssetError: the weights can't be had, or a local folder holds no ``config.json``.
@@ -155,11 +152,9 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
     elif not path.exists() and _HUB_ID.match(name):
         checkpoint = open_files(snapshot(name))
     else:
-        raise InputError(
-            f"{source}: not a folder, .safetensors or .gguf file, nor a model hub id like"
-            " owner/name",
-            "check the path; pickle files (.bin, .pt) are refused, convert them to safetensors",
-        )
+        what = f"{source}: not a folder, .safetensors or .gguf file, nor a hub id like owner/name"
+        remedy = "check the path; pickle files (.bin, .pt) are refused, convert them to safetensors"
+        raise InputError(what, remedy)
     if not checkpoint.tensors:
         empty = CheckpointError(f"{source}: holds no tensors", "name another file or folder")
         raise (checkpoint.problems or [empty])[0]
@@ -187,11 +182,8 @@ def _dequantised(model: Asset) -> Path:
     gguf = model.get() / source.name
     require_space(folder, 8 * source.size)  # of 32 bits instead of 4 or more
     logging.disable_progress_bar()
-    # The GGUF reader has a progress bar of its own that no setting reaches.
-    with redirect_stderr(io.StringIO()):
-        llm = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+    how = {"gguf_file": gguf.name, "dtype": torch.float32}
+    llm = AutoModelForCausalLM.from_pretrained(gguf.parent, **how)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers refuses to save a model that it still believes to be quantised.
     del llm.config.quantization_config

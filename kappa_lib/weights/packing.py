@@ -1,9 +1,8 @@
 """Packed weights among stored tensors: unpacked by what is stored beside the codes, or refused.
 
-Unpacked are bitsandbytes' NF4 and FP4, plain or nested, in bytes or in any wider type that carries
-them; its LLM.int8 (``SCB``); and 8-bit codes, FP8 or integers, with a scale a tensor, row, group of
-columns or block. All else that stores codes is refused as a whole: codes and scales have singular
-values too, of no meaning. What is neither a weight nor belongs to one is named as left out.
+Unpacked are bitsandbytes' NF4 and FP4, plain or nested, whatever type carries the bytes; its
+LLM.int8 (``SCB``); and 8-bit codes, FP8 or integers, with a scale a tensor, row, group of columns
+or block. All else that stores codes is refused as a whole.
 """
 
 import math
@@ -114,11 +113,13 @@ def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], 
         codes = stored[name]
         parts = {part: stored[key] for part in _BESIDE if (key := f"{name}.{part}") in stored}
         hidden |= {name, state_name, *(f"{name}.{part}" for part in parts)}
-        if state := _state(stored[state_name]):
-            unpack, shape = partial(_unpack_four_bit, codes, parts, state), tuple(state.shape)
-            made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack)
-        else:
+        try:
+            state = parse(stored[state_name].read().numpy().tobytes(), "it", _State)
+        except InputError:
             made[name] = _not_understood(codes, parts)
+            continue
+        unpack, shape = partial(_unpack_four_bit, codes, parts, state), tuple(state.shape)
+        made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack)
     return made, hidden
 
 
@@ -130,14 +131,6 @@ class _State(BaseModel):
     quant_type: str
     nested_blocksize: _Block | None = None
     nested_offset: float | None = None
-
-
-def _state(record: TensorInfo) -> _State | None:
-    """None where the bytes hold no such record."""
-    try:
-        return parse(record.read().numpy().tobytes(), "it", _State)
-    except InputError:
-        return None
 
 
 def _unpack_four_bit(
@@ -173,25 +166,21 @@ def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[s
             continue
         zero = held.get(f"{local}_zero_point")
         label = "I8+SCB" if scale == "SCB" else codes.dtype
-        unpack = partial(_unpack_eight_bit, codes, held[scale], scale, zero, record)
+        unpack = partial(_unpack_eight_bit, codes, held[scale], zero, record)
         found[local] = replace(codes, dtype=label, source=unpack)
         helpers |= {scale, f"{local}_zero_point", "weight_format"} & held.keys()
     return found, helpers
 
 
 def _unpack_eight_bit(
-    codes: TensorInfo,
-    scale: TensorInfo,
-    name: str,
-    zero: TensorInfo | None,
-    record: Mapping[str, Any],
+    codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None, record: Mapping[str, Any]
 ) -> torch.Tensor:
     """Codes times scale; ``_inv`` in DeepSeek's name notwithstanding, all kinds multiply."""
     numbers, factor = codes.read().float(), scale.read().float()
     block = record.get("weight_block_size")
     pair = isinstance(block, list) and [type(side) for side in block] == [int, int]
     block = tuple(block) if pair else (128, 128)
-    if name == "SCB":  # the largest magnitude of each row, which was brought to 127
+    if scale.name.endswith("SCB"):  # the largest magnitude of each row, which was brought to 127
         factor = factor.reshape(-1, 1) / 127.0
     if zero is not None:
         numbers = numbers - _spread(zero.read().float(), numbers.shape, block)

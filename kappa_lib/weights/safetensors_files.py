@@ -29,7 +29,7 @@ _FETCH_AGAIN = "fetch this file again; it is missing, incomplete or damaged"
 class _Index(BaseModel):
     """What a folder's index says of its files."""
 
-    weight_map: dict[str, _FileName]
+    weight_map: dict[str, _FileName] = Field(min_length=1)
 
 
 def open_files(path: Path) -> Checkpoint:
@@ -39,14 +39,14 @@ def open_files(path: Path) -> Checkpoint:
     text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
     checkpoint = Checkpoint(*_identity(folder, path), folder, text)
     stored: dict[str, TensorInfo] = {}
-    chosen = _expected(folder) if path.is_dir() else {path.name: set()}
-    for name, promised in sorted(chosen.items()):
+    chosen = _expected(folder) if path.is_dir() else {path.name}
+    for name in sorted(chosen):
         try:
-            stored |= _shard(folder / name, promised, stored)
+            stored |= _shard(folder / name, stored)
         except CheckpointError as problem:
             checkpoint.problems.append(problem)
     if path.is_dir():
-        unread = {file.name for file in folder.glob("*.safetensors")} - chosen.keys()
+        unread = {file.name for file in folder.glob("*.safetensors")} - chosen
         why = f"not read: {min(chosen)} is what transformers loads"
         checkpoint.left_out |= dict.fromkeys(sorted(unread), why)
     try:
@@ -61,20 +61,15 @@ def open_files(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _shard(
-    path: Path, promised: set[str], others: Mapping[str, TensorInfo]
-) -> dict[str, TensorInfo]:
+def _shard(path: Path, others: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors of one file by name, in the order of storage.
 
     Raises:
         CheckpointError: missing; a header that is truncated, unreadable or contradicts itself; or
-            without a tensor that is promised, or with one that another file has.
+            a tensor that another file has, too.
     """
     with _explained(path.name), safe_open(path, "pt") as file:
         own = {name: _info(path, name, file.get_slice(name)) for name in file.offset_keys()}
-    if absent := sorted(promised - own.keys()):
-        found = f"{path.name}: lacks {absent[0]}, which the index promises"
-        raise CheckpointError(found, _FETCH_AGAIN)
     if twice := sorted(own.keys() & others.keys()):
         found = f"{path.name}: {twice[0]} is also in {others[twice[0]].files[0]}"
         raise CheckpointError(found, "keep the files of one checkpoint in the folder")
@@ -113,22 +108,18 @@ def _identity(folder: Path, path: Path) -> tuple[str, str]:
     return (folder.name if path.is_dir() else f"{folder.name}/{path.name}"), ""
 
 
-def _expected(folder: Path) -> dict[str, set[str]]:
-    """File → tensors that an index promises in it, of the files that transformers would load.
+def _expected(folder: Path) -> set[str]:
+    """The files that transformers would load: ``model.safetensors``, else what the index lists.
 
-    That is ``model.safetensors``, else what the index lists. Where there is neither, for other
-    libraries' folders: what another index lists, or all that is there.
+    Where there is neither, for other libraries' folders: what another index lists, or all.
     """
     files = {path.name for path in folder.glob("*.safetensors")}
     if SINGLE in files:
-        return {SINGLE: set()}
+        return {SINGLE}
     if indices := sorted(folder.glob("*.safetensors.index.json")):
         usual = folder / f"{SINGLE}.index.json"
         index = usual if usual in indices else indices[0]
-        promised: dict[str, set[str]] = {}
-        for name, file in parse(index.read_bytes(), index.name, _Index).weight_map.items():
-            promised.setdefault(file, set()).add(name)
-        return promised
+        return set(parse(index.read_bytes(), index.name, _Index).weight_map.values())
     # Not, beside others, the same weights under their makers' names, or those of an adapter.
     usual = {name for name in files if not name.startswith(("consolidated", "adapter"))} or files
     if not usual:
@@ -136,7 +127,7 @@ def _expected(folder: Path) -> dict[str, set[str]]:
         if ggufs := sorted(folder.glob("*.gguf")):
             remedy = f"name the file: {', '.join(map(str, ggufs))}"
         raise CheckpointError(f"{folder}: no .safetensors file in this folder", remedy)
-    return {name: set() for name in usual}
+    return usual
 
 
 def save_tensors(

@@ -71,15 +71,9 @@ def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_
     assert str(checkpoint.problems[0]).startswith(said)
 
 
-PROMISES = json.dumps({"weight_map": {"a.weight": FIRST, "c.weight": FIRST}})
-
-
-@pytest.mark.parametrize(
-    ("text", "said"), [(PROMISES, r"lacks c\.weight"), ("{", "index.json: not JSON")]
-)
-def test_an_index_that_promises_more_or_is_damaged_is_refused(text, said, two_shards):
-    (two_shards / "model.safetensors.index.json").write_text(text)
-    with pytest.raises((CheckpointError, InputError), match=said):
+def test_an_index_that_is_damaged_is_refused(two_shards):
+    (two_shards / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index\.json: not JSON"):
         open_checkpoint(two_shards)
 
 
