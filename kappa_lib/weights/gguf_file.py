@@ -49,11 +49,8 @@ def module_name(name: str, architecture: str) -> str:
 
 
 class Reader(gguf.GGUFReader):
-    """The package's reader, which passes over vocabularies: it makes four objects of each token,
-    and of as many as a damaged count says.
-
-    Fields that are long arrays are there without contents.
-    """
+    """The package's reader, but long arrays, such as vocabularies, are without contents: it would
+    make four objects of each token, and of as many as a damaged count says."""
 
     def _get_field_parts(
         self, orig_offs: int, raw_type: int
@@ -77,27 +74,18 @@ class Reader(gguf.GGUFReader):
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """One GGUF file.
-
-    Raises:
-        CheckpointError: not a GGUF, truncated, big-endian, or a part of a split model.
-    """
+    """One GGUF file; CheckpointError where it is none, truncated, big-endian, or a part of one."""
     try:
         reader = Reader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise CheckpointError(
-            f"{path.name}: not a complete GGUF file ({error})", "fetch it again"
-        ) from error
+        what = f"{path.name}: not a complete GGUF file ({error})"
+        raise CheckpointError(what, "fetch it again") from error
     if reader.endianess != gguf.GGUFEndian.LITTLE:
-        raise CheckpointError(
-            f"{path.name}: its byte order is big-endian, for another kind of machine",
-            f"turn a copy of it round: gguf-convert-endian {path.name} little",
-        )
+        remedy = f"turn a copy of it round: gguf-convert-endian {path.name} little"
+        raise CheckpointError(f"{path.name}: its byte order is big-endian", remedy)
     if (parts := _field(reader, "split.count", 1)) != 1:
-        raise CheckpointError(
-            f"{path.name}: one of the {parts!r:.20} parts of a split model",
-            "join them with `llama-gguf-split --merge`, and scan the whole",
-        )
+        what = f"{path.name}: one of the {parts!r:.20} parts of a split model"
+        raise CheckpointError(what, "join them with `llama-gguf-split --merge`, and scan the whole")
     checkpoint = Checkpoint(str(_field(reader, "general.name", path.stem)), folder=path.parent)
     architecture = str(_field(reader, "general.architecture", ""))
     for tensor in reader.tensors:
@@ -140,10 +128,9 @@ def _read(
     if heads is None:
         return weight
     if not isinstance(heads, int) or heads < 1 or len(weight) % (2 * heads):
-        raise CheckpointError(
-            f"{name}: its {len(weight)} rows can't be put in order for {heads!r:.20} heads",
-            "convert the model to GGUF again, or scan the original checkpoint",
-        )
+        what = f"{name}: its {len(weight)} rows can't be put in order for {heads!r:.20} heads"
+        remedy = "convert the model to GGUF again, or scan the original checkpoint"
+        raise CheckpointError(what, remedy)
     # Per head, llama.cpp interleaves the two rotary halves that the module stores in turn.
     halves = weight.reshape(heads, -1, 2, weight.shape[1]).transpose(1, 2)
     return halves.reshape(weight.shape)

@@ -24,8 +24,8 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
     """Parameters of a model, tied ones once → whether it is a stack of experts, and why not.
 
     The second is empty for what is measured by default: weights of ``Linear``, ``Conv1D``,
-    convolutions and attention layers, and 3-D parameters of a module that says how many experts
-    it has. The weight that a module computes, for instance by weight norm, is among them.
+    convolutions and attention layers, also computed ones, and 3-D parameters of a module that says
+    how many experts it has.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = {}

@@ -3,8 +3,7 @@ a checkpoint.
 
 transformers renames, merges and splits stored tensors as it loads a model. Here it loads tensors
 without values, on torch's meta device, that remember which operations they come from; these are
-done again on the stored values, when a weight is read. Neither weights nor code of a checkpoint are
-touched by loading.
+done again on the stored values, when a weight is read. Code of a checkpoint is never run.
 """
 
 import json
@@ -63,20 +62,17 @@ def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
     kind = type(parameter).__name__
     plain = kind in ("Parameter", "Tensor", "DTensor") and parameter.is_floating_point()
     if not plain or parameter.dtype.itemsize == 1:
-        raise CheckpointError(
-            f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights",
-            "scan the folder the model was loaded from, or load it unquantised",
-        )
+        what = f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights"
+        remedy = "scan the folder the model was loaded from, or load it unquantised"
+        raise CheckpointError(what, remedy)
     return parameter.detach().cpu()
 
 
 class Traced(torch.Tensor):
-    """A tensor on the meta device that remembers how it is made.
+    """A tensor on the meta device that remembers how it is made."""
 
-    ``step`` is a stored tensor, or the function, its arguments and which of its results this is.
-    What is written into afterwards has none.
-    """
-
+    # A stored one, or the function, its arguments and which of its results this is; None of what
+    # is written into afterwards.
     step: TensorInfo | tuple[Callable, tuple, dict, int | None] | None
 
     @classmethod
@@ -259,11 +255,8 @@ def _info(
 
 
 def as_used(files: Checkpoint) -> Checkpoint:
-    """The same checkpoint with its tensors as a model uses them, and what is none left out by name.
-
-    Its ``basis`` says what that rests on: a model in memory, the class of transformers that the
-    configuration names, or, where there is none to ask, the names of the stored tensors.
-    """
+    """The same checkpoint with its tensors as a model uses them: one in memory, the class of
+    transformers that the configuration names, or, with neither, by the names of what is stored."""
     if files.basis:
         return files
     reason = "there is no config.json"

@@ -72,11 +72,8 @@ def pick_dtype(dtype: str, device: str) -> str:
 
 @contextmanager
 def explained(name: str | Path) -> Iterator[None]:
-    """Turn whatever a library raises as it loads ``name``, a hub id or a folder, into one of ours.
-
-    Raises:
-        AssetError: in the library's own words, which say what to do.
-    """
+    """Turn whatever a library raises as it loads ``name``, a hub id or a folder, into an AssetError
+    in the library's own words, which say what to do."""
     try:
         yield
     except KappaError:
@@ -97,7 +94,6 @@ def snapshot(model: str) -> Path:
         folder = snapshot_download(
             model,
             revision=REVISIONS.get(model),
-            # Weights as safetensors; never pickles.
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "tokenizer.model"],
             # The same weights again: Meta's own format, Whisper's other precision.
             ignore_patterns=["original/*", "*.fp32*"],

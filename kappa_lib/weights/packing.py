@@ -39,12 +39,8 @@ _Block = Annotated[int, Field(gt=0, le=2**16)]  # of bitsandbytes' blocks; its l
 def unpacked(
     stored: Mapping[str, TensorInfo], config: Mapping[str, Any]
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The weights by name, and why each of the other tensors is left out.
-
-    Args:
-        stored: every stored tensor by name, whatever its type.
-        config: the model's configuration; its ``quantization_config`` says that some are packed.
-    """
+    """The weights by name, and why each of the other tensors is left out; that some are packed
+    may be said by the model's configuration."""
     made, hidden = _four_bit(stored)
     left_out: dict[str, str] = {}
     record = _record(config)

@@ -1,8 +1,4 @@
-"""Safetensors files: a model's, a tensor's own bytes at a time; and those written here, whole.
-
-The format's own library checks headers. A file is opened anew for each tensor: the pages of a map
-count as this process's memory, and go when it is closed.
-"""
+"""Safetensors files: a model's, a tensor's own bytes at a time; and those written here, whole."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +83,7 @@ def _info(path: Path, name: str, part: Any) -> TensorInfo:
 
 
 def _read(path: Path, name: str) -> torch.Tensor:
+    # Opened anew: the pages of a map count as this process's memory, and go when it is closed.
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
