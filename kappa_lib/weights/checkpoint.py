@@ -92,7 +92,7 @@ class Checkpoint:
         return {name: self._hashes[name] for name in info.files}
 
     def digest(self, info: TensorInfo) -> str:
-        """SHA-256 of the files that hold a tensor (of its own bytes for a module)."""
+        """SHA-256 of the files that hold a tensor, or of its own bytes for a module."""
         if info.files:
             return "+".join(self.files(info).values())
         values = info.read().contiguous().reshape(-1).view(torch.uint8)

@@ -24,8 +24,7 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
     """Parameters of a model, tied ones once → whether it is a stack of experts, and why not.
 
     The second is empty for what is measured by default: weights of ``Linear``, ``Conv1D``,
-    convolutions and attention layers, also computed ones, and 3-D parameters of a module that says
-    how many experts it has.
+    convolutions and attention, and 3-D parameters of a module that says how many experts it has.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = {}
@@ -35,7 +34,7 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
         stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
         why = VECTOR if tensor.ndim < 2 else _why_not(module, leaf, module is head)
         found[name] = stack, "" if stack else why
-    for path, module in model.named_modules():
+    for path, module in model.named_modules():  # whose weight is computed, as by weight norm
         if _is_layer(module) and "weight" not in module._parameters:
             found[f"{path}.weight" if path else "weight"] = False, _why_not(module, "weight", False)
     return found

@@ -1,8 +1,9 @@
 """A model's weights, wherever they are: found, opened a tensor at a time, or loaded whole."""
 
+import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -179,7 +180,9 @@ def _dequantised(model: Asset) -> Path:
     require_space(folder, 8 * source.size)  # of 32 bits instead of 4 or more
     logging.disable_progress_bar()
     how = {"gguf_file": gguf.name, "dtype": torch.float32}
-    llm = AutoModelForCausalLM.from_pretrained(gguf.parent, **how)
+    # The GGUF reader has a progress bar of its own that no setting reaches.
+    with redirect_stderr(io.StringIO()):
+        llm = AutoModelForCausalLM.from_pretrained(gguf.parent, **how)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers refuses to save a model that it still believes to be quantised.
     del llm.config.quantization_config

@@ -68,11 +68,10 @@ def unpacked(
 
 def _record(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the configuration says of the packing; empty where it says nothing."""
-    places = [place for place in (config, config.get("text_config")) if isinstance(place, dict)]
-    for key in ("quantization_config", "compression_config", "quantization"):
-        for place in places:
-            if isinstance(place.get(key), dict) and place[key]:
-                return place[key]
+    for place in (config, config.get("text_config")):
+        record = place.get("quantization_config") if isinstance(place, dict) else None
+        if record and isinstance(record, dict):
+            return record
     return {}
 
 
