@@ -43,10 +43,6 @@ SHARE = (
     " arms are the paper's; PEFT's find_kappa_target_modules takes 0.2."
 )
 DOSE = "Factors are 2^k, k drawn from -DOSE to DOSE."
-SPEECH = (
-    "Sound files beside a metadata.csv with file_name and the transcripts, Parquet files with an"
-    " audio column."
-)
 Profile = Annotated[str, Option(help="A name, or the path of a YAML file.")]
 SET = Option("--set", metavar="KEY=VALUE", help="Another value for a profile's key; repeatable.")
 
@@ -178,21 +174,6 @@ def regauge(
     gauge.write(models.weights(model), out, change, note)
     print(f"{out}: the function of {model} in another gauge, see {out / 'regauge.json'}")
     print(f"Next: kappa scan {shlex.quote(str(out))} -o regauged")
-
-
-@app.command(epilog="Example: kappa init-profile --speech takes --language de -o mine.yaml")
-def init_profile(
-    speech: Annotated[Path, Option(metavar="FOLDER", help=SPEECH)],
-    language: Annotated[str, Option(help="en, de, ...")],
-    out: Annotated[Path, Option("--out", "-o", metavar="FILE.yaml")],
-    text: Annotated[str, Option(metavar="COLUMN", help="Transcript column.")] = "text",
-    model: Annotated[str, Option(help="A Llama model's folder or hub id.")] = "smollm2-135m",
-) -> None:
-    """Write a profile for speech and a model of yours."""
-    from kappa_lib.run import init_profile as writer
-
-    writer.write(out, speech, language, text, model)
-    print(f"{out}: read it, then `bash reproduce.sh --profile {out}`")
 
 
 @app.command(epilog="Example: kappa run --profile smoke --only 04 --set steps=8")

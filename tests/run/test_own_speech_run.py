@@ -1,4 +1,4 @@
-"""Recordings and a model of one's own: from `kappa init-profile` to the report's tables."""
+"""Recordings and a model of one's own: from the profile in the docs to the report's tables."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ import yaml
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import claims, report
 from kappa_lib.evidence.runs import runs
-from kappa_lib.run import cli, stages
+from kappa_lib.run import stages
 from kappa_lib.speech import features
 from kappa_lib.training.model import SpeechLLM
 from kappa_lib.training.trainer import run_config
@@ -59,11 +59,16 @@ def root(tmp_path_factory):
     return root
 
 
-def init(root, *more: str, name: str = "mine") -> int:
-    folder = str(root / "meine Aufnahmen: 2026")
-    given = ["--speech", folder, "--language", "de", "--text", "gesagt"]
-    given += ["--model", str(root / "llama"), "-o", str(root / f"{name}.yaml")]
-    return cli.main(["init-profile", *given, *more])
+def shown() -> dict:
+    """The profile that the docs show."""
+    text = (paths.ROOT / "docs" / "own-speech.md").read_text(encoding="utf-8")
+    return yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+
+
+def write_profile(path, **values) -> str:
+    """The docs' profile with other values; its path."""
+    path.write_text(yaml.safe_dump(shown() | {"profile": path.stem} | values), encoding="utf-8")
+    return str(path)
 
 
 def places(patch, root):
@@ -81,46 +86,24 @@ def run(root):
     """The whole path once, for the tests below to look at."""
     with pytest.MonkeyPatch.context() as patch:
         places(patch, root)
-        assert init(root) == 0
-        small = {**SMALL, "encoder": str(root / "whisper"), "test_utterances": {CORPUS: 4}}
-        profile = profiles.load(str(root / "mine.yaml"), **small)
+        speech = {"folder": "meine Aufnahmen: 2026", "language": "de", "text": "gesagt"}
+        own = {"corpora": {CORPUS: speech}, "model": "llama", "encoder": "whisper"}
+        counts = {"train_utterances": {CORPUS: 14}, "test_utterances": {CORPUS: 4}}
+        profile = profiles.load(write_profile(root / "mine.yaml", **SMALL, **own, **counts))
         bench, arms = stages.prepare(profile)
         table = stages.train_all(bench, arms)
     return profile, bench, arms, table
 
 
-def test_the_written_profile_is_commented_complete_and_loads(root, tmp_path, capsys):
-    assert init(root, "-o", str(tmp_path / "new.yaml")) == 0
-    text = (tmp_path / "new.yaml").read_text(encoding="utf-8")
-    assert set(yaml.safe_load(text)) == set(profiles.load("laptop").model_dump())
-    assert text.count("#") > 15
-    profile = profiles.load(str(tmp_path / "new.yaml"))
-    assert (profile.profile, profile.model) == ("new", str(root / "llama"))
-    folder = str(root / "meine Aufnahmen: 2026")
-    assert profile.corpora == {CORPUS: {"folder": folder, "language": "de", "text": "gesagt"}}
-    with_words = len(TEXTS) + 3  # three cannot be used, which is found out when they are read
-    assert profile.train_utterances == {CORPUS: with_words - 2}
-    assert profile.test_utterances == {CORPUS: 2}
-    assert max(profile.batch, profile.warm_batch) <= with_words - 2
-    assert "Whisper basic" in text
-    assert str(tmp_path / "new.yaml") in capsys.readouterr().out
-
-
-def test_what_makes_no_profile_is_refused_and_nothing_is_overwritten(root, tmp_path, capsys):
-    taken = tmp_path / "taken.yaml"
-    taken.write_text("mine")
-    for more, complaint in (
-        (["-o", str(taken)], "is there already"),
-        (["-o", str(tmp_path / "smoke.yaml")], "no name for a profile"),
-        (["-o", str(tmp_path / "mine.txt")], "no name for a profile"),
-        (["--text", "said", "-o", str(tmp_path / "x.yaml")], "no column said"),
-        (["--language", "German", "-o", str(tmp_path / "x.yaml")], "language"),
-        (["--speech", str(tmp_path / "no"), "-o", str(tmp_path / "x.yaml")], "no such folder"),
-    ):
-        assert init(root, *more) == cli.WRONG
-        assert complaint in capsys.readouterr().err
-    assert taken.read_text() == "mine"
-    assert not (tmp_path / "x.yaml").exists()
+def test_the_profile_in_the_docs_is_complete_and_begins_at_its_own_folder(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    profile = profiles.load(write_profile(tmp_path / "mine.yaml"))
+    assert profile.profile == "mine"
+    assert profile.corpora[CORPUS]["folder"] == str(tmp_path / "recordings")
+    laptop = profiles.load("laptop")
+    same = set(shown()) - {"profile", "corpora", "train_utterances", "test_utterances"}
+    different = {key for key in same if getattr(profile, key) != getattr(laptop, key)}
+    assert different == {"max_new_tokens"}
 
 
 @pytest.mark.slow
@@ -136,27 +119,22 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
 
 
 @pytest.mark.slow
-def test_the_smallest_folder_that_is_accepted_goes_through_the_notebooks(
-    root, tmp_path, monkeypatch, capsys
-):
+def test_a_folder_of_few_recordings_goes_through_the_notebooks(root, tmp_path, monkeypatch):
     folder = tmp_path / "few"
     folder.mkdir()
-    given = ["--speech", str(folder), "--language", "de", "--model", str(root / "llama")]
-    given += ["-o", str(tmp_path / "few.yaml")]
-    for count in range(1, 5):
-        rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:count])]
-        (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
-        (folder / f"{count - 1}.wav").write_bytes(hub_files.sound(1.0, count))
-        status = cli.main(["init-profile", *given])
-        assert status == (0 if count == 4 else cli.WRONG)
-    assert "it takes 2 to test on and 2 others to train on" in capsys.readouterr().err
-    written = yaml.safe_load((tmp_path / "few.yaml").read_text(encoding="utf-8"))
-    sizes = {key: SMALL[key] for key in SMALL if "batch" not in key} | {"eval_every": 2}
-    written |= sizes | {"encoder": str(root / "whisper"), "device": "cpu"}
-    (tmp_path / "few.yaml").write_text(yaml.safe_dump(written))
+    rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:4])]
+    (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
+    for number in range(4):
+        (folder / f"{number}.wav").write_bytes(hub_files.sound(1.0, number))
+    own = {"corpora": {CORPUS: {"folder": str(folder), "language": "de", "text": "text"}}}
+    own |= {"train_utterances": {CORPUS: 2}, "test_utterances": {CORPUS: 2}, "eval_every": 2}
+    own |= {"model": str(root / "llama"), "encoder": str(root / "whisper")}
+    own |= {"batch": 2, "warm_batch": 2}
+    written = write_profile(tmp_path / "few.yaml", **{**SMALL, **own})
+    values = profiles.load(written).model_dump()
     monkeypatch.chdir(paths.NOTEBOOKS)
     for name in ("04_selected_vs_inverse", "05_wer_over_training"):
-        names = {**written, "profile": str(tmp_path / "few.yaml")}
+        names = {**values, "profile": written}
         for cell in nbformat.read(paths.NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
             if cell.cell_type == "code" and cell["id"] != "parameters":
                 source = cell.source.removeprefix("%%capture\n")
