@@ -1,22 +1,16 @@
 """Execute the numbered notebooks of a profile through papermill, then write the report.
 
-Sources are never written to: executed copies go to ``results/<profile>/notebooks``, and what is
-executed of one so far to ``NAME.unfinished.ipynb`` there.
+Sources are never written to: executed copies go to ``results/<profile>/notebooks``.
 """
 
 import logging
 import os
-import platform
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -32,14 +26,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Kernel(AsyncKernelManager):
-    """This interpreter's kernel, whatever else is called ``python3`` in a user's folders."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
+    """A kernel that has our stderr beside its own, which leads into the notebook."""
 
     async def start_kernel(self, **settings: Any) -> None:
-        """Start it with our stderr beside its own, which leads into the notebook."""
         console = os.dup(2)
         environment = settings.pop("env", os.environ) | {CHANNEL: str(console)}
         try:
@@ -48,9 +37,9 @@ class _Kernel(AsyncKernelManager):
             os.close(console)
 
 
-def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
+def sources() -> list[Path]:
     """The numbered notebooks, in order."""
-    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def run(profile: Profile, source: str, only: list[str]) -> Path:
@@ -94,78 +83,38 @@ def run(profile: Profile, source: str, only: list[str]) -> Path:
 
 
 def execute(chosen: list[Path], profile: Profile, source: str) -> None:
-    """Execute notebooks in turn, but for those that are unchanged; see :func:`run`."""
+    """Execute notebooks in turn; see :func:`run`."""
     # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
     source = str(profiles.find(source)) if source.endswith((".yaml", ".yml")) else source
     as_filed, own = profiles.load(source).model_dump(), profile.model_dump()
     replaced = {key for key, value in own.items() if as_filed[key] != value}
-    decisive, split = keys(sources(chosen[0].parent), profile), profile.folder / "split.json"
-    # Whoever lacks a corpus asks for it again.
-    again = split.is_file() and files.read_json(split, dict).get("missing")
     for index, path in enumerate(chosen, start=1):
-        place, key = f"[{index}/{len(chosen)}] {path.stem}", decisive[path.stem]
+        place = f"[{index}/{len(chosen)}] {path.stem}"
         executed = profile.folder / "notebooks" / path.name
-        partial = executed.with_suffix(".unfinished.ipynb")
-        resumed = executed.is_file() or partial.is_file()
-        known = executed.is_file() and files.read_json(executed)["metadata"].get("kappa")
-        if known == key and not (again or partial.is_file()):
-            print(f"{place}: unchanged, skipped")
-            continue
+        resumed = executed.is_file()
         # Those that its parameters cell declares, and those that are not as in the profile's file.
         declared = set(papermill.inspect_notebook(str(path)))
         values = profile.model_dump(include=declared | replaced) if declared else {}
         values |= {"profile": source} if "profile" in values else {}
-        print(place + (": resuming" if resumed else ""), flush=True)
-        took = _execute(path, values, partial, key)
-        os.replace(partial, executed)
+        print(place + (": again, from what is kept" if resumed else ""), flush=True)
+        took = _execute(path, values, executed)
         _record_time(profile.folder, path.stem, took | {"resumed": resumed})
         print(f"{place}: done in {clock(took['seconds'])}", flush=True)
 
 
-def keys(notebooks: Iterable[Path], profile: Profile) -> dict[str, str]:
-    """Name of each notebook → fingerprint of what decides its execution.
-
-    Its cells and those of the notebooks before it, the profile with its recordings and models,
-    code, committed results, pins and Python.
-    """
-    read = [
-        [str(path.relative_to(root)), files.sha256(path)]
-        for root in (paths.PACKAGE, paths.REFERENCE)
-        for path in sorted(root.rglob("*"))
-        # Of profiles the values stand below.
-        if path.suffix in (".py", ".csv", ".json", ".yaml") and path.parent.name != "profiles"
-    ]
-    places = [corpus["folder"] for corpus in profile.corpora.values()]
-    places += [profile.model, profile.encoder]
-    local = [place for place in map(paths.expanded, places) if place.is_dir()]
-    everything = {
-        "profile": profile.model_dump(),
-        "own": files.states(path for folder in local for path in folder.rglob("*")),
-        "read": read,
-        "pins": files.sha256(paths.LOCK),
-        "python": platform.python_version(),
-    }
-    found, before = {}, files.fingerprint(everything)
-    for path in notebooks:
-        cells = nbformat.read(path, as_version=4).cells
-        before = files.fingerprint([before, [[cell.cell_type, cell.source] for cell in cells]])
-        found[path.stem] = before
-    return found
-
-
-def _execute(notebook: Path, values: dict[str, Any], partial: Path, key: str) -> dict[str, Any]:
-    """Execute one notebook in its own folder, and leave a copy with outputs and ``key``.
+def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> dict[str, Any]:
+    """Execute one notebook in its own folder, and leave a copy with what was executed of it.
 
     Returns:
         By papermill's record its ``seconds``, and in ``stages`` those of its sections.
     """
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    executed.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
-    so_far = f"\n  What was executed so far: {partial}"
+    so_far = f"\n  What was executed so far: {executed}"
     try:
         done = papermill.execute_notebook(
             str(notebook),
-            str(partial),
+            str(executed),
             parameters=values,
             cwd=str(notebook.parent),
             progress_bar=bar,
@@ -181,17 +130,12 @@ def _execute(notebook: Path, values: dict[str, Any], partial: Path, key: str) ->
             "after a change, the same command goes on from the last finished stage",
         ) from error
     except DeadKernelError as error:
-        # The kernel's own count of the last cell may have died with it; papermill's note has not.
-        cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []
-        begun = [c for c in cells if c.cell_type == "code" and c.metadata.papermill["start_time"]]
         raise KappaError(
-            f"{notebook.name}: the kernel died in cell [{len(begun)}]{so_far}",
+            f"{notebook.name}: the kernel died{so_far}",
             "most often the system ended it for want of memory: close other programs or take a"
             " smaller profile, then call the same command again; it goes on from the last finished"
             " stage",
         ) from error
-    done.metadata["kappa"] = key
-    nbformat.write(done, partial)
     heading, stages = "", {}
     for cell in done.cells:
         if cell.cell_type == "code" and (took := cell.metadata.papermill.get("duration")):
