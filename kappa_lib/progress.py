@@ -11,14 +11,12 @@ The bars are tqdm's; where they are drawn depends on who is watching:
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from collections.abc import Iterable
+from typing import TextIO
 
 from tqdm import tqdm
 
 CHANNEL = "KAPPA_PROGRESS"
-
-T = TypeVar("T")
 
 
 def _stream() -> TextIO | None:
@@ -41,18 +39,22 @@ def say(text: str) -> None:
 
 
 class Progress(tqdm):
-    """Progress of one stage, to be used as a context manager.
+    """Progress of one stage, to be used as a context manager, or to be looped over.
 
     Args:
         what: the stage, as the reader knows it ("scan", "train selected, seed 0").
-        total: number of steps, None where :meth:`reach` tells it.
+        total: number of steps, None where :meth:`reach` or ``items`` tells it.
         start: steps that an earlier, interrupted call has already done.
+        items: what a loop gets, each of which is a step.
     """
 
-    def __init__(self, what: str, total: int | None = None, start: int = 0) -> None:
+    def __init__(
+        self, what: str, total: int | None = None, start: int = 0, items: Iterable | None = None
+    ) -> None:
         stream = _stream()
         log = stream not in (None, sys.stdout) and not stream.isatty()
         super().__init__(
+            items,
             desc=what,
             total=total,
             initial=start,
@@ -60,7 +62,9 @@ class Progress(tqdm):
             disable=stream is None,
             leave=stream is not sys.stdout,
             mininterval=10.0 if log else 0.5,  # seconds between two drawings
-            delay=0 if total else 1e-3,  # a stage of which nothing is told is not drawn
+            delay=0
+            if total or items is not None
+            else 1e-3,  # a stage of which nothing is told is not drawn
         )
 
     def update(self, n: int = 1, note: str = "") -> None:
@@ -75,11 +79,3 @@ class Progress(tqdm):
         if self.total is None:  # those before the first report are an earlier call's
             self.total, self.initial, self.n, self.delay = total, done, done, 0
         self.update(done - self.n, note)
-
-
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items and report each as a step when the next one is asked for."""
-    with Progress(what, len(items) if isinstance(items, Sized) else total) as progress:
-        for item in items:
-            yield item
-            progress.update()

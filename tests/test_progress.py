@@ -23,7 +23,7 @@ def told(capsys):
 
 
 def test_a_tracked_loop_is_told_to_its_end(told):
-    assert list(progress.track(range(500), "count")) == list(range(500))
+    assert list(progress.Progress("count", items=range(500))) == list(range(500))
     (line,) = told()
     assert line.startswith("count: 100%")
     assert "500/500" in line
@@ -51,7 +51,7 @@ def test_a_stage_of_which_nothing_is_told_is_not_drawn(told):
 
 
 def test_a_terminal_gets_lines_on_stderr_only():
-    code = "from kappa_lib.progress import track; [None for _ in track('abc', 'spell')]"
+    code = "from kappa_lib.progress import Progress; [None for _ in Progress('spell', items='abc')]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert "spell: 100%" in done.stderr.splitlines()[-1]
@@ -65,7 +65,8 @@ def test_a_kernel_keeps_nothing_of_it(session, monkeypatch):
     if session:
         monkeypatch.setenv("JPY_SESSION_NAME", session)
     source = (
-        "from kappa_lib.progress import say, track\nsay('begin')\nprint(sum(track([1, 2], 'add')))"
+        "from kappa_lib.progress import Progress, say\nsay('begin')\n"
+        "print(sum(Progress('add', items=[1, 2])))"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     NotebookClient(notebook, kernel_name="python3").execute()

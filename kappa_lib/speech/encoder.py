@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import fingerprint, sha256
-from kappa_lib.progress import track
+from kappa_lib.progress import Progress
 from kappa_lib.speech.audio import RATE
 from kappa_lib.text import counted
 from kappa_lib.weights import assets, models
@@ -177,7 +177,7 @@ def encode_all(
     for number, path in enumerate(shards):
         if not path.is_file():
             encoder, arrays = make_encoder(), {}
-            for i in track(range(len(items))[number * SHARD :][:SHARD], what):
+            for i in Progress(what, items=range(len(items))[number * SHARD :][:SHARD]):
                 arrays[f"{i:06d}"] = torch.from_numpy(encoder(decode(items[i])).astype(np.float16))
             save_tensors(path, arrays)
     stored = [load_tensors(path) for path in shards]

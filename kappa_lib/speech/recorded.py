@@ -19,7 +19,7 @@ import soxr
 
 from kappa_lib import files, paths
 from kappa_lib.errors import InputError
-from kappa_lib.progress import say, track
+from kappa_lib.progress import Progress, say
 from kappa_lib.speech import audio, encoder
 from kappa_lib.speech.transcripts import normalise
 from kappa_lib.text import counted
@@ -82,7 +82,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
 
     with files.making(folder) as temporary:
         for part, count in ((part, count) for part, count in counts.items() if count):
-            told = track(range(count), f"reading speech {corpus}, {part}")
+            told = Progress(f"reading speech {corpus}, {part}", items=range(count))
             rows = (row for _, row in zip(told, usable(part), strict=False))
             audio.write_part(temporary, part, rows)
         files.write_json(temporary / "left_out.json", left_out)

@@ -14,7 +14,7 @@ from kappa_lib import provenance
 from kappa_lib.errors import KappaError
 from kappa_lib.files import alone, fingerprint, replacing
 from kappa_lib.profiles import SMOOTHED, Profile
-from kappa_lib.progress import Progress, track
+from kappa_lib.progress import Progress
 from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
@@ -189,7 +189,7 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
     before = dict(experiment.reload().named_parameters())
     kinds = types_of(before)
     with safe_open(folder / RunState.MODEL, framework="pt") as after:
-        for name in track(selection.tensors, "spectra"):
+        for name in Progress("spectra", items=selection.tensors):
             old = before[name]
             change = spectral_change(old, after.get_tensor(f"llm.{name}").to(old.device))
             rows.append({"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change)
