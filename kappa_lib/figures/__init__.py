@@ -7,8 +7,8 @@ from typing import Any
 _MODULES = {
     "style": "COLOURS new_figure logarithmic signed_root intervals strips save show",
     "theory": "covariance_ellipses simplex",
-    "kappa": "heat_map change_maps against_null compositions selection_map correlations storage"
-    " two_gauges rank_correlations costs type_colours WORDS",
+    "kappa": "heat_map change_maps against_null compositions selection_map correlations two_gauges"
+    " rank_correlations costs type_colours WORDS",
     "training": "wer_over_training forgetting_over_training forgetting_by_text"
     " learning_and_forgetting paired verdicts",
 }

@@ -1,4 +1,4 @@
-"""Figures of κ: over the model, against its null, of a selection, in storage, beside measures."""
+"""Figures of κ: over the model, against its null, of a selection, beside measures."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -12,20 +12,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import (
-    COLOURS,
-    arm_colours,
-    intervals,
-    logarithmic,
-    new_figure,
-    signed_root,
-    strips,
-)
+from kappa_lib.figures import style
+from kappa_lib.figures.style import COLOURS, intervals, logarithmic, new_figure, strips
 from kappa_lib.spectra.kappa_table import types
 from kappa_lib.spectra.spectrum import null_kappa_quantile
 
-# Without the yellow, which is faint in thin lines.
-TYPE_COLOURS = [*COLOURS[:6], COLOURS[7]]
 # Measure → what it is called where it is shown.
 WORDS = {
     "kappa": "κ",
@@ -51,8 +42,8 @@ WORDS = {
 
 def type_colours(kinds: Sequence[str]) -> dict[str, str]:
     """A colour per module type; where there are more than ours, of twenty that begin again."""
-    ours = len(kinds) <= len(TYPE_COLOURS)
-    colours = cycle(TYPE_COLOURS if ours else mpl.colormaps["tab20"].colors)
+    ours = [*COLOURS[:6], COLOURS[7]]  # without the yellow, which is faint in thin lines
+    colours = cycle(ours if len(kinds) <= len(ours) else mpl.colormaps["tab20"].colors)
     return dict(zip(kinds, colours, strict=False))
 
 
@@ -152,7 +143,7 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
     inside = table.dropna(subset=["layer"])
     height = max(2, 0.25 * len(kinds)) * len(arms)
     figure, axes = new_figure(len(arms), 1, figsize=(8, height), sharex=True, squeeze=False)
-    colours = arm_colours(arms)
+    colours = style.arm_colours(arms)
     for axis, (arm, names) in zip(axes[:, 0], arms.items(), strict=True):
         rows = inside[inside["tensor"].isin(set(names))]
         heights = [kinds.index(kind) for kind in rows["type"]]
@@ -165,10 +156,7 @@ def selection_map(table: pd.DataFrame, arms: Mapping[str, list[str]]) -> Figure:
 
 
 def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
-    """Spearman correlations between measures, over all matrices and within module types.
-
-    Both measures × measures, the second of ranks within a type.
-    """
+    """Spearman correlations, measures × measures: over all matrices and within module types."""
     figure, axes = new_figure(1, 2, figsize=(11, 5), sharey=True)
     titles = ["over all matrices", "inside each module type"]
     for axis, matrix, title in zip(axes, [overall, within], titles, strict=True):
@@ -180,40 +168,15 @@ def correlations(overall: pd.DataFrame, within: pd.DataFrame) -> Figure:
         axis.set_title(title)
         axis.grid(False)
         for (row, col), value in np.ndenumerate(matrix):
-            style = {"ha": "center", "va": "center", "fontsize": 7}
             colour = "white" if abs(value) > 0.6 else "black"
-            axis.text(col, row, f"{value:.2f}", color=colour, **style)
+            axis.text(col, row, f"{value:.2f}", color=colour, ha="center", va="center", fontsize=7)
     figure.colorbar(image, ax=axes, label="Spearman correlation", shrink=0.8)
     figure.suptitle("Which measures rank the matrices alike")
     return figure
 
 
-def storage(table: pd.DataFrame, kappas: pd.DataFrame) -> Figure:
-    """κ after storage relative to κ before, a panel per format, a dot per matrix of a κ table.
-
-    ``kappas`` has a row per matrix and a column per format, of which the first is the reference.
-    """
-    reference, *formats = kappas.columns
-    kinds = table.set_index("tensor").loc[kappas.index, "type"]
-    size = (2 * len(formats) + 1.2, 0.35 * kinds.nunique() + 1.5)
-    figure, axes = new_figure(
-        1, len(formats), figsize=size, sharex=True, sharey=True, squeeze=False
-    )
-    for axis, form in zip(axes[0], formats, strict=True):
-        ratio = kappas[form] / kappas[reference]
-        strips(axis, {kind: ratio[kinds == kind] for kind in types(table)})
-        axis.axvline(1, color="black", lw=0.8)
-        axis.set(title=form, xlabel="κ after / κ before")
-    logarithmic(axes[0][0], "x")
-    figure.suptitle("What coarser storage does to κ")
-    return figure
-
-
 def two_gauges(before: pd.DataFrame, after: pd.DataFrame, chosen: Sequence[set[str]]) -> Figure:
-    """κ of every matrix in two gauges of one model; filled are ``chosen``, the selected of each.
-
-    ``before`` and ``after`` are κ tables of the model and of the same function in another gauge.
-    """
+    """κ tables of one function in two gauges; filled are ``chosen``, the names selected in each."""
     figure, axes = new_figure(1, 2, figsize=(9.5, 4.2), sharey=True)
     titles = ("the checkpoint", "the same function, another gauge")
     colours = type_colours(types(before))
@@ -235,8 +198,8 @@ def rank_correlations(
     """ρ within module types with its interval: a row per predictor, a panel per outcome (→ title).
 
     ``found`` is a table of ``tools/associations.py``: ``predictor`` (or what else has a row),
-    ``outcome``, ``within``, ``low``, ``high``, and hollow where there is a ``p_holm`` that finds
-    nothing. ``bands`` are |ρ| of the dotted and of the dashed lines.
+    ``outcome``, ``within``, ``low``, ``high``; hollow where a ``p_holm`` finds nothing. ``bands``
+    are |ρ| of the dotted and of the dashed lines.
     """
     found = found.replace({"predictor": WORDS})
     names = found["predictor"].unique()
@@ -249,8 +212,8 @@ def rank_correlations(
         intervals(axis, triples, COLOURS[0], hollow=hollow)
         axis.axvline(0, color="black", lw=0.8)
         words = ("within ±{}: no useful proxy", "beyond ±{}: a useful one")
-        for band, style, said in zip(bands or (), (":", "--"), words, strict=False):
-            line = {"color": "black", "ls": style, "lw": 0.8}
+        for band, look, said in zip(bands or (), (":", "--"), words, strict=False):
+            line = {"color": "black", "ls": look, "lw": 0.8}
             axis.axvline(-band, **line)
             axis.axvline(band, label=f"interval {said.format(band)}", **line)
         axis.set(xlim=(-1, 1), xlabel="Spearman's ρ", xticks=[-1, -0.5, 0, 0.5, 1])
@@ -274,7 +237,7 @@ def costs(changes: Mapping[str, pd.DataFrame]) -> Figure:
         triples = dict(zip(names, rows.loc[names].to_numpy(), strict=True))
         intervals(axis, triples, COLOURS[place], shift, label)
     axis.axvline(0, color="black", lw=0.8)
-    signed_root(axis, 0.01)
+    style.signed_root(axis, 0.01)
     axis.set_xlabel("change of the loss (nats per token; spaced by square roots)")
     figure.legend(fontsize=9, loc="outside lower center", ncols=3)
     return figure

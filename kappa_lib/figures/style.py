@@ -66,27 +66,22 @@ class Picture(Figure):
 def alternative_text(figure: Figure) -> str:
     """What a figure shows, from its own words: headings, axes, and what the legend names."""
     axes = [axis for axis in figure.axes if axis.axison]
-    labels = [name for axis in axes for name in axis.get_legend_handles_labels()[1]]
     parts = {
         "": [figure.get_suptitle(), *(axis.get_title() for axis in axes)],
         "Horizontal: ": [axis.get_xlabel() for axis in axes],
         "Vertical: ": [axis.get_ylabel() for axis in axes],
-        "Drawn: ": labels,
+        "Drawn: ": [name for axis in axes for name in axis.get_legend_handles_labels()[1]],
         "Below: ": [figure.get_supxlabel()],
     }
-    told = (
-        (start, "; ".join(dict.fromkeys(" ".join(t.split()) for t in texts if t)))
-        for start, texts in parts.items()
-    )
-    return " ".join(f"{start}{text.rstrip('.')}." for start, text in told if text)
+    told = []
+    for start, texts in parts.items():
+        if text := "; ".join(dict.fromkeys(" ".join(t.split()) for t in texts if t)):
+            told.append(f"{start}{text.rstrip('.')}.")
+    return " ".join(told)
 
 
 def new_figure(rows: int = 1, cols: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """``plt.subplots`` in this style, taken off pyplot's list of open figures.
-
-    A figure left open is drawn a second time when a notebook cell ends, with or without a
-    trailing semicolon under nbval; a closed one is shown once, as the cell's value.
-    """
+    """``plt.subplots`` in this style, closed: a notebook would show an open figure twice."""
     mpl.rcParams.update(STYLE)
     figure, axes = plt.subplots(rows, cols, FigureClass=Picture, **options)
     plt.close(figure)
@@ -102,10 +97,8 @@ def arm_colours(arms: Iterable[str]) -> dict[str, str]:
 
 
 def logarithmic(axis: Axes, *names: str) -> None:
-    """Make the ``x`` or ``y`` axes named logarithmic, once all is drawn, with numbers as one says.
-
-    A range of about two decades is labelled 1, 2, 5, 10, a wider one with its decades alone.
-    """
+    """Make the ``x`` or ``y`` axes named logarithmic, once all is drawn; up to about two decades
+    are labelled 1, 2, 5, 10, more with the decades alone."""
     for name in names:
         getattr(axis, f"set_{name}scale")("log")
         low, high = getattr(axis, f"get_{name}lim")()
@@ -119,11 +112,8 @@ def logarithmic(axis: Axes, *names: str) -> None:
 
 
 def signed_root(axis: Axes, unit: float, name: str = "x") -> None:
-    """Space an axis by square roots, on either side of zero, and label 1, 5, 25, … ``unit``.
-
-    Small differences stay visible beside large ones and zero stays in place; what lies within
-    a unit takes little room, which on a symmetric logarithmic axis it does not.
-    """
+    """Space an axis by square roots, on either side of zero, and label 1, 5, 25, … ``unit``; what
+    lies within a unit takes little room, which on a symmetric logarithmic axis it does not."""
     low, high = getattr(axis, f"get_{name}lim")()
     getattr(axis, f"set_{name}scale")("function", functions=(_root, lambda y: y * np.abs(y)))
     steps = unit * np.array([1, 5, 25, 100, 500, 2500])
@@ -188,7 +178,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def show(figure: Figure, name: str, title: str = "") -> Figure:
-    """Save ``figure`` among the current profile's figures as ``name.png`` and ``.svg``; return it.
+    """Save ``figure`` among the current profile's figures, see :func:`save`; return it.
 
     A ``title`` replaces the figure's heading. InputError where no profile was loaded.
     """

@@ -12,14 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kappa_lib.figures.style import (
-    COLOURS,
-    arm_colours,
-    intervals,
-    logarithmic,
-    new_figure,
-    signed_root,
-)
+from kappa_lib.figures import style
+from kappa_lib.figures.style import COLOURS, arm_colours, logarithmic, new_figure
 
 TITLES = {
     "wer_mean": "mean of German and English\n(as in the paper's Figure 1)",
@@ -52,7 +46,6 @@ SHADES = {
     "not measured": "#e6e6e6",
 }
 CAPTION = {"fontsize": 8, "color": "#555555"}
-COLD_TO_WARM = tuple(COLOURS[i] for i in (0, 4, 1, 2))  # and one more
 LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is drawn at this edge
 NARROW = 8  # differences beyond so many margins space the axis by square roots
 
@@ -62,8 +55,7 @@ def _curves(
 ) -> None:
     """Mean over seeds against utterances seen, a colour per arm; error rates in per cent.
 
-    Whiskers stand a little beside one another; they reach from the lowest to the highest seed where
-    no rows of ``arm``, ``step``, ``column``, ``low``, ``high`` are given for them.
+    Whiskers are given by ``arm``, ``step``, ``column``, ``low``, ``high``, or reach over the seeds.
     """
     colours, whole = arm_colours(table["arm"]), table["utterances"].max()
     scale, floor = (100, LOWEST) if column.startswith("wer_") else (1, -np.inf)
@@ -89,11 +81,8 @@ def _over_training(
     size: tuple[int, float],
     whiskers: pd.DataFrame | None = None,
 ) -> Figure:
-    """A panel per column of the evaluations (→ title), legible at half a page's width.
-
-    ``size`` is how many stand side by side, and the height of one. Error rates and the held-out
-    loss, which fall by orders of magnitude, have logarithmic axes.
-    """
+    """A panel per column of the evaluations (→ title); ``size`` is how many stand side by side, and
+    the height of one. What falls by orders of magnitude has logarithmic axes."""
     across, rows = size[0], -(-len(titles) // size[0])
     inches = (2.7 + 3.2 * across, size[1] * rows + 0.5)
     figure, axes = new_figure(rows, across, figsize=inches, squeeze=False)
@@ -124,8 +113,7 @@ def wer_over_training(
 ) -> Figure:
     """Word error rate against utterances seen, on a logarithmic axis, a panel per test set.
 
-    ``intervals``, of :attr:`kappa_lib.evidence.runs.Runs.wer_intervals`, are the whiskers of a
-    single seed; several have their own spread.
+    ``intervals``, of :attr:`kappa_lib.evidence.runs.Runs.wer_intervals`, are a single seed's.
     """
     found = [c for c in table if c.startswith("wer_")]
     own = {c: f"{c.removeprefix('wer_')}, own recordings" for c in found if c not in TITLES}
@@ -163,21 +151,18 @@ def learning_and_forgetting(
 ) -> Figure:
     """Paths over training: held-out loss across (learning to the right), forgetting up.
 
-    Further right and lower is better; arms are fairly compared at equal held-out loss. A thin line
-    per seed, a thick one for their mean, which is taken where all seeds are.
-
-    ``panels`` are title → arm → what the legend calls it, up to four arms; by default all are in
-    one. ``cost`` is what was forgotten, ``kl`` or ``text_loss``.
+    Arms are fairly compared at equal held-out loss. A thin line per seed, a thick one for their
+    mean, which is taken where all seeds are. ``panels`` are title → arm → what the legend calls it,
+    up to four arms; by default all are in one. ``cost`` is ``kl`` or ``text_loss``.
     """
-    size, colours = (7.5, 3.8), arm_colours(table["arm"])
-    if panels:
-        size = (1.5 + 3.2 * len(panels), 4)
+    colours = arm_colours(table["arm"])
+    size = (1.5 + 3.2 * len(panels), 4) if panels else (7.5, 3.8)
     panels = panels or {"": {arm: arm.replace("_", " ") for arm in colours}}
     same = {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = new_figure(1, len(panels), figsize=size, **same)
     for axis, (title, labels) in zip(axes[0], panels.items(), strict=True):
         if title:
-            colours = dict(zip(labels, COLD_TO_WARM, strict=False))
+            colours = dict(zip(labels, (COLOURS[i] for i in (0, 4, 1, 2)), strict=False))
         for arm, label in labels.items():
             rows = table[table["arm"] == arm]
             if len(rows):
@@ -225,12 +210,12 @@ def paired(
         axis.plot(points["difference"], heights, "o", ms=4, alpha=0.6)
         bars = known[["mean", "low", "high"]].to_numpy()
         rows = (name.replace("_", " ") for name in names)
-        intervals(axis, dict(zip(rows, bars, strict=True)), COLOURS[1], 0.15)
+        style.intervals(axis, dict(zip(rows, bars, strict=True)), COLOURS[1], 0.15)
         reach = pd.concat([points["difference"], known["low"], known["high"]]).abs().max()
         widest = 1.15 * max(0.0 if pd.isna(reach) else reach, margin)
         axis.set(title=OUTCOMES.get(outcome, outcome), xlim=(-widest, widest))
         if widest > NARROW * margin:
-            signed_root(axis, margin)
+            style.signed_root(axis, margin)
             said[1:] = ["axes are spaced by square roots where differences are many times that"]
         else:
             axis.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))

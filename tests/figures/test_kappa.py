@@ -59,13 +59,6 @@ def test_a_row_against_the_null_has_a_dot_per_matrix_and_its_shape_s_spread(tabl
         assert (ends.max() > 10 * ends.min()) == square
 
 
-def test_storage_shows_the_ratio_to_the_first_column(table):
-    kappas = pd.DataFrame({"fp32": 2.0, "bf16": 3.0}, index=table["tensor"])
-    lines = figures.storage(table, kappas).axes[0].lines
-    assert sum(len(line.get_xdata()) for line in lines[:-1]) == len(table)
-    assert set(np.concatenate([line.get_xdata() for line in lines[:-1]])) == {1.5}
-
-
 def spans(axis):
     """The lines of intervals: (place, low, high)."""
     found = [line for line in axis.lines if line.get_marker() == "None"]
