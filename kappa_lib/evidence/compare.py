@@ -13,18 +13,9 @@ from itertools import pairwise, product
 
 import pandas as pd
 
+from kappa_lib.evidence import verdicts
 from kappa_lib.evidence.runs import LANGUAGES, Runs
-from kappa_lib.evidence.verdicts import (
-    ENOUGH_SEEDS,
-    NATS,
-    NOT_REACHED,
-    POINTS,
-    TOO_FEW,
-    Decision,
-    Verdict,
-    decide_difference,
-    decisive,
-)
+from kappa_lib.evidence.verdicts import Decision, Verdict, decide_difference, decisive
 
 Pair = tuple[str, str]
 # Differences up to these count as none: share of the parameters and of the tensors' types, layers,
@@ -59,7 +50,7 @@ PAIRS: tuple[Pair, ...] = (
 # Outcome → column, factor, unit; and the smallest difference that matters, also of its kinds.
 ENDS = {"wer": ("wer_mean", 100, "points")}
 ENDS |= {"text": ("text_loss", 1, "nats per token"), "kl": ("kl", 1, "nats per token")}
-MARGINS = {"wer": POINTS, "text": NATS, "kl": NATS}
+MARGINS = {"wer": verdicts.POINTS, "text": verdicts.NATS, "kl": verdicts.NATS}
 
 
 def pairs_of(runs: Runs, among: Iterable[Pair] = PAIRS) -> list[Pair]:
@@ -137,10 +128,10 @@ def at_equal_learning(
 def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) -> Decision:
     """What the differences of the decisive seeds read; ``margin`` is by default of ``MARGINS``."""
     (values, note), of = decisive(differences(runs, pair, outcome)), outcome.split()[0]
-    if len(values) < ENOUGH_SEEDS:
-        return Decision(Verdict.NOT_TESTABLE, n=len(values), note=TOO_FEW)
+    if len(values) < verdicts.ENOUGH_SEEDS:
+        return Decision(Verdict.NOT_TESTABLE, n=len(values), note=verdicts.TOO_FEW)
     if values.isna().any():
-        return Decision(Verdict.UNDECIDED, n=len(values), note=NOT_REACHED)
+        return Decision(Verdict.UNDECIDED, n=len(values), note=verdicts.NOT_REACHED)
     margin = MARGINS[of] if margin is None else margin
     return decide_difference(values, margin, ENDS[of][2]).noting(note)
 

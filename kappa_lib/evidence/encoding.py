@@ -26,11 +26,8 @@ def tensors(folder: Path) -> pd.DataFrame:
 
     ``loss_<change>`` and ``kl_<change>`` are means over texts and blocks; where stability was
     measured, ``kl_noise`` is what relative noise costs, and ``noise_scale`` that of the gradient.
-    InputError where a table is missing or lacks a tensor's damage.
+    InputError where a table lacks a tensor of the other.
     """
-    missing = [name for name in ("tensors", "damage") if not (folder / f"{name}.csv").is_file()]
-    if missing:
-        raise InputError(f"{folder}: no {', '.join(missing)}", f"read those in {FOLDER}")
     table, damage = (pd.read_csv(folder / f"{name}.csv") for name in ("tensors", "damage"))
     if set(damage["tensor"]) != set(table["tensor"]):
         raise InputError(f"{folder}: the tables list different tensors", f"read those in {FOLDER}")
@@ -80,12 +77,9 @@ def surgery_table(surgery: pd.DataFrame) -> pd.DataFrame:
 
 
 def smallest(folder: Path) -> pd.DataFrame:
-    """What the smallest singular values of each type of one study are worth to the model.
-
-    Returns:
-        Per type: median κ, the cost of taking σ_k away less that of as much off a random
-        direction (``nats per token``, 95 % over windows), and its ``reading``.
-    """
+    """What the smallest singular values of each type are worth to a study's model: median κ, the
+    cost of taking σ_k away less that of as much off a random direction (``nats per token``, 95 %
+    over windows), and its ``reading``."""
     table, surgery = (pd.read_csv(folder / f"{part}.csv") for part in ("tensors", "surgery"))
     costs = surgery.pivot_table(index=["scope", "window"], columns="change", values="loss")
     less = costs["surgery"] - costs["surgery_elsewhere"]

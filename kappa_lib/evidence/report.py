@@ -50,11 +50,9 @@ REACH = {
 # What is counted apart, since it is no claim of the paper's.
 _APART = {"identity": "identities", "caveat": "our caveats"}
 # Column of the evaluations → heading.
-HEADS = {
-    **{"wer_mean": "mean, %", "capped": "truncated, %", "empty": "empty, %"},
-    **{"train_loss": "training loss", "heldout_loss": "held-out loss"},
-    **{"text_loss": "general-text loss", "kl": "KL from base"},
-}
+HEADS = {"wer_mean": "mean, %", "capped": "truncated, %", "empty": "empty, %"}
+HEADS |= {"train_loss": "training loss", "heldout_loss": "held-out loss"}
+HEADS |= {"text_loss": "general-text loss", "kl": "KL from base"}
 LOSSES = ["train_loss", "heldout_loss", "text_loss", "kl"]
 # What an outcome begins with → its name in tables.
 _COSTS = {"wer": "WER", "text": HEADS["text_loss"], "kl": "KL"}
@@ -142,11 +140,8 @@ def arms_table(found: Runs) -> str:
 
 
 def questions() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The committed answer to each of ``QUESTIONS``: seed by seed, and compared.
-
-    The frames are those of :mod:`kappa_lib.evidence.compare`, of the outcomes at the end; their
-    ``pair`` is the question, with the number of seeds.
-    """
+    """The committed answer to each of ``QUESTIONS``, of the outcomes at the end: seed by seed and
+    compared, as in :mod:`kappa_lib.evidence.compare`; ``pair`` is the question."""
     dots, rows = [], []
     for question, (name, pair) in QUESTIONS.items():
         asked = committed(name), [pair], compare.ENDS
@@ -167,10 +162,7 @@ def by_importance(found: Sequence[Claim]) -> dict[str, list[Claim]]:
 
 
 def measured(claim: Claim) -> str:
-    """What was measured: estimates with intervals and readings, or the cell's plain numbers.
-
-    The only p-value is that by Holm, where there is one.
-    """
+    """What was measured: estimates with intervals and readings, and the cell's plain numbers."""
     found, texts = claim.decision, []
     if found:
         named = ((_said(name), part) for name, part in found.parts.items())

@@ -13,22 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator
 
-from kappa_lib.evidence import compare, encoding
+from kappa_lib.evidence import compare, encoding, verdicts
 from kappa_lib.evidence.runs import Runs, runs_for
-from kappa_lib.evidence.verdicts import (
-    DECIDED,
-    LEVEL,
-    NOT_RUN,
-    POINTS,
-    Decision,
-    Interval,
-    Verdict,
-    decide_difference,
-    decisive,
-    holm,
-    together,
-    unless_confounded,
-)
+from kappa_lib.evidence.verdicts import Decision, Interval, Verdict, decide_difference, together
 from kappa_lib.profiles import Profile
 
 
@@ -53,7 +40,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         found = runs_for(self.runs, profile)
         ran = compare.pairs_of(found, self.pairs)
         if not ran or (self.every and len(ran) < len(self.pairs)):
-            return NOT_RUN
+            return verdicts.NOT_RUN
         pairs = ran if self.every else ran[:1]
         each = {
             pair: {o: compare.decide(found, pair, o, self.margin) for o in self.outcomes}
@@ -62,7 +49,7 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
         parts = each[pairs[0]] if len(pairs) == 1 else _by_holm(each)
         unlike = (compare.unlike(found, pair, self.held) for pair in pairs)
         apart = {name: how for of in unlike for name, how in of.items()}
-        return unless_confounded(together(parts), apart)
+        return verdicts.unless_confounded(together(parts), apart)
 
 
 def _by_holm(each: Mapping[compare.Pair, Mapping[str, Decision]]) -> dict[str, Decision]:
@@ -72,11 +59,11 @@ def _by_holm(each: Mapping[compare.Pair, Mapping[str, Decision]]) -> dict[str, D
     """
     named = {compare.name_of(pair): of for pair, of in each.items()}
     p = {name: together(of).p for name, of in named.items()}
-    corrected, parts = holm({name: x for name, x in p.items() if x is not None}), {}
+    corrected, parts = verdicts.holm({name: x for name, x in p.items() if x is not None}), {}
     for name, of in named.items():
-        chance = corrected.get(name, 1.0) >= 1 - LEVEL
+        chance = corrected.get(name, 1.0) >= 1 - verdicts.LEVEL
         for outcome, part in of.items():
-            decided = part.verdict in DECIDED and chance
+            decided = part.verdict in verdicts.DECIDED and chance
             parts[f"{name}, {outcome}"] = part.but(Verdict.UNDECIDED) if decided else part
     return parts
 
@@ -158,7 +145,7 @@ def best_by_others(curve: np.ndarray) -> np.ndarray:
 
 def rise(curve: np.ndarray) -> Decision:
     """WER at the end less that at the best point, in points."""
-    return decide_difference(curve[:, -1] - best_by_others(curve), POINTS, "points")
+    return decide_difference(curve[:, -1] - best_by_others(curve), verdicts.POINTS, "points")
 
 
 def falls(selected: np.ndarray, inverse: np.ndarray) -> Decision:
@@ -192,7 +179,7 @@ def good_early(selected: np.ndarray, inverse: np.ndarray) -> Decision:
 def of_curves(rule: Callable[[np.ndarray, np.ndarray], Decision], found: Runs) -> Decision:
     """The rule on the WER of ``selected`` and ``inverse``, where a rise would say anything."""
     if not (ran := compare.pairs_of(found, CURVES)):
-        return NOT_RUN
+        return verdicts.NOT_RUN
     pair = ran[0]
     rates = {config.get("schedule", "decaying") for arm in pair for config in found.configs(arm)}
     if rates != {"constant"} or found.epochs < EPOCHS:
@@ -206,11 +193,13 @@ def of_curves(rule: Callable[[np.ndarray, np.ndarray], Decision], found: Runs) -
 def new_modality(found: Runs) -> Decision:
     """The last WER of every test corpus, recorded people included, lies below one half."""
     if "selected" not in found.ran:
-        return NOT_RUN
+        return verdicts.NOT_RUN
     ends = found.ends.loc[["selected"]].set_index("seed").filter(regex="^wer_(?!mean)")
-    kept, note = decisive(ends.rename(columns=lambda name: name.removeprefix("wer_")))
+    kept, note = verdicts.decisive(ends.rename(columns=lambda name: name.removeprefix("wer_")))
     parts = {
-        corpus: decide_difference(100 * rates - 50, POINTS, "points from 50 %").noting(note)
+        corpus: decide_difference(100 * rates - 50, verdicts.POINTS, "points from 50 %").noting(
+            note
+        )
         for corpus, rates in kept.dropna(axis="columns").items()
     }
     if not parts:
@@ -227,23 +216,23 @@ def disruption_causes_forgetting(found: Runs) -> Decision:
     Without a decided difference in disruption there is nothing for forgetting to follow.
     """
     if not (ran := compare.pairs_of(found, compare.MATCHED)):
-        return NOT_RUN
+        return verdicts.NOT_RUN
     pair = ran[0]
     moved = pd.DataFrame({arm: found.disruption(arm) for arm in pair}).dropna()
     if moved.empty:
         return Decision(Verdict.NOT_TESTABLE, note="no spectra from before and after training")
-    apart, note = decisive(moved[pair[0]] - moved[pair[1]])
+    apart, note = verdicts.decisive(moved[pair[0]] - moved[pair[1]])
     disrupted = decide_difference(apart, 0.0, "log of |Δ log κ|")
     forgot = {outcome: compare.decide(found, pair, outcome) for outcome in ("text", "kl")}
     sides, verdict = {part.verdict for part in forgot.values()}, Verdict.UNDECIDED
     if disrupted.verdict == Verdict.NOT_TESTABLE:
         verdict = Verdict.NOT_TESTABLE
-    elif sides in ({Verdict.LOWER}, {Verdict.HIGHER}) and disrupted.verdict in DECIDED:
+    elif sides in ({Verdict.LOWER}, {Verdict.HIGHER}) and disrupted.verdict in verdicts.DECIDED:
         verdict = Verdict.HOLDS if sides == {disrupted.verdict} else Verdict.FAILS
     parts = {"disruption": disrupted, **forgot}
     decision = Decision(verdict, n=disrupted.n, p=together(forgot).p, parts=parts)
     unlike = compare.unlike(found, pair, ["parameters", "types", "layers"])
-    return unless_confounded(decision.noting(note), unlike)
+    return verdicts.unless_confounded(decision.noting(note), unlike)
 
 
 RULES: dict[str, Callable[[Runs], Decision]] = {

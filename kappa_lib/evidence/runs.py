@@ -98,11 +98,8 @@ class Runs:
 
     @cached_property
     def trained(self) -> pd.DataFrame:
-        """One row per tensor that an arm trains: ``arm``, ``tensor``, ``type``, ``layer``.
-
-        Of an arm that is drawn anew for each seed it is the first draw. InputError where the
-        selections have not been made yet.
-        """
+        """One row per tensor that an arm trains, of random arms in their first draw: ``arm``,
+        ``tensor``, ``type``, ``layer``. InputError where the selections have not been made yet."""
         each = ((arm, of_run(self.profile, arm).tensors) for arm in self.profile.arms)
         rows = [(arm, name) for arm, names in each for name in names]
         table = pd.DataFrame(rows, columns=["arm", "tensor"])
@@ -112,12 +109,9 @@ class Runs:
 
     @cached_property
     def arms(self) -> pd.DataFrame:
-        """One row per arm, run or not.
-
-        Its ``rule``, number of ``tensors`` and ``parameters``, the geometric mean ``kappa`` of its
-        tensors as they are stored, their mean ``layer``, and how many there are of each type.
-        InputError where the selections have not been made yet.
-        """
+        """One row per arm, run or not: its ``rule``, number of ``tensors`` and ``parameters``, the
+        geometric mean ``kappa`` of its tensors as stored, their mean ``layer``, and how many there
+        are of each type. InputError where the selections have not been made yet."""
         chosen = {arm: of_run(self.profile, arm) for arm in self.profile.arms}
         rows = {arm: (c.rule, len(c.tensors), c.parameters) for arm, c in chosen.items()}
         heads = ["rule", "tensors", "parameters"]
@@ -150,9 +144,8 @@ class Runs:
         return [read_json(self.folders[arm, seed] / "config.json") for seed in self._seeds(arm)]
 
     def split(self, what: str) -> dict[str, Any]:
-        """What was noted of the corpora: ``missing`` (→ why it could not be had; to be said
-        wherever results are shown), ``left_out`` (→ part → reason → unusable rows), ``used`` (→
-        part → rows). Empty for runs from before it was noted."""
+        """What was noted of the corpora: ``missing`` (→ why it could not be had), ``left_out`` (→
+        part → reason → unusable rows), ``used`` (→ part → rows); runs of old may lack it."""
         path = self.profile.folder / "split.json"
         return read_json(path).get(what, {}) if path.is_file() else {}
 
@@ -163,10 +156,8 @@ class Runs:
         return "; ".join(f"WITHOUT {corpus}: recordings not available" for corpus in without)
 
     def transcripts(self, arm: str, seed: int, step: int | None = None) -> pd.DataFrame:
-        """``corpus``, ``reference`` and ``hypothesis`` of every test utterance at an evaluation.
-
-        The last one by default; InputError where there is no such run or step.
-        """
+        """``corpus``, ``reference`` and ``hypothesis`` of every test utterance at an evaluation,
+        by default the last one; InputError where there is no such run or step."""
         folder = run_folder(self.profile, arm, seed) / "transcripts"
         found = sorted(folder.glob("step*.json"))
         chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]

@@ -91,7 +91,7 @@ def test_surgery_costs_have_intervals_over_windows(folder):
 
 def test_an_unfinished_study_names_what_is_missing(folder):
     (folder / "damage.csv").unlink()
-    with pytest.raises(InputError, match=r"no damage(.|\n)*reference/encoding"):
+    with pytest.raises(FileNotFoundError, match=r"damage\.csv"):
         encoding.tensors(folder)
 
 
