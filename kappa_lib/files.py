@@ -19,8 +19,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from kappa_lib.errors import InputError, SpaceError
 
-SHOWN = 5  # of the faults of one value
-
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
@@ -181,7 +179,7 @@ def validated(value: Any, source: str, kind: Any, remedy: str) -> Any:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         wrong = []
-        for found in error.errors(include_url=False, include_input=False)[:SHOWN]:
+        for found in error.errors(include_url=False, include_input=False)[:5]:
             place, said = ".".join(map(str, found["loc"])), found["msg"]
             wrong.append(f"{place}: {said}" if place else said.removeprefix("Value error, "))
         raise InputError(f"{source}: {'; '.join(wrong)}", remedy) from error

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
 from kappa_lib.files import parse, validated
 
 # The corpora that need no folder of one's own, and their languages.
-CORPORA = {
-    **{"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"},
-    "en_actors": "en",
-    **{"librispeech": "en", "mls_german": "de"},
-}
+CORPORA = {"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"}
+CORPORA |= {"en_actors": "en", "librispeech": "en", "mls_german": "de"}
 # Steps over which a loss is averaged before it may stop a run; an evaluation begins anew.
 SMOOTHED = 20
 _OF_ARMS = ("arm_lr", "gauge", "lora")  # keys that say something of single arms
@@ -34,10 +31,8 @@ Utterances = dict[str, Whole]
 Corpus = Annotated[dict[Literal["folder", "language", "text"], str], Field(min_length=3)]
 
 
-class Gauged(BaseModel):
+class Gauged(BaseModel, frozen=True, extra="forbid", strict=True):
     """An arm's model in another gauge: the same function, see ``spectra/gauge``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     of: Name  # the rule of the arm's tensors
     dose: Whole = 0  # factors of 2^±dose, drawn anew for each seed
@@ -45,23 +40,19 @@ class Gauged(BaseModel):
     rms: bool = False  # each tensor's rate is divided by what the gauge does to a step's size
 
 
-class OwnLora(BaseModel):
+class OwnLora(BaseModel, frozen=True, extra="forbid", strict=True):
     """An arm's LoRA of its own rank and α, whatever size the other arms have."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     of: Name  # the rule of the arm's tensors
     rank: Count
     alpha: Rate
 
 
-class Profile(BaseModel):
+class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
     """Every setting of a run; the YAML files in ``data/profiles`` hold a value for each.
 
     Settings with a default came later: a file without them, and a run from before them, have it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     profile: Name  # also the name of its folder under ``results/``
     model: str  # ``smollm2-135m`` (a pinned asset), a folder (from the profile's file), or a hub id

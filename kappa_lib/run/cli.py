@@ -42,6 +42,7 @@ SHARE = (
     "Which share of the candidates. Without any size it is the paper's, 100 of 224, so that the"
     " arms are the paper's; PEFT's find_kappa_target_modules takes 0.2."
 )
+ARM = "Repeatable; without it selected and inverse. An unknown name is answered with all."
 DOSE = "Factors are 2^k, k drawn from -DOSE to DOSE."
 Profile = Annotated[str, Option(help="A name, or the path of a YAML file.")]
 SET = Option("--set", metavar="KEY=VALUE", help="Another value for a profile's key; repeatable.")
@@ -108,22 +109,10 @@ def scan(
     print(f"Next: kappa select {shlex.quote(str(out))} -o arms")
 
 
-def _list_arms(asked: bool) -> None:
-    if asked:
-        from kappa_lib.spectra.arms import ARMS
-
-        print("\n".join(f"{arm:22} {words}" for arm, (words, _) in ARMS.items()))
-        raise typer.Exit
-
-
-LIST = Option("--list-arms", callback=_list_arms, is_eager=True, help="Show them and exit.")
-
-
 @app.command(epilog="Example: kappa select out --arm selected --share 0.2 -o arms")
 def select(
     table: Annotated[Path, Argument(help="kappa.parquet of a scan, or its folder.")],
-    arm: Annotated[Several, Option(help="Repeatable; without it selected and inverse.")] = None,
-    list_arms: Annotated[bool, LIST] = False,
+    arm: Annotated[Several, Option(help=ARM)] = None,
     count: Annotated[int | None, Option(help="How many tensors.")] = None,
     share: Annotated[float | None, Option(help=SHARE)] = None,
     seed: Annotated[int, Option(help="Seed of random arms.")] = 0,

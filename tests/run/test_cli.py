@@ -17,7 +17,6 @@ from kappa_lib import __version__
 from kappa_lib.errors import InputError
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
-from kappa_lib.spectra.arms import ARMS
 
 SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
 
@@ -136,12 +135,6 @@ def test_the_example_in_a_help_is_grammatical(name, capsys):
     assert asked == name
     command = typer.main.get_command(cli.app).commands[name]
     assert command.make_context(name, arguments).params
-
-
-def test_the_arms_are_listed_with_what_they_train(capsys):
-    assert cli.main(["select", "--list-arms"]) == 0
-    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert shown == {name: words for name, (words, _) in ARMS.items()}
 
 
 def test_an_output_without_greek_letters_does_without_them():
