@@ -153,12 +153,6 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         return CORPORA.get(corpus) or self.corpora[corpus]["language"]
 
 
-def checked(values: Mapping[str, Any], source: str) -> Profile:
-    """The profile that has these values; InputError where a key is missing or unknown, or holds
-    what it cannot."""
-    return validated(values, source, Profile, "kappa_lib/profiles.py says what each key means")
-
-
 def parse_setting(text: str) -> tuple[str, Any]:
     """Key and value of a ``--set KEY=VALUE``, the value written as in a profile's YAML."""
     key, separator, value = text.partition("=")
@@ -174,13 +168,11 @@ def names() -> list[str]:
 
 def find(name: str) -> Path:
     """The YAML file of a profile, given its name or, ending in ``.yaml``, its path."""
-    if name.endswith((".yaml", ".yml")):
-        path = paths.expanded(name).absolute()
-        if path.is_file():
-            return path.resolve()
-        raise InputError(f"there is no profile file {path}", "check the path")
     if name in names():
         return _FILES / f"{name}.yaml"
+    path = paths.expanded(name).absolute()
+    if name.endswith((".yaml", ".yml")) and path.is_file():
+        return path.resolve()
     known = f"use one of {', '.join(names())}, or the path of a YAML file"
     raise InputError(f"there is no profile {name!r}", known)
 
@@ -191,10 +183,10 @@ def load(source: str | Path | Mapping[str, Any], **overrides: Any) -> Profile:
     Args:
         source: a profile's name; the path of its YAML file; ``reference/<name>`` for the committed
             run of a profile, with the arms and seeds that it has; or a notebook's ``globals()``,
-            whose ``profile`` is one of these. A notebook's other profile keys win over the file,
-            so that editing the parameters cell has the effect that the reader expects; a
-            committed run stays as it is. The notebook's profile becomes the :func:`current` one.
-        overrides: values by key; a relative path among them starts from the working folder.
+            whose ``profile`` is one of these, and becomes the :func:`current` one. A notebook's
+            other profile keys win over the file; a committed run stays as it is.
+        overrides: values by key, of no committed run; a relative path among them starts from the
+            working folder.
 
     Raises:
         InputError: unknown profile, unknown or missing key, value of a wrong type or range, a
@@ -203,10 +195,11 @@ def load(source: str | Path | Mapping[str, Any], **overrides: Any) -> Profile:
     if isinstance(source, Mapping):
         return _of_notebook(source, overrides)
     source = str(source)
-    if source.startswith(_REFERENCE):
-        profile = _committed(source, overrides)
-    else:
-        profile = _of_file(find(source), overrides)
+    committed = source.startswith(_REFERENCE)
+    if committed and overrides:
+        name = source.removeprefix(_REFERENCE)
+        raise InputError(f"{source}: a committed run stays as it is", f"take profile {name}")
+    profile = _committed(source) if committed else _of_file(find(source), overrides)
     profile._source = source
     return profile
 
@@ -234,7 +227,7 @@ def _of_notebook(namespace: Mapping[str, Any], overrides: dict[str, Any]) -> Pro
     return _current
 
 
-def _committed(source: str, overrides: dict[str, Any]) -> Profile:
+def _committed(source: str) -> Profile:
     name = source.removeprefix(_REFERENCE)
     planned, folder = _of_file(find(name), {}), paths.REFERENCE / name
     finished = {path.parent.name for path in folder.glob("runs/*/provenance.json")}
@@ -245,8 +238,7 @@ def _committed(source: str, overrides: dict[str, Any]) -> Profile:
     for key in _OF_ARMS:
         of_arms = getattr(planned, key).items()
         there[key] = {arm: own for arm, own in of_arms if arm in there["arms"]}
-    planned = planned.model_copy(update=there)
-    return checked(planned.model_dump() | overrides, source) if overrides else planned
+    return planned.model_copy(update=there)
 
 
 def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
@@ -254,7 +246,8 @@ def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
     if values.get("profile", path.stem) != path.stem:
         # A copy that kept its original's name would write over the original's results.
         raise InputError(f"{path}: its key profile is another", f"write profile: {path.stem}")
-    profile = checked(values | overrides, path.name)
+    remedy = "kappa_lib/profiles.py says what each key means"
+    profile = validated(values | overrides, path.name, Profile, remedy)
 
     def absolute(place: str, key: str) -> Path:
         """Notebooks work in their own folder, where a relative path leads elsewhere."""

@@ -23,7 +23,7 @@ def test_every_profile_loads_under_its_own_name(name):
     ("source", "said"),
     [
         ("desktop", "use one of .*laptop"),
-        ("nowhere/nope.yaml", r"no profile file .*nope\.yaml"),
+        ("nowhere/nope.yaml", r"no profile .*nope\.yaml"),
         ("reference/smoke", "no committed run"),
     ],
 )
@@ -154,7 +154,8 @@ def test_a_committed_run_is_read_where_it_lies_with_the_seeds_that_are_there(tmp
     assert found.folder == tmp_path / "reference" / "study"
     assert found.output == tmp_path / "shown" / "study"
     assert own.folder == own.output == tmp_path / "study"
-    assert profiles.load("reference/study", seeds=[2]).seeds == [2]
+    with pytest.raises(InputError, match="take profile study"):
+        profiles.load("reference/study", seeds=[2])
 
 
 @pytest.fixture

@@ -159,11 +159,10 @@ class Runs:
         """``corpus``, ``reference`` and ``hypothesis`` of every test utterance at an evaluation,
         by default the last one; InputError where there is no such run or step."""
         folder = run_folder(self.profile, arm, seed) / "transcripts"
-        found = sorted(folder.glob("step*.json"))
-        chosen = found[-1:] if step is None else [p for p in found if p.stem == f"step{step:06d}"]
-        if not chosen:
+        found = sorted(folder.glob("step*.json" if step is None else f"step{step:06d}.json"))
+        if not found:
             raise InputError(f"{folder}: no transcripts of step {step}", "run notebook 04 first")
-        return pd.DataFrame(read_json(chosen[0]))
+        return pd.DataFrame(read_json(found[-1]))
 
     @cached_property
     def wer_intervals(self) -> pd.DataFrame:
