@@ -13,6 +13,7 @@ from typing import Any
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from kappa_lib import files, paths, profiles
@@ -20,9 +21,6 @@ from kappa_lib.errors import InputError, KappaError
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import CHANNEL
 from kappa_lib.text import clock
-
-SHOWN_LINES = 12  # of a failing cell's traceback
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Kernel(AsyncKernelManager):
@@ -97,22 +95,18 @@ def execute(chosen: list[Path], profile: Profile, source: str) -> None:
         values = profile.model_dump(include=declared | replaced) if declared else {}
         values |= {"profile": source} if "profile" in values else {}
         print(place + (": again, from what is kept" if resumed else ""), flush=True)
-        took = _execute(path, values, executed)
-        _record_time(profile.folder, path.stem, took | {"resumed": resumed})
-        print(f"{place}: done in {clock(took['seconds'])}", flush=True)
+        done = _execute(path, values, executed)
+        _record_time(profile.folder, path.stem, done, resumed)
+        print(f"{place}: done in {clock(done.metadata.papermill['duration'])}", flush=True)
 
 
-def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> dict[str, Any]:
-    """Execute one notebook in its own folder, and leave a copy with what was executed of it.
-
-    Returns:
-        By papermill's record its ``seconds``, and in ``stages`` those of its sections.
-    """
+def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> NotebookNode:
+    """Execute one notebook in its own folder, and leave a copy with what was executed of it."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
     so_far = f"\n  What was executed so far: {executed}"
     try:
-        done = papermill.execute_notebook(
+        return papermill.execute_notebook(
             str(notebook),
             str(executed),
             parameters=values,
@@ -123,8 +117,9 @@ def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> dict[str
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
-        trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()[-SHOWN_LINES:]
-        shown = "".join(f"\n    {line}" for line in trace or [f"{error.ename}: {error.evalue}"])
+        uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        last = uncoloured.splitlines()[-12:] or [f"{error.ename}: {error.evalue}"]
+        shown = "".join(f"\n    {line}" for line in last)
         raise KappaError(
             f"{notebook.name} failed in cell [{error.exec_count}]:{shown}{so_far}",
             "after a change, the same command goes on from the last finished stage",
@@ -136,20 +131,21 @@ def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> dict[str
             " smaller profile, then call the same command again; it goes on from the last finished"
             " stage",
         ) from error
+
+
+def _record_time(folder: Path, name: str, done: NotebookNode, resumed: bool) -> None:
+    """Keep in ``timings.json``, for the report, what a notebook with its sections took by
+    papermill's record, and what the installation did."""
     heading, stages = "", {}
     for cell in done.cells:
         if cell.cell_type == "code" and (took := cell.metadata.papermill.get("duration")):
             stages[heading] = round(stages.get(heading, 0.0) + took, 1)
         elif titles := re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE):
             heading = titles[-1]
-    return {"seconds": round(done.metadata.papermill["duration"], 1), "stages": stages}
-
-
-def _record_time(folder: Path, name: str, entry: dict) -> None:
-    """Keep in ``timings.json``, for the report, what a notebook and the installation took."""
     path = folder / "timings.json"
     content = files.read_json(path) if path.is_file() else {"notebooks": {}}
-    content["notebooks"][name] = entry
+    seconds = round(done.metadata.papermill["duration"], 1)
+    content["notebooks"][name] = {"seconds": seconds, "stages": stages, "resumed": resumed}
     installation = os.environ.get("KAPPA_INSTALL_SECONDS")
     content["install_seconds"] = float(installation) if installation else None
     files.write_json(path, content)
