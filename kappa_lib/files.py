@@ -40,11 +40,8 @@ def states(paths: Iterable[Path]) -> list[list[Any]]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse before writing when the disk that holds ``folder`` has fewer than ``needed`` bytes.
-
-    Raises:
-        SpaceError: naming the folder, the bytes needed and the bytes free.
-    """
+    """Refuse before writing, by a SpaceError, when the disk that holds ``folder`` has fewer than
+    ``needed`` bytes."""
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -68,11 +65,7 @@ def require_folder(folder: Path) -> None:
 @contextmanager
 def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold a part of a results folder, for instance one run, for this process alone; the system
-    frees it when the process ends.
-
-    Raises:
-        InputError: another process holds it, and ``wait`` is not asked for.
-    """
+    frees it when the process ends. InputError where another holds it, unless asked to ``wait``."""
     path = folder / "stages" / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
@@ -155,8 +148,7 @@ def whole_lines(path: Path) -> list[bytes]:
 def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
     """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
 
-    Raises:
-        InputError: cannot be read, or holds no ``kind``, see :func:`validated`; names ``source``.
+    InputError, with ``source``, where it can't be read or holds no ``kind``: :func:`validated`.
     """
     language = "JSON" if loads is json.loads else "YAML"
     try:
@@ -170,11 +162,7 @@ def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = 
 
 def validated(value: Any, source: str, kind: Any, remedy: str) -> Any:
     """A value that has to be of a type, without conversions: ``dict[str, object]``, a model of
-    pydantic's.
-
-    Raises:
-        InputError: it is not; names ``source`` and what is wrong in it.
-    """
+    pydantic's. InputError where it is not, with ``source`` and what is wrong in it."""
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
@@ -186,22 +174,11 @@ def validated(value: Any, source: str, kind: Any, remedy: str) -> Any:
 
 
 def stage(
-    name: str,
-    folder: Path,
-    inputs: dict[str, Any],
-    outputs: list[Path],
-    make: Callable[[], None],
+    name: str, folder: Path, inputs: dict[str, Any], outputs: list[Path], make: Callable[[], None]
 ) -> None:
-    """Have a step of the pipeline done once: nothing is made where its record holds the same
-    inputs and its outputs are intact. Another process that wants the same waits.
-
-    Args:
-        name: of the step; its record is ``<folder>/stages/<name>.json``.
-        folder: the results folder.
-        inputs: JSON-serialisable description of everything that decides the outputs.
-        outputs: files that the step leaves behind.
-        make: leaves them.
-    """
+    """Have a step of the pipeline done once: ``make`` leaves ``outputs``, unless these are intact
+    and the step's record, ``<folder>/stages/<name>.json``, holds the same ``inputs``, which are
+    JSON and all that decides them. Another process that wants the same waits."""
     path, key = folder / "stages" / f"{name}.json", fingerprint(inputs)
     with alone(folder, name, wait=True):
         record = read_json(path) if path.is_file() else {"key": None}

@@ -65,10 +65,8 @@ def outcomes_of(runs: Runs) -> list[str]:
 
 
 def texts_of(runs: Runs) -> list[str]:
-    """The outcomes of each kind of general text; a mean hides where one gains and another loses.
-
-    Empty where a run kept no kinds apart.
-    """
+    """The outcomes of each kind of general text, if a run kept them apart: a mean hides where one
+    gains and another loses."""
     kinds = [c for c in runs.evaluations if c.startswith(("text_", "kl_")) and c != "text_loss"]
     return [column.replace("_", " ") for column in sorted(kinds, reverse=True)]
 
@@ -128,12 +126,10 @@ def at_equal_learning(
 def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) -> Decision:
     """What the differences of the decisive seeds read; ``margin`` is by default of ``MARGINS``."""
     (values, note), of = decisive(differences(runs, pair, outcome)), outcome.split()[0]
-    if len(values) < verdicts.ENOUGH_SEEDS:
-        return Decision(Verdict.NOT_TESTABLE, n=len(values), note=verdicts.TOO_FEW)
-    if values.isna().any():
+    if len(values) >= verdicts.ENOUGH_SEEDS and values.isna().any():
         return Decision(Verdict.UNDECIDED, n=len(values), note=verdicts.NOT_REACHED)
-    margin = MARGINS[of] if margin is None else margin
-    return decide_difference(values, margin, ENDS[of][2]).noting(note)
+    found = decide_difference(values, MARGINS[of] if margin is None else margin, ENDS[of][2])
+    return found.noting(note) if found.interval else found
 
 
 def compare(runs: Runs, pair: Pair, outcome: str) -> dict[str, str | float]:
@@ -177,11 +173,10 @@ def seed_by_seed(
 
 
 def unlike(runs: Runs, pair: Pair, held: Iterable[str]) -> dict[str, str]:
-    """What differs between two arms of the things that are to be ``held`` equal; empty if nothing.
+    """What differs between two arms of the things that are to be ``held`` equal, → how.
 
     These are ``parameters``, ``types``, ``layers`` (the mean depth of each common type),
-    ``training loss`` (at the end, seed by seed) and ``draws`` (a random arm is drawn anew for
-    each seed). Each is given with what it is of the first arm, beside the second.
+    ``training loss`` (at the end, seed by seed) and ``draws`` (of a random arm, one a seed).
     """
     each = {thing: _apart(runs, pair, thing) for thing in held}
     return {thing: words for thing, (size, words) in each.items() if size > ALIKE[thing]}

@@ -48,10 +48,8 @@ def of_model(model: str) -> pd.DataFrame | None:
 
 
 def with_volume(table: pd.DataFrame) -> pd.DataFrame:
-    """A κ table's tensors inside layers, with the volume that each lacks at its norm.
-
-    ``volume_lost`` is Theorem 1's, per direction; ``effective_rank_share`` is of the rank.
-    """
+    """A κ table's tensors inside layers, with the ``volume_lost`` (Theorem 1, per direction) that
+    each lacks at its norm, and ``effective_rank_share``, of its rank."""
     share = table["effective_rank"] / np.minimum(table["rows"], table["cols"])
     found = table.assign(volume_lost=volume_loss(table), effective_rank_share=share)
     return found[found["layer"].notna()]

@@ -78,10 +78,8 @@ def table(name: str, *of: Any) -> str:
 
 
 def write(profile: Profile, folder: Path | None = None) -> Path:
-    """Write ``REPORT.md`` from what a profile's runs left into ``folder``; return its path.
-
-    By default it is the profile's output; claims and figures are read from there, too.
-    """
+    """Write ``REPORT.md`` from what a profile's runs left; return its path. Claims and figures are
+    read from the ``folder`` that it is written to, by default the profile's output."""
     folder = folder or profile.output
     found, path, timings = runs(profile), folder / FILE, profile.folder / "timings.json"
     template = _templates().get_template("REPORT.md.j2")

@@ -20,10 +20,8 @@ from kappa_lib.profiles import Profile
 
 
 class Comparison(BaseModel, frozen=True, extra="forbid"):
-    """Two arms, seed by seed: the claim is that the first is lower in all outcomes.
-
-    By the rule of comparisons at the head of ``claims.yaml``.
-    """
+    """Two arms, seed by seed: the claim is that the first is lower in all outcomes, by the rule of
+    comparisons at the head of ``claims.yaml``."""
 
     # The profile whose committed runs decide for their model; another model's own runs decide for
     # it. Left out: the runs at hand.
@@ -53,10 +51,8 @@ class Comparison(BaseModel, frozen=True, extra="forbid"):
 
 
 def _by_holm(each: Mapping[compare.Pair, Mapping[str, Decision]]) -> dict[str, Decision]:
-    """Parts of all pairs; where a pair's p, corrected, may be chance, its readings are undecided.
-
-    The p of a pair is that of all its outcomes together, see :func:`together`.
-    """
+    """Parts of all pairs; where a pair's p (of all its outcomes :func:`together`), corrected, may
+    be chance, its readings are undecided."""
     named = {compare.name_of(pair): of for pair, of in each.items()}
     p = {name: together(of).p for name, of in named.items()}
     corrected, parts = verdicts.holm({name: x for name, x in p.items() if x is not None}), {}
@@ -211,10 +207,8 @@ def new_modality(found: Runs) -> Decision:
 
 
 def disruption_causes_forgetting(found: Runs) -> Decision:
-    """Where arms of the same size and types disrupt differently, the more disrupted forgets more.
-
-    Without a decided difference in disruption there is nothing for forgetting to follow.
-    """
+    """Where arms of the same size and types disrupt differently, the more disrupted forgets more;
+    without a decided difference in disruption there is nothing to follow."""
     if not (ran := compare.pairs_of(found, compare.MATCHED)):
         return verdicts.NOT_RUN
     pair = ran[0]

@@ -101,11 +101,8 @@ def together(parts: Mapping[str, Decision], claimed: Verdict = Verdict.LOWER) ->
 
 
 def unless_confounded(decision: Decision, apart: Mapping[str, str]) -> Decision:
-    """The decision, or *confounded* where it says anything while something else differs too.
-
-    ``apart`` says what else, and how. It is looked for whatever the outcome: it can hide a
-    difference as well as make one.
-    """
+    """The decision, or *confounded* where it says anything while something else is ``apart``, too,
+    which can hide a difference as well as make one."""
     if not apart:
         return decision
     told = ", ".join(f"{what} {how}" for what, how in apart.items())
@@ -147,10 +144,8 @@ def decide_difference(differences: Sequence[float], margin: float, unit: str = "
 
 
 def decisive(values: pd.Series) -> tuple[pd.Series, str]:
-    """Of values by seed those that decide, and a note on the pilot: left out beside three others.
-
-    Of a frame, its rows.
-    """
+    """Of values (or a frame's rows) by seed those that decide, and a note on the pilot, which is
+    left out beside three others."""
     others = values[values.index != PILOT_SEED]
     if len(others) == len(values):
         return values, ""
@@ -189,11 +184,8 @@ class Interval:
         return self.estimate, self.low, self.high
 
     def reading(self, above: float, below: float, either_way: bool = False) -> Verdict:
-        """*Higher* where it lies above the one bound, *lower* where below the other.
-
-        ``either_way`` it is *lower* below -``above``, and *no relevant difference* where inside
-        ±``below``.
-        """
+        """*Higher* where it lies above the one bound, *lower* where below the other; ``either_way``
+        *lower* below -``above``, *no relevant difference* inside ±``below``."""
         if self.low > above:
             return Verdict.HIGHER
         if self.high < (-above if either_way else below):
