@@ -61,11 +61,8 @@ class Claim(BaseModel, frozen=True, extra="forbid"):
 
 @cache  # a notebook asks a dozen times, and YAML is slow to read
 def catalogue() -> dict[str, Claim]:
-    """All claims by id, the most important first.
-
-    Raises:
-        InputError: a missing or unknown key (a verdict, for instance), or a value of another kind.
-    """
+    """All claims by id, the most important first; InputError where a key is missing or unknown (a
+    verdict, for instance), or a value of another kind."""
     entries = parse(FILE.read_bytes(), FILE.name, list[Claim], yaml.safe_load)
     return {entry.id: entry for entry in entries}
 

@@ -192,12 +192,10 @@ def new_modality(found: Runs) -> Decision:
         return verdicts.NOT_RUN
     ends = found.ends.loc[["selected"]].set_index("seed").filter(regex="^wer_(?!mean)")
     kept, note = verdicts.decisive(ends.rename(columns=lambda name: name.removeprefix("wer_")))
-    parts = {
-        corpus: decide_difference(100 * rates - 50, verdicts.POINTS, "points from 50 %").noting(
-            note
-        )
-        for corpus, rates in kept.dropna(axis="columns").items()
-    }
+    parts = {}
+    for corpus, rates in kept.dropna(axis="columns").items():
+        below_half = decide_difference(100 * rates - 50, verdicts.POINTS, "points from 50 %")
+        parts[corpus] = below_half.noting(note)
     if not parts:
         return Decision(Verdict.NOT_TESTABLE, note="not tested on speech")
     if {part.verdict for part in parts.values()} == {Verdict.LOWER, Verdict.HIGHER}:
