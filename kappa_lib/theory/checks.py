@@ -88,13 +88,3 @@ def positive_number(value: float, name: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise InputError(f"{name} is {value!r}", f"give a finite {name} above zero")
     return number
-
-
-def checked_matrix(weight: ArrayLike, name: str = "weight") -> NDArray[np.float64]:
-    """Return ``weight`` as a float64 matrix; InputError if it is none, empty or not finite."""
-    matrix = np.asarray(weight, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise InputError(f"{name} has shape {matrix.shape}", "give a non-empty 2-D array")
-    if not np.isfinite(matrix).all():
-        raise InputError(f"{name} holds NaN or infinite values", "remove or repair them first")
-    return matrix

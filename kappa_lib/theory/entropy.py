@@ -1,4 +1,4 @@
-"""Entropy and information of Y = WX with Gaussian X, eqs. (3)-(7), and entropy from samples.
+"""Entropy and information of Y = WX with Gaussian X, eqs. (4)-(7), and entropy from samples.
 
 Everything is in nats. ``s`` are the singular values of W in any order, shape (r,); those at or
 below ``rtol * max(s)`` count as zero, because for a rank-deficient W the output lives on a
@@ -15,26 +15,9 @@ from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
 from kappa_lib.errors import InputError
-from kappa_lib.theory.checks import as_spectrum, checked_matrix, nonzero_spectrum, positive_number
+from kappa_lib.theory.checks import as_spectrum, nonzero_spectrum, positive_number
 
 LOG_2PI_E = math.log(2 * math.pi * math.e)
-
-
-def gaussian_entropy(covariance: ArrayLike) -> float:
-    """Eq. (3): h(Y) = 1/2 log((2πe)^m det Σ) of Y ~ N(μ, Σ), Σ (m, m).
-
-    InputError where Σ is not square, not symmetric or not positive definite.
-    """
-    sigma = checked_matrix(covariance, "covariance")
-    if sigma.shape[0] != sigma.shape[1] or not np.allclose(sigma, sigma.T, rtol=1e-8, atol=0):
-        what = f"the covariance of shape {sigma.shape} is not symmetric"
-        raise InputError(what, "give a covariance matrix")
-    try:
-        factor = np.linalg.cholesky(sigma)
-    except np.linalg.LinAlgError as error:
-        what = "the covariance is not positive definite: no density in all m dimensions"
-        raise InputError(what, "linear_entropy works on the k-dimensional image") from error
-    return sigma.shape[0] / 2 * LOG_2PI_E + float(np.log(np.diag(factor)).sum())
 
 
 def linear_entropy(s: ArrayLike, sigma_x: float = 1.0, rtol: float | None = None) -> float:
@@ -65,9 +48,12 @@ def knn_entropy(samples: ArrayLike, neighbours: int = 4) -> float:
     of the unit ball, h = ψ(N) - ψ(k) + log c_d + d mean(log ε_i). Few neighbours lower the bias,
     many the variance.
 
-    InputError at too few samples, or repeated ones, which no density gives.
+    InputError at too few samples, not finite ones, or repeated ones, which no density gives.
     """
-    points = checked_matrix(samples, "samples")
+    points = np.asarray(samples, dtype=np.float64)
+    if points.ndim != 2 or not np.isfinite(points).all():
+        what = f"samples of shape {points.shape}, or NaN or infinite ones"
+        raise InputError(what, "give finite samples as an array (N, d)")
     count, dimension = points.shape
     if not 1 <= neighbours < count:
         what = f"{neighbours} neighbours for {count} samples"

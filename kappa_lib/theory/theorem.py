@@ -65,27 +65,12 @@ def corner_spectrum(kappa: float, energy: float, k: int, high: int) -> Spectrum:
     return _scaled(np.where(np.arange(k) < high, 1.0, 1 / kappa), energy)
 
 
-def _levelled_spectrum(kappa: float, energy: float, k: int, smallest: float) -> Spectrum:
-    """σ₁² = κ²a, σ_k² = a = ``smallest``, and one common value for the k - 2 between."""
-    rest = energy - smallest * (1 + kappa**2)
-    middle = np.full(k - 2, rest / max(k - 2, 1))
-    return np.sqrt(np.concatenate([[kappa**2 * smallest], middle, [smallest]]))
-
-
-def largest_log_volume_spectrum(kappa: float, energy: float, k: int) -> Spectrum:
-    """The spectrum of the band's upper end: a = 2C/(k(1+κ²)), the values between at C/k."""
-    kappa, energy, k = _checked_case(kappa, energy, k)
-    if k == 1:
-        return np.array([math.sqrt(energy)])
-    return _levelled_spectrum(kappa, energy, k, 2 * energy / (k * (1 + kappa**2)))
-
-
 def log_volume_band(kappa: float, energy: float, k: int) -> tuple[float, float]:
     """Smallest and largest V = Σ log σᵢ, eq. (8), for a given κ, C and k.
 
-    The upper end is (k/2) log(C/k) - log((κ + 1/κ)/2): Theorem 1's maximum less an amount that
-    does not depend on k. The lower end is the smallest over the k - 1 corners. InputError at
-    κ < 1 or not finite, C <= 0, k < 1, or κ > 1 with a single singular value.
+    The upper end, all between at t = C/k, is (k/2) log(C/k) - log((κ + 1/κ)/2):
+    Theorem 1's maximum less an amount that does not depend on k. The lower end is the smallest
+    over the k - 1 corners. InputError at κ < 1 or not finite, C <= 0, k < 1, or κ > 1 with k = 1.
     """
     kappa, energy, k = _checked_case(kappa, energy, k)
     top = k / 2 * math.log(energy / k)
@@ -120,20 +105,9 @@ def mutual_information_band(
     smallest = energy / (1 + kappa**2)
     if k > 2:  # the slope is positive at 0, negative here and falls between: exactly one root
         smallest = brentq(slope, 0.0, smallest, xtol=1e-15 * smallest, rtol=1e-14)
-    best = _levelled_spectrum(kappa, energy, k, smallest)
+    middle = np.full(k - 2, (energy - smallest * (1 + kappa**2)) / max(k - 2, 1))
+    best = np.sqrt(np.concatenate([[kappa**2 * smallest], middle, [smallest]]))
     return min(corners), mutual_information(best, sigma_x, sigma_n)
-
-
-def random_spectrum(kappa: float, energy: float, k: int, rng: np.random.Generator) -> Spectrum:
-    """A random spectrum with exactly this κ and energy, (k,), descending.
-
-    The values between the ends are Beta-distributed in log σ, with parameters drawn anew for
-    each spectrum, so that some pile up at an end and some in the middle.
-    """
-    kappa, energy, k = _checked_case(kappa, energy, k)
-    if k == 1:
-        return np.array([math.sqrt(energy)])
-    return spectrum_between(rng.beta(*rng.lognormal(0, 1.5, 2), size=k - 2), kappa, energy)
 
 
 def spectrum_between(inner: ArrayLike, kappa: float, energy: float) -> Spectrum:

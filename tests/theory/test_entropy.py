@@ -22,18 +22,16 @@ def spectrum(weight):
     return np.linalg.svd(weight, compute_uv=False)
 
 
-def test_gaussian_entropy_is_scipys():
-    root = gaussian(1, (5, 8))
-    covariance = root @ root.T
-    expected = stats.multivariate_normal(cov=covariance).entropy()
-    assert entropy.gaussian_entropy(covariance) == pytest.approx(expected, rel=1e-12)
+def gaussian_entropy(covariance):
+    """Eq. (3) as the paper writes it."""
+    return np.linalg.slogdet(2 * math.pi * math.e * np.asarray(covariance))[1] / 2
 
 
 @FEW
 @given(SHAPES, SEEDS, st.floats(0.01, 100))
 def test_linear_entropy_agrees_with_the_covariance_route(shape, seed, sigma_x):
     weight = gaussian(seed, sorted(shape))
-    expected = entropy.gaussian_entropy(sigma_x**2 * weight @ weight.T)
+    expected = gaussian_entropy(sigma_x**2 * weight @ weight.T)
     assert entropy.linear_entropy(spectrum(weight), sigma_x) == pytest.approx(expected, abs=1e-6)
 
 
@@ -51,7 +49,7 @@ def test_entropy_is_scale_variant_and_otherwise_invariant(shape, seed, scale):
 
 def test_rank_deficient_entropy_lives_on_the_image():
     weight = np.vstack([np.diag([3.0, 0.5]), np.zeros((4, 2))])
-    on_image = entropy.gaussian_entropy(np.diag([9.0, 0.25]))
+    on_image = gaussian_entropy(np.diag([9.0, 0.25]))
     assert entropy.linear_entropy(spectrum(weight)) == pytest.approx(on_image)
     with_dust = entropy.linear_entropy([3.0, 0.5, 1e-17])
     assert with_dust == pytest.approx(on_image)
@@ -100,20 +98,6 @@ def test_bad_noise_and_input_scales_are_named(sigma):
         entropy.linear_entropy([1.0], sigma)
 
 
-@pytest.mark.parametrize(
-    ("covariance", "said"),
-    [
-        ([[1.0, 2.0]], "symmetric"),
-        ([[1.0, 0.5], [0.0, 1.0]], "symmetric"),
-        ([[1.0, 1.0], [1.0, 1.0]], "positive definite"),
-        ([[1.0, 0.0], [0.0, -1.0]], "positive definite"),
-    ],
-)
-def test_bad_covariances_are_named(covariance, said):
-    with pytest.raises(InputError, match=said):
-        entropy.gaussian_entropy(covariance)
-
-
 @pytest.mark.parametrize("neighbours", [1, 4, 10])
 @pytest.mark.parametrize(
     "law",
@@ -139,3 +123,6 @@ def test_knn_entropy_refuses_atoms_and_too_few_samples():
         entropy.knn_entropy(np.maximum(np.random.default_rng(0).standard_normal((99, 1)), 0))
     with pytest.raises(InputError, match="neighbours"):
         entropy.knn_entropy(np.ones((3, 1)), neighbours=3)
+    for samples in (np.ones(9), [[0.0], [np.nan], [1.0]]):
+        with pytest.raises(InputError, match="samples of shape"):
+            entropy.knn_entropy(samples, 1)

@@ -79,7 +79,8 @@ def test_random_spectra_have_their_kappa_and_energy_and_stay_inside(kappa, energ
     low, high = theorem.log_volume_band(kappa, energy, k)
     noisy_low, noisy_high = theorem.mutual_information_band(kappa, energy, k, 1.0, 0.5)
     for _ in range(20):
-        s = theorem.random_spectrum(kappa, energy, k, rng)
+        heights = rng.beta(*rng.lognormal(0, 1.5, 2), size=k - 2)
+        s = theorem.spectrum_between(heights, kappa, energy)
         assert len(s) == k
         assert s[0] / s[-1] == pytest.approx(kappa)
         assert float(s @ s) == pytest.approx(energy)
@@ -91,7 +92,8 @@ def test_random_spectra_have_their_kappa_and_energy_and_stay_inside(kappa, energ
 @given(*CASES)
 def test_both_ends_are_attained(kappa, energy, k):
     low, high = theorem.log_volume_band(kappa, energy, k)
-    best = theorem.largest_log_volume_spectrum(kappa, energy, k)
+    smallest = 2 * energy / (k * (1 + kappa**2))
+    best = np.sqrt([kappa**2 * smallest, *[energy / k] * (k - 2), smallest])
     assert best[0] / best[-1] == pytest.approx(kappa)
     assert float(best @ best) == pytest.approx(energy)
     assert (np.diff(best) <= 1e-9 * best[0]).all()
