@@ -15,7 +15,6 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +59,16 @@ class Voice(NamedTuple):
     """A synthetic speaker.
 
     Args:
+        engine: ``espeak`` or ``pico``.
         name: eSpeak NG's language and variant, as in ``en-us+f3``; or Pico's, as in ``en-GB``.
         rate: words per minute, 80 to 450; Pico: per cent of the speaker's own.
         pitch: 0 to 99, 50 is the variant's own; Pico: per cent of the speaker's own.
     """
 
+    engine: str
     name: str
-    rate: int = 165
-    pitch: int = 50
-
-    @property
-    def engine(self) -> str:
-        """``espeak`` or ``pico``."""
-        return "pico" if self.name in chain(*SPEAKERS["pico"].values()) else "espeak"
+    rate: int
+    pitch: int
 
 
 @dataclass(frozen=True)
@@ -90,15 +86,13 @@ class Utterance:
     seconds: float = 0.0
 
 
-class Split(NamedTuple):
-    """What is trained on and what is tested; no sentence of one is in the other."""
-
-    train: tuple[Utterance, ...]
-    test: tuple[Utterance, ...]
+Split = dict[str, list[Utterance]]  # ``train`` and ``test``
 
 
 def split(corpus: str, train: int, test: int, seed: int) -> Split:
-    """Draw the sentences of a corpus; needs no audio and, but for ``en_actors``, no network.
+    """Draw the sentences of a corpus, none of which is in both parts.
+
+    It needs no audio and, but for ``en_actors``, no network.
 
     The test part depends on ``seed`` alone: a larger ``test`` only adds to it, and ``train`` does
     not change it. Where a corpus is smaller than asked for (``en_human``), the training part is
@@ -123,7 +117,8 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
         raise InputError(f"corpus {corpus}: {asked} sentences asked for, {total} exist", _FEWER)
     generator = np.random.default_rng([seed, _SOURCES[corpus]])
     order = generator.permutation(total).tolist()
-    speakers = SPEAKERS["pico" if is_open else "espeak"][language]
+    engine = "pico" if is_open else "espeak"
+    speakers = SPEAKERS[engine][language]
     variations = generator.integers(0, 1 << 16, max(total, train + test)).tolist()
 
     def utterance(position: int) -> Utterance:
@@ -132,10 +127,10 @@ def _synthetic_split(corpus: str, train: int, test: int, seed: int) -> Split:
         speaker = speakers[(position + again) % len(speakers)]
         text = sentences[index] if is_open else sentence(language, index)
         identity = f"{corpus}-{index:05d}" + (f"-{again + 1}" if again else "")
-        return Utterance(identity, text, speaker, voice(speaker, variations[position]))
+        return Utterance(identity, text, speaker, voice(engine, speaker, variations[position]))
 
     rows = [utterance(position) for position in range(test + train)]
-    return Split(tuple(rows[test:]), tuple(rows[:test]))
+    return {"train": rows[test:], "test": rows[:test]}
 
 
 def sentence(language: str, index: int) -> str:
@@ -144,11 +139,11 @@ def sentence(language: str, index: int) -> str:
     return " ".join(words[int(d)] for words, d in zip(SLOTS[language], digits, strict=True))
 
 
-def voice(speaker: str, variation: int) -> Voice:
+def voice(engine: str, speaker: str, variation: int) -> Voice:
     """A speaker at one of its rates and pitches; any ``variation`` ≥ 0 gives one."""
-    rates, pitches = (range(low, high + 1, 5) for low, high in RANGES[Voice(speaker).engine])
+    rates, pitches = (range(low, high + 1, 5) for low, high in RANGES[engine])
     rate, pitch = variation % len(rates), variation // len(rates) % len(pitches)
-    return Voice(speaker, rates[rate], pitches[pitch])
+    return Voice(engine, speaker, rates[rate], pitches[pitch])
 
 
 def _recorded_split(corpus: str, train: int, test: int, seed: int) -> Split:
@@ -168,7 +163,7 @@ def _recorded_split(corpus: str, train: int, test: int, seed: int) -> Split:
         raise InputError(what, _FEWER)
     chosen = dict(list(tested.items())[:test])
     rest = [r for r in shuffled if r.speaker not in apart and sentence_key(r.text) not in chosen]
-    return Split(tuple(rest[:train]), tuple(chosen.values()))
+    return {"train": rest[:train], "test": list(chosen.values())}
 
 
 @cache
@@ -208,7 +203,7 @@ def speak(text: str, voice: Voice) -> np.ndarray:
         KappaError: it crashed, hung or was killed, or knows no such voice.
     """
     library, folder = assets.synthesiser(voice.engine)
-    request = json.dumps([voice.engine, str(library), str(folder), text, *voice]).encode()
+    request = json.dumps([voice.engine, str(library), str(folder), text, *voice[1:]]).encode()
     command = [sys.executable, "-I", "-S", synthesis.__file__]
     how = {"capture_output": True, "check": True, "timeout": PATIENCE}
     try:
@@ -260,7 +255,7 @@ class BuiltIn:
             path = _asset(corpus).folder / row.recording
             return known | {"speak": lambda: audio.trim(decode_g722(path))}
 
-        return {part: map(item, getattr(drawn, part)) for part in audio.PARTS}
+        return {part: map(item, rows) for part, rows in drawn.items()}
 
 
 SOURCES = {corpus: BuiltIn(corpus[:2]) for corpus in CORPORA}

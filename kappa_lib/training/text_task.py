@@ -43,8 +43,7 @@ def load(profile: Profile) -> SpeechData:
     data, tokenizer = SpeechData([], [], [], []), models.tokenizer(profile.model)
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
         counts = profile.train_utterances.get(corpus, 0), profile.test_utterances.get(corpus, 0)
-        drawn = corpora.split(corpus, *counts, profile.seed)
-        for part, rows in (("train", drawn.train), ("test", drawn.test)):
+        for part, rows in corpora.split(corpus, *counts, profile.seed).items():
             ids, texts = [row.id for row in rows], [row.text for row in rows]
             left = [tokenizer(without_vowels(text), add_special_tokens=False) for text in texts]
             questions = [torch.tensor(found["input_ids"], dtype=torch.long) for found in left]

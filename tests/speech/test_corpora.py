@@ -53,16 +53,16 @@ def texts(utterances) -> list[str]:
 @given(names, counts, counts, st.integers(0, 2**32))
 def test_no_test_sentence_is_trained_on(corpus, train, test, seed):
     drawn = corpora.split(corpus, train, test, seed)
-    assert (len(drawn.train), len(drawn.test)) == (train, test)
+    assert (len(drawn["train"]), len(drawn["test"])) == (train, test)
     # As the word error rate compares texts, not as the split does.
     trained, tested = (
-        {normalise(t, corpus[:2]) for t in texts(p)} for p in (drawn.train, drawn.test)
+        {normalise(t, corpus[:2]) for t in texts(p)} for p in (drawn["train"], drawn["test"])
     )
     assert not trained & tested
     assert len(tested) == test
-    assert len({u.id for u in (*drawn.train, *drawn.test)}) == train + test
+    assert len({u.id for u in (*drawn["train"], *drawn["test"])}) == train + test
     # The test part does not depend on the sizes.
-    assert corpora.split(corpus, 0, test // 2, seed).test == drawn.test[: test // 2]
+    assert corpora.split(corpus, 0, test // 2, seed)["test"] == drawn["test"][: test // 2]
 
 
 def test_the_committed_splits_are_drawn_again():
@@ -71,9 +71,9 @@ def test_the_committed_splits_are_drawn_again():
         seed = profiles.load(profile).seed
         for corpus, used in committed["used"].items():
             drawn = corpora.split(corpus, used.get("train", 0), used.get("test", 0), seed)
-            test = {row.id: row.text for row in drawn.test}
+            test = {row.id: row.text for row in drawn["test"]}
             assert test == committed["test"].get(corpus, {})
-            assert {r.id: r.text for r in drawn.train}.items() <= committed["train"].items()
+            assert {r.id: r.text for r in drawn["train"]}.items() <= committed["train"].items()
 
 
 @pytest.fixture
@@ -91,14 +91,16 @@ def test_actors_who_are_tested_are_not_trained_on(actors):
     tested = []
     for seed in (0, 1):
         drawn = corpora.split("en_actors", 5000, 200, seed)
-        spoken = [{row.speaker for row in part} for part in (drawn.train, drawn.test)]
+        spoken = [{row.speaker for row in part} for part in (drawn["train"], drawn["test"])]
         assert not spoken[0] & spoken[1]
         assert "joe" in spoken[0]
         assert len(spoken[1]) > 3
-        keys = [{sentence_key(row.text) for row in part} for part in (drawn.train, drawn.test)]
+        keys = [
+            {sentence_key(row.text) for row in part} for part in (drawn["train"], drawn["test"])
+        ]
         assert not keys[0] & keys[1]
         tested.append(spoken[1])
-        assert corpora.split("en_actors", 0, 60, seed).test == drawn.test[:60]
+        assert corpora.split("en_actors", 0, 60, seed)["test"] == drawn["test"][:60]
     assert tested[0] != tested[1]
 
 
@@ -119,11 +121,11 @@ def test_actors_are_heard_at_16_khz_for_as_long_as_said(actors, tmp_path, monkey
 @pytest.mark.parametrize("corpus", ["de", "en"])
 def test_every_speaker_and_word_is_heard_in_training(corpus):
     drawn = corpora.split(corpus, 400, 48, 0)
-    for part in (drawn.train, drawn.test):
+    for part in (drawn["train"], drawn["test"]):
         assert {u.speaker for u in part} == set(corpora.SPEAKERS["espeak"][corpus])
     words = {word for slot in corpora.SLOTS[corpus] for word in slot}
-    assert {word for text in texts(drawn.train) for word in text.split()} == words
-    others = [set(texts(corpora.split(corpus, 0, 40, seed).test)) for seed in range(4)]
+    assert {word for text in texts(drawn["train"]) for word in text.split()} == words
+    others = [set(texts(corpora.split(corpus, 0, 40, seed)["test"])) for seed in range(4)]
     assert max(len(a & b) for i, a in enumerate(others) for b in others[:i]) <= 2
 
 
@@ -131,10 +133,10 @@ def test_every_speaker_and_word_is_heard_in_training(corpus):
 def test_open_sentences_run_out_and_are_said_again_by_another_voice(corpus):
     there_are = len(bundled_text(corpus).splitlines())
     drawn = corpora.split(corpus, 2 * (there_are - 100), 100, 0)
-    half = len(drawn.train) // 2
-    once, again = drawn.train[:half], drawn.train[half:]
+    half = len(drawn["train"]) // 2
+    once, again = drawn["train"][:half], drawn["train"][half:]
     assert texts(once) == texts(again)
-    assert {*texts(once)} | {*texts(drawn.test)} == {*bundled_text(corpus).splitlines()}
+    assert {*texts(once)} | {*texts(drawn["test"])} == {*bundled_text(corpus).splitlines()}
     voices = [(a.voice, b.voice) for a, b in zip(once, again, strict=True)]
     assert sum(a == b for a, b in voices) < 0.05 * half
 
@@ -156,7 +158,7 @@ def test_built_rows_decode_and_are_the_same_bytes_when_built_again(
     drawn = corpora.split(corpus, 6, 4, 1)
     for part in audio.PARTS:
         assert built[part].features == audio.FEATURES
-        assert built[part]["text"][:] == texts(getattr(drawn, part))
+        assert built[part]["text"][:] == texts(drawn[part])
         for item in built[part]:
             samples = audio.decode(item)
             assert item["seconds"] == pytest.approx(samples.size / audio.RATE)
@@ -189,8 +191,8 @@ def test_prompts_are_speech_with_words_and_test_prompts_sentences_of_moderate_le
     assert {"hello-world", "digits/7", "letters/at", "vm-intro"} <= files
     assert not [p for p in prompts if set(p.text) & set("[]<>()*#@")]
     drawn = corpora.split("en_human", 1000, 64, 0)
-    assert len(drawn.train) + len(drawn.test) > 500
-    for utterance in drawn.test:
+    assert len(drawn["train"]) + len(drawn["test"]) > 500
+    for utterance in drawn["test"]:
         assert len(utterance.text.split()) >= corpora.TEST_WORDS
         assert utterance.seconds <= corpora.TEST_SECONDS
 
