@@ -167,28 +167,20 @@ def decode(item: dict[str, Any]) -> np.ndarray:
 
 
 def write_part(folder: Path, part: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows with :data:`FEATURES` as ``<part>.arrow``; without rows there is no file."""
+    """Write rows with :data:`FEATURES` as ``<part>.arrow``."""
     schema, remaining = FEATURES.arrow_schema, iter(rows)
-    batch = list(islice(remaining, _BATCH))
-    if not batch:
-        return
     path = str(folder / f"{part}.arrow")
     with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-        while batch:
+        while batch := list(islice(remaining, _BATCH)):
             file.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-            batch = list(islice(remaining, _BATCH))
 
 
-def load_parts(folder: Path, needed: Iterable[str] = ()) -> DatasetDict:
-    """What :func:`write_part` left in a folder, mapped from the disk; an empty part is absent.
-
-    Raises:
-        AssetError: a file is damaged, or that of a part that is ``needed`` is missing.
-    """
-    paths = {part: folder / f"{part}.arrow" for part in PARTS}
+def load_parts(folder: Path) -> DatasetDict:
+    """Both parts that :func:`write_part` left in a folder, mapped from the disk; an empty one is
+    absent. AssetError where a file is damaged or missing."""
     try:
-        maps = {p: pa.memory_map(str(f)) for p, f in paths.items() if p in needed or f.is_file()}
+        maps = {part: pa.memory_map(str(folder / f"{part}.arrow")) for part in PARTS}
         tables = {part: pa.ipc.open_file(mapped).read_all() for part, mapped in maps.items()}
-        return DatasetDict({part: Dataset(table) for part, table in tables.items()})
+        return DatasetDict({part: Dataset(table) for part, table in tables.items() if len(table)})
     except (pa.ArrowException, OSError) as error:
         raise AssetError(f"{folder}: damaged: {error}", "delete it and run again") from error

@@ -26,7 +26,7 @@ from kappa_lib.text import counted
 
 SHORTEST = 0.1  # seconds; the language model hears a position every 0.08 s
 LOWEST_RATE = 8_000  # Hz, a telephone's; below it speech is not intelligible
-_FORMAT = 4  # raise when the same request would give other rows
+_FORMAT = 5  # raise when the same request would give other rows
 _BYTES = 300_000  # FLAC of a mean utterance, rounded up
 
 Rows = Iterator[dict[str, Any]]
@@ -57,8 +57,7 @@ def build(
         files.require_space(folder, (train + test) * _BYTES)
         say(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
         _make(corpus, source, {"test": test, "train": train}, seed, folder)
-    needed = [part for part, count in (("train", train), ("test", test)) if count]
-    return audio.load_parts(folder, needed), files.read_json(folder / "left_out.json")
+    return audio.load_parts(folder), files.read_json(folder / "left_out.json")
 
 
 def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: Path) -> None:
@@ -81,7 +80,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
                 yield row
 
     with files.making(folder) as temporary:
-        for part, count in ((part, count) for part, count in counts.items() if count):
+        for part, count in counts.items():
             told = Progress(f"reading speech {corpus}, {part}", items=range(count))
             rows = (row for _, row in zip(told, usable(part), strict=False))
             audio.write_part(temporary, part, rows)

@@ -14,19 +14,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
+from datasets.table import cast_array_to_feature
 from pyarrow import csv
 
 from kappa_lib import paths
 from kappa_lib.errors import AssetError, InputError
 from kappa_lib.files import states
+from kappa_lib.speech.audio import FEATURES
 from kappa_lib.speech.recorded import Rows
 from kappa_lib.speech.transcripts import sentence_key
 from kappa_lib.weights import models
 
 BUFFER = 1_000  # rows that are shuffled among each other while streaming
 _TABLE = "metadata.csv"
-_FORMAT = 2  # raise when the same folder would give other rows
-_UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError)
+_FORMAT = 3  # raise when the same folder would give other rows
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    ImportError,
+    pa.ArrowException,
+    DatasetsError,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,8 @@ class OwnSpeech:
 
     The folder (absolute, or starting with ``~``) holds sound files beside a ``metadata.csv`` (with
     ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one for
-    each part; or Parquet files with an ``audio`` column. All need a column of transcripts, in one
-    language; one called ``speaker`` or ``speaker_id`` is kept.
+    each part; or Parquet files with an ``audio`` column, of recordings or their absolute paths. All
+    need a column of transcripts, in one language; one called ``speaker`` or ``speaker_id`` is kept.
     Any sampling rate from 8 kHz and any number of channels is taken.
 
     A folder or Parquet file with the word ``test`` in its name is what is tested on, where there
@@ -54,8 +64,8 @@ class OwnSpeech:
     def origin(self, corpus: str) -> Any:
         """Every table and recording, and how they are read; errors of :meth:`rows`."""
         rows, _ = self.rows()
-        named = pc.struct_field(rows["audio"], "path").to_pylist()
-        files = [*_tables(self._path), *map(Path, filter(None, named))]
+        named = filter(None, pc.struct_field(rows["audio"], "path").to_pylist())
+        files = [*_tables(self._path), *map(Path, filter(os.path.isabs, named))]
         return [states(files), self.language, self.text, _FORMAT]
 
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
@@ -135,13 +145,16 @@ class OwnSpeech:
         if not len(part):
             raise ValueError(f"{table} has no rows")
         columns = {k: part[name].cast(pa.string()) for k, name in words.items() if name in names}
-        if sound == "file_name":
+        recordings = part[sound]
+        if table.name == _TABLE:
             at = pc.match_substring(columns["text"], "\n").index(True).as_py()
             if at >= 0:  # it has swallowed the rows below
-                what = f"{table}: the transcript of {part[sound][at]} goes over several lines"
+                what = f"{table}: the transcript of {recordings[at]} goes over several lines"
                 remedy = "close every quotation mark that begins a field, double those inside"
                 raise InputError(what, remedy)
-        return pa.table({"audio": _sounds(part[sound], table.parent), **columns})
+            places = [name and str(table.parent / name) for name in recordings.to_pylist()]
+            recordings = pa.array(places, pa.string())
+        return pa.table({"audio": cast_array_to_feature(recordings, FEATURES["audio"]), **columns})
 
     @property
     def _path(self) -> Path:
@@ -158,20 +171,6 @@ def _tables(folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"no {_TABLE} and no Parquet file in it")
     return found
-
-
-def _sounds(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
-    """Names of files, or structs of ``bytes`` and ``path``, as such structs with absolute paths."""
-    chunks = []
-    for chunk in column.chunks:
-        if pa.types.is_struct(chunk.type):
-            names, data = chunk.field("path"), chunk.field("bytes")
-        else:
-            names, data = chunk.cast(pa.string()), pa.nulls(len(chunk), pa.binary())
-        found = [None if name is None else os.path.join(folder, name) for name in names.to_pylist()]
-        fields = [data.cast(pa.large_binary()), pa.array(found, pa.string())]
-        chunks.append(pa.StructArray.from_arrays(fields, names=["bytes", "path"]))
-    return pa.chunked_array(chunks)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def test_parts_come_back_with_their_features(tmp_path):
 def test_a_part_that_ends_too_early_is_refused(tmp_path, monkeypatch, share):
     monkeypatch.setattr(audio, "_BATCH", 2)
     audio.write_part(tmp_path, "train", [full_row(0)] * 8)
+    audio.write_part(tmp_path, "test", [])
     path = tmp_path / "train.arrow"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
