@@ -15,7 +15,6 @@ Codes that begin with an asterisk divide a text; s is the hexadecimal place of t
 import re
 import struct
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 _CODE = re.compile(r"\*XY\d\d\(\d+,\d+\)|\*[A-Z0-9]{2}")
@@ -23,18 +22,8 @@ _TEXT = re.compile(rb"(?=\0([\0-\x0f].)([\x02-\xff])([\x20-\x7e\x80-\xff]+)\0)",
 _CLIP = re.compile(r"(JOE|\d\d)([0-9A-F]{4})([JP]?)([1-9A-F])\.SB")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One clip: its name in the file, what is said, by whom, and the MP3."""
-
-    name: str
-    text: str
-    speaker: str
-    sound: bytes
-
-
-def lines(path: Path) -> list[Line]:
-    """Every clip whose text is known, sorted by name.
+def lines(path: Path) -> list[tuple[str, str, str, bytes]]:
+    """Every clip whose text is known, sorted: its name, what is said, by whom, and the MP3.
 
     A text counts as known where its pieces are just those of which there are clips.
     """
@@ -61,8 +50,8 @@ def lines(path: Path) -> list[Line]:
         pieces = {place: piece.strip() for place, piece in enumerate(_CODE.split(text), 1)}
         if {place for place, piece in pieces.items() if piece} == names.keys():
             speaker = "joe" if who == "J" else people[number]
-            known += [Line(n, pieces[place], speaker, members[n]) for place, n in names.items()]
-    return sorted(known, key=lambda line: line.name)
+            known += [(n, pieces[place], speaker, members[n]) for place, n in names.items()]
+    return sorted(known)
 
 
 def _members(path: Path) -> dict[str, bytes]:

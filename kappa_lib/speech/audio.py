@@ -32,11 +32,6 @@ FEATURES = Features(
         "id": Value("string"),
         "audio": Audio(sampling_rate=RATE, decode=False),
         "text": Value("string"),
-        "language": Value("string"),
-        "corpus": Value("string"),
-        "split": Value("string"),
-        "speaker": Value("string"),
-        "seconds": Value("float32"),
     }
 )
 
@@ -146,15 +141,10 @@ def check(item: dict[str, Any], samples: np.ndarray) -> None:
 
 
 def row(samples: np.ndarray, **about: str) -> dict[str, Any]:
-    """A row with :data:`FEATURES`, as :func:`check` allows it.
-
-    Args:
-        samples: float32 ``(n,)`` within ±1 at 16 kHz.
-        about: ``id``, ``text``, ``language``, ``corpus``, ``split`` and ``speaker``.
-    """
+    """A row with :data:`FEATURES`, as :func:`check` allows it, of samples ``(n,)`` within ±1 at
+    16 kHz and their ``id`` and ``text``."""
     check(about, samples)
-    flac = {"bytes": encode(samples), "path": None}
-    return {**about, "audio": flac, "seconds": samples.size / RATE}
+    return {**about, "audio": {"bytes": encode(samples), "path": None}}
 
 
 def decode(item: dict[str, Any]) -> np.ndarray:

@@ -177,9 +177,9 @@ def prompts(corpus: str = "en_human") -> tuple[Utterance, ...]:
         known = [(n, p["text"], SPEAKER, n, p["size"] / _BYTES_PER_SECOND) for n, p in pins]
     else:
         known = [
-            (line.name, line.text, line.speaker, line.sound, audio.seconds(_recorded(line.sound)))
-            for line in adventure.lines(_asset("en_actors").get() / "queen.1c")
-            if not set("<([") & set(line.text)  # coughs and sighs
+            (name, text, who, sound, audio.seconds(_recorded(sound)))
+            for name, text, who, sound in adventure.lines(_asset(corpus).get() / "queen.1c")
+            if not set("<([") & set(text)  # coughs and sighs
         ]
     return tuple(
         Utterance(f"{corpus}-{Path(name).with_suffix('')}", text, who, None, recording, length)
@@ -232,10 +232,6 @@ class BuiltIn:
 
     language: str
 
-    def place(self, corpus: str) -> str:
-        """The asset that it is made with."""
-        return _asset(corpus).name
-
     def origin(self, corpus: str) -> Any:
         """What is pinned: the asset, and the text of open sentences."""
         return [_FORMAT, _asset(corpus).key, text_metadata().get(corpus, {}).get("sha256")]
@@ -247,7 +243,7 @@ class BuiltIn:
 
         def item(row: Utterance) -> dict[str, Any]:
             name = row.id.removeprefix(f"{corpus}-")
-            known = {"id": name, "text": row.text, "speaker": row.speaker}
+            known = {"id": name, "text": row.text}
             if corpus == "en_actors":
                 return known | _recorded(row.recording)
             if row.voice:

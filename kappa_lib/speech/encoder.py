@@ -10,7 +10,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.utils import logging as transformers_logging
 
 from kappa_lib import paths
-from kappa_lib.errors import AssetError, InputError
+from kappa_lib.errors import AssetError
 from kappa_lib.files import fingerprint, sha256
 from kappa_lib.progress import Progress
 from kappa_lib.speech.audio import RATE
@@ -30,19 +30,12 @@ def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
     """Whisper's log-mel spectrogram of one utterance, padded to a multiple of 8 frames.
 
     Args:
-        audio: (samples,) float32 at 16 kHz, at most 30 s.
+        audio: (samples,) float32 at 16 kHz, at most 30 s, as ``speech/recorded`` keeps them.
         bands: mel bands of the encoder, 80 (128 for large-v3).
 
     Returns:
         (bands, frames) float32, 100 frames per second.
-
-    Raises:
-        InputError: not 1-D, empty, not finite, or longer than the encoder's window.
     """
-    audio = np.asarray(audio, dtype=np.float32)
-    if audio.ndim != 1 or not 0 < audio.size <= MAX_SECONDS * RATE or not np.isfinite(audio).all():
-        what = f"audio of shape {audio.shape}: empty, not 1-D, not finite or longer than 30 s"
-        raise InputError(what, "pass finite (samples,) of at most 30 s at 16 kHz")
     padded = np.pad(audio, (0, -audio.size % (HOP * FRAME_MULTIPLE)))
     extractor = WhisperFeatureExtractor(feature_size=bands)
     features = extractor(padded, sampling_rate=RATE, padding=False, return_tensors="np")
@@ -154,18 +147,13 @@ def encode_all(
 ) -> list[torch.Tensor]:
     """Encode utterances once; later calls with the same ``key`` read the cache.
 
-    The cache is a file for every ``SHARD`` utterances: an interrupted call goes on with the next
-    one. The tensors are mapped from the disk, so that a corpus may be larger than the memory.
-
-    Args:
-        items: utterances.
-        decode: item → (samples,) float32 at 16 kHz.
-        key: what decides the result (encoder, corpus fingerprint), for the cache's name.
-        make_encoder: called only when there is something to encode.
-        what: the stage, for whoever watches.
+    The cache, named by ``key`` (what decides the result), is a file for every ``SHARD`` utterances:
+    an interrupted call goes on with the next one. ``decode`` gives an item's (samples,) float32 at
+    16 kHz; ``make_encoder`` is called where there is something to encode, ``what`` names the stage.
 
     Returns:
-        One (frames, width) float16 tensor per utterance; fp16 is the precision of the weights.
+        One (frames, width) float16 tensor per utterance, the precision of the weights. They are
+        mapped from the disk, so that a corpus may be larger than the memory.
 
     Raises:
         SpaceError: the disk cannot hold the next file; the finished ones stay.

@@ -87,12 +87,10 @@ class SpeechData:
 def load(profile: Profile) -> SpeechData:
     """Build (or find) every corpus of a profile, encode it, and write ``split.json``.
 
-    A corpus of the laptop's that is out of reach is left out and named in ``missing``. LibriSpeech,
-    Multilingual LibriSpeech and one's own corpora are what their profiles are about: without them
-    it stops.
+    A built-in corpus that is out of reach is left out and named in ``missing``.
 
     Raises:
-        AssetError, InputError: one of these can't be had, or has no usable row; what was kept of
+        AssetError, InputError: another one can't be had, or has no usable row; what was kept of
             a corpus is damaged; or nothing is left to train or to test on.
         SpaceError: the disk is too full.
     """

@@ -1,10 +1,9 @@
 """Recordings as typed rows, whatever they come from: converted, kept, and what is unusable counted.
 
 What is kept is 16-bit FLAC at 16 kHz. A source, as of ``corpora`` and ``sources``, has its
-``language``. ``place`` is what a person calls it; ``origin``, JSON-serialisable, what decides its
-rows; ``items`` gives undecoded rows of ``test`` and ``train``, shuffled, and those of ``test`` have
-to be read first. Such a row has ``id``, ``text`` and ``audio``, a recording, or ``speak``, which
-gives the samples.
+``language``. ``origin``, JSON-serialisable, is what decides its rows; ``items`` gives undecoded
+rows of ``test``, which have to be read first, and ``train``, shuffled. Such a row has ``id``,
+``text`` and ``audio``, a recording, or ``speak``, which gives the samples.
 """
 
 from collections import Counter
@@ -35,13 +34,11 @@ Rows = Iterator[dict[str, Any]]
 def build(
     corpus: str, source: Any, train: int, test: int, seed: int
 ) -> tuple[datasets.DatasetDict, dict[str, dict[str, int]]]:
-    """Rows of a source, read once and kept; a second call reads what the first one kept.
+    """Rows of a source in an order that ``seed`` shuffles, read once and kept.
 
-    Rows are taken in an order that ``seed`` shuffles, so that few rows already have many speakers.
     Rows that cannot be read whole, are silent, without a transcript, too short, sampled below
     8 kHz, or longer than the encoder's 30 s are left out, counted and reported, and so are
-    recordings of the test set that come again; a part that ends before enough rows are found gives
-    what it has.
+    recordings of the test set that come again; a part may so have fewer rows than asked for.
 
     Returns:
         ``train`` and ``test``, each with ``audio.FEATURES``, an empty part absent; and part →
@@ -55,7 +52,7 @@ def build(
     folder = paths.cache() / "speech" / f"{corpus}-{key}"
     if not folder.is_dir():
         files.require_space(folder, (train + test) * _BYTES)
-        say(f"speech {corpus}: reading {train} + {test} rows of {source.place(corpus)}")
+        say(f"speech {corpus}: reading {train} + {test} rows")
         _make(corpus, source, {"test": test, "train": train}, seed, folder)
     return audio.load_parts(folder), files.read_json(folder / "left_out.json")
 
@@ -88,7 +85,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
         found = {part: len(rows) for part, rows in audio.load_parts(temporary).items()}
         if missing := [part for part, count in counts.items() if count and not found.get(part)]:
             raise InputError(
-                f"{source.place(corpus)}: no usable row for {' and '.join(missing)}:"
+                f"corpus {corpus}: no usable row for {' and '.join(missing)}:"
                 f" { ({part: dict(reasons) for part, reasons in left_out.items()}) }"
                 + "".join(f"\n  {example}" for example in examples[:3]),
                 "check the recordings and the transcripts",
@@ -104,15 +101,7 @@ def _make(corpus: str, source: Any, counts: dict[str, int], seed: int, folder: P
 
 def _row(corpus: str, source: Any, item: dict[str, Any], part: str) -> dict[str, Any]:
     """A source's row as one with ``audio.FEATURES``, or UnusableRow."""
-    speaker = item.get("speaker_id", item.get("speaker"))
-    about = {
-        "id": f"{corpus}-{item['id']}",
-        "text": item["text"] or "",
-        "language": source.language,
-        "corpus": corpus,
-        "split": part,
-        "speaker": "" if speaker is None else str(speaker),
-    }
+    about = {"id": f"{corpus}-{item['id']}", "text": item["text"] or ""}
     if speak := item.get("speak"):
         return audio.row(speak(), **about)
     heard = {**about, "audio": item["audio"]}
@@ -121,8 +110,8 @@ def _row(corpus: str, source: Any, item: dict[str, Any], part: str) -> dict[str,
         samples, rate = audio.read(heard)
         if rate < LOWEST_RATE:
             raise audio.UnusableRow(heard, "sampled below 8 kHz", f", at {rate} Hz")
-        row = audio.row(np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0), **about)
-        length = row["seconds"]
+        samples = np.clip(soxr.resample(samples, rate, audio.RATE), -1.0, 1.0)
+        row, length = audio.row(samples, **about), samples.size / audio.RATE
         if length < SHORTEST:
             raise audio.UnusableRow(heard, f"shorter than {SHORTEST} s")
     if length > encoder.MAX_SECONDS:

@@ -46,8 +46,8 @@ class OwnSpeech:
     The folder (absolute, or starting with ``~``) holds sound files beside a ``metadata.csv`` (with
     ``file_name``, the convention of ``datasets``' AudioFolder), in the folder itself or one for
     each part; or Parquet files with an ``audio`` column, of recordings or their absolute paths. All
-    need a column of transcripts, in one language; one called ``speaker`` or ``speaker_id`` is kept.
-    Any sampling rate from 8 kHz and any number of channels is taken.
+    need a column of transcripts, in one language. Any sampling rate from 8 kHz and any number of
+    channels is taken.
 
     A folder or Parquet file with the word ``test`` in its name is what is tested on, where there
     is one; else sentences are drawn. In both cases no sentence of the test set is trained on.
@@ -56,10 +56,6 @@ class OwnSpeech:
     folder: str
     language: str  # its code, for instance en or de
     text: str  # name of the transcripts' column
-
-    def place(self, corpus: str) -> str:
-        """The folder."""
-        return str(self._path)
 
     def origin(self, corpus: str) -> Any:
         """Every table and recording, and how they are read; errors of :meth:`rows`."""
@@ -71,8 +67,7 @@ class OwnSpeech:
     def items(self, corpus: str, counts: dict[str, int], seed: int) -> dict[str, Rows]:
         """Training rows leave out every sentence that was handed out for testing before.
 
-        Raises:
-            InputError: see :meth:`rows`; or all sentences are asked for as a test set.
+        InputError as of :meth:`rows`, or where all sentences are asked for as a test set.
         """
         rows, given = self.rows()
         keys = [sentence_key(text or "") for text in rows["text"].to_pylist()]
@@ -98,11 +93,8 @@ class OwnSpeech:
     def rows(self) -> tuple[pa.Table, set[int]]:
         """All rows, undecoded, and the positions of those in a part called ``test``.
 
-        ``audio`` is a struct of ``bytes`` and an absolute ``path``, ``text`` the transcript.
-
-        Raises:
-            InputError: not a folder, no table in it, or one that cannot be read as it stands or
-                lacks a column.
+        ``audio`` is a struct of ``bytes`` and ``path``, ``text`` the transcript. InputError where
+        there is no folder, no table in it, or one that cannot be read or lacks a column.
         """
         folder, parts, tested = self._path, [], []
         try:
@@ -123,13 +115,11 @@ class OwnSpeech:
         return rows, set() if all(tested) else {i for i, is_test in enumerate(tested) if is_test}
 
     def _read(self, table: Path) -> pa.Table:
-        """The columns of a table that are read: recordings, transcripts and speakers."""
-        words = {"text": self.text, "speaker": "speaker", "speaker_id": "speaker_id"}
+        """The columns of a table that are read: recordings and transcripts."""
         if table.name == _TABLE:
             # ``datasets`` reads such folders too, but only with torchcodec and FFmpeg installed.
-            sound, kinds = "file_name", dict.fromkeys(("file_name", *words.values()), pa.string())
-            lines = csv.ParseOptions(newlines_in_values=True)
-            how = csv.ConvertOptions(column_types=kinds)
+            sound, lines = "file_name", csv.ParseOptions(newlines_in_values=True)
+            how = csv.ConvertOptions(column_types={sound: pa.string(), self.text: pa.string()})
             part = csv.read_csv(table, parse_options=lines, convert_options=how)
         else:
             datasets.disable_progress_bars()  # they would write to stderr
@@ -144,17 +134,17 @@ class OwnSpeech:
             )
         if not len(part):
             raise ValueError(f"{table} has no rows")
-        columns = {k: part[name].cast(pa.string()) for k, name in words.items() if name in names}
-        recordings = part[sound]
+        recordings, texts = part[sound], part[self.text].cast(pa.string())
         if table.name == _TABLE:
-            at = pc.match_substring(columns["text"], "\n").index(True).as_py()
+            at = pc.match_substring(texts, "\n").index(True).as_py()
             if at >= 0:  # it has swallowed the rows below
                 what = f"{table}: the transcript of {recordings[at]} goes over several lines"
                 remedy = "close every quotation mark that begins a field, double those inside"
                 raise InputError(what, remedy)
             places = [name and str(table.parent / name) for name in recordings.to_pylist()]
             recordings = pa.array(places, pa.string())
-        return pa.table({"audio": cast_array_to_feature(recordings, FEATURES["audio"]), **columns})
+        sounds = cast_array_to_feature(recordings, FEATURES["audio"])
+        return pa.table({"audio": sounds, "text": texts})
 
     @property
     def _path(self) -> Path:
@@ -175,25 +165,15 @@ def _tables(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class HubCorpus:
-    """A corpus of the hub, or in its layout in ``$KAPPA_CORPORA/<corpus>`` where that is set.
-
-    Attributes:
-        repository, revision, config: of the hub's copy; its files are in a folder ``config``.
-        train: splits that are trained on, one after the other.
-        test: split that is tested on.
-    """
+    """A corpus of the hub, or in its layout in ``$KAPPA_CORPORA/<corpus>`` where that is set."""
 
     repository: str
     revision: str
-    config: str
-    train: tuple[str, ...]
+    config: str  # also the folder of its files
+    train: tuple[str, ...]  # splits, one after the other
     test: str
     text: str
     language: str
-
-    def place(self, corpus: str) -> str:
-        """The local folder, or the hub's id and revision."""
-        return str(_local_folder(corpus) or f"{self.repository}@{self.revision[:7]}")
 
     def origin(self, corpus: str) -> Any:
         """What is pinned, and the local files where there are such."""

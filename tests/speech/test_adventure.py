@@ -36,7 +36,7 @@ def test_clips_have_the_pieces_of_their_texts(tmp_path):
         "COMIC1.SB": b"unknown",
     }
     found = adventure.lines(container(tmp_path / "queen.1c", members))
-    assert {line.name.removesuffix(".SB"): (line.text, line.speaker) for line in found} == {
+    assert {name.removesuffix(".SB"): (text, who) for name, text, who, _ in found} == {
         "JOE00411": ("A rock", "joe"),
         "JOE00421": ("Nothing", "joe"),
         "JOE00422": ("at all", "joe"),
@@ -48,4 +48,4 @@ def test_clips_have_the_pieces_of_their_texts(tmp_path):
         "030007J1": ("Bye.", "joe"),
         "030008P1": ("Hm.", "ann"),
     }
-    assert all(line.sound == members[line.name] for line in found)
+    assert all(sound == members[name] for name, _, _, sound in found)

@@ -43,14 +43,10 @@ def test_rows_come_out_typed_at_16_khz_with_their_own_ids(corpora, corpus):
         for row in built[part]:
             original = originals[row["id"]]
             assert row["text"] == original[column].lower()
-            assert row["speaker"] == str(original["speaker_id"])
-            assert (row["corpus"], row["split"]) == (corpus, part)
             samples = audio.decode(row)
             if corpus == "librispeech":  # FLAC, which survives to the last bit
                 np.testing.assert_array_equal(samples, audio.read(original)[0])
             assert samples.size / audio.RATE == pytest.approx(1.0, abs=0.01)
-            assert row["seconds"] == pytest.approx(samples.size / audio.RATE)
-    assert {row["language"] for row in built["test"]} == {"en" if corpus == "librispeech" else "de"}
 
 
 def test_unusable_rows_are_left_out_counted_and_reported(corpora, said):
