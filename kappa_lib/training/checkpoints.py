@@ -22,12 +22,8 @@ class RunState:
     A checkpoint holds the trainable tensors, the optimiser's states of them, the random state and
     the position, in one file that is replaced atomically. Lines of ``metrics.jsonl`` and
     transcripts later than the checkpoint are dropped on resume and measured again; the last
-    evaluation has no checkpoint.
-
-    Args:
-        folder: of the run.
-        config: everything that decides the run, for ``config.json``; another run's files are
-            ignored.
+    evaluation has no checkpoint. ``config`` is everything that decides the run; another run's files
+    are ignored.
     """
 
     MODEL = "model.safetensors"
@@ -43,10 +39,6 @@ class RunState:
         known = self.model_path.is_file() and path.is_file()
         return known and read_json(path) == self.config
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``."""
-        return read_metrics(self.folder)
-
     def record(
         self,
         step: int,
@@ -55,14 +47,10 @@ class RunState:
         train_loss: float | None,
         evaluation: dict[str, Any],
     ) -> None:
-        """Add an evaluation: its ``metrics`` as a line of ``metrics.jsonl``, its ``transcripts``.
+        """Add an evaluation after ``step`` steps, of :meth:`.experiment.Experiment.evaluate`.
 
-        Args:
-            step: number of steps done.
-            batch: utterances in each.
-            seconds: spent on them, evaluations aside.
-            train_loss: mean since the last evaluation, nats per token.
-            evaluation: of :meth:`kappa_lib.training.experiment.Experiment.evaluate`.
+        ``seconds`` were spent on the steps, evaluations aside; ``train_loss`` is their mean since
+        the last evaluation, in nats per token.
         """
         path = self.folder / "transcripts" / f"step{step:06d}.json"
         write_json(path, evaluation["transcripts"])
@@ -73,7 +61,7 @@ class RunState:
             "train_loss": train_loss,
             **evaluation["metrics"],
         }
-        self._write_metrics([*self.metrics(), row])
+        self._write_metrics([*read_metrics(self.folder), row])
 
     def _write_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         lines = (json.dumps(row, ensure_ascii=False) for row in rows)
@@ -88,11 +76,7 @@ class RunState:
     def save(
         self, step: int, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
     ) -> None:
-        """Write the checkpoint of ``step``.
-
-        Raises:
-            SpaceError: the disk cannot hold it; the previous checkpoint stays.
-        """
+        """Write the checkpoint of ``step``; at a SpaceError the previous one stays."""
         tensors = {"random": torch.get_rng_state()}
         for name, parameter in named.items():
             tensors[f"weight/{name}"] = parameter.detach()
@@ -103,11 +87,8 @@ class RunState:
     def resume(
         self, named: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
     ) -> int | None:
-        """Load the checkpoint into parameters and optimiser.
-
-        Returns:
-            The step it was written at, or None where there is none of this configuration.
-        """
+        """Load the checkpoint into parameters and optimiser, and return the step it was written at;
+        None where there is none of this configuration. CheckpointError where it is damaged."""
         if not self.resume_path.is_file():
             return None
         try:
@@ -124,22 +105,15 @@ class RunState:
                 f"{self.resume_path} cannot be read: {error}", "delete it to start this run anew"
             ) from error
         step = int(header["step"])
-        self._write_metrics(row for row in self.metrics() if row["step"] <= step)
+        self._write_metrics(row for row in read_metrics(self.folder) if row["step"] <= step)
         for path in (self.folder / "transcripts").glob("*.json"):
             if int(path.stem.removeprefix("step")) > step:
                 path.unlink()
         return step
 
     def finish(self, named: dict[str, nn.Parameter], origin: dict[str, Any]) -> None:
-        """Keep the trained tensors as ``model.safetensors``; the resume file goes.
-
-        Args:
-            named: name → each parameter that has trained.
-            origin: for ``provenance.json``.
-
-        Raises:
-            SpaceError: the disk cannot hold them; the resume file stays.
-        """
+        """Keep the trained tensors, and ``origin`` as ``provenance.json``; the resume file goes,
+        but at a SpaceError stays."""
         # Before the model file, whose presence is what marks a run as finished.
         write_json(self.folder / "provenance.json", origin)
         tensors = {name: parameter.detach() for name, parameter in named.items()}

@@ -25,11 +25,7 @@ DIGITS = 6  # of the values that are kept for every window, in nats
 
 
 def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> list[dict]:
-    """Transcribe a whole test set.
-
-    Returns:
-        One row per utterance: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped``.
-    """
+    """A whole test set: ``corpus``, ``id``, ``reference``, ``hypothesis``, ``capped`` of each."""
     # Of similar length, so that little of a batch is padding.
     order = sorted(range(len(test.ids)), key=lambda i: len(test.features[i]))
     found: dict[int, dict] = {}
@@ -49,11 +45,8 @@ def transcribe_all(model: SpeechLLM, test: Utterances, max_new_tokens: int) -> l
 
 @torch.inference_mode()
 def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> dict[str, Any]:
-    """Cross-entropy of the first 16 transcripts of every test set, in nats per token.
-
-    Returns:
-        ``heldout_loss`` over the tokens of all, ``heldout``: corpus → over those of that corpus.
-    """
+    """Cross-entropy of the first 16 transcripts of every test set, in nats per token: over the
+    tokens of all as ``heldout_loss``, over those of each corpus as ``heldout``."""
     total = count = 0.0
     found = {}
     for test in tests:
@@ -64,14 +57,11 @@ def heldout_loss(model: SpeechLLM, tests: Sequence[Utterances]) -> dict[str, Any
 
 
 def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, Tensor]:
-    """The beginning of each general text as token ids, in windows that are read on their own.
-
-    Args:
-        tokenizer: the language model's.
-        tokens: predictions for each kind, rounded up to whole windows of 256.
+    """The beginning of each general text in windows that are read on their own.
 
     Returns:
-        Kind → (windows, 257) token ids; the last id of a window is predicted only.
+        Kind → (windows, 257) token ids; the last id of a window is predicted only. ``tokens``, the
+        predictions for each kind, are rounded up to whole windows of 256.
 
     Raises:
         InputError: a text has fewer tokens.
@@ -103,11 +93,6 @@ class Forgetting:
     precision: 28 MB for 12,288 positions of the default model, whose log-probabilities would be
     2.4 GB. No run trains the output layer, so its product with them gives the base model's
     log-probabilities again, bit for bit.
-
-    Args:
-        llm: the base model.
-        tokenizer: its tokenizer.
-        tokens: predictions on each kind of text.
 
     Raises:
         InputError: a text is too short, or the model changes its logits after its output layer.

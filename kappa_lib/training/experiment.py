@@ -64,9 +64,7 @@ class Experiment:
         """The original language model behind a warm-started adaptor, the selection unfrozen.
 
         With the profile's ``lora_rank`` LoRA's matrices train beside its tensors, in their place.
-
-        Raises:
-            InputError: the selection names a tensor that the model does not have.
+        InputError where the selection names a tensor that the model does not have.
         """
         self.reload()
         model, names = self._untrained(seed), []
@@ -101,11 +99,8 @@ class Experiment:
         return evaluate(model, self.data.tests, self.forgetting, self.profile.max_new_tokens)
 
     def warm_start(self, seed: int) -> dict[str, Any]:
-        """Make the adaptor from which every arm of a seed starts, unless there is one already.
-
-        Returns:
-            Its evaluation, which is step 0 of every arm, and the ``ctc_loss`` of each of its steps.
-        """
+        """Make the adaptor from which every arm of a seed starts, unless there is one already, and
+        return its evaluation, step 0 of every arm, with the ``ctc_loss`` of each of its steps."""
         profile, path = self.profile, self._warm_path(seed)
         seed = profile.seed if profile.shared_start else seed
         inputs = {**self.describe(*WARM_KEYS, *EVAL_KEYS), "seed": seed}
@@ -167,14 +162,8 @@ def insert_lora(
     """Put LoRA's pair of matrices (Hu et al. 2022, arXiv 2106.09685) beside each selected one.
 
     The model is changed in place, by PEFT. B is zero, so that the model begins as it was; A is
-    drawn from ``seed``.
-
-    Args:
-        llm: without such matrices.
-        selection: of :func:`kappa_lib.spectra.selection.as_lora`; its size gives the rank, and the
-            model has its tensors.
-        seed: of the draw.
-        alpha: LoRA's α, by default ``LORA_SCALE`` times the rank.
+    drawn from ``seed``. The size of ``selection``, of :func:`kappa_lib.spectra.selection.as_lora`,
+    gives the rank; ``alpha`` is LoRA's α, by default ``LORA_SCALE`` times the rank.
 
     Returns:
         Names of the new parameters.

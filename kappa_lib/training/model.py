@@ -92,11 +92,8 @@ class Adaptor(nn.Module):
 class SpeechLLM(nn.Module):
     """An LLM whose prompt holds the adaptor's output where the user's message would be.
 
-    Args:
-        llm: the language model.
-        tokenizer: its tokenizer.
-        adaptor: a batch of items → their embeddings, as :class:`Adaptor` gives them.
-        instruction: what the system's message says.
+    ``adaptor`` gives a batch of items their embeddings, as :class:`Adaptor` does; ``instruction``
+    is the system's message.
     """
 
     def __init__(
@@ -255,11 +252,8 @@ def chat_prompt(
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, date_string=_DATE
     )
-    before, after = text.split(_AUDIO)
-    return (
-        tokenizer(before, add_special_tokens=False)["input_ids"],
-        tokenizer(after, add_special_tokens=False)["input_ids"],
-    )
+    before, after = tokenizer(text.split(_AUDIO), add_special_tokens=False)["input_ids"]
+    return before, after
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:

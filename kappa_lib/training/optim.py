@@ -18,13 +18,7 @@ FLOOR = 0.1  # last rate, of the peak's; chosen, not tuned
 
 
 def adamw(parameters: Iterable[Any], lr: float, device: torch.device) -> torch.optim.AdamW:
-    """A new optimiser.
-
-    Args:
-        parameters: to train, or groups of them.
-        lr: peak learning rate.
-        device: on which the parameters are.
-    """
+    """A new optimiser of parameters on ``device``, or groups of them, at the peak rate ``lr``."""
     # The fused update needs no temporaries as large as the gradients.
     fused = True if device.type == "cuda" else None
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=fused)
@@ -39,14 +33,7 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     and more those are the longest items of the last stretch, which so come less often: of profile
     ``turn``, 100 items in batches of 8, the longest quarter 8.4 times where others come 10 times.
 
-    Args:
-        lengths: of each item, in any unit.
-        batch: items per step.
-        steps: number of batches.
-        seed: of the shuffling.
-
-    Raises:
-        InputError: fewer items than a batch holds.
+    ``lengths`` may be in any unit. InputError where there are fewer items than a batch holds.
     """
     if len(lengths) < batch:
         raise InputError(
@@ -70,13 +57,8 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
 
 
 def rate(schedule: str, step: int, steps: int) -> float:
-    """Factor on the peak learning rate: linear up over a tenth of the steps, then as scheduled.
-
-    Args:
-        schedule: ``decaying`` (linearly, to a tenth at the last step) or ``constant``.
-        step: from 0.
-        steps: of the whole run.
-    """
+    """Factor on the peak learning rate in a ``step``, numbered from 0: linear up over a tenth of
+    the steps, then ``constant``, or ``decaying`` linearly to a tenth at the last step."""
     rise = max(1, round(WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise

@@ -35,10 +35,8 @@ def without_vowels(text: str) -> str:
 def load(profile: Profile) -> SpeechData:
     """Sentences of the profile's corpora, each with the token ids of what is left of it.
 
-    The split into training and test is that of the spoken corpora.
-
-    Raises:
-        InputError: a corpus that has no sentences of its own, or none to train or test on.
+    The split into training and test is that of the spoken corpora. InputError where a corpus has
+    no sentences of its own, or none to train or test on.
     """
     data, tokenizer = SpeechData([], [], [], []), models.tokenizer(profile.model)
     for corpus in sorted(profile.train_utterances.keys() | profile.test_utterances.keys()):
@@ -55,11 +53,8 @@ def load(profile: Profile) -> SpeechData:
 
 
 def embedded(llm: PreTrainedModel, questions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """In the adaptor's place: the language model's own embeddings of what is asked.
-
-    Returns:
-        (tokens,) ids per item → (batch, longest, width) embeddings, and the lengths.
-    """
+    """In the adaptor's place: (tokens,) ids of what is asked → the language model's own (batch,
+    longest, width) embeddings of them, and the lengths."""
     table = llm.get_input_embeddings()
     ids = pad_sequence(list(questions), batch_first=True).to(table.weight.device)
     return table(ids), torch.tensor([len(q) for q in questions], device=ids.device)

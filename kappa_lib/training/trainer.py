@@ -19,18 +19,14 @@ from kappa_lib.spectra.kappa_table import layer_of, types_of
 from kappa_lib.spectra.selection import Selection
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.training import optim
-from kappa_lib.training.checkpoints import RunState, run_folder
+from kappa_lib.training.checkpoints import RunState, read_metrics, run_folder
 from kappa_lib.training.experiment import EVAL_KEYS, WARM_KEYS, Experiment
 from kappa_lib.training.model import gradient_checkpointing
 
 # Keys of a profile that no run's numbers depend on, or that "arm", "seed", "tensors", "split" and,
 # of an arm that has one, "lora" of its config stand for.
-_NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "spectra"} | {
-    "train_utterances",
-    "test_utterances",
-    "corpora",
-    "lora",
-}
+_NOT_OF_A_RUN = {"profile", "device", "share", "arms", "seed", "seeds", "spectra"}
+_NOT_OF_A_RUN |= {"train_utterances", "test_utterances", "corpora", "lora"}
 
 
 def settings(profile: Profile) -> dict[str, Any]:
@@ -72,11 +68,8 @@ class _Learner:
         self._plan = optim.batch_plan(lengths, profile.batch, profile.steps, seed)
 
     def step(self, number: int) -> float:
-        """Take one step, numbered from 0, and return its training loss in nats per token.
-
-        Raises:
-            KappaError: the loss is not finite.
-        """
+        """Take one step, numbered from 0, and return its training loss in nats per token;
+        KappaError where that is not finite."""
         rate = optim.rate(self.profile.schedule, number, self.profile.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = self.peak * rate * group["over"]
@@ -103,11 +96,9 @@ def train(
 ) -> list[dict[str, Any]]:
     """Fine-tune one arm of one seed, or go on where it stopped, and return its metrics.
 
-    Args:
-        experiment: model, data and evaluation.
-        selection: the tensors of the language model to train, beside the adaptor.
-        seed: of the adaptor's initialisation and the order of utterances.
-        on_step: called with the number of steps done, after each.
+    The tensors of ``selection`` train beside the adaptor; ``seed`` is that of the adaptor's
+    initialisation and of the order of utterances. ``on_step`` is called after each step with their
+    number.
 
     Raises:
         KappaError: the loss is not finite.
@@ -121,7 +112,7 @@ def train(
             learner = _Learner(experiment, selection, seed)
             _descend(experiment, learner, run, start, on_step or (lambda _: None))
             run.finish(learner.named, _origin(selection, learner, run))
-    return run.metrics()
+    return read_metrics(run.folder)
 
 
 def _descend(
@@ -138,8 +129,9 @@ def _descend(
         run.start()
         run.record(0, profile.batch, 0.0, None, start)
         first = 0
-    seconds, losses, clock = run.metrics()[-1]["seconds"], [], time.perf_counter()
-    lowest = min((row["train_loss"] for row in run.metrics()[1:]), default=math.inf)
+    measured = read_metrics(run.folder)
+    seconds, losses, clock = measured[-1]["seconds"], [], time.perf_counter()
+    lowest = min((row["train_loss"] for row in measured[1:]), default=math.inf)
     with Progress(f"training {run.folder.name}", profile.steps, first) as progress:
         for step in range(first, profile.steps):
             losses.append(learner.step(step))
@@ -165,7 +157,7 @@ def _descend(
 
 def _origin(selection: Selection, learner: _Learner, run: RunState) -> dict[str, Any]:
     """Where a run comes from, for its ``provenance.json``."""
-    last, device = run.metrics()[-1], learner.model.llm.device
+    last, device = read_metrics(run.folder)[-1], learner.model.llm.device
     on_gpu = device.type == "cuda"
     return {
         **provenance.describe(device),

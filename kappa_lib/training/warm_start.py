@@ -23,11 +23,8 @@ CLIP = 5.0  # norm of the whole gradient; chosen, not tuned
 
 
 class CTCHead(nn.Module):
-    """Cosine similarity between adaptor outputs and token embeddings, with a learned blank.
-
-    Args:
-        embeddings: (tokens, width) the LLM's embeddings of the tokens that occur, frozen.
-    """
+    """Cosine similarity between adaptor outputs and the (tokens, width) embeddings that the LLM has
+    of the tokens that occur, frozen, and of a learned blank."""
 
     def __init__(self, embeddings: Tensor) -> None:
         super().__init__()
@@ -65,19 +62,10 @@ def warm_start(
 ) -> list[float]:
     """Train the adaptor in place and return the CTC loss of every step, in nats per utterance.
 
-    Args:
-        adaptor: changed in place.
-        embeddings: (vocabulary, width) of the language model.
-        features: one (frames, encoder_width) tensor per utterance.
-        targets: the transcript's token ids, per utterance.
-        steps: number of optimiser steps.
-        batch: utterances a step.
-        lr: peak AdamW learning rate.
-        dropout: share of the encoder's features that a step does not see.
-        seed: of the head's initialisation, the order of utterances and what is dropped.
-
-    Raises:
-        InputError: every transcript is longer than the adaptor's output for its audio.
+    ``embeddings`` are the language model's (vocabulary, width). ``features`` are a (frames,
+    encoder_width) tensor of each utterance, ``targets`` the token ids of its transcript. A step
+    does not see the share ``dropout`` of the features; ``lr`` is at its peak. InputError where
+    every transcript is longer than the adaptor's output for its audio.
     """
     fits = [i for i, y in enumerate(targets) if _alignable(y, positions(len(features[i])))]
     if not fits:
