@@ -56,33 +56,23 @@ RANGES = _VOICES["ranges"]  # engine → rates and pitches, lowest and highest
 
 
 class Voice(NamedTuple):
-    """A synthetic speaker.
+    """A synthetic speaker."""
 
-    Args:
-        engine: ``espeak`` or ``pico``.
-        name: eSpeak NG's language and variant, as in ``en-us+f3``; or Pico's, as in ``en-GB``.
-        rate: words per minute, 80 to 450; Pico: per cent of the speaker's own.
-        pitch: 0 to 99, 50 is the variant's own; Pico: per cent of the speaker's own.
-    """
-
-    engine: str
-    name: str
-    rate: int
-    pitch: int
+    engine: str  # ``espeak`` or ``pico``
+    name: str  # eSpeak NG's language and variant, as in ``en-us+f3``; or Pico's, as in ``en-GB``
+    rate: int  # words per minute, 80 to 450; Pico: per cent of the speaker's own
+    pitch: int  # 0 to 99, 50 is the variant's own; Pico: per cent of the speaker's own
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One row before it has audio: a voice for synthesis, or a recording and its length (s).
-
-    The recording is a file's name, or for ``en_actors`` what is in it.
-    """
+    """One row before it has audio: a voice for synthesis, or a recording and its length (s)."""
 
     id: str
     text: str
     speaker: str
     voice: Voice | None = None
-    recording: str | bytes = ""
+    recording: str | bytes = ""  # a file's name, or for ``en_actors`` what is in it
     seconds: float = 0.0
 
 
@@ -193,14 +183,11 @@ def _recorded(data: bytes) -> dict[str, Any]:
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
-    """Speak a text: the samples depend on it and on the voice alone, whatever was said before.
+    """Speak a text: samples float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
 
-    Returns:
-        float32 ``(n,)`` at 16 kHz, within ±1, silence cut at both ends.
-
-    Raises:
-        UnreachableError: the library cannot be fetched, loaded or run.
-        KappaError: it crashed, hung or was killed, or knows no such voice.
+    They depend on text and voice alone, whatever was said before. UnreachableError where the
+    library cannot be fetched, loaded or run; KappaError where it crashed, hung or was killed, or
+    knows no such voice.
     """
     library, folder = assets.synthesiser(voice.engine)
     request = json.dumps([voice.engine, str(library), str(folder), text, *voice[1:]]).encode()

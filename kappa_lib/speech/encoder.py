@@ -29,12 +29,8 @@ SHARD = 1000  # utterances a file of the cache; 2 GB at most of Whisper large's 
 def log_mel(audio: np.ndarray, bands: int = 80) -> np.ndarray:
     """Whisper's log-mel spectrogram of one utterance, padded to a multiple of 8 frames.
 
-    Args:
-        audio: (samples,) float32 at 16 kHz, at most 30 s, as ``speech/recorded`` keeps them.
-        bands: mel bands of the encoder, 80 (128 for large-v3).
-
-    Returns:
-        (bands, frames) float32, 100 frames per second.
+    Of (samples,) float32 at 16 kHz, at most 30 s, it is (bands, frames) float32, 100 frames per
+    second; large-v3 has 128 bands.
     """
     padded = np.pad(audio, (0, -audio.size % (HOP * FRAME_MULTIPLE)))
     extractor = WhisperFeatureExtractor(feature_size=bands)
@@ -66,10 +62,8 @@ class CTranslate2Encoder:
 class TransformersEncoder:
     """Whisper's encoder from a Hugging Face folder or model hub id, in fp32.
 
-    The decoder, the larger part of a checkpoint, is never read.
-
-    Raises:
-        AssetError: the weights can't be had, or are not those of a Whisper model.
+    The decoder, the larger part of a checkpoint, is never read. AssetError where the weights can't
+    be had or are not those of a Whisper model.
     """
 
     def __init__(self, source: Path | str, device: str = "cpu") -> None:

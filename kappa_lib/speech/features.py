@@ -18,39 +18,29 @@ from kappa_lib.weights import models
 
 @dataclass(frozen=True)
 class Utterances:
-    """A part of one corpus, encoded: a (frames, width) float16 tensor an utterance.
-
-    The text task has (tokens,) ids in place of the frames.
-    """
+    """A part of one corpus, encoded."""
 
     corpus: str
     language: str
     ids: list[str]
     texts: list[str]
-    features: list[Tensor]
+    features: list[Tensor]  # (frames, width) float16 each; (tokens,) ids where the task is text
 
 
 @dataclass(frozen=True)
 class SpeechData:
-    """Encoded utterances of all corpora.
-
-    Attributes:
-        ids, texts, features: of the training items.
-        tests: one for each corpus.
-        missing: corpora that could not be had → why.
-        left_out: corpus → part → reason → unusable rows.
-        used: corpus → part → rows.
-        own: fingerprints of a user's recordings and of their language, which decides how texts are
-            compared: both may change under the same ids and texts.
-    """
+    """Encoded utterances of all corpora; the first three are lists of the training items."""
 
     ids: list[str]
     texts: list[str]
     features: list[Tensor]
-    tests: list[Utterances]
-    missing: dict[str, str] = field(default_factory=dict)
+    tests: list[Utterances]  # one for each corpus
+    missing: dict[str, str] = field(default_factory=dict)  # corpora that could not be had → why
+    # corpus → part → reason → unusable rows
     left_out: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    used: dict[str, dict[str, int]] = field(default_factory=dict)
+    used: dict[str, dict[str, int]] = field(default_factory=dict)  # corpus → part → rows
+    # Fingerprints of a user's recordings and of their language, which decides how texts are
+    # compared: both may change under the same ids and texts.
     own: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -44,14 +44,13 @@ def test_flac_keeps_samples_to_half_a_step_and_a_path_is_read_like_bytes(tmp_pat
         (row(wav(np.zeros(0, np.float32))), "silent"),
         (row(wav(TONE * 1e-5, subtype="FLOAT")), "silent"),
         (row(wav(np.full(800, np.nan, np.float32), subtype="FLOAT")), "NaN or infinite"),
-        (row(wav(TONE, 44_100)), "44100 Hz instead of 16000 Hz"),
         (row(wav(TONE), ""), "empty transcript"),
         (row(wav(TONE), " ... "), "empty transcript"),
     ],
 )
 def test_unusable_rows_are_refused_by_name(item, complaint):
     with pytest.raises(InputError, match=complaint) as error:
-        audio.decode(item)
+        audio.check(item, audio.read(item)[0])
     assert "row-7" in str(error.value)
     assert error.value.remedy
 
