@@ -19,19 +19,14 @@ from kappa_lib.weights.models import pick_device
 class Comparison:
     """What lies between two checkpoints.
 
-    Attributes:
-        table: a row per matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``, ``cols``
-            and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
-        before: what the first calls itself.
-        after: what the second calls itself.
-        only_before: stored tensors that the second lacks.
-        only_after: stored tensors that the first lacks.
+    The table has a row per matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``,
+    ``cols`` and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
     """
 
     table: pd.DataFrame
-    before: str
+    before: str  # what the first calls itself
     after: str
-    only_before: list[str]
+    only_before: list[str]  # stored tensors that the second lacks
     only_after: list[str]
 
     def summary(self) -> pd.DataFrame:

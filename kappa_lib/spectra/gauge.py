@@ -46,19 +46,12 @@ Gauge = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class Symmetry:
-    """One family of factors in one place of the network.
+    """One family of factors in one place of the network."""
 
-    Attributes:
-        kind: ``norm``, ``up/down``, ``value/output`` or ``query/key``.
-        size: number of independent factors.
-        times: where position p along the axis is multiplied by s[index[p]].
-        over: where it is divided.
-    """
-
-    kind: str
-    size: int
-    times: list[Place]
-    over: list[Place]
+    kind: str  # ``norm``, ``up/down``, ``value/output`` or ``query/key``
+    size: int  # number of independent factors
+    times: list[Place]  # where position p along the axis is multiplied by s[index[p]]
+    over: list[Place]  # where it is divided
 
 
 def symmetries(config: Any, names: Collection[str]) -> list[Symmetry]:

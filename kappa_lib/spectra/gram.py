@@ -146,25 +146,15 @@ class Bounded(NamedTuple):
 
 @dataclass(frozen=True)
 class Factored:
-    """A Gram matrix's Cholesky factor, and what is known of its extreme eigenvalues.
+    """A Gram matrix's Cholesky factor, and what is known of its extreme eigenvalues."""
 
-    Attributes:
-        factor: lower Cholesky factor, (k, k).
-        largest_square: estimate of σ₁².
-        smallest_square: estimate of σ_k².
-        second_square: estimate of σ_{k-1}², the second smallest.
-        slack: relative error of these as eigenvalues of the factored matrix.
-        error: bound on their absolute error as squared singular values of W.
-        vector: unit eigenvector of the smallest eigenvalue, (k,).
-    """
-
-    factor: torch.Tensor
-    largest_square: float
-    smallest_square: float
-    second_square: float
-    slack: float
-    error: float
-    vector: torch.Tensor
+    factor: torch.Tensor  # lower, (k, k)
+    largest_square: float  # estimate of σ₁²
+    smallest_square: float  # of σ_k²
+    second_square: float  # of σ_{k-1}², the second smallest
+    slack: float  # relative error of these as eigenvalues of the factored matrix
+    error: float  # bound on their absolute error as squared singular values of W
+    vector: torch.Tensor  # unit eigenvector of the smallest eigenvalue, (k,)
 
     @property
     def largest(self) -> Bounded:

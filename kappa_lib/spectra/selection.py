@@ -26,25 +26,16 @@ PAPER_SHARE = 100 / 224
 
 @dataclass(frozen=True)
 class Selection:
-    """The tensors that one arm trains.
-
-    Attributes:
-        arm: short name.
-        rule: what was done, in words.
-        seed: of the random draw; ignored by the rules that draw nothing.
-        tensors: names in the κ table, sorted.
-        parameters: numbers in these tensors.
-        table_hash: fingerprint of the κ table's tensors, shapes and κ.
-    """
+    """The tensors that one arm trains."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    arm: str
-    rule: str
-    seed: int
-    tensors: list[str]
-    parameters: int
-    table_hash: str
+    arm: str  #: short name
+    rule: str  #: what was done, in words
+    seed: int  #: of the random draw; ignored by the rules that draw nothing
+    tensors: list[str]  #: names in the κ table, sorted
+    parameters: int  #: numbers in these tensors
+    table_hash: str  #: fingerprint of the κ table's tensors, shapes and κ
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""

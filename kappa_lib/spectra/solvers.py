@@ -91,28 +91,19 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 class Spectrum:
     """What was found out about one matrix's singular values.
 
-    Attributes:
-        shape: (rows, cols).
-        method: the route that was taken, with its BLAS and LAPACK routines.
-        sigma_max: σ₁.
-        sigma_min: the smallest non-zero singular value.
-        kappa_error: bound on |κ - κ_true|/κ_true; infinite where it can't be told whether a
-            singular value is zero.
-        rank_deficiency: number of zero singular values.
-        frobenius: ‖W‖_F.
-        log_volume: Σ log σᵢ over the non-zero values, nats.
-        values: (k,) float64, descending; None where only the ends were computed.
+    ``kappa_error`` bounds |κ - κ_true|/κ_true; it is infinite where it can't be told whether a
+    singular value is zero.
     """
 
-    shape: tuple[int, int]
-    method: str
+    shape: tuple[int, int]  # (rows, cols)
+    method: str  # the route that was taken, with its BLAS and LAPACK routines
     sigma_max: float
-    sigma_min: float
+    sigma_min: float  # the smallest non-zero singular value
     kappa_error: float
-    rank_deficiency: int
+    rank_deficiency: int  # number of zero singular values
     frobenius: float
-    log_volume: float
-    values: np.ndarray | None
+    log_volume: float  # Σ log σᵢ over the non-zero values, nats
+    values: np.ndarray | None  # (k,) float64, descending; None where only the ends were computed
 
     @property
     def kappa(self) -> float:
