@@ -440,7 +440,7 @@ def test_kappa_tables(data):
             pq.write_table(arrow.replace_schema_metadata({b"kappa_lib": text}), path)
         except (ValueError, TypeError, OverflowError, pa.ArrowException, AttributeError):
             return  # nothing that a Parquet file could hold
-        for arm in ("selected", "random_like_inverse", "mlp"):
+        for arm in ("selected", "random_like_selected", "mlp"):
             choose(folder, path, "--arm", arm)
 
 

@@ -33,7 +33,6 @@ PAIRS: tuple[Pair, ...] = (
     ("selected", "random_matched_size"),
     ("selected", "inverse_matched_size"),
     ("selected", "random_like_selected"),
-    ("random_like_inverse", "inverse"),
     ("attention_matched_size", "mlp_matched_size"),
     ("value", "key"),
     ("mlp", "mlp_matched_size"),

@@ -30,7 +30,6 @@ ARM_COLOURS = {
     "random": "#777777",
     "random_matched_size": COLOURS[2],
     "random_like_selected": "#44AA99",
-    "random_like_inverse": "#999933",
     "mlp": "#AA4499",
     "attention": "#661100",
     "mlp_matched_size": "#DDAADD",

@@ -50,9 +50,8 @@ def _random(table: Table, count: int, rng: Draw) -> Table:
     return table.iloc[rng.permutation(len(table))[:count]]
 
 
-def _random_like(table: Table, count: int, rng: Draw, rule: Rule) -> Table:
-    """As many of each type as another rule chooses."""
-    quotas = rule(table, count, rng)["type"].value_counts()
+def _random_like_selected(table: Table, count: int, rng: Draw) -> Table:
+    quotas = _LOWEST(table, count, rng)["type"].value_counts()
     groups = [(kind, group) for kind, group in table.groupby("type") if kind in quotas]
     return pd.concat([_random(group, quotas[kind], rng) for kind, group in groups])
 
@@ -145,11 +144,7 @@ ARMS: dict[str, tuple[str, Rule]] = {
     ),
     "random_like_selected": (
         "drawn at random with as many of each module type as the selected arm",
-        partial(_random_like, rule=_LOWEST),
-    ),
-    "random_like_inverse": (
-        "drawn at random with as many of each module type as the inverse arm",
-        partial(_random_like, rule=_HIGHEST),
+        _random_like_selected,
     ),
     "random_matched_size": (
         "drawn at random to as many parameters as the selected arm, within 1 %",

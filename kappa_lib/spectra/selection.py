@@ -66,17 +66,6 @@ class Selection:
         Raises:
             InputError: the selection holds no tensor, or one that is no whole parameter.
         """
-        return adapters.targets(self._parameters())
-
-    def unfrozen_parameters(self) -> str:
-        """YAML with ``unfrozen_parameters``, as Spectrum writes it and Axolotl reads it.
-
-        Axolotl takes regular expressions: each matches its one tensor. Errors as for PEFT.
-        """
-        patterns = [f"^{re.escape(name)}$" for name in self._parameters()]
-        return yaml.safe_dump({"unfrozen_parameters": patterns}, width=1000)
-
-    def _parameters(self) -> list[str]:
         if not self.tensors:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
@@ -86,14 +75,19 @@ class Selection:
                     " of a stack",
                     "use the selection's JSON, or scan the model's folder of safetensors",
                 )
-        return self.tensors
+        return adapters.targets(self.tensors)
 
     def export(self, folder: Path) -> list[Path]:
-        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``, or nothing if it fails."""
-        targets, patterns = self.peft_targets(), self.unfrozen_parameters()
+        """Write ``<arm>.peft.json`` and ``<arm>.axolotl.yaml``, or nothing if it fails.
+
+        The second is what Spectrum writes and Axolotl reads: regular expressions, each of which
+        matches one tensor. Errors are those of :meth:`peft_targets`.
+        """
+        targets = self.peft_targets()
+        patterns = {"unfrozen_parameters": [f"^{re.escape(name)}$" for name in self.tensors]}
         paths = [folder / f"{self.arm}.{end}" for end in ("peft.json", "axolotl.yaml")]
         write_json(paths[0], targets)
-        write_text(paths[1], patterns)
+        write_text(paths[1], yaml.safe_dump(patterns, width=1000))
         return paths
 
 

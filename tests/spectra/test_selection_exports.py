@@ -53,11 +53,10 @@ def test_what_select_writes_is_found_in_the_model_that_transformers_loads(kind, 
         assert {f"{name}.weight" for name in adapted_by_peft(loaded, targets)} == matched
 
 
-def test_an_arm_without_tensors_is_not_for_other_tools():
-    alone = Selection("adaptor_only", "none", 0, [], 0, "")
-    for named in (alone.peft_targets, alone.unfrozen_parameters):
-        with pytest.raises(InputError, match="adaptor_only: no tensor"):
-            named()
+def test_an_arm_without_tensors_is_not_for_other_tools(tmp_path):
+    with pytest.raises(InputError, match="adaptor_only: no tensor"):
+        Selection("adaptor_only", "none", 0, [], 0, "").export(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
@@ -68,7 +67,7 @@ def test_fused_experts_go_to_target_parameters_and_slices_are_refused():
         "target_parameters": [name],
     }
     with pytest.raises(InputError, match=r"gate_up_proj\[2\]: no name that PEFT"):
-        Selection("x", "", 0, [f"{name}[2]"], 1, "").unfrozen_parameters()
+        Selection("x", "", 0, [f"{name}[2]"], 1, "").peft_targets()
 
 
 def test_names_of_gguf_alone_are_not_for_other_tools():
