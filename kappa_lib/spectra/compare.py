@@ -30,24 +30,14 @@ class Comparison:
     only_after: list[str]
 
     def summary(self) -> pd.DataFrame:
-        """A row per module type, means unless the column says otherwise.
-
-        ``changed`` counts the matrices with any changed entry; an angle is the larger of the left
-        and the right one, in radians.
-        """
-        rows = self.table.copy()
-        for end in ("top", "bottom"):
-            rows[f"angle_{end}"] = rows[[f"angle_{end}_left", f"angle_{end}_right"]].max(axis=1)
-        ranks_and_angles = [f"effective_rank_{when}" for when in ("before", "after")]
-        ranks_and_angles += ["angle_top", "angle_bottom"]
+        """A row per module type: its ``tensors``, how many have ``changed``, and means of κ's
+        change, of the effective ranks and of the angles."""
+        rows = self.table.assign(changed=self.table["relative_change"] > 0)
         found = rows.groupby("type", sort=False).agg(
             tensors=("tensor", "size"),
-            changed=("relative_change", lambda values: int((values > 0).sum())),
-            relative_change=("relative_change", "mean"),
-            dlogkappa=("dlogkappa", "mean"),
-            dlogkappa_least=("dlogkappa", "min"),
-            dlogkappa_most=("dlogkappa", "max"),
-            **{name: (name, "mean") for name in ranks_and_angles},
+            changed=("changed", "sum"),
+            **{name: (name, "mean") for name in ("relative_change", "dlogkappa")},
+            **{name: (name, "mean") for name in rows if name.startswith(("effective", "angle"))},
         )
         return found.loc[types(rows, outside=True)].reset_index()
 

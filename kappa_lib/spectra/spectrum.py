@@ -32,8 +32,6 @@ _DIRECTIONS = 8
 _RESOLVED = 1e-12
 # Fewer eigenvalues than this do not make a tail.
 _SHORTEST = 20
-# Tails fitted together: few enough for their numbers to stay in the cache.
-_TAILS_AT_ONCE = 32
 
 
 def singular_values(weight: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -86,13 +84,11 @@ def power_law_tail(s: np.ndarray) -> tuple[float, float]:
     # The last few starts can coincide with the maximum, which leaves no tail to fit.
     starts = np.flatnonzero(excess > 0)
     alphas = 1.0 + sizes[starts] / excess[starts]
-    distances: list[float] = []
-    for i in np.array_split(np.arange(len(starts)), math.ceil(len(starts) / _TAILS_AT_ONCE)):
-        first, alpha = starts[i, None], alphas[i, None]  # a row per tail
-        seen = (np.arange(n) - first) / (n - first)
-        fitted = -np.expm1((1.0 - alpha) * np.maximum(logs - logs[first], 0.0))
-        # What lies before a tail's start is no part of it.
-        distances += np.where(seen >= 0, np.abs(fitted - seen), 0.0).max(axis=1).tolist()
+    distances = []
+    for first, alpha in zip(starts, alphas, strict=True):
+        seen = np.arange(n - first) / (n - first)
+        fitted = -np.expm1((1.0 - alpha) * (logs[first:] - logs[first]))
+        distances.append(np.abs(fitted - seen).max())
     best = int(np.argmin(distances))
     return float(alphas[best]), float(np.exp(logs[starts[best]]))
 

@@ -74,8 +74,7 @@ def test_the_summary_counts_and_takes_means(pair):
     (whole,) = found.summary().to_dict("records")
     assert (whole["type"], whole["tensors"], whole["changed"]) == ("up_proj", 3, 2)
     assert whole["dlogkappa"] == pytest.approx(math.log(2) / 3)
-    assert whole["dlogkappa_most"] == pytest.approx(math.log(2))
-    assert whole["angle_top"] == pytest.approx(ANGLE / 3, abs=1e-6)
+    assert whole["angle_top_right"] == pytest.approx(ANGLE / 3, abs=1e-6)
 
 
 def test_one_stored_tensor_of_each_is_read_at_a_time(pair):
