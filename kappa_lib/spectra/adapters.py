@@ -12,11 +12,8 @@ _STACK = "one of a stack of experts, which PEFT and Axolotl only have as a whole
 
 
 def targets(names: Iterable[str]) -> dict[str, list[str]]:
-    """Keyword arguments of a PEFT configuration that name these parameters and no others.
-
-    Whole module names are in ``target_modules``; parameters that are no module's ``weight`` are in
-    ``target_parameters``, which PEFT has since 0.17.
-    """
+    """Keyword arguments of a PEFT configuration that name these parameters and no others: whole
+    module names, and in ``target_parameters`` what is no module's ``weight``."""
     modules = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     parameters = [name for name in names if not name.endswith(".weight")]
     found = {"target_modules": modules}
@@ -24,11 +21,8 @@ def targets(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def adapted(config: str, names: Sequence[str]) -> set[str]:
-    """Parameters that PEFT adapts when it is told these names.
-
-    Errors are those of PEFT's own injection, which differ from release to release, and of
-    :func:`kappa_lib.weights.loaded.model_class`.
-    """
+    """Parameters that PEFT adapts when it is told these names; errors are those of PEFT's own
+    injection, which differ by release, and of :func:`kappa_lib.weights.loaded.model_class`."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 

@@ -17,12 +17,10 @@ from kappa_lib.weights.models import pick_device
 
 @dataclass(frozen=True)
 class Comparison:
-    """What lies between two checkpoints.
+    """What lies between two checkpoints."""
 
-    The table has a row per matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``,
-    ``cols`` and the columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
-    """
-
+    # A row per matrix that both have: ``tensor``, ``type``, ``layer``, ``rows``, ``cols`` and the
+    # columns of :func:`kappa_lib.spectra.spectrum.spectral_change`.
     table: pd.DataFrame
     before: str  # what the first calls itself
     after: str

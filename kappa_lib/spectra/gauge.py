@@ -1,7 +1,7 @@
 """Same function, another κ: the symmetries of a Llama-like network, and what they do to weights.
 
-A change of weights that leaves the network's function as it is is called a change of gauge. Along
-four families of axes a factor s can be put into one tensor and taken out of its partner:
+A change of gauge changes weights and not the network's function. Along four families of axes a
+factor s can be put into one tensor and taken out of its partner:
 
 - ``norm``: a residual coordinate of an RMSNorm's gain, and that column of what reads the norm;
 - ``up/down``: a hidden unit's row of ``up`` and column of ``down`` (SwiGLU is linear in ``up``);
@@ -10,10 +10,10 @@ four families of axes a factor s can be put into one tensor and taken out of its
 - ``query/key``: the two coordinates of a rotary frequency in a key head, and in the query heads
   that share it. One factor for both commutes with the rotation.
 
-Where the factors are powers of two every product and every sum keeps its bits, in fp32 and bf16, so
-the logits are equal bit for bit. κ of a tensor is invariant under none of them. The argument is
-that of Dinh et al. (2017, arXiv 1703.04933) against sharpness; neighbours are Neyshabur et al.
-(2015, path-SGD), Stock et al. (2019, equi-normalisation) and Du et al. (2018, balanced layers).
+Factors that are powers of two keep the bits of the logits, in fp32 and bf16. κ of a tensor is
+invariant under none of them. The argument is that of Dinh et al. (2017, arXiv 1703.04933) against
+sharpness; neighbours are Neyshabur et al. (2015, path-SGD), Stock et al. (2019,
+equi-normalisation) and Du et al. (2018, balanced layers).
 """
 
 import math
@@ -55,14 +55,11 @@ class Symmetry:
 
 
 def symmetries(config: Any, names: Collection[str]) -> list[Symmetry]:
-    """All symmetries of a model, layer by layer.
-
-    Args:
-        config: its ``transformers`` configuration.
-        names: of its parameters, which say where there are biases.
+    """All symmetries of a model, layer by layer, by its configuration of transformers and the names
+    of its parameters, which say where there are biases.
 
     Raises:
-        InputError: the architecture has other symmetries.
+        InputError: the architecture has other symmetries, or a weight is missing.
     """
     if config.model_type not in MODELS or (getattr(config, "partial_rotary_factor", 1) or 1) != 1:
         what = f"{config.model_type}: the symmetries of this architecture are not known here"
@@ -78,38 +75,32 @@ def symmetries(config: Any, names: Collection[str]) -> list[Symmetry]:
         return index.view(pairs, width).repeat_interleave(heads // pairs, dim=0).ravel()
 
     def rows(name: str, index: Tensor) -> list[Place]:
-        return [
-            (f"{name}.{end}", 0, index) for end in ("weight", "bias") if f"{name}.{end}" in names
-        ]
-
-    def columns(name: str, index: Tensor) -> list[Place]:
-        return [(f"{name}.weight", 1, index)]
+        ends = ["weight", "bias"] if f"{name}.bias" in names else ["weight"]
+        return [(f"{name}.{end}", 0, index) for end in ends]
 
     found = []
-    for at in _layers(config, names):
+    for number in range(config.num_hidden_layers):
+        at = f"model.layers.{number}."
         attention, mlp = f"{at}self_attn.", f"{at}mlp."
         for norm, readers in (
             ("input", [f"{attention}{x}_proj" for x in "qkv"]),
             ("post_attention", [f"{mlp}gate_proj", f"{mlp}up_proj"]),
         ):
             gain = rows(f"{at}{norm}_layernorm", residual)
-            read = [place for name in readers for place in columns(name, residual)]
+            read = [(f"{name}.weight", 1, residual) for name in readers]
             found.append(Symmetry("norm", len(residual), read, gain))
-        up, down = rows(f"{mlp}up_proj", hidden), columns(f"{mlp}down_proj", hidden)
+        up, down = rows(f"{mlp}up_proj", hidden), [(f"{mlp}down_proj.weight", 1, hidden)]
         found.append(Symmetry("up/down", len(hidden), up, down))
         values = rows(f"{attention}v_proj", value)
-        output = columns(f"{attention}o_proj", shared(value))
+        output = [(f"{attention}o_proj.weight", 1, shared(value))]
         found.append(Symmetry("value/output", len(value), values, output))
         keys = rows(f"{attention}k_proj", rotary)
         queries = rows(f"{attention}q_proj", shared(rotary))
         found.append(Symmetry("query/key", len(value) // 2, keys, queries))
+    touched = {name for s in found for name, _, _ in (*s.times, *s.over)}
+    if missing := sorted(touched - set(names)):
+        raise InputError(f"the model has no {missing[0]}", "give the whole causal language model")
     return found
-
-
-def _layers(config: Any, names: Collection[str]) -> list[str]:
-    """Beginnings of the layers' names; a base model stores them without ``model.``."""
-    stem = "layers." if "layers.0.self_attn.q_proj.weight" in names else "model.layers."
-    return [f"{stem}{number}." for number in range(config.num_hidden_layers)]
 
 
 def combined(factors: Iterable[tuple[Symmetry, Tensor]]) -> Gauge:
@@ -165,10 +156,8 @@ def scaled(name: str, tensor: Tensor, gauge: Gauge) -> Tensor:
 
 @torch.no_grad()
 def apply(model: nn.Module, gauge: Gauge) -> Gauge:
-    """Change a model's parameters to a gauge, in place, and return it.
-
-    Errors are those of :func:`scaled`, before anything is changed.
-    """
+    """Change a model's parameters to a gauge, in place, and return it; errors of :func:`scaled`,
+    before anything is changed."""
     parameters = dict(model.named_parameters())
     changed = {name: scaled(name, parameters[name], gauge) for name in gauge}
     for name, value in changed.items():
@@ -192,11 +181,8 @@ def flip(model: nn.Module, seed: int = 0) -> Gauge:
 
 
 def rms_inverse(factors: list[Tensor]) -> float:
-    """Root mean square, over a matrix, of its factors' inverse.
-
-    A step of Adam has one size whatever the gauge; seen from the original gauge it is divided by
-    the factors, so that this says how much longer it has become.
-    """
+    """Root mean square, over a matrix, of its factors' inverse: how much longer a step of Adam,
+    which has one size whatever the gauge, has become as seen from the original gauge."""
     return math.prod((1 / axis.square()).mean().item() for axis in factors) ** 0.5
 
 
@@ -212,8 +198,8 @@ def balance(model: nn.Module) -> None:
     for _ in range(SWEEPS):
         for symmetry in of_model(model):
             apply(model, combined([(symmetry, _balancing(symmetry, parameters))]))
-    for at in _layers(model.config, parameters):
-        _whiten(parameters, model.config, f"{at}self_attn.")
+    for number in range(model.config.num_hidden_layers):
+        _whiten(parameters, model.config, f"model.layers.{number}.self_attn.")
 
 
 def _balancing(symmetry: Symmetry, parameters: dict[str, Tensor]) -> Tensor:
@@ -254,14 +240,14 @@ def write(source: Path, out: Path, change: Callable[[list[Symmetry]], Gauge], no
     """Write a checkpoint of the same function, in the layout of the one it comes from.
 
     Args:
-        source: folder of safetensors with ``config.json``, read a tensor at a time.
+        source: folder of safetensors with ``config.json``.
         out: new folder, which appears when it is whole.
-        change: to a gauge, :func:`drawn` or :func:`flipped` with their arguments.
+        change: :func:`drawn` or :func:`flipped` with their arguments.
         note: of what was done, for ``regauge.json``.
 
     Raises:
-        InputError: ``out`` is there already, the weights are quantised, or see :func:`symmetries`
-            and :func:`scaled`.
+        InputError: ``out`` is there already, or the weights are quantised; and errors of
+            :func:`symmetries` and :func:`scaled`.
     """
     from transformers import AutoConfig  # heavy, and a scan does without
 
@@ -273,8 +259,6 @@ def write(source: Path, out: Path, change: Callable[[list[Symmetry]], Gauge], no
     shards = {path: safe_open(path, "pt") for path in sorted(source.glob("*.safetensors"))}
     names = {name for shard in shards.values() for name in shard.keys()}  # noqa: SIM118
     gauge = change(symmetries(config, names))
-    if missing := sorted(set(gauge) - names):
-        raise InputError(f"{source}: holds no {missing[0]}", "give the whole model as safetensors")
     with making(out) as temporary:
         for path in models.parts(source):
             if path not in shards:

@@ -72,13 +72,8 @@ def versions() -> dict[str, str]:
 def measure(
     weight: torch.Tensor, name: str = "weight", *, method: str = "auto", device: str = "cpu"
 ) -> dict[str, Any]:
-    """One row of the table from one matrix (rows, cols), without its ranks.
-
-    The method ``extremes`` leaves the effective rank NaN, which needs the whole spectrum.
-
-    Raises:
-        InputError: see ``checks.as_matrix``.
-    """
+    """One row of the table from one matrix (rows, cols), without its ranks; errors of
+    ``checks.as_matrix``. The effective rank, which needs the whole spectrum, may be NaN."""
     found = solvers.decompose(weight, method, device=device, name=name)
     rows, cols = found.shape
     null = spectrum.marchenko_pastur_kappa(rows, cols)
@@ -183,10 +178,8 @@ def types_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def types(table: pd.DataFrame, outside: bool = False) -> list[str]:
-    """Module types inside layers: attention before MLP where the names are known.
-
-    With ``outside`` those of the other matrices follow.
-    """
+    """Module types inside layers, attention before MLP where the names are known; then, with
+    ``outside``, those of the other matrices."""
     inside = table.loc[table["layer"].notna(), "type"].unique()
     order = {kind: place for place, kind in enumerate(_USUAL_ORDER)}
     found = sorted(inside, key=lambda kind: order.get(kind.rpartition(".")[2], len(order)))
@@ -208,13 +201,8 @@ LLAMA_8B = {
 def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFrame:
     """κ table of an untrained model: each κ is what its shape alone makes typical.
 
-    Args:
-        shapes: module path inside a layer → (rows, cols).
-        layers: how many such layers.
-
-    Returns:
-        A table with ``tensor``, ``type``, ``layer``, ``rows``, ``cols``, ``kappa``, ``kappa_mp``
-        and ``kappa_excess`` (1 throughout): enough for :func:`kappa_lib.spectra.selection.select`.
+    From module path inside a layer → (rows, cols), and the number of such layers. The table has
+    what :func:`kappa_lib.spectra.selection.select` needs, and ``kappa_excess``, 1 throughout.
     """
     rows = [
         {"tensor": f"model.layers.{layer}.{module}.weight", "layer": layer, "rows": m, "cols": n}
@@ -229,11 +217,8 @@ def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFra
 
 
 def composition(table: pd.DataFrame, tensors: list[str]) -> pd.DataFrame:
-    """What a selection consists of: tensors and parameters of each type, in the model's order.
-
-    Returns:
-        Indexed by ``type``, columns ``tensors`` (chosen), ``of`` (available), ``parameters``.
-    """
+    """What a selection consists of: by ``type``, in the model's order, the numbers of ``tensors``
+    (chosen), ``of`` (available) and ``parameters``."""
     inside = table[table["layer"].notna()]
     chosen = inside["tensor"].isin(set(tensors))
     facts = inside.assign(chosen=chosen, parameters=inside["rows"] * inside["cols"] * chosen)

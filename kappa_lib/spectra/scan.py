@@ -29,16 +29,11 @@ Report = Callable[[int, int, str], None]
 
 
 class ScanError(CheckpointError):
-    """Some tensors could not be measured; the others were.
-
-    Attributes:
-        table: κ table of the tensors that could be.
-        failures: name of the tensor or file → what is wrong with it, and what to do.
-    """
+    """Some tensors could not be measured; ``table`` has those that were. ``failures``: name of the
+    tensor or file → what is wrong with it, and what to do."""
 
     def __init__(self, table: pd.DataFrame, failures: dict[str, tuple[str, str]]) -> None:
-        self.table = table
-        self.failures = failures
+        self.table, self.failures = table, failures
         alike: dict[str, list[str]] = {}
         for what, remedy in failures.values():
             alike.setdefault(remedy, []).append(what)
@@ -122,10 +117,7 @@ def scan(
 
 
 def opened(source: Source) -> Checkpoint:
-    """A model's tensors as it uses them, none of which is read yet.
-
-    Errors are those of :func:`kappa_lib.weights.models.open_checkpoint`.
-    """
+    """A model's tensors as it uses them, unread; errors of ``models.open_checkpoint``."""
     return as_used(source if isinstance(source, Checkpoint) else models.open_checkpoint(source))
 
 
@@ -186,10 +178,8 @@ class _Matrix(NamedTuple):
 
 
 class _Scanner:
-    """A scan under way: the rows of its matrices, and why some are missing.
-
-    Each row is appended to a journal as it is finished; without a folder nothing is kept.
-    """
+    """A scan under way: rows of its matrices, each appended, as it is finished, to the journal that
+    a folder has; and why some are missing."""
 
     def __init__(
         self, checkpoint: Checkpoint, settings: dict[str, str], folder: Path | None, say: Report

@@ -167,11 +167,8 @@ def as_lora(
 
 
 def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
-    """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too.
-
-    Tensors of one shape are tied in that ranking; a tie is drawn at random, and this is the
-    expected number.
-    """
+    """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too:
+    the expected number, where ties, which all tensors of a shape are, are drawn at random."""
     pool = candidates(table).assign(chosen=lambda t: t["tensor"].isin(set(chosen.tensors)))
     groups = pool.groupby("kappa_mp", sort=True)["chosen"].agg(["sum", "size"])
     ordered = groups if chosen.arm == "selected" else groups[::-1]
@@ -193,14 +190,12 @@ def of_run(profile: Profile, arm: str, seed: int | None = None) -> Selection:
 
 
 def select_stage(profile: Profile, table: pd.DataFrame) -> dict[str, Selection]:
-    """The pipeline's selections, written to the files of :func:`path_of`.
+    """Arm → selection, of a drawn arm that of the profile's first seed; each is written to its file
+    of :func:`path_of`.
 
     An arm that is drawn is drawn anew for each seed of a run, so that its spread over the seeds
-    holds that of the draw. The run of seed 0 has the draw of the profile's ``seed``. An arm that
-    flips the model's gauge is selected by κ of the flipped model.
-
-    Returns:
-        Arm → selection; of a drawn arm that of the profile's first seed.
+    holds that of the draw. An arm that flips the model's gauge is selected by κ of the flipped
+    model.
     """
     count = count_for(table, profile.share)
     for arm in profile.arms:

@@ -167,6 +167,8 @@ def test_what_adam_does_to_a_step_is_the_root_mean_square():
 def test_other_architectures_and_fp16_are_refused_by_name():
     with pytest.raises(InputError, match="gemma3_text"):
         gauge.regauge(Gemma3ForCausalLM(Gemma3TextConfig(**tiny.TEXT, head_dim=8)))
+    with pytest.raises(InputError, match=r"no model\.layers\.0\..*\n.*whole"):
+        gauge.regauge(model().model)
     with pytest.raises(InputError, match=r"float16.*\n.*bf16"):
         gauge.regauge(model(dtype=torch.float16))
 
