@@ -115,7 +115,7 @@ def select(
     arm: Annotated[Several, Option(help=ARM)] = None,
     count: Annotated[int | None, Option(help="How many tensors.")] = None,
     share: Annotated[float | None, Option(help=SHARE)] = None,
-    seed: Annotated[int, Option(help="Seed of random arms.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of random arms.")] = 0,
     out: Annotated[Path, Option("--out", "-o", help="Where the selections go.")] = Path(),
 ) -> None:
     """Choose tensors from a κ table: as JSON, for PEFT and for Axolotl."""
@@ -183,7 +183,7 @@ def run(
 def train(
     profile: Profile = "laptop",
     arm: Annotated[Several, Option(help="Repeatable; else the profile's.")] = None,
-    seed: Annotated[list[int] | None, Option(help="Repeatable; else the profile's.")] = None,
+    seed: Annotated[list[int] | None, Option(min=0, help="Repeatable; else the profile's.")] = None,
     settings: Annotated[Several, SET] = None,
 ) -> None:
     """Train the arms of a profile, or resume them.

@@ -1,15 +1,13 @@
 """A matrix's Gram product WᵀW in float64, and the two ends of its singular values by it.
 
-Products go over a block of rows at a time, so a bf16 matrix is never held twice. Operands start at
-64-byte boundaries (torch's own memory does): on others MKL may round differently, and a row of the
-κ table could change its last bits. On a GPU the matrix goes over once, as stored, and all but
-Lanczos' short recurrence stays there.
+Products go over a block of rows at a time, so a bf16 matrix is never held twice. Operands lie in
+torch's own memory, which starts at 64-byte boundaries: on others MKL may round differently. On a
+GPU the matrix goes over once, as stored, and all but Lanczos' short recurrence stays there.
 
-The ends are found by Cholesky and Lanczos, and checked against W itself. The Gram matrix squares
-the condition, which costs the smallest singular value half its digits. Its eigenvector is still
-good: refined against W, the value σ = ‖Wv‖ loses only what a product with W loses. How far σ can be
-from the truth follows from the residual of v and from the distance to the next singular value
-(Kato-Temple), which the Gram matrix does resolve.
+The Gram matrix squares the condition, which costs the smallest singular value half its digits. Its
+eigenvector, by Cholesky and Lanczos, is still good: refined against W, σ = ‖Wv‖ loses only what a
+product with W loses. How far σ can be from the truth follows from the residual of v and from the
+distance to the next singular value (Kato-Temple), which the Gram matrix does resolve.
 """
 
 import math
@@ -32,8 +30,8 @@ BLOCK_NUMBERS_CUDA = 1 << 27
 # Matrices with no more singular values than this are measured side by side, a thread each: the
 # larger ones would take too much memory, and keep several threads busy by themselves.
 SIDE_BY_SIDE = 2048
-# Relative residual at which Lanczos stops, and its longest run. A start vector drawn at random
-# misses an eigenvector to this level with a probability of about the level itself.
+# Relative residual at which Lanczos stops: to this level a start vector drawn at random misses an
+# eigenvector with a probability of about the level itself.
 LANCZOS_TOLERANCE = 1e-8
 _LANCZOS_RUNS = 200
 _BASIS = 16
@@ -45,16 +43,11 @@ _PROBES = 6
 
 
 class GramOperator:
-    """WᵀW of a matrix W with at least as many rows as columns, and products with W and Wᵀ.
+    """WᵀW of a matrix W, (rows, k) with rows ≥ k, and products with W and Wᵀ.
 
     Args:
-        matrix: W or its transpose, any floating-point dtype.
+        matrix: W or its transpose, any floating-point dtype; its own is ``shape``.
         device: where products are computed, ``cpu`` or ``cuda``.
-
-    Attributes:
-        shape: of the given matrix.
-        rows: of W.
-        k: columns of W: the number of singular values.
     """
 
     def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
@@ -110,8 +103,8 @@ class GramOperator:
     def gram_error(self) -> float:
         """Bound on the absolute error of every eigenvalue that is computed from the Gram matrix.
 
-        The trace bounds the norm of |W|ᵀ|W| that multiplies the inner products' error. The backward
-        errors of the Cholesky factorisation and of the eigensolver have the same form.
+        The trace bounds the norm of |W|ᵀ|W|, by which the inner products' error and the backward
+        errors of the Cholesky factorisation and of the eigensolver are multiplied.
         """
         return product_error(self.rows) * self.trace
 
@@ -172,13 +165,12 @@ class Factored:
 
 
 def factor(operator: GramOperator, eigenvalues: np.ndarray | None = None) -> Factored | None:
-    """Extreme eigenvalues of the Gram matrix; None where it is not safely positive definite.
+    """Extreme eigenvalues of the Gram matrix, k ≥ ``SMALLEST``; None where it is not safely
+    positive definite.
 
-    Args:
-        operator: the matrix, k ≥ ``SMALLEST``.
-        eigenvalues: all of them, descending, if they are known; else Lanczos finds the extreme
-            ones. A single start vector sees one of several equal eigenvalues, which is no error
-            in σ, and parts two as soon as they differ by ``LANCZOS_TOLERANCE``.
+    Unless all ``eigenvalues`` are known (descending), Lanczos finds the extreme ones. A single
+    start vector sees one of several equal eigenvalues, which is no error in σ, and parts two as
+    soon as they differ by ``LANCZOS_TOLERANCE``.
     """
     if (lower := _cholesky(operator)) is None:
         return None

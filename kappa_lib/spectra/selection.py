@@ -124,7 +124,7 @@ def select(
         share: in (0, 1].
 
     Raises:
-        InputError: unknown arm, impossible count or seed, or no match in size.
+        InputError: unknown arm, impossible count, or no match in size.
     """
     if arm not in arms.ARMS:
         raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(arms.ARMS)}")
@@ -140,8 +140,6 @@ def select(
             f"{count} tensors can't be selected from {len(pool)}",
             "give a count between 1 and their number",
         )
-    if seed < 0:
-        raise InputError(f"seed {seed} can't start a draw", "give 0 or more")
     words, rule = arms.ARMS[arm]
     chosen = rule(pool, count, np.random.default_rng(seed))
     if chosen.empty and arm != arms.ADAPTOR_ONLY:

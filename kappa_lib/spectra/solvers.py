@@ -2,12 +2,10 @@
 
 Everything is computed in float64, to which every stored dtype widens exactly.
 
-``auto``      all singular values, as eigenvalues of the Gram matrix: a symmetric rank-k product of
-              the shorter side. Squaring leaves a small σ with a relative error near κ²ε; where the
-              bound on κ's error exceeds a tolerance, σ_k is refined against the matrix itself;
-              where that is not enough, ``svd``.
-``extremes``  σ₁ and σ_k alone, from the same product
-              (:mod:`kappa_lib.spectra.gram`), refined or replaced by ``svd`` by the same rule.
+``auto``      all singular values, as eigenvalues of the Gram matrix of the shorter side. Squaring
+              leaves a small σ with a relative error near κ²ε; where the bound on κ's error exceeds
+              a tolerance, σ_k is refined against the matrix; where that is not enough, ``svd``.
+``extremes``  σ₁ and σ_k alone, from the same product, refined or replaced by the same rule.
 ``svd``       LAPACK's SVD: error near κε, at several times the cost.
 """
 
@@ -42,11 +40,8 @@ R = TypeVar("R")
 
 @contextmanager
 def one_thread_in_numpy() -> Iterator[None]:
-    """Let numpy's own OpenBLAS compute with one thread; other libraries stay as they are.
-
-    numpy has no function for it. Several of its threads wait for each other actively, which on a
-    busy machine costs many times what they gain.
-    """
+    """Let numpy's own OpenBLAS compute with one thread, for which numpy has no function: several
+    wait for each other actively, which on a busy machine costs many times what they gain."""
     library = ctypes.CDLL(_umath_linalg.__file__)
     names = [f"scipy_openblas_{verb}_num_threads64_" for verb in ("get", "set")]
     if not all(hasattr(library, name) for name in names):
@@ -67,9 +62,8 @@ def one_thread_in_numpy() -> Iterator[None]:
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Results of ``work`` in the order of ``items``, as many at a time as torch has threads.
 
-    Small matrices gain little from threads within them. Here each is computed by a single thread,
-    so that not even the last bits of a result depend on how many threads there are. Items are
-    taken as they are needed, never more than two a thread ahead.
+    Each is computed by a single thread, so that not even its last bits depend on how many there
+    are. Items are taken as they are needed, never more than two a thread ahead.
     """
     threads = torch.get_num_threads()
     waiting: deque[Future[R]] = deque()
@@ -120,8 +114,6 @@ def decompose(
     name: str = "weight",
 ) -> Spectrum:
     """Singular values of ``weight`` with κ and its error bound.
-
-    Where that exceeds ``TOLERANCE``, ``auto`` and ``extremes`` take a costlier route.
 
     Args:
         weight: matrix (rows, cols), any floating-point dtype.

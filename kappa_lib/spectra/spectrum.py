@@ -1,8 +1,8 @@
 """Measures of one matrix's singular values: κ, volume, rank, the null of its shape, change.
 
-Functions that take ``s`` expect a spectrum: shape (k,), non-negative, descending, as
-:func:`singular_values` returns it; ``log_volume`` and ``effective_rank`` raise InputError for
-anything else. Functions that take ``weight`` expect a matrix (rows, cols).
+``s`` is a spectrum: shape (k,), non-negative, descending, as :func:`singular_values` returns it;
+``log_volume`` and ``effective_rank`` raise InputError for anything else. ``weight`` is a matrix
+(rows, cols).
 """
 
 import math
@@ -45,10 +45,8 @@ def condition_number(weight: torch.Tensor | np.ndarray) -> float:
 
 
 def kappa(weight: torch.Tensor | np.ndarray, *, device: str = "cpu") -> Bounded:
-    """κ of a matrix (rows, cols) of any floating-point dtype, and the bound on its error.
-
-    Errors are those of :func:`kappa_lib.spectra.solvers.decompose`.
-    """
+    """κ of a matrix (rows, cols) of any floating-point dtype, and the bound on its error; errors of
+    :func:`kappa_lib.spectra.solvers.decompose`."""
     found = decompose(weight, "extremes", device=device)
     return Bounded(found.kappa, found.kappa_error)
 
@@ -67,9 +65,9 @@ def effective_rank(s: np.ndarray) -> float:
 def power_law_tail(s: np.ndarray) -> tuple[float, float]:
     """Power law p(λ) ∝ λ^-α fitted to the tail of the eigenvalues λ = σ².
 
-    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009): maximum likelihood for
-    every possible start of the tail, and of these the one with the smallest Kolmogorov-Smirnov
-    distance. It is the one behind WeightWatcher's α (its own fitter since 0.7).
+    The estimator of Clauset, Shalizi & Newman (SIAM Review 51, 2009), which is behind
+    WeightWatcher's α: maximum likelihood for every possible start of the tail, and of these the
+    one with the smallest Kolmogorov-Smirnov distance.
 
     Returns:
         α and the eigenvalue at which the tail starts; NaN for fewer than 20 non-zero eigenvalues
@@ -180,8 +178,8 @@ def singular_vectors(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """U (rows, q), the non-zero singular values (rank,), descending, and V (cols, q).
 
-    Vectors are of all singular values, q = rank, or of the first and the last ``ends`` of them
-    only. ``matrix`` is of float64, on any device, where the results are too.
+    Vectors are of all singular values, or of the first and last ``ends`` of them only. ``matrix``
+    is of float64, on any device, where the results are too.
     """
     tall, is_tall = (matrix, True) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, False)
     squares, v = eigenpairs(GramOperator(tall).gram if tall.device.type == "cpu" else tall.T @ tall)
