@@ -10,11 +10,6 @@ from kappa_lib.errors import InputError
 from kappa_lib.spectra.kappa_table import WITH_INPUTS
 from kappa_lib.weights.kinds import LAYER
 
-# Sizes are called equal where they differ by less than this.
-SIZE_TOLERANCE = 0.01
-# The arm that trains nothing of the language model.
-ADAPTOR_ONLY = "adaptor_only"
-
 Table = pd.DataFrame
 Draw = np.random.Generator
 # κ table of the candidates, number of tensors, source of a draw → the rows that are chosen.
@@ -63,18 +58,16 @@ def _matched_size(table: Table, count: int, rng: Draw, order: Rule) -> Table:
     """
     wanted = parameters(_LOWEST(table, count, rng))
     ordered = order(table, len(table), rng)
-    taken, room = [], wanted * (1 + SIZE_TOLERANCE / 2)
+    taken, room = [], wanted * 1.005
     for index, size in (ordered["rows"] * ordered["cols"]).items():
         if size <= room:
             taken.append(index)
             room -= size
     chosen = ordered.loc[taken]
     reached = parameters(chosen)
-    if abs(reached - wanted) > SIZE_TOLERANCE * wanted:
-        raise InputError(
-            f"{reached:,} parameters is the nearest to {wanted:,} that this order of tensors gives",
-            "choose another count or seed",
-        )
+    if abs(reached - wanted) > 0.01 * wanted:
+        what = f"{reached:,} parameters is the nearest to {wanted:,} that this order gives"
+        raise InputError(what, "choose another count or seed")
     return chosen
 
 
@@ -178,7 +171,7 @@ ARMS: dict[str, tuple[str, Rule]] = {
         partial(_module, pattern=r"[._]k(?:_proj)?\."),
     ),
     "all": ("every matrix", partial(_module, pattern="")),
-    ADAPTOR_ONLY: ("none: the adaptor alone is trained", lambda table, *_: table.iloc[:0]),
+    "adaptor_only": ("none: the adaptor alone is trained", lambda table, *_: table.iloc[:0]),
 }
 # Arms with a draw of their own for each seed of a run.
 DRAWN = frozenset(arm for arm in ARMS if arm.startswith("random"))

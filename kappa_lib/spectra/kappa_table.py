@@ -56,10 +56,7 @@ _METADATA = b"kappa_lib"
 _USUAL_ORDER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Beside the table, what is measured of the same tensors on their real inputs.
 INPUTS = Path("encoding") / "tensors.csv"
-WITH_INPUTS = (
-    "measure it in a clone with `python -m tools.tensors --model MODEL --out FOLDER/encoding`,"
-    " FOLDER being the one of kappa.parquet"
-)
+WITH_INPUTS = "run `python -m tools.tensors --model MODEL --out FOLDER_OF_THE_TABLE/encoding` first"
 
 
 @cache

@@ -37,13 +37,11 @@ class ScanError(CheckpointError):
         alike: dict[str, list[str]] = {}
         for what, remedy in failures.values():
             alike.setdefault(remedy, []).append(what)
-        listed = "".join(
-            f"\n  {line}" for remedy, found in alike.items() for line in (*found, f"→ {remedy}")
-        )
-        super().__init__(
-            f"{len(failures)} of {len(failures) + len(table)} could not be measured:{listed}",
-            "the rows of the others are kept; mend the checkpoint and scan again to complete it",
-        )
+        lines = [f"{len(failures)} of {len(failures) + len(table)} could not be measured:"]
+        for remedy, found in alike.items():
+            lines += [*found, f"→ {remedy}"]
+        remedy = "the rows of the others are kept; mend the checkpoint and do it again"
+        super().__init__("\n  ".join(lines), remedy)
 
 
 def scan(
@@ -134,14 +132,10 @@ def to_measure(
     ]
     if chosen or absent(checkpoint, include, exclude):
         return chosen
-    what = f"{checkpoint.model_id}: no matrix left to measure"
-    if include or exclude:
-        what += f" (include {list(include)}, exclude {list(exclude)})"
-        some = checkpoint.tensors[0].name
-        raise InputError(what, f"patterns are matched to whole names such as {some}")
     reasons = "".join(f"\n  {', '.join(n)}: {why}" for why, n in left_out(checkpoint).items())
-    remedy = "scan the whole model's folder, or name what to measure with --include"
-    raise InputError(what + reasons, remedy)
+    what = f"{checkpoint.model_id}: no matrix left to measure{reasons}"
+    remedy = "scan the whole model's folder, or include what to measure by patterns of whole names"
+    raise InputError(what, remedy)
 
 
 def absent(

@@ -18,7 +18,6 @@ from kappa_lib.files import fingerprint, write_json, write_text
 from kappa_lib.profiles import Profile
 from kappa_lib.spectra import adapters, arms, gauge
 from kappa_lib.spectra.scan import scan
-from kappa_lib.text import counted
 from kappa_lib.weights import models
 
 PAPER_SHARE = 100 / 224
@@ -52,13 +51,9 @@ class Selection:
 
     def check(self, available: set[str]) -> None:
         """Refuse, with an InputError, to train a tensor which the model does not have."""
-        unknown = sorted(set(self.tensors) - available)
-        if unknown:
-            raise InputError(
-                f"selection {self.arm!r}: {len(unknown)} of {counted(len(self.tensors), 'tensor')}"
-                f" not in the model, {unknown[0]} among them",
-                "scan and select on the model that is trained",
-            )
+        if unknown := sorted(set(self.tensors) - available):
+            what = f"selection {self.arm!r}: the model has no {unknown[0]}"
+            raise InputError(what, "scan and select on the model that is trained")
 
     def peft_targets(self) -> dict[str, list[str]]:
         """Keyword arguments for ``LoraConfig``, see :func:`kappa_lib.spectra.adapters.targets`.
@@ -70,11 +65,8 @@ class Selection:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
             if name.startswith("blk.") or name.endswith("]"):
-                raise InputError(
-                    f"{name}: no name that PEFT and Axolotl know, but that of GGUF or of one expert"
-                    " of a stack",
-                    "use the selection's JSON, or scan the model's folder of safetensors",
-                )
+                what = f"{name}: no name that PEFT and Axolotl know, but of GGUF or in a stack"
+                raise InputError(what, "use the JSON, or scan the model's safetensors")
         return adapters.targets(self.tensors)
 
     def export(self, folder: Path) -> list[Path]:
@@ -136,13 +128,11 @@ def select(
         raise InputError(what, "scan the folder of a whole model, whose layers have numbers")
     count = count_for(table, share) if count is None else count
     if not 0 < count <= len(pool):
-        raise InputError(
-            f"{count} tensors can't be selected from {len(pool)}",
-            "give a count between 1 and their number",
-        )
+        what = f"{count} tensors can't be selected from {len(pool)}"
+        raise InputError(what, "give a count between 1 and their number")
     words, rule = arms.ARMS[arm]
     chosen = rule(pool, count, np.random.default_rng(seed))
-    if chosen.empty and arm != arms.ADAPTOR_ONLY:
+    if chosen.empty and arm != "adaptor_only":
         raise InputError(f"arm {arm!r}: no tensor of this model fits", "choose another arm")
     origin = fingerprint(table[["tensor", "rows", "cols", "kappa"]].values.tolist())
     tensors, size = sorted(chosen["tensor"]), arms.parameters(chosen)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -156,26 +156,24 @@ def _by_gram(operator: GramOperator) -> Spectrum:
     return _assemble(values, errors, operator.shape, f"{label}, refined")
 
 
-def _eigenvalues(product: torch.Tensor) -> np.ndarray:
-    """Eigenvalues of a symmetric matrix given by its lower triangle, ascending.
+def _eigensolvers(product: torch.Tensor) -> tuple[Any, Any]:
+    """The library that is faster on a symmetric matrix given by its lower triangle, and the matrix
+    for it. On one thread numpy's OpenBLAS is by a third, on several torch's MKL."""
+    small = product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
+    return (np.linalg, product.numpy()) if small else (torch.linalg, product)
 
-    On one thread numpy's OpenBLAS is faster than torch's MKL by a third, on several slower.
-    """
-    if _for_numpy(product):
-        return np.linalg.eigvalsh(product.numpy())
-    return torch.linalg.eigvalsh(product).cpu().numpy()
+
+def _eigenvalues(product: torch.Tensor) -> np.ndarray:
+    """Eigenvalues of such a matrix, ascending."""
+    library, matrix = _eigensolvers(product)
+    return torch.as_tensor(library.eigvalsh(matrix)).cpu().numpy()
 
 
 def eigenpairs(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`_eigenvalues`, (k,), with the eigenvectors, (k, k), where the matrix is."""
-    if not _for_numpy(product):
-        return torch.linalg.eigh(product)
-    values, vectors = np.linalg.eigh(product.numpy())
-    return torch.from_numpy(values), torch.from_numpy(vectors)
-
-
-def _for_numpy(product: torch.Tensor) -> bool:
-    return product.device.type == "cpu" and len(product) <= SIDE_BY_SIDE
+    """The same, (k,), with the eigenvectors, (k, k), where the matrix is."""
+    library, matrix = _eigensolvers(product)
+    values, vectors = library.eigh(matrix)
+    return torch.as_tensor(values), torch.as_tensor(vectors)
 
 
 def _extremes(operator: GramOperator) -> Spectrum | None:
