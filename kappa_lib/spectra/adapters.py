@@ -30,11 +30,10 @@ def adapted(config: str, names: Sequence[str]) -> set[str]:
     settings = LoraConfig(r=1, **targets(names))
     with warnings.catch_warnings(action="ignore"):
         model = inject_adapter_in_model(settings, model, low_cpu_mem_usage=True)
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
     return {
         f"{name.replace('.base_layer', '')}.{getattr(layer, 'parameter_name', 'weight')}"
-        for name, layer in layers.items()
-        if layer.lora_A or layer.lora_embedding_A
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and (layer.lora_A or layer.lora_embedding_A)
     }
 
 
@@ -42,8 +41,7 @@ def refused(config: str, names: Iterable[str]) -> tuple[dict[str, str], str]:
     """Parameters that have to be left out, so that PEFT adapts all others and nothing else → why;
     and why that could not be tried here, empty where it could.
 
-    All together are tried first, then those of each module type by themselves. Single experts of
-    a stack are left out in any case.
+    All together are tried first, then each module type by itself; single experts never are.
     """
     found = {name: _STACK for name in names if name.endswith("]")}
     whole = [name for name in names if name not in found]

@@ -52,10 +52,8 @@ def _random_like_selected(table: Table, count: int, rng: Draw) -> Table:
 
 
 def _matched_size(table: Table, count: int, rng: Draw, order: Rule) -> Table:
-    """As many parameters as the ``selected`` arm within 1 %, in the order of another rule.
-
-    Tensors that are too large for what is left are passed over.
-    """
+    """As many parameters as the ``selected`` arm within 1 %, in the order of another rule; tensors
+    that are too large for what is left are passed over."""
     wanted = parameters(_LOWEST(table, count, rng))
     ordered = order(table, len(table), rng)
     taken, room = [], wanted * 1.005

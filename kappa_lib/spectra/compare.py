@@ -9,10 +9,11 @@ import pandas as pd
 from kappa_lib.errors import InputError, KappaError
 from kappa_lib.files import require_folder, write_text
 from kappa_lib.spectra.kappa_table import layer_of, types, types_of
-from kappa_lib.spectra.scan import Report, ScanError, Source, opened, to_measure
+from kappa_lib.spectra.scan import Report, ScanError, Source, to_measure
 from kappa_lib.spectra.spectrum import spectral_change
 from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
-from kappa_lib.weights.models import pick_device
+from kappa_lib.weights.loaded import as_used
+from kappa_lib.weights.models import open_checkpoint, pick_device
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def compare(
     if out is not None:
         require_folder(Path(out))
     device = pick_device(device).type
-    pair = [opened(source) for source in (before, after)]
+    pair = [as_used(open_checkpoint(source)) for source in (before, after)]
     for checkpoint in pair:
         if checkpoint.problems:
             raise checkpoint.problems[0]

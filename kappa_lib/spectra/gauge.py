@@ -37,7 +37,6 @@ DOSE = 6  # moves κ of most matrices by more than a hundred
 FLIP = 16  # exponent that outweighs any κ of a trained matrix
 SWEEPS = 4  # of balancing, after which factors move by less than a thousandth
 
-
 # A parameter, one of its axes, and for each position along it the number of a factor.
 Place = tuple[str, int, Tensor]
 # Parameter → the factors of its rows and of its columns; of its entries and 1, for a vector.
@@ -122,10 +121,8 @@ def drawn(found: Sequence[Symmetry], seed: int, dose: int) -> Gauge:
 
 
 def flipped(found: Iterable[Symmetry], seed: int) -> Gauge:
-    """One coordinate of every MLP matrix × 2^16, so that κ of the MLP is the largest of all.
-
-    A norm's coordinate for ``gate`` and ``up``, a hidden unit for ``down``; attention stays.
-    """
+    """One coordinate of every MLP matrix × 2^16, a norm's for ``gate`` and ``up``, a hidden unit of
+    ``down``, so that κ of the MLP is the largest of all; attention stays."""
     rng, factors = torch.Generator().manual_seed(seed), []
     for symmetry in found:
         if any(".mlp." in name for name, _, _ in symmetry.times):

@@ -43,12 +43,8 @@ _PROBES = 6
 
 
 class GramOperator:
-    """WᵀW of a matrix W, (rows, k) with rows ≥ k, and products with W and Wᵀ.
-
-    Args:
-        matrix: W or its transpose, any floating-point dtype; its own is ``shape``.
-        device: where products are computed, ``cpu`` or ``cuda``.
-    """
+    """WᵀW of a matrix W, (rows, k) with rows ≥ k, and products with W and Wᵀ, computed on the
+    ``device``. The ``matrix`` is W or its transpose, of any floating-point dtype."""
 
     def __init__(self, matrix: torch.Tensor, device: str = "cpu") -> None:
         self._matrix, self.shape = matrix.to(device), tuple(matrix.shape)
@@ -148,13 +144,6 @@ class Factored:
     slack: float  # relative error of these as eigenvalues of the factored matrix
     error: float  # bound on their absolute error as squared singular values of W
     vector: torch.Tensor  # unit eigenvector of the smallest eigenvalue, (k,)
-
-    @property
-    def largest(self) -> Bounded:
-        """σ₁: relative to itself the Gram matrix is accurate enough."""
-        return Bounded(
-            math.sqrt(self.largest_square), self.error / self.largest_square + self.slack
-        )
 
     @property
     def smallest(self) -> Bounded:

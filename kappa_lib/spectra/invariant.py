@@ -18,10 +18,7 @@ def invariant_kappa(llm: nn.Module) -> pd.Series:
     and key Q_qᵀ K_h (Elhage et al. 2021), each with the norm's gain in what reads the norm: the
     geometric mean over the query heads, the same for both partners; κ of a product of rank d_h is
     that of its d_h singular values. Of the gate it is the matrix with the gain; ``up`` and
-    ``down`` are as they are in the balanced gauge.
-
-    Raises:
-        InputError: see :func:`kappa_lib.spectra.gauge.symmetries`.
+    ``down`` are as they are in the balanced gauge. Errors are those of ``gauge.symmetries``.
     """
     gauge.of_model(llm)  # refuses what has other symmetries
     found: dict[str, float] = {}

@@ -208,8 +208,7 @@ def null_table(shapes: Mapping[str, tuple[int, int]], layers: int) -> pd.DataFra
     ]
     table = pd.DataFrame(rows).astype({"layer": "Int64"})
     table["type"] = table["tensor"].map(types_of(table["tensor"]))
-    sizes = zip(table["rows"], table["cols"], strict=True)
-    null = [spectrum.marchenko_pastur_kappa(m, n) for m, n in sizes]
+    null = [spectrum.marchenko_pastur_kappa(*shape) for shape in shapes.values()] * layers
     return table.assign(kappa=null, kappa_mp=null, kappa_excess=1.0)
 
 

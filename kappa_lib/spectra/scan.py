@@ -24,7 +24,7 @@ from kappa_lib.weights.loaded import as_used
 
 # Raise when a change here or in the solvers alters any number of a row.
 NUMERICS = 5
-Source = nn.Module | str | Path | Checkpoint
+Source = nn.Module | str | Path
 Report = Callable[[int, int, str], None]
 
 
@@ -84,7 +84,7 @@ def scan(
     folder = None if out is None else Path(out)
     if folder is not None:
         require_folder(folder)
-    checkpoint = opened(source)
+    checkpoint = as_used(models.open_checkpoint(source))
     chosen = to_measure(checkpoint, include, exclude)
     if method not in solvers.METHODS:
         raise InputError(f"method {method!r} is unknown", f"one of {', '.join(solvers.METHODS)}")
@@ -112,11 +112,6 @@ def scan(
     if scanner.failures:
         raise ScanError(table, scanner.failures)
     return table
-
-
-def opened(source: Source) -> Checkpoint:
-    """A model's tensors as it uses them, unread; errors of ``models.open_checkpoint``."""
-    return as_used(source if isinstance(source, Checkpoint) else models.open_checkpoint(source))
 
 
 def to_measure(
@@ -261,10 +256,8 @@ def _finished(journal: Path) -> dict[str, dict[str, Any]]:
 
 
 def scan_stage(profile: Profile) -> pd.DataFrame:
-    """The pipeline's scan: the profile's model → ``kappa.parquet`` and ``kappa.csv``.
-
-    Rows that an earlier one finished, of the same model, device and versions, are not repeated.
-    """
+    """The κ table of a profile's model, written to its folder; rows that were finished before, with
+    the same device and versions, are not measured again."""
     with Progress("scan") as bar:
         scan(profile.model, profile.folder, device=profile.device, progress=bar.reach)
     return kappa_table.read(profile.folder)

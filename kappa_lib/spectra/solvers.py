@@ -48,15 +48,12 @@ def one_thread_in_numpy() -> Iterator[None]:
         yield
         return
     current, change = (getattr(library, name) for name in names)
-    before = current()
-    # Within side_by_side it is one already, and no thread may set it back for the others.
-    if before != 1:
-        change(1)
+    before = current()  # within side_by_side one already, so that no thread changes it for others
+    change(1)
     try:
         yield
     finally:
-        if before != 1:
-            change(before)
+        change(before)
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -83,17 +80,13 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What was found out about one matrix's singular values.
-
-    ``kappa_error`` bounds |κ - κ_true|/κ_true; it is infinite where it can't be told whether a
-    singular value is zero.
-    """
+    """What was found out about one matrix's singular values."""
 
     shape: tuple[int, int]  # (rows, cols)
     method: str  # the route that was taken, with its BLAS and LAPACK routines
     sigma_max: float
     sigma_min: float  # the smallest non-zero singular value
-    kappa_error: float
+    kappa_error: float  # bound on |κ - κ_true|/κ_true; infinite where zeros can't be told
     rank_deficiency: int  # number of zero singular values
     frobenius: float
     log_volume: float  # Σ log σᵢ over the non-zero values, nats
@@ -181,7 +174,9 @@ def _extremes(operator: GramOperator) -> Spectrum | None:
     factored = gram.factor(operator)
     if factored is None:
         return None
-    largest, smallest = factored.largest, factored.smallest
+    # Relative to σ₁² itself the Gram matrix is accurate enough.
+    error = factored.error / factored.largest_square + factored.slack
+    largest, smallest = Bounded(math.sqrt(factored.largest_square), error), factored.smallest
     routines = "dsyrk, dpotrf" if operator.device == "cpu" else "cuda gemm, potrf"
     label = f"extremes ({routines}, Lanczos)"
     if _combined(largest, smallest) > TOLERANCE:

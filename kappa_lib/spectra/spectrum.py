@@ -133,11 +133,8 @@ def null_kappa_quantile(rows: int, cols: int, share: float) -> float:
 
 
 def spectral_change(before: torch.Tensor, after: torch.Tensor) -> dict[str, float]:
-    """What training did to a matrix: its κ, its extreme singular values, and their directions.
-
-    Args:
-        before: matrix (rows, cols); computed in float64 on its own device.
-        after: of the same shape.
+    """What training did to a matrix (rows, cols): its κ, its extreme singular values, and their
+    directions, in float64 on the matrix' own device.
 
     Returns:
         ``kappa_before``, ``kappa_after``; ``dlogkappa``, the natural logarithm of their ratio;
