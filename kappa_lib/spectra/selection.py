@@ -156,7 +156,7 @@ def as_lora(
 
 def picked_by_shape(table: pd.DataFrame, chosen: Selection) -> float:
     """How many tensors of ``selected`` or ``inverse`` the null of the shape alone would pick too:
-    the expected number, where ties, which all tensors of a shape are, are drawn at random."""
+    the expected number, for tensors of one shape are tied, and a tie is drawn at random."""
     pool = candidates(table).assign(chosen=lambda t: t["tensor"].isin(set(chosen.tensors)))
     groups = pool.groupby("kappa_mp", sort=True)["chosen"].agg(["sum", "size"])
     ordered = groups if chosen.arm == "selected" else groups[::-1]
