@@ -48,7 +48,7 @@ SHOWN = {
 # What marks a finished run, and what to call for one.
 FINISHED = {
     "bench": ("bench.json", "bash reproduce.sh bench"),
-    **{name: ("kappa.csv", f"kappa train --profile {name}") for name in PROFILES},
+    **{name: ("stages/scan.json", f"kappa train --profile {name}") for name in PROFILES},
 }
 
 

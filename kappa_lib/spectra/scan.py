@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kappa_lib.errors import CheckpointError, InputError, KappaError
-from kappa_lib.files import fingerprint, require_folder, whole_lines
+from kappa_lib.files import fingerprint, require_folder, stage, whole_lines
 from kappa_lib.profiles import Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra import adapters, kappa_table, solvers
@@ -136,27 +136,37 @@ def to_measure(
 def absent(
     checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str]
 ) -> dict[str, tuple[str, str]]:
-    """What the checkpoint lacks of what is asked for: name → what is wrong, and what to do."""
+    """What the checkpoint lacks of what is asked for: name or pattern → what is wrong, and do."""
+    asked = {
+        name: why
+        for name, why in checkpoint.absent.items()
+        if (not include or _matches(name, include)) and not _matches(name, exclude)
+    }
     remedy = "fetch or save the whole model; --exclude these names to do without"
     return {
         name: (f"{name}: {why}", remedy)
-        for name, why in checkpoint.absent.items()
-        if (not include or _matches(name, include)) and not _matches(name, exclude)
+        for why, names in _by_reason(asked).items()
+        for name in names
     }
 
 
 def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
     """Reason → tensors of two or more dimensions that are no weights; ``*`` for their numbers."""
-    shown = [info for info in checkpoint.tensors if info.why not in ("", kinds.VECTOR)]
-    whys = checkpoint.left_out | {info.name: info.why for info in shown}
-    return {
-        reason: kinds.patterns(name for name, why in whys.items() if why == reason)
-        for reason in dict.fromkeys(whys.values())
-    }
+    whys = {info.name: info.why for info in checkpoint.tensors}
+    matrices = {name: why for name, why in whys.items() if why and why != kinds.VECTOR}
+    return _by_reason(checkpoint.left_out | matrices)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """Name → reason, the other way round, with ``*`` for numbers."""
+    return {
+        why: kinds.patterns(name for name, own in reasons.items() if own == why)
+        for why in dict.fromkeys(reasons.values())
+    }
 
 
 class _Matrix(NamedTuple):
@@ -256,8 +266,21 @@ def _finished(journal: Path) -> dict[str, dict[str, Any]]:
 
 
 def scan_stage(profile: Profile) -> pd.DataFrame:
-    """The κ table of a profile's model, written to its folder; rows that were finished before, with
-    the same device and versions, are not measured again."""
-    with Progress("scan") as bar:
-        scan(profile.model, profile.folder, device=profile.device, progress=bar.reach)
-    return kappa_table.read(profile.folder)
+    """The pipeline's scan: the profile's model → ``kappa.parquet`` and ``kappa.csv``.
+
+    Skipped while model, device and versions are those of the last run.
+    """
+    outputs = [profile.folder / "kappa.parquet", profile.folder / "kappa.csv"]
+    inputs = {
+        "weights": models.identity(profile.model),
+        "device": models.pick_device(profile.device).type,
+        "versions": kappa_table.versions(),
+        "numerics": NUMERICS,
+    }
+
+    def make() -> None:
+        with Progress("scan") as bar:
+            scan(profile.model, profile.folder, device=profile.device, progress=bar.reach)
+
+    stage("scan", profile.folder, inputs, outputs, make)
+    return kappa_table.read(outputs[0])
