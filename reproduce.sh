@@ -16,8 +16,8 @@
 #   packages, and 250 MB of weights and speech.
 # What it does:  makes .venv if missing, installs requirements.lock into it when the lock has
 #   changed, then executes notebooks/NN_*.ipynb in order through papermill. Results go to
-#   results/<profile>/, never over the sources. What takes long (speech, the κ table, training) is
-#   kept and not done again, so interrupt it whenever you like and call it again.
+#   results/<profile>/, never over the sources. Nothing that is unchanged is done again, so
+#   interrupt it whenever you like and call it again.
 # How long:      `run` 25 minutes and `test` 30 minutes at most on 2 cores; the measured times of
 #   a run, installation included, are in its REPORT.md.
 #

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parent
 DATA = PACKAGE / "data"  # what the package itself brings: profiles, claims, transcripts
 ROOT = PACKAGE.parent
 # Only a clone has these; see :func:`in_clone`.
+LOCK = ROOT / "requirements.lock"
 NOTEBOOKS = ROOT / "notebooks"
 REFERENCE = ROOT / "results" / "reference"  # what is committed of the published runs
 

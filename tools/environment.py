@@ -20,7 +20,7 @@ _HEADER = """\
 """
 
 
-def pins(path: Path = paths.ROOT / "requirements.lock") -> list[Requirement]:
+def pins(path: Path = paths.LOCK) -> list[Requirement]:
     """The lock's lines, in its order.
 
     Raises:

@@ -1,19 +1,24 @@
 """Execute the numbered notebooks of a profile through papermill, then write the report.
 
-Sources are never written to: executed copies go to ``results/<profile>/notebooks``.
+Sources are never written to: executed copies go to ``results/<profile>/notebooks``, and what is
+executed of one so far to ``NAME.unfinished.ipynb`` there.
 """
 
 import logging
 import os
+import platform
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from kappa_lib import files, paths, profiles
@@ -22,11 +27,19 @@ from kappa_lib.profiles import Profile
 from kappa_lib.progress import CHANNEL
 from kappa_lib.text import clock
 
+SHOWN_LINES = 12  # of a failing cell's traceback
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class _Kernel(AsyncKernelManager):
-    """A kernel that has our stderr beside its own, which leads into the notebook."""
+    """This interpreter's kernel, whatever else is called ``python3`` in a user's folders."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
 
     async def start_kernel(self, **settings: Any) -> None:
+        """Start it with our stderr beside its own, which leads into the notebook."""
         console = os.dup(2)
         environment = settings.pop("env", os.environ) | {CHANNEL: str(console)}
         try:
@@ -35,9 +48,9 @@ class _Kernel(AsyncKernelManager):
             os.close(console)
 
 
-def sources() -> list[Path]:
+def sources(folder: Path = paths.NOTEBOOKS) -> list[Path]:
     """The numbered notebooks, in order."""
-    return sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
 def run(profile: Profile, source: str, only: list[str]) -> Path:
@@ -81,34 +94,78 @@ def run(profile: Profile, source: str, only: list[str]) -> Path:
 
 
 def execute(chosen: list[Path], profile: Profile, source: str) -> None:
-    """Execute notebooks in turn; see :func:`run`."""
+    """Execute notebooks in turn, but for those that are unchanged; see :func:`run`."""
     # Kernels work in the notebooks' folder, where a relative path leads elsewhere.
     source = str(profiles.find(source)) if source.endswith((".yaml", ".yml")) else source
     as_filed, own = profiles.load(source).model_dump(), profile.model_dump()
     replaced = {key for key, value in own.items() if as_filed[key] != value}
+    decisive, split = keys(sources(chosen[0].parent), profile), profile.folder / "split.json"
+    # Whoever lacks a corpus asks for it again.
+    again = split.is_file() and files.read_json(split, dict).get("missing")
     for index, path in enumerate(chosen, start=1):
-        place = f"[{index}/{len(chosen)}] {path.stem}"
+        place, key = f"[{index}/{len(chosen)}] {path.stem}", decisive[path.stem]
         executed = profile.folder / "notebooks" / path.name
-        resumed = executed.is_file()
+        partial = executed.with_suffix(".unfinished.ipynb")
+        resumed = executed.is_file() or partial.is_file()
+        known = executed.is_file() and files.read_json(executed)["metadata"].get("kappa")
+        if known == key and not (again or partial.is_file()):
+            print(f"{place}: unchanged, skipped")
+            continue
         # Those that its parameters cell declares, and those that are not as in the profile's file.
         declared = set(papermill.inspect_notebook(str(path)))
         values = profile.model_dump(include=declared | replaced) if declared else {}
         values |= {"profile": source} if "profile" in values else {}
-        print(place + (": again, from what is kept" if resumed else ""), flush=True)
-        done = _execute(path, values, executed)
-        _record_time(profile.folder, path.stem, done, resumed)
-        print(f"{place}: done in {clock(done.metadata.papermill['duration'])}", flush=True)
+        print(place + (": resuming" if resumed else ""), flush=True)
+        took = _execute(path, values, partial, key)
+        os.replace(partial, executed)
+        _record_time(profile.folder, path.stem, took | {"resumed": resumed})
+        print(f"{place}: done in {clock(took['seconds'])}", flush=True)
 
 
-def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> NotebookNode:
-    """Execute one notebook in its own folder, and leave a copy with what was executed of it."""
-    executed.parent.mkdir(parents=True, exist_ok=True)
+def keys(notebooks: Iterable[Path], profile: Profile) -> dict[str, str]:
+    """Name of each notebook → fingerprint of what decides its execution.
+
+    Its cells and those of the notebooks before it, the profile with its recordings and models,
+    code, committed results, pins and Python.
+    """
+    read = [
+        [str(path.relative_to(root)), files.sha256(path)]
+        for root in (paths.PACKAGE, paths.REFERENCE)
+        for path in sorted(root.rglob("*"))
+        # Of profiles the values stand below.
+        if path.suffix in (".py", ".csv", ".json", ".yaml") and path.parent.name != "profiles"
+    ]
+    places = [corpus["folder"] for corpus in profile.corpora.values()]
+    places += [profile.model, profile.encoder]
+    local = [place for place in map(paths.expanded, places) if place.is_dir()]
+    everything = {
+        "profile": profile.model_dump(),
+        "own": files.states(path for folder in local for path in folder.rglob("*")),
+        "read": read,
+        "pins": files.sha256(paths.LOCK),
+        "python": platform.python_version(),
+    }
+    found, before = {}, files.fingerprint(everything)
+    for path in notebooks:
+        cells = nbformat.read(path, as_version=4).cells
+        before = files.fingerprint([before, [[cell.cell_type, cell.source] for cell in cells]])
+        found[path.stem] = before
+    return found
+
+
+def _execute(notebook: Path, values: dict[str, Any], partial: Path, key: str) -> dict[str, Any]:
+    """Execute one notebook in its own folder, and leave a copy with outputs and ``key``.
+
+    Returns:
+        By papermill's record its ``seconds``, and in ``stages`` those of its sections.
+    """
+    partial.parent.mkdir(parents=True, exist_ok=True)
     bar = {"desc": notebook.stem, "leave": False} if sys.stderr.isatty() else False
-    so_far = f"\n  What was executed so far: {executed}"
+    so_far = f"\n  What was executed so far: {partial}"
     try:
-        return papermill.execute_notebook(
+        done = papermill.execute_notebook(
             str(notebook),
-            str(executed),
+            str(partial),
             parameters=values,
             cwd=str(notebook.parent),
             progress_bar=bar,
@@ -117,35 +174,38 @@ def _execute(notebook: Path, values: dict[str, Any], executed: Path) -> Notebook
             extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
-        uncoloured = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-        last = uncoloured.splitlines()[-12:] or [f"{error.ename}: {error.evalue}"]
-        shown = "".join(f"\n    {line}" for line in last)
+        trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()[-SHOWN_LINES:]
+        shown = "".join(f"\n    {line}" for line in trace or [f"{error.ename}: {error.evalue}"])
         raise KappaError(
             f"{notebook.name} failed in cell [{error.exec_count}]:{shown}{so_far}",
             "after a change, the same command goes on from the last finished stage",
         ) from error
     except DeadKernelError as error:
+        # The kernel's own count of the last cell may have died with it; papermill's note has not.
+        cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []
+        begun = [c for c in cells if c.cell_type == "code" and c.metadata.papermill["start_time"]]
         raise KappaError(
-            f"{notebook.name}: the kernel died{so_far}",
+            f"{notebook.name}: the kernel died in cell [{len(begun)}]{so_far}",
             "most often the system ended it for want of memory: close other programs or take a"
             " smaller profile, then call the same command again; it goes on from the last finished"
             " stage",
         ) from error
-
-
-def _record_time(folder: Path, name: str, done: NotebookNode, resumed: bool) -> None:
-    """Keep in ``timings.json``, for the report, what a notebook with its sections took by
-    papermill's record, and what the installation did."""
+    done.metadata["kappa"] = key
+    nbformat.write(done, partial)
     heading, stages = "", {}
     for cell in done.cells:
         if cell.cell_type == "code" and (took := cell.metadata.papermill.get("duration")):
             stages[heading] = round(stages.get(heading, 0.0) + took, 1)
         elif titles := re.findall(r"^#+ +(.+)$", cell.source, re.MULTILINE):
             heading = titles[-1]
+    return {"seconds": round(done.metadata.papermill["duration"], 1), "stages": stages}
+
+
+def _record_time(folder: Path, name: str, entry: dict) -> None:
+    """Keep in ``timings.json``, for the report, what a notebook and the installation took."""
     path = folder / "timings.json"
     content = files.read_json(path) if path.is_file() else {"notebooks": {}}
-    seconds = round(done.metadata.papermill["duration"], 1)
-    content["notebooks"][name] = {"seconds": seconds, "stages": stages, "resumed": resumed}
+    content["notebooks"][name] = entry
     installation = os.environ.get("KAPPA_INSTALL_SECONDS")
     content["install_seconds"] = float(installation) if installation else None
     files.write_json(path, content)

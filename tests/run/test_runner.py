@@ -1,7 +1,8 @@
-"""The runner on small notebooks: parameters, resuming, failures, untouched sources."""
+"""The runner on small notebooks: parameters, skipping, resuming, failures, untouched sources."""
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -62,38 +63,124 @@ def test_declared_and_replaced_parameters_are_injected_and_others_are_not(folder
     assert sorted(path.name for path in folder.iterdir()) == ["01_a.ipynb", "results"]
 
 
+def test_unchanged_is_skipped_and_each_kind_of_change_is_not(folder):
+    first = write(folder / "01_a.ipynb", *WRITES)
+    second = write(folder / "02_b.ipynb", "print('b')")
+    assert "unchanged" not in run(first, second)
+    assert run(first, second).count("unchanged, skipped") == 2
+    assert run(first, second, seed=1).count("done in") == 2
+    # What a notebook leaves may depend on those before it, and on none that follows.
+    write(second, "print('edited')")
+    text = run(first, second, seed=1)
+    assert "01_a: unchanged" in text
+    assert "02_b: done in" in text
+    write(first, "print('edited')")
+    assert run(first, second, seed=1).count("done in") == 2
+
+
+def test_only_a_part_of_the_notebooks_depends_on_the_others_all_the_same(folder):
+    first = write(folder / "01_a.ipynb", *WRITES)
+    second = write(folder / "02_b.ipynb", "print('b')")
+    assert "[1/1] 02_b: done in" in run(second)
+    assert "01_a: done in" in (text := run(first, second))
+    assert "02_b: unchanged" in text
+    write(first, "print('edited')")
+    assert "02_b: done in" in run(second)
+
+
+def test_what_decides_an_execution_has_a_part_in_the_key(folder, monkeypatch):
+    source = write(folder / "01_a.ipynb", *WRITES)
+    profile = profiles.load("smoke")
+    before = runner.keys([source], profile)
+    assert runner.keys([source], profile) == before
+    assert runner.keys([source], profiles.load("smoke", lr=0.1)) != before
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "model.safetensors").write_bytes(b"weights")
+    speech = {"mine": {"folder": str(mine), "language": "de", "text": "text"}}
+    for own in ({"model": str(mine)}, {"encoder": str(mine)}, {"corpora": speech}):
+        local = profiles.load("smoke", **own)
+        first = runner.keys([source], local)
+        (mine / "model.safetensors").write_text(f"other weights {own}")
+        assert runner.keys([source], local) != first
+    for name, suffix in (("PACKAGE", "code.py"), ("REFERENCE", "metrics.csv"), ("LOCK", "")):
+        place = folder / "elsewhere" / name
+        (place if suffix else place.parent).mkdir(parents=True, exist_ok=True)
+        (place / suffix if suffix else place).write_text("new")
+        with monkeypatch.context() as patch:
+            patch.setattr(paths, name, place)
+            if name != "PACKAGE":
+                patch.setattr(paths, "PACKAGE", folder / "none")
+            if name != "REFERENCE":
+                patch.setattr(paths, "REFERENCE", folder / "none")
+            one = runner.keys([source], profile)
+            (place / suffix if suffix else place).write_text("changed")
+            assert runner.keys([source], profile) != one, name
+
+
+def test_a_run_without_a_corpus_asks_for_it_again(folder):
+    split = "files.write_json(profile.folder / 'split.json', {'missing': {%s}})"
+    without = write(folder / "01_a.ipynb", *WRITES, split % "'en_human': 'no mirror answered'")
+    run(without)
+    assert "01_a: done in" in run(without)
+    write(without, *WRITES, split % "")
+    run(without)
+    assert "01_a: unchanged" in run(without)
+
+
+def test_a_kernel_of_that_name_in_the_user_s_folders_is_not_taken(folder, monkeypatch):
+    mine = folder / "share" / "kernels" / "python3"
+    mine.mkdir(parents=True)
+    spec = {"argv": ["false"], "display_name": "Python 3", "language": "python"}
+    (mine / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    run(write(folder / "01_a.ipynb", "import sys; print(sys.executable)"))
+    executed = nbformat.read(paths.results("smoke") / "notebooks" / "01_a.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"{sys.executable}\n"
+
+
 def test_a_failure_names_cell_error_and_partial_copy_and_is_resumed(folder):
     source = write(folder / "01_a.ipynb", *WRITES, "{}['missing tensor']", "print('never')")
+    sound = write(folder / "02_b.ipynb", "assert seed == 0")
+    run(sound)
+    with pytest.raises(KappaError):
+        run(sound, seed=1)
+    # Back to what was executed before: the broken attempt may have written over its results.
+    assert "02_b: resuming" in run(sound)
+    assert "02_b: unchanged" in run(sound)
     with pytest.raises(KappaError) as caught:
         run(source)
-    executed = paths.results("smoke") / "notebooks" / "01_a.ipynb"
+    partial = paths.results("smoke") / "notebooks" / "01_a.unfinished.ipynb"
     text = str(caught.value)
     assert "01_a.ipynb failed in cell [6]" in text
     assert "KeyError: 'missing tensor'" in text
     assert "\x1b" not in text
-    assert str(executed) in text
-    assert "KeyError" in executed.read_text(encoding="utf-8")
+    assert str(partial) in text
+    assert partial.is_file()
+    assert not partial.with_name("01_a.ipynb").exists()
 
     write(source, *WRITES, "import time; time.sleep(1.2)")
     began = time.monotonic()
-    assert "[1/1] 01_a: again" in run(source)
+    assert "[1/1] 01_a: resuming" in run(source)
     took = files.read_json(paths.results("smoke") / "timings.json")["notebooks"]["01_a"]
     assert took["resumed"] is True
     assert 1.2 <= took["stages"]["Work"] <= took["seconds"] <= time.monotonic() - began
-    assert "KeyError" not in executed.read_text(encoding="utf-8")
+    assert "unchanged" in run(source)
+    assert not partial.exists()
 
 
 def test_a_dead_kernel_is_explained(folder):
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
     source = write(folder / "01_a.ipynb", "print('alive')", kill)
-    with pytest.raises(KappaError, match="the kernel died") as caught:
+    with pytest.raises(KappaError, match="the kernel died in cell \\[4\\]") as caught:
         run(source)
     assert "memory" in caught.value.remedy
 
 
 def test_progress_reaches_the_console_and_not_the_notebook(folder, capfd):
-    stage = "from kappa_lib.progress import Progress, say\nsay('begin')\n"
-    run(write(folder / "01_a.ipynb", stage + "print(sum(Progress('adding', items=[1, 2, 3])))"))
+    stage = "from kappa_lib.progress import say, track\nsay('begin')\n"
+    run(write(folder / "01_a.ipynb", stage + "print(sum(track([1, 2, 3], 'adding')))"))
     lines = capfd.readouterr().err.splitlines()
     assert "begin" in lines
     assert [line for line in lines if line.startswith("adding: 100%") and "3/3" in line]
@@ -125,7 +212,7 @@ def test_killing_the_runner_ends_the_kernel_and_the_next_call_resumes(folder):
         time.sleep(0.1)
     assert not _alive(kernel)
     (folder / "go").touch()
-    assert "01_a: again" in run(source)
+    assert "01_a: resuming" in run(source)
     assert files.read_json(paths.results("smoke") / "data" / "0.json") > 0
 
 
