@@ -28,7 +28,7 @@ from kappa_lib.encoding.information import Moments, input_moments
 from kappa_lib.encoding.study import Settings, Study
 from kappa_lib.evidence.encoding import with_volume
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
-from kappa_lib.progress import track
+from kappa_lib.progress import Progress
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.invariant import invariant_kappa
 from kappa_lib.spectra.scan import scan
@@ -153,7 +153,7 @@ class Table:
         missing = [n for n, path in paths.items() if not path.is_file()]
         inputs = [batch.inputs for batch in read]
         walk = input_moments(study.llm, inputs, missing) if missing else ()
-        for number, moments in track(walk, "information", len(missing)):
+        for number, moments in Progress("information", len(missing), items=walk):
             write_json(paths[number], self._layer(number, moments))
         found = pd.DataFrame([row for path in paths.values() for row in read_json(path)])
         table = with_volume(study.table).rename(columns={"volume_lost": "volume_loss"})
