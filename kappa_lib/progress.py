@@ -62,9 +62,8 @@ class Progress(tqdm):
             disable=stream is None,
             leave=stream is not sys.stdout,
             mininterval=10.0 if log else 0.5,  # seconds between two drawings
-            delay=0
-            if total or items is not None
-            else 1e-3,  # a stage of which nothing is told is not drawn
+            # A stage of which nothing is told is not drawn.
+            delay=0 if total or items is not None else 1e-3,
         )
 
     def update(self, n: int = 1, note: str = "") -> None:
