@@ -2,8 +2,8 @@
 
 from kappa_lib import paths
 
-# Goals are 11,000 lines and 70 modules; lower these as the library comes nearer.
-LINES, MODULES = 11_828, 67
+# What was decided, and what there is.
+LINES, MODULES = 11_000, 67
 LONGEST = 320  # lines of a module, which has one job
 BESIDE = 1_300  # lines of tools and benchmarks together
 

@@ -92,7 +92,9 @@ class Asset:
         return files.fingerprint([[pin.name, pin.sha256] for pin in self.pins])
 
     def get(self) -> Path:
-        """The folder with every file present and hashed, fetched where it is not there yet.
+        """The folder with every file present, fetched and hashed where it is not there yet.
+
+        What is there is hashed again where a file lacks its size.
 
         Raises:
             AssetError: a cached file is not the pinned one.
@@ -101,7 +103,9 @@ class Asset:
         """
         if not self.folder.is_dir():
             self._fetch()
-        check(self.folder, self.pins)
+        sizes = [(self.folder / pin.name, pin.size) for pin in self.pins]
+        if any(not path.is_file() or path.stat().st_size != size for path, size in sizes):
+            check(self.folder, self.pins)
         return self.folder
 
     def _fetch(self) -> None:
@@ -188,13 +192,17 @@ def _from_index(into: Path, _: Collection[str], *requirements: str) -> None:
 
 def _from_debian(into: Path, _: Collection[str], package: str) -> None:
     """A Debian package, unpacked without installing it."""
-    # The system's package lists may be empty and refreshing them needs root: these are our own.
-    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "-o", f"Dir::State={into}/state"]
-    apt += ["-o", f"Dir::Cache={into}/cache"]
+    # The system's package lists may be empty and refreshing them needs root, so where they
+    # do not know the package, lists of our own are read.
+    apt = ["apt-get", "-q", "-o", "APT::Sandbox::User=root"]
+    own = [*apt, "-o", f"Dir::State={into}/state", "-o", f"Dir::Cache={into}/cache"]
     for part in ("state/lists/partial", "cache/archives/partial"):
         (into / part).mkdir(parents=True)
-    _run([*apt, "update"], into)
-    _run([*apt, "download", package], into)
+    try:
+        _run([*apt, "download", package], into)
+    except AssetError:
+        _run([*own, "update"], into)
+        _run([*own, "download", package], into)
     _run(["dpkg-deb", "--extract", str(next(into.glob("*.deb"))), str(into)], into)
 
 

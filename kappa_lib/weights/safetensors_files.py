@@ -1,5 +1,6 @@
 """Safetensors files: a model's, a tensor's own bytes at a time; and those written here, whole."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ from kappa_lib.weights.factors import without_factors
 from kappa_lib.weights.packing import unpacked
 
 SINGLE = "model.safetensors"
+_NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 _FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}\.safetensors$")]
 _FETCH_AGAIN = "fetch this file again; it is missing, incomplete or damaged"
 
@@ -35,14 +37,14 @@ def open_files(path: Path) -> Checkpoint:
     text = config.read_text("utf-8", errors="replace") if config.is_file() else ""
     checkpoint = Checkpoint(*_identity(folder, path), folder, text)
     stored: dict[str, TensorInfo] = {}
-    chosen = _expected(folder) if path.is_dir() else {path.name}
-    for name in sorted(chosen):
+    chosen = _expected(folder) if path.is_dir() else {path.name: set()}
+    for name, promised in sorted(chosen.items()):
         try:
-            stored |= _shard(folder / name, stored)
+            stored |= _shard(folder / name, promised, stored)
         except CheckpointError as problem:
             checkpoint.problems.append(problem)
     if path.is_dir():
-        unread = {file.name for file in folder.glob("*.safetensors")} - chosen
+        unread = {file.name for file in folder.glob("*.safetensors")} - chosen.keys()
         why = f"not read: {min(chosen)} is what transformers loads"
         checkpoint.left_out |= dict.fromkeys(sorted(unread), why)
     try:
@@ -57,15 +59,20 @@ def open_files(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _shard(path: Path, others: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+def _shard(
+    path: Path, promised: set[str], others: Mapping[str, TensorInfo]
+) -> dict[str, TensorInfo]:
     """The tensors of one file by name, in the order of storage.
 
     Raises:
         CheckpointError: missing; a header that is truncated, unreadable or contradicts itself; or
-            a tensor that another file has, too.
+            without a tensor that is promised, or with one that another file has.
     """
     with _explained(path.name), safe_open(path, "pt") as file:
         own = {name: _info(path, name, file.get_slice(name)) for name in file.offset_keys()}
+    if absent := sorted(promised - own.keys()):
+        found = f"{path.name}: lacks {absent[0]}, which the index promises"
+        raise CheckpointError(found, _FETCH_AGAIN)
     if twice := sorted(own.keys() & others.keys()):
         found = f"{path.name}: {twice[0]} is also in {others[twice[0]].files[0]}"
         raise CheckpointError(found, "keep the files of one checkpoint in the folder")
@@ -105,26 +112,34 @@ def _identity(folder: Path, path: Path) -> tuple[str, str]:
     return (folder.name if path.is_dir() else f"{folder.name}/{path.name}"), ""
 
 
-def _expected(folder: Path) -> set[str]:
-    """The files that transformers would load: ``model.safetensors``, else what the index lists.
+def _expected(folder: Path) -> dict[str, set[str]]:
+    """File → tensors that an index promises in it, of the files that transformers would load.
 
-    Where there is neither, for other libraries' folders: what another index lists, or all.
+    That is ``model.safetensors``, else what the index lists. Where there is neither, for other
+    libraries' folders: what another index lists, numbered shards, or all that is there.
     """
     files = {path.name for path in folder.glob("*.safetensors")}
     if SINGLE in files:
-        return {SINGLE}
+        return {SINGLE: set()}
     if indices := sorted(folder.glob("*.safetensors.index.json")):
         usual = folder / f"{SINGLE}.index.json"
         index = usual if usual in indices else indices[0]
-        return set(parse(index.read_bytes(), index.name, _Index).weight_map.values())
+        promised: dict[str, set[str]] = {}
+        for name, file in parse(index.read_bytes(), index.name, _Index).weight_map.items():
+            promised.setdefault(file, set()).add(name)
+        return promised
     # Not, beside others, the same weights under their makers' names, or those of an adapter.
     usual = {name for name in files if not name.startswith(("consolidated", "adapter"))} or files
+    if numbered := next(filter(None, map(_NUMBERED.fullmatch, sorted(usual))), None):
+        stem, _, total = numbered.groups()
+        parts = (f"{part:0{len(total)}}" for part in range(1, int(total) + 1))
+        return {f"{stem}-{part}-of-{total}.safetensors": set() for part in parts}
     if not usual:
         remedy = "name a model folder, or a .gguf file; pickle files are refused, convert them"
         if ggufs := sorted(folder.glob("*.gguf")):
             remedy = f"name the file: {', '.join(map(str, ggufs))}"
         raise CheckpointError(f"{folder}: no .safetensors file in this folder", remedy)
-    return usual
+    return {name: set() for name in usual}
 
 
 def save_tensors(

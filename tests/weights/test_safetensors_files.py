@@ -46,21 +46,16 @@ def test_a_damaged_header_is_refused(word, content, tmp_path):
         open_checkpoint(path)
 
 
-FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
-
-
 @pytest.fixture
 def two_shards(tmp_path):
-    save_file({"a.weight": torch.eye(4)}, tmp_path / FIRST)
-    save_file({"b.weight": 2 * torch.eye(4)}, tmp_path / SECOND)
-    index = {"weight_map": {"a.weight": FIRST, "b.weight": SECOND}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"a.weight": torch.eye(4)}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({"b.weight": 2 * torch.eye(4)}, tmp_path / "model-00002-of-00002.safetensors")
     return tmp_path
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_shards):
-    path = two_shards / SECOND
+    path = two_shards / "model-00002-of-00002.safetensors"
     if missing:
         path.unlink()
     else:
@@ -71,14 +66,23 @@ def test_a_missing_or_damaged_shard_is_named_and_the_other_is_read(missing, two_
     assert str(checkpoint.problems[0]).startswith(said)
 
 
-def test_an_index_that_is_damaged_is_refused(two_shards):
-    (two_shards / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(InputError, match=r"index\.json: not JSON"):
+FIRST = "model-00001-of-00002.safetensors"
+PROMISES = json.dumps({"weight_map": {"a.weight": FIRST, "c.weight": FIRST}})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(PROMISES, r"lacks c\.weight"), ("{", "index.json: not JSON")]
+)
+def test_an_index_that_promises_more_or_is_damaged_is_refused(text, said, two_shards):
+    (two_shards / "model.safetensors.index.json").write_text(text)
+    with pytest.raises((CheckpointError, InputError), match=said):
         open_checkpoint(two_shards)
 
 
 def test_tensor_in_two_shards_is_refused(two_shards):
-    (two_shards / "model.safetensors.index.json").unlink()
+    for number in (1, 2):
+        name = f"model-0000{number}-of-00002.safetensors"
+        (two_shards / name).rename(two_shards / f"part{number}.safetensors")
     save_file({"a.weight": torch.eye(4)}, two_shards / "extra.safetensors")
     problems = open_checkpoint(two_shards).problems
     assert "a.weight is also in extra.safetensors" in str(problems[0])
