@@ -96,6 +96,18 @@ def test_a_stage_is_skipped_for_the_same_inputs_and_intact_outputs_only(tmp_path
     assert not made(x=2)
 
 
+def test_of_two_processes_that_make_a_folder_the_first_to_finish_wins(tmp_path):
+    """Both may dequantise a model, for instance."""
+    folder, code = tmp_path / "made", "import sys; from pathlib import Path\n"
+    code += "from kappa_lib.files import making\n"
+    code += "with making(Path(sys.argv[1])) as own: (own / 'first').touch()"
+    with making(folder) as own:
+        subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+        (own / "second").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [path.name for path in folder.iterdir()] == ["first"]
+
+
 def test_another_error_than_a_faster_process_is_not_hidden(tmp_path):
     (tmp_path / "made").mkdir()
     with pytest.raises(FileNotFoundError), making(tmp_path / "made"):

@@ -179,8 +179,8 @@ def test_a_dead_kernel_is_explained(folder):
 
 
 def test_progress_reaches_the_console_and_not_the_notebook(folder, capfd):
-    stage = "from kappa_lib.progress import say, track\nsay('begin')\n"
-    run(write(folder / "01_a.ipynb", stage + "print(sum(track([1, 2, 3], 'adding')))"))
+    stage = "from kappa_lib.progress import Progress, say\nsay('begin')\n"
+    run(write(folder / "01_a.ipynb", stage + "print(sum(Progress('adding', items=[1, 2, 3])))"))
     lines = capfd.readouterr().err.splitlines()
     assert "begin" in lines
     assert [line for line in lines if line.startswith("adding: 100%") and "3/3" in line]

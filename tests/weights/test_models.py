@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import tiny
@@ -16,7 +14,6 @@ from kappa_lib.weights import models
     ("name", "stored_as"),
     [
         (models.DEFAULT, "Q4_1"),
-        pytest.param("gemma3-270m", "Q4_K_M", marks=pytest.mark.slow),
         pytest.param("qwen2.5-coder-0.5b", "Q4_K_M", marks=pytest.mark.slow),
     ],
 )
@@ -40,19 +37,6 @@ def test_a_model_in_4_bit_is_its_gguf_dequantised(name, stored_as):
     english = tokenizer("The sun rises in the east and sets in the west.", return_tensors="pt")
     with torch.inference_mode():
         assert llm(**english, labels=english["input_ids"]).loss < 3
-
-
-@pytest.mark.slow
-def test_two_processes_may_dequantise_a_model_at_once(tmp_path, monkeypatch):
-    (tmp_path / "assets").symlink_to(models.GGUFS[models.DEFAULT].get().parent)
-    monkeypatch.setenv("KAPPA_HOME", str(tmp_path))
-    code = "from kappa_lib.weights import models; print(models.weights(models.DEFAULT))"
-    command = [sys.executable, "-c", code]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0]
-    (folder,) = (tmp_path / "models").iterdir()
-    assert said == [f"{folder}\n"] * 2
 
 
 @pytest.mark.parametrize("place", ["", "nowhere"])
