@@ -2,8 +2,8 @@
 
 from kappa_lib import paths
 
-# What was decided, and what there is.
-LINES, MODULES = 11_000, 67
+# Lower these as the library becomes smaller.
+LINES, MODULES = 10_826, 66
 LONGEST = 320  # lines of a module, which has one job
 BESIDE = 1_300  # lines of tools and benchmarks together
 
