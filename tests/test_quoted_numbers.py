@@ -35,6 +35,11 @@ ROWS = {
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
     "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
     "LoRA, Qwen 0.5B: smallest κ − every matrix": ("text_qwen", "selected", "all"),
+    "LoRA, Qwen 0.5B: smallest κ − random of the same types": (
+        "text_qwen",
+        "selected",
+        "random_like_selected",
+    ),
     "LoRA, early: smallest κ − every matrix": ("text_early", "selected", "all"),
     "LoRA, early: smallest κ − random": ("text_early", "selected", "random"),
     "LoRA, early: smallest κ − random of the same types": (
@@ -269,6 +274,10 @@ def test_numbers_in_sentences_of_the_findings():
     assert f"the KL is {first:.3f} with LoRA on the smallest κ and {second:.3f}" in told
     kl = ends("text_qwen", "selected", "all")["kl"]
     assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
+    kl = ends("text_qwen", "selected", "random_like_selected")["kl"]
+    apart = kl["selected"] - kl["random_like_selected"]
+    assert f"a KL of {kl['random_like_selected'].mean():.3f}" in told
+    assert "by {:+.2f}, {:+.2f} and {:+.2f}".format(*apart) in told
     (decision,) = (c.decision for c in claims.load(REFERENCE / "study") if c.id == "new-text-task")
     assert decision.verdict == "fails"
     p = decision.note.removeprefix("p = ").removesuffix(" by Holm")

@@ -37,6 +37,7 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "LoRA, early: matched pair": ("text_early", compare.MATCHED[0]),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
     "LoRA, Qwen 0.5B: smallest κ − everywhere": ("text_qwen", ("selected", "all")),
+    "LoRA, Qwen 0.5B: smallest κ − same types": ("text_qwen", ("selected", "random_like_selected")),
     "LoRA, early: smallest κ − everywhere": ("text_early", ("selected", "all")),
     "LoRA, early: smallest κ − at random": ("text_early", ("selected", "random")),
     "LoRA, early: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
