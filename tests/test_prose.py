@@ -108,7 +108,7 @@ def test_notebook_7_on_changes(study):
 
 def test_notebook_7_on_the_smallest_singular_values(study):
     folders = {"": encoding.FOLDER} | {
-        n: encoding.FOLDER / n for n in ("speech", "gemma", "whisper")
+        n: encoding.FOLDER / n for n in ("speech", "gemma", "qwen", "whisper")
     }
     costs = {name: encoding.smallest(folder) for name, folder in folders.items()}
     something = {name: set(of.index[of["reading"] == "higher"]) for name, of in costs.items()}
@@ -116,6 +116,7 @@ def test_notebook_7_on_the_smallest_singular_values(study):
         "": {"v_proj", "up_proj", "down_proj"},
         "speech": {"v_proj", "up_proj"},
         "gemma": {"v_proj", "down_proj"},
+        "qwen": {"v_proj"},
         "whisper": set(),
     }
     nothing = set(costs[""].index[costs[""]["reading"] == "no relevant difference"])

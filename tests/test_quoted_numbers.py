@@ -227,8 +227,10 @@ def test_numbers_in_sentences_of_the_readme():
     assert f"(KL {first:.3f} against {second:.3f}), but at equal held-out loss" in told
     qwen = "LoRA, Qwen 0.5B: smallest κ − every matrix"
     _, first, second, *difference = compared(qwen, "kl")
-    assert f"seeds (KL {first:.3f} against {second:.3f}), which leaves it" in told
-    assert interval(difference, 3) in told
+    found = f"seeds (KL {first:.3f} against {second:.3f}: {interval(difference, 3)}, *undecided*)"
+    assert found in told
+    _, _, second, *_ = compared("LoRA, Qwen 0.5B: smallest κ − random of the same types", "kl")
+    assert f"same types end at {second:.3f} in the mean" in told
     assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
@@ -300,8 +302,9 @@ def test_numbers_in_sentences_of_the_findings():
         assert decision["verdict"] == "undecided"
     for part in claim("kappa-tracks-encoding")["decision"]["parts"].values():
         assert interval([part["estimate"], *part["interval"]], 2) in told
-    prompts, gemma, whisper = (f"{encoded(of):+.2f}" for of in ("speech", "gemma", "whisper"))
-    assert f"prompts is {prompts}, in Gemma 3 270M {gemma}, in Whisper's decoder {whisper}" in told
+    rhos = {of: f"{encoded(of):+.2f}" for of in ("speech", "gemma", "qwen", "whisper")}
+    assert f"prompts is {rhos['speech']}, in Gemma 3 270M {rhos['gemma']}, in Qwen" in told
+    assert f"0.5B {rhos['qwen']}, in Whisper's decoder {rhos['whisper']}." in told
     surgery = pd.read_csv(REFERENCE / "encoding" / "surgery.csv")
     cost = surgery[surgery["change"] == "surgery"].groupby("scope")["loss"].mean()
     assert f"costs {cost['v_proj']:+.2f} nats per token" in told

@@ -28,15 +28,8 @@ from kappa_lib.weights import models
 BUFFER = 1_000  # rows that are shuffled among each other while streaming
 _TABLE = "metadata.csv"
 _FORMAT = 3  # raise when the same folder would give other rows
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    ImportError,
-    pa.ArrowException,
-    DatasetsError,
-)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, ImportError)
+_UNREADABLE += (pa.ArrowException, DatasetsError)
 
 
 @dataclass(frozen=True)
