@@ -24,6 +24,8 @@ _DOOR = {
     "scan": "spectra.scan:scan",  # κ of every matrix of a model
     "select": "spectra.selection:select",  # the tensors to train, of a κ table
     "load_profile": "profiles:load",  # the settings of a run
+    "prepare": "run.stages:prepare",  # speech, κ table, selections and model of a profile
+    "train_all": "run.stages:train_all",  # every arm of every seed of such a profile
     "runs": "evidence.runs:runs",  # what the finished runs of a profile measured
     "compare": "evidence.compare:compare",  # two arms of such runs
     "claim": "evidence.claims:claim",  # decide a claim from what a notebook's cell measured
