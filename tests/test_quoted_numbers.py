@@ -34,6 +34,7 @@ ROWS = {
     "smallest − largest κ, 600 steps": ("long", *EQUAL),
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
     "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
+    "LoRA: smallest κ − random of the same types": ("text", "selected", "random_like_selected"),
     "LoRA, Qwen 0.5B: smallest κ − every matrix": ("text_qwen", "selected", "all"),
     "LoRA, Qwen 0.5B: smallest κ − random of the same types": (
         "text_qwen",
@@ -274,6 +275,10 @@ def test_numbers_in_sentences_of_the_findings():
     assert "is {:.2f}, {:.2f}, {:.2f}, {:.2f} and {:.2f}".format(*apart[:, -1]) in told
     _, first, second, *_ = compared("LoRA, Qwen 0.5B: smallest κ − every matrix", "kl")
     assert f"the KL is {first:.3f} with LoRA on the smallest κ and {second:.3f}" in told
+    kl = ends("text", "selected", "random_like_selected")["kl"]
+    apart = "{:+.2f}, {:+.2f} and {:+.2f}".format(*kl["selected"] - kl["random_like_selected"])
+    assert f"end at a KL of {kl['random_like_selected'].mean():.3f}" in told
+    assert f"seed differs by {apart}" in told
     kl = ends("text_qwen", "selected", "all")["kl"]
     assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
     kl = ends("text_qwen", "selected", "random_like_selected")["kl"]
