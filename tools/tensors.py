@@ -26,11 +26,11 @@ from kappa_lib.encoding import damage, information
 from kappa_lib.encoding.damage import Batch, Factors, log_probabilities, loss_of
 from kappa_lib.encoding.information import Moments, input_moments
 from kappa_lib.encoding.study import Settings, Study
-from kappa_lib.evidence.encoding import with_volume
 from kappa_lib.files import fingerprint, read_json, write_json, write_text
 from kappa_lib.progress import Progress
 from kappa_lib.spectra import gauge
 from kappa_lib.spectra.invariant import invariant_kappa
+from kappa_lib.spectra.kappa_table import with_volume
 from kappa_lib.spectra.scan import scan
 from kappa_lib.spectra.spectrum import condition_number, power_law_tail
 from kappa_lib.text import text_metadata

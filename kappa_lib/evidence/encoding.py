@@ -14,7 +14,6 @@ from kappa_lib.errors import InputError
 from kappa_lib.evidence.verdicts import NATS, PAIR_LEVEL, Interval, bootstrap_mean
 from kappa_lib.files import read_json
 from kappa_lib.spectra.kappa_table import types as types_of
-from kappa_lib.spectra.kappa_table import volume_loss
 
 FOLDER = paths.REFERENCE / "encoding"  # the committed study of the default model
 # |ρ| above the first is a useful stand-in for what it is said to stand for, below the other none.
@@ -45,14 +44,6 @@ def of_model(model: str) -> pd.DataFrame | None:
     facts = FOLDER / "facts.json"
     studied = facts.is_file() and read_json(facts)["settings"]["model"] == model
     return tensors(FOLDER) if studied else None
-
-
-def with_volume(table: pd.DataFrame) -> pd.DataFrame:
-    """A κ table's tensors inside layers, with the ``volume_lost`` (Theorem 1, per direction) that
-    each lacks at its norm, and ``effective_rank_share``, of its rank."""
-    share = table["effective_rank"] / np.minimum(table["rows"], table["cols"])
-    found = table.assign(volume_lost=volume_loss(table), effective_rank_share=share)
-    return found[found["layer"].notna()]
 
 
 def cost(table: pd.DataFrame, change: str, less: str | None = None) -> Interval:

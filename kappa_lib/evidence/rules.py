@@ -17,6 +17,7 @@ from kappa_lib.evidence import compare, encoding, verdicts
 from kappa_lib.evidence.runs import Runs, runs_for
 from kappa_lib.evidence.verdicts import Decision, Interval, Verdict, decide_difference, together
 from kappa_lib.profiles import Profile
+from kappa_lib.spectra.kappa_table import with_volume
 
 
 class Comparison(BaseModel, frozen=True, extra="forbid"):
@@ -81,7 +82,7 @@ class Correlation(BaseModel, frozen=True, extra="forbid"):
     def decide(self, profile: Profile) -> Decision:
         """The verdict on what κ goes with within module types."""
         if self.table == "kappa":
-            table = encoding.with_volume(pd.read_csv(profile.folder / "kappa.csv"))
+            table = with_volume(pd.read_csv(profile.folder / "kappa.csv"))
         elif (table := encoding.of_model(profile.model)) is None:
             return Decision(Verdict.NOT_TESTABLE, note="not measured for this model")
         found = (encoding.within_types(table, self.of, o, self.level) for o in self.outcomes)

@@ -239,3 +239,11 @@ def volume_loss(table: pd.DataFrame) -> pd.Series:
     """
     k = np.minimum(table["rows"], table["cols"]) - table["rank_deficiency"]
     return 0.5 * np.log(table["frobenius"] ** 2 / k) - table["log_volume"] / k
+
+
+def with_volume(table: pd.DataFrame) -> pd.DataFrame:
+    """A κ table's tensors inside layers, with the ``volume_lost`` (Theorem 1, per direction) that
+    each lacks at its norm, and ``effective_rank_share``, of its rank."""
+    share = table["effective_rank"] / np.minimum(table["rows"], table["cols"])
+    found = table.assign(volume_lost=volume_loss(table), effective_rank_share=share)
+    return found[found["layer"].notna()]
