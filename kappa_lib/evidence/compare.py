@@ -1,8 +1,8 @@
 """How two arms came out, seed by seed, and what differs between them beside κ.
 
-An outcome is ``wer``, ``text`` (general-text loss) or ``kl`` at the last evaluation; ``text
-german`` and the like, of one kind of text; or ``text at equal de_open`` and ``kl at equal
-de_open``. An arm that learns faster has usually also forgotten more, so these compare forgetting
+An outcome is ``wer``, ``text`` (general-text loss) or ``kl`` at the last evaluation; ``wer
+de_open`` or ``text german``, of one corpus or kind of text; or ``kl at equal de_open`` and the
+like. An arm that learns faster has usually also forgotten more, so these last compare forgetting
 at equal learning: where both arms' paths pass the same held-out loss of a corpus. With a decaying
 rate a path's end is annealed and its middle is not; runs to be matched keep the rate constant.
 """
@@ -13,6 +13,7 @@ from itertools import pairwise, product
 
 import pandas as pd
 
+from kappa_lib.errors import InputError
 from kappa_lib.evidence import verdicts
 from kappa_lib.evidence.runs import LANGUAGES, Runs
 from kappa_lib.evidence.verdicts import Decision, Verdict, decide_difference, decisive
@@ -46,9 +47,9 @@ PAIRS: tuple[Pair, ...] = (
     *((arm, "selected") for arm in ("rate2", "rate4", "flipped", "dose2_rms", "dose3_rms")),
     ("inverse_dose2_matched", "inverse"),
 )
-# Outcome → column, factor, unit; and the smallest difference that matters, also of its kinds.
-ENDS = {"wer": ("wer_mean", 100, "points")}
-ENDS |= {"text": ("text_loss", 1, "nats per token"), "kl": ("kl", 1, "nats per token")}
+# Outcome → column, unit; and the smallest difference that matters, also of its kinds.
+ENDS = {"wer": ("wer_mean", "points"), "text": ("text_loss", "nats per token")}
+ENDS["kl"] = ("kl", "nats per token")
 MARGINS = {"wer": verdicts.POINTS, "text": verdicts.NATS, "kl": verdicts.NATS}
 
 
@@ -79,35 +80,34 @@ def differences(runs: Runs, pair: Pair, outcome: str) -> pd.Series:
     """Outcome of the first arm less that of the second, by ``seed``: of the seeds that both have.
 
     NaN where a run never came below the held-out loss that it began with; InputError for an
-    outcome that was not measured.
+    outcome that was not measured, or an arm that was not run.
     """
     cost, _, corpus = outcome.partition(" at equal ")
-    if corpus:
-        return _at_equal_loss(runs, pair, ENDS[cost][0], f"heldout_{corpus}")
-    column, factor, _ = ENDS.get(outcome, (outcome.replace(" ", "_"), 1, ""))
-    first, second = (runs.ends.loc[[arm]].set_index("seed")[column] for arm in pair)
-    both = first.index.intersection(second.index).sort_values()
-    return factor * (first.loc[both] - second.loc[both])
-
-
-def _at_equal_loss(runs: Runs, pair: Pair, cost: str, learned: str) -> pd.Series:
+    column, learned = ENDS.get(cost, [cost.replace(" ", "_")])[0], f"heldout_{corpus}"
+    needed = {column, learned if corpus else column}
+    if lacking := sorted({*pair} - {*runs.ran} | needed - {*runs.evaluations}):
+        what = f"{outcome!r} of {name_of(pair)}: the runs have no {', '.join(lacking)}"
+        raise InputError(what, "see their `ran`, and the columns of their `evaluations`")
     paths = dict(list(runs.evaluations.sort_values("step").groupby(["arm", "seed"])))
     both = sorted(seed for arm, seed in paths if arm == pair[0] and (pair[1], seed) in paths)
-    found = {s: at_equal_learning(*(paths[arm, s] for arm in pair), learned, cost) for s in both}
-    return pd.Series(found, dtype=float).rename_axis("seed")
+    each = {seed: [paths[arm, seed] for arm in pair] for seed in both}
+    if corpus:
+        found = {seed: at_equal_learning(*of, learned, column) for seed, of in each.items()}
+    else:
+        found = {s: a[column].iloc[-1] - b[column].iloc[-1] for s, (a, b) in each.items()}
+    factor = 100 if cost.startswith("wer") else 1  # points
+    return factor * pd.Series(found, dtype=float).rename_axis("seed")
 
 
 def at_equal_learning(
     first: pd.DataFrame, second: pd.DataFrame, learned: str, cost: str = "text_loss"
 ) -> float:
-    """Cost of the first run less that of the second, at the same held-out loss.
+    """Cost of the first run less that of the second, at the same held-out loss; NaN where a run
+    never came below the loss that it began with.
 
     The level is the best that both reached; between two evaluations a run's path is taken as
     straight in held-out loss and cost. A run's rows are its evaluations, in order; ``learned`` is
-    the column of the held-out loss of one corpus, ``cost`` is ``text_loss`` or ``kl``.
-
-    Returns:
-        Nats per token; NaN where a run never came below the loss that it began with.
+    the column of the held-out loss of one corpus, ``cost`` any other.
     """
     level = max(first[learned].min(), second[learned].min())
 
@@ -127,7 +127,7 @@ def decide(runs: Runs, pair: Pair, outcome: str, margin: float | None = None) ->
     (values, note), of = decisive(differences(runs, pair, outcome)), outcome.split()[0]
     if len(values) >= verdicts.ENOUGH_SEEDS and values.isna().any():
         return Decision(Verdict.UNDECIDED, n=len(values), note=verdicts.NOT_REACHED)
-    found = decide_difference(values, MARGINS[of] if margin is None else margin, ENDS[of][2])
+    found = decide_difference(values, MARGINS[of] if margin is None else margin, ENDS[of][1])
     return found.noting(note) if found.interval else found
 
 

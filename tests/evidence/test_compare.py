@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from kappa_lib import profiles
+from kappa_lib.errors import InputError
 from kappa_lib.evidence import compare, report
 from kappa_lib.evidence.runs import Runs
 from kappa_lib.figures.training import OUTCOMES, paired
@@ -132,6 +133,26 @@ def test_only_seeds_of_both_arms_are_compared():
     table = table[(table["arm"] == "lowest_in_type") | (table["seed"] != 1)]
     pair = ("lowest_in_type", "highest_in_type")
     assert compare.differences(made(table), pair, "kl").index.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("outcome", ["wer", "wer de", "wer at equal de"])
+def test_error_rates_are_in_points_in_every_outcome(outcome):
+    table = results().assign(wer_de=lambda rows: rows["wer_mean"])
+    found = compare.compare(made(table), ("lowest_in_type", "highest_in_type"), outcome)
+    assert (found["mean"], found["reading"]) == (pytest.approx(-12.0), "undecided")
+
+
+@pytest.mark.parametrize(
+    ("second", "outcome", "lacking"),
+    [
+        ("selected", "kl", "selected"),
+        ("highest_in_type", "wer fr", "wer_fr"),
+        ("highest_in_type", "kl at equal fr", "heldout_fr"),
+    ],
+)
+def test_an_outcome_or_arm_that_was_not_measured_is_refused(second, outcome, lacking):
+    with pytest.raises(InputError, match=f"the runs have no {lacking}"):
+        compare.compare(made(results()), ("lowest_in_type", second), outcome)
 
 
 def test_intervals_read_the_outcomes():
