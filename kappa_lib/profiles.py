@@ -64,7 +64,7 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
     # Of the decoder's matrices that an arm trains; the paper's is 100/224. At most half, so that
     # arms can differ.
     share: float = Field(gt=0, le=0.5)
-    arms: list[Name] = Field(min_length=1)  # see ``spectra/selection``
+    arms: list[Name] = Field(min_length=1)  # see ``spectra/arms``
     seed: Whole  # of everything that is drawn once: speech, split, random selections
     seeds: list[Whole] = Field(min_length=1)  # one training run per arm for each
     train_utterances: Utterances  # corpus → number of training items

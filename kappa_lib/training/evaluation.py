@@ -18,7 +18,7 @@ from kappa_lib.training.model import SpeechLLM, autocast
 EVAL_BATCH = 48
 HELDOUT_ITEMS = 16  # a test set's first items; the loss is smooth, so few will do
 # The general texts on which forgetting is measured, each an excerpt of about 24,000 characters;
-# ``data/texts/texts.json`` names source, licence and SHA-256, ``tools/texts.py`` how they were cut.
+# ``data/texts/texts.json`` names source, licence and SHA-256.
 KINDS = ("english", "german", "technical")
 WINDOW = 256  # predictions a window of them
 DIGITS = 6  # of the values that are kept for every window, in nats
