@@ -55,8 +55,8 @@ ANSWERS = {
         "same function: κ as it is − × 30, matched rates"
     ),
     "LoRA on the smallest κ, LoRA on every matrix": "LoRA: smallest κ − every matrix",
-    "LoRA on the smallest κ, on random matrices of the same types, stopped early": (
-        "LoRA, early: smallest κ − random of the same types"
+    "LoRA on the smallest κ, on random matrices of the same types": (
+        "LoRA: smallest κ − random of the same types"
     ),
     "smallest κ, largest κ, as many parameters": "smallest − largest κ, 600 steps",
     "attention, as many parameters of the MLP": "attention − MLP, equal size",
@@ -81,7 +81,10 @@ def ends(profile, *arms):
 
 def compared(row, outcome):
     """n, both levels, the mean difference and the ends of its 95 % t-interval."""
-    profile, first, second = ROWS[row]
+    return of_pair(*ROWS[row], outcome)
+
+
+def of_pair(profile, first, second, outcome):
     found = ends(profile, first, second)[outcome].dropna()
     difference = found[first] - found[second]
     half = stats.sem(difference) * stats.t.ppf(0.975, len(found) - 1)
@@ -192,7 +195,7 @@ def kappa_contrast():
 
 def overlap():
     """The share of random matrices of the same types that are among the smallest κ themselves."""
-    folder = REFERENCE / "text_early" / "selections"
+    folder = REFERENCE / "text" / "selections"
     smallest = set(json.loads((folder / "selected.json").read_text())["tensors"])
     drawn = [json.loads(p.read_text())["tensors"] for p in folder.glob("random_like_selected-*")]
     return sum(len(smallest & set(d)) / len(d) for d in drawn) / len(drawn)
@@ -276,8 +279,12 @@ def test_numbers_in_sentences_of_the_findings():
     _, first, second, *_ = compared("LoRA, Qwen 0.5B: smallest κ − every matrix", "kl")
     assert f"the KL is {first:.3f} with LoRA on the smallest κ and {second:.3f}" in told
     kl = ends("text", "selected", "random_like_selected")["kl"]
-    apart = "{:+.2f}, {:+.2f} and {:+.2f}".format(*kl["selected"] - kl["random_like_selected"])
+    differences = kl["selected"] - kl["random_like_selected"]
+    apart = "{:+.2f}, {:+.2f}, {:+.2f}, {:+.2f} and {:+.2f}".format(*differences)
     assert f"end at a KL of {kl['random_like_selected'].mean():.3f}" in told
+    assert f"end at a KL of {kl['random_like_selected'].mean():.3f}" in TEXTS["article.md"]
+    unplanned = of_pair("text", "random_like_selected", "all", "kl")[3:]
+    assert f"{interval(unplanned, 3)}, a comparison that was not planned" in told
     assert f"seed differs by {apart}" in told
     kl = ends("text_qwen", "selected", "all")["kl"]
     assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
@@ -321,10 +328,9 @@ def test_numbers_in_sentences_of_the_article():
     lora = ("LoRA: smallest κ − every matrix", "LoRA, early: smallest κ − every matrix")
     for row in (*lora, "matched pairs: lower − higher κ"):
         assert interval(compared(row, "kl")[3:], 3) in told
-    assert (
-        interval(compared("LoRA, early: smallest κ − random of the same types", "kl")[3:], 3)
-        in told
-    )
+    for when in ("LoRA", "LoRA, early"):
+        row = f"{when}: smallest κ − random of the same types"
+        assert interval(compared(row, "kl")[3:], 3) in told
     for row in (
         "smallest − largest κ, 600 steps",
         "attention − MLP, equal size",
