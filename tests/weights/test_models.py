@@ -45,12 +45,6 @@ def test_a_folder_without_a_model_is_refused(tmp_path, place):
         models.weights(str(tmp_path / place))
 
 
-def test_a_local_folder_is_what_its_configuration_says(tmp_path):
-    folder = tiny.save_model(tmp_path / "llama")
-    assert models.weights(str(folder)) == folder
-    assert models.stored_as(str(folder)) == "float32"
-
-
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_whatever_decides_what_a_local_folder_computes_is_in_its_identity(tmp_path, name):
     folder = tmp_path / "snapshots/llama"

@@ -88,18 +88,6 @@ def test_tensor_in_two_shards_is_refused(two_shards):
     assert "a.weight is also in extra.safetensors" in str(problems[0])
 
 
-def test_stored_dtypes_are_told_and_read(tmp_path):
-    tensors = {
-        "a": torch.eye(2, dtype=torch.bfloat16),
-        "b": torch.eye(2, dtype=torch.float64),
-        "c": torch.zeros(2, 2, dtype=torch.int64),
-    }
-    save_file(tensors, tmp_path / "model.safetensors")
-    found = tiny.read_all(tmp_path / "model.safetensors")
-    assert {name: dtype for name, (_, dtype) in found.items()} == {"a": "BF16", "b": "F64"}
-    assert torch.equal(found["b"][0], tensors["b"])
-
-
 @pytest.mark.parametrize("shards", [True, False])
 def test_a_single_file_comes_before_an_index_as_transformers_loads_them(shards, tmp_path):
     """Of a model saved again, smaller, where it had been saved before."""
@@ -148,17 +136,6 @@ def test_a_folder_s_other_files_are_named(chosen, others, with_index, tmp_path):
     }
     assert checkpoint.left_out.keys() == {f"{name}.safetensors" for name in others}
     assert not checkpoint.problems
-
-
-def test_empty_weights_are_refused_by_name_and_the_others_read(tmp_path):
-    stored = {"a.weight": torch.eye(4), "b.weight": torch.empty(0), "c.weight": torch.empty(0, 4)}
-    save_file(stored, tmp_path / "model.safetensors")
-    checkpoint = open_checkpoint(tmp_path)
-    infos = {info.name: info for info in checkpoint.tensors}
-    assert infos["a.weight"].read().trace() == 4
-    for name, shape in (("b.weight", r"\[0\]"), ("c.weight", r"\[0, 4\]")):
-        with pytest.raises(CheckpointError, match=f"{name}: empty, its shape is {shape}"):
-            infos[name].read()
 
 
 def test_one_tensor_is_in_memory_at_a_time(tmp_path):
