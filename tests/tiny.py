@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
@@ -98,6 +99,16 @@ def read_all(source) -> dict[str, tuple[torch.Tensor, str]]:
     """Name → values and stored dtype of every tensor of a checkpoint."""
     checkpoint = models.open_checkpoint(source)
     return {info.name: (info.read(), info.dtype) for info in checkpoint.tensors}
+
+
+def adapted(model: PreTrainedModel, targets: dict[str, list[str]]) -> set[str]:
+    """Names of the weights that PEFT adapts where it is given these targets."""
+    wrapped = get_peft_model(model, LoraConfig(r=2, **targets))
+    return {
+        name.removeprefix("base_model.model.") + ".weight"
+        for name, module in wrapped.named_modules()
+        if getattr(module, "lora_A", None)
+    }
 
 
 def llama(seed: int = 0) -> LlamaForCausalLM:

@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from kappa_lib.run import cli
@@ -49,15 +48,6 @@ def family(request, tmp_path_factory):
     return folder, named, scan(folder, device="cpu"), left_out
 
 
-def adapted(model, targets) -> set[str]:
-    wrapped = get_peft_model(model, LoraConfig(r=2, **targets))
-    return {
-        name.removeprefix("base_model.model.") + ".weight"
-        for name, module in wrapped.named_modules()
-        if getattr(module, "lora_A", None)
-    }
-
-
 @pytest.mark.parametrize("family", FAMILIES, indirect=True, scope="module")
 def test_what_is_selected_is_what_peft_adapts(family):
     folder, named, table, left_out = family
@@ -67,7 +57,7 @@ def test_what_is_selected_is_what_peft_adapts(family):
     for arm in ("selected", "inverse", "all"):
         chosen = select(table, arm, share=0.446)
         model = named.from_pretrained(folder, dtype=torch.float32)
-        assert adapted(model, chosen.peft_targets()) == set(chosen.tensors)
+        assert tiny.adapted(model, chosen.peft_targets()) == set(chosen.tensors)
 
 
 def test_without_peft_the_table_says_that_nothing_was_tried(monkeypatch):

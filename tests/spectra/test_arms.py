@@ -148,36 +148,6 @@ def test_a_module_type_is_of_one_module_and_one_shape(real):
         assert rows["module"].iloc[0].endswith(kind.rpartition("layers.")[2])
 
 
-@pytest.mark.parametrize(
-    ("real", "kinds"),
-    [
-        ("gpt2", {"c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"}),
-        ("llama", {name.split(".")[1] for name in QKVO | GATED}),
-        (
-            "whisper",
-            {
-                f"{of}_attn.{kind}_proj"
-                for of in ("encoder.layers.self", "decoder.layers.self", "encoder")
-                for kind in ("q", "k", "v", "out")
-            }
-            | {f"{of}coder.layers.fc{n}" for of in ("en", "de") for n in (1, 2)},
-        ),
-    ],
-    indirect=["real"],
-    scope="module",
-)
-def test_a_type_has_its_parent_s_name_only_where_two_share_its_own(real, kinds):
-    assert set(real.loc[real["layer"].notna(), "type"]) == kinds
-
-
-@pytest.mark.parametrize("real", ["gpt2"], indirect=True, scope="module")
-def test_the_share_of_each_type_is_that_of_each_c_proj(real):
-    """Of both c_proj together the attention's, which are lower here, would be all that is taken."""
-    low = real.assign(kappa=real["kappa"] + 100 * real["tensor"].str.contains("mlp"))
-    chosen = select(low, "lowest_in_type", 4).tensors
-    assert [inside([name]).pop() for name in chosen] == sorted(REAL["gpt2"][1] | REAL["gpt2"][2])
-
-
 STORED = {
     "attention": ["blk.0.attn_qkv", "blk.0.attn_output", "block.0.layer.0.SelfAttention.k"],
     "mlp": [

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from kappa_lib.errors import CheckpointError, InputError
+from kappa_lib.errors import InputError
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.scan import ScanError, scan
 
@@ -51,13 +51,6 @@ def test_columns_and_ranks(llama):
     expected = table["kappa"].rank().astype(int)
     pd.testing.assert_series_equal(table["rank"], expected, check_names=False)
     assert set(table["rank_in_type"]) == {1, 2}
-
-
-def test_module_and_folder_give_the_same_numbers(llama, tmp_path):
-    llama.save_pretrained(tmp_path, max_shard_size="20KB")
-    numbers = ["kappa", "kappa_error", "log_volume", "rank"]
-    a, b = (t.set_index("tensor")[numbers].sort_index() for t in (scan(llama), scan(tmp_path)))
-    pd.testing.assert_frame_equal(a, b, check_exact=True)
 
 
 def test_files_hold_the_table_and_its_metadata(llama, tmp_path):
@@ -196,11 +189,3 @@ def test_patterns_choose_and_an_empty_choice_is_refused(llama):
 def test_devices_with_wrong_small_values_are_refused(device):
     with pytest.raises(InputError, match=device):
         scan(nn.Linear(4, 4), device=device)
-
-
-def test_an_adapter_is_no_model(tmp_path):
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    pair = {f"{layer}.lora_{side}.weight": torch.eye(4) for side in "AB"}
-    save_file(pair, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match="merge the adapter"):
-        scan(tmp_path)

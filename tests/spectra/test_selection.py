@@ -100,12 +100,6 @@ def test_input_kappa_ranks_by_what_was_measured_on_real_inputs(scanned):
     assert highest.tensors == ["model.layers.1.mlp.up_proj.weight"]
 
 
-def test_without_the_measurement_the_error_names_its_command(scanned):
-    table = kappa_table.read(scanned)
-    with pytest.raises(InputError, match=r"input_kappa(.|\n)*tools\.tensors --model MODEL --out"):
-        select(table, "lowest_input_kappa", 1)
-
-
 def test_inputs_of_another_model_are_refused(scanned):
     beside(scanned, kappa_table.read(scanned)["kappa"][:3] * 1.01, [5.0, 900.0, 40.0])
     with pytest.raises(InputError, match="not of the tensors"):
@@ -124,11 +118,6 @@ def test_within_type_takes_the_same_share_of_each():
     assert all(".0." in name or ".1." in name for name in low)
     assert all(".8." in name or ".9." in name for name in high)
     assert sum(types("lowest_in_type", 10).values()) == 10  # where shares are fractions
-
-
-def test_random_depends_on_the_seed_alone():
-    assert select(TABLE, "random", 12, 1) == select(TABLE, "random", 12, 1)
-    assert select(TABLE, "random", 12, 1).tensors != select(TABLE, "random", 12, 2).tensors
 
 
 def test_random_like_selected_has_its_types_and_size():
@@ -199,16 +188,6 @@ def test_attention_and_mlp_at_equal_size_on_the_default_model():
     layers = {name.split(".")[2] for name in mlp.tensors}
     assert layers == {str(layer) for layer in range(1, 30, 3)}
     assert len(mlp.tensors) == 30
-
-
-def test_values_and_keys_are_alike_in_all_but_what_they_are_for():
-    shapes = {"self_attn.q_proj": (16, 16), "mlp.up_proj": (24, 16)}
-    shapes |= {f"self_attn.{kind}_proj": (4, 16) for kind in "kv"}
-    table = kappa_table.null_table(shapes, 5)
-    value, key = (select(table, arm, 1) for arm in ("value", "key"))
-    assert value.tensors == [f"model.layers.{n}.self_attn.v_proj.weight" for n in range(5)]
-    assert key.tensors == [name.replace("v_proj", "k_proj") for name in value.tensors]
-    assert value.parameters == key.parameters == 5 * 4 * 16
 
 
 def test_the_larger_module_is_cut_whichever_it_is():
