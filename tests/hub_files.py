@@ -1,5 +1,7 @@
-"""Small Parquet files in the hub's layout and schema of LibriSpeech and MLS German."""
+"""Small files of speech: Parquet in the hub's layout and schema of LibriSpeech and MLS German, and
+a folder of one's own."""
 
+import csv
 import io
 from pathlib import Path
 
@@ -114,3 +116,17 @@ def write_both(root: Path, train: int, test: int) -> Path:
     write_mls(root, "train", [mls_row(i) for i in range(train)], 2)
     write_mls(root, "test", [mls_row(1000 + i) for i in range(test)])
     return root
+
+
+def sound_folder(folder: Path, texts: list[str], seed: int = 0) -> Path:
+    """A folder of sound files in stereo, a second each, and their metadata.csv."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    with open(folder / "metadata.csv", "w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["file_name", "text"])
+        for number, text in enumerate(texts):
+            samples = generator.normal(0, 0.1, (22_050, 2)).clip(-1, 1)
+            soundfile.write(folder / f"{number}.wav", samples, 22_050)
+            table.writerow([f"{number}.wav", text])
+    return folder

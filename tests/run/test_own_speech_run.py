@@ -120,12 +120,7 @@ def test_every_arm_is_trained_and_scored_on_the_recordings(run):
 
 @pytest.mark.slow
 def test_a_folder_of_few_recordings_goes_through_the_notebooks(root, tmp_path, monkeypatch):
-    folder = tmp_path / "few"
-    folder.mkdir()
-    rows = [f"{number}.wav,{text}" for number, text in enumerate(TEXTS[:4])]
-    (folder / "metadata.csv").write_text("file_name,text\n" + "\n".join(rows))
-    for number in range(4):
-        (folder / f"{number}.wav").write_bytes(hub_files.sound(1.0, number))
+    folder = hub_files.sound_folder(tmp_path / "few", TEXTS[:4])
     own = {"corpora": {CORPUS: {"folder": str(folder), "language": "de", "text": "text"}}}
     own |= {"train_utterances": {CORPUS: 2}, "test_utterances": {CORPUS: 2}, "eval_every": 2}
     own |= {"model": str(root / "llama"), "encoder": str(root / "whisper")}

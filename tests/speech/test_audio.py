@@ -13,9 +13,9 @@ from kappa_lib.speech import audio
 TONE = np.sin(np.arange(8000, dtype=np.float32) * 0.1) * 0.5
 
 
-def wav(samples: np.ndarray, rate: int = audio.RATE, subtype: str = "PCM_16") -> bytes:
+def wav(samples: np.ndarray, subtype: str = "PCM_16", format: str = "WAV") -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="WAV", subtype=subtype)
+    soundfile.write(buffer, samples, audio.RATE, format=format, subtype=subtype)
     return buffer.getvalue()
 
 
@@ -55,13 +55,6 @@ def test_unusable_rows_are_refused_by_name(item, complaint):
     assert error.value.remedy
 
 
-def encoded(format_: str, subtype: str, seconds: float = 4.0) -> bytes:
-    buffer, count = io.BytesIO(), int(seconds * audio.RATE)
-    noise = np.random.default_rng(0).normal(0, 0.1, count).clip(-1, 1)
-    soundfile.write(buffer, noise, audio.RATE, format=format_, subtype=subtype)
-    return buffer.getvalue()
-
-
 FORMATS = [
     *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "IMA_ADPCM"), ("WAVEX", "PCM_24")),
     *(("RF64", "PCM_16"), ("W64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16")),
@@ -70,10 +63,11 @@ FORMATS = [
 ]
 
 
-@pytest.mark.parametrize(("format_", "subtype"), FORMATS)
+@pytest.mark.parametrize(("format", "subtype"), FORMATS)
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_a_recording_that_was_cut_off_is_refused_and_a_whole_one_read(format_, subtype, share):
-    whole = encoded(format_, subtype)
+def test_a_recording_that_was_cut_off_is_refused_and_a_whole_one_read(format, subtype, share):
+    noise = np.random.default_rng(0).normal(0, 0.1, 4 * audio.RATE).clip(-1, 1)
+    whole = wav(noise, subtype, format)
     assert audio.read(row(whole))[0].size == pytest.approx(4 * audio.RATE, abs=3000)
     with pytest.raises(audio.UnusableRow, match=r"row-7: (cut off|not readable)"):
         audio.read(row(whole[: int(share * len(whole))]))

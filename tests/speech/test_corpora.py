@@ -33,14 +33,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """What is reported on the way."""
-    lines = []
-    monkeypatch.setattr(recorded, "say", lines.append)
-    return lines
-
-
 def build(corpus, train, test, seed):
     return recorded.build(corpus, corpora.SOURCES[corpus], train, test, seed)[0]
 

@@ -1,6 +1,5 @@
-import numpy as np
+import hub_files
 import pytest
-import soundfile
 import torch
 
 from kappa_lib import profiles
@@ -52,14 +51,8 @@ def test_test_rows_without_words_are_counted_and_an_empty_part_is_refused(
     (tmp_path / "cache" / "assets").symlink_to(assets.WHISPER_BASE.get().parent)
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "mine"
-    for part, texts in (("train", ["one two", "three"]), ("test", ["uh", "mm, um", "four"])):
-        (folder / part).mkdir(parents=True)
-        rows = ["file_name,text"]
-        for number, text in enumerate(texts):
-            samples = np.random.default_rng([number, len(part)]).normal(0, 0.1, 16_000).clip(-1, 1)
-            soundfile.write(folder / part / f"{number}.wav", samples, 16_000)
-            rows.append(f'{number}.wav,"{text}"')
-        (folder / part / "metadata.csv").write_text("\n".join(rows))
+    hub_files.sound_folder(folder / "train", ["one two", "three"])
+    hub_files.sound_folder(folder / "test", ["uh", "mm, um", "four"], seed=1)
     own = {"mine": {"folder": str(folder), "language": "en", "text": "text"}}
 
     def load(train, test):

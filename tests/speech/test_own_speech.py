@@ -1,6 +1,5 @@
 """A user's own corpus from each kind of folder, with bad rows left out and counted."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import soxr
+from hub_files import sound_folder
 
 from kappa_lib.errors import InputError
 from kappa_lib.speech import audio, recorded
@@ -28,31 +28,9 @@ def cache(tmp_path, monkeypatch):
 ALL = 100  # more than any folder here has
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """What is reported on the way."""
-    lines = []
-    monkeypatch.setattr(recorded, "say", lines.append)
-    return lines
-
-
 def build(folder, test, seed=0, train=ALL, text="text"):
     source = OwnSpeech(str(folder), "en", text)
     return recorded.build(folder.name, source, train, test, seed)[0]
-
-
-def sound_folder(folder, texts, rate: int = 22_050, channels: int = 2, seed: int = 0):
-    """Sound files and their metadata.csv; returns the folder."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(seed)
-    with open(folder / "metadata.csv", "w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["file_name", "text"])
-        for number, text in enumerate(texts):
-            samples = generator.normal(0, 0.1, (rate, channels)).clip(-1, 1)
-            soundfile.write(folder / f"{number}.wav", samples, rate)
-            table.writerow([f"{number}.wav", text])
-    return folder
 
 
 def test_sound_files_are_resampled_and_split_by_sentence(tmp_path):

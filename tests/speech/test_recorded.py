@@ -16,14 +16,6 @@ def build(corpus, train, test, seed):
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """What is reported on the way."""
-    lines = []
-    monkeypatch.setattr(recorded, "say", lines.append)
-    return lines
-
-
-@pytest.fixture
 def corpora(tmp_path, monkeypatch):
     monkeypatch.setenv("KAPPA_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("KAPPA_CORPORA", str(tmp_path / "corpora"))
