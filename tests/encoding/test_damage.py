@@ -18,16 +18,6 @@ def factors():
     return damage.Factors.of(torch.randn(6, 9, generator=generator()))
 
 
-@pytest.fixture(scope="module")
-def llm():
-    return llama()
-
-
-@pytest.fixture(scope="module")
-def windows():
-    return torch.randint(0, 49152, (3, 13), generator=generator(1))
-
-
 def spectrum(matrix):
     return torch.linalg.svdvals(matrix)
 
@@ -127,18 +117,13 @@ def test_weights_are_replaced_and_restored_bit_for_bit_also_after_an_error():
     assert layer.weight.data_ptr() == place
 
 
-def batches(windows):
-    """Two batches: a reference keeps what it needs of each."""
-    return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(2)]
-
-
 def whole(llm, windows):
     with torch.inference_mode():
         return llm(input_ids=windows[:, :-1], use_cache=False).logits.log_softmax(-1)
 
 
-def test_loss_and_divergence_against_their_definitions(llm, windows):
-    reference = damage.Reference(llm, batches(windows))
+def test_loss_and_divergence_against_their_definitions(llm, windows, batches):
+    reference = damage.Reference(llm, batches)
     loss, kl = reference.compare()  # without a change nothing is lost
     assert loss.abs().max() == 0
     assert kl.abs().max() < 1e-6
@@ -188,7 +173,7 @@ def test_losses_by_type_tell_two_modules_of_one_name_apart():
 
 
 def test_only_the_last_positions_count_where_a_prompt_comes_first(llm, windows):
-    batch = Batch({"input_ids": windows[:, :-1]}, windows[:, -3:], ["x"] * 3)
+    batch = Batch({"input_ids": windows[:, :-1]}, windows[:, -3:], ["x"] * len(windows))
     reference = damage.Reference(llm, [batch])
     expected = whole(llm, windows)[:, -3:]
     torch.testing.assert_close(reference.base[0], expected, rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import torch
 from tiny import llama
 from torch.nn import functional
 
-from kappa_lib.encoding.damage import Batch, Reference, noise_cost
+from kappa_lib.encoding.damage import Reference, noise_cost
 from tools.tensors import gradients
 
 NAMES = [
@@ -14,22 +14,8 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def llm():
-    return llama()
-
-
-@pytest.fixture(scope="module")
-def windows():
-    return torch.randint(0, 49152, (4, 17), generator=torch.Generator().manual_seed(1))
-
-
-def batches(windows):
-    return [Batch({"input_ids": w[:, :-1]}, w[:, 1:], ["x"] * len(w)) for w in windows.split(3)]
-
-
-def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
-    found = noise_cost(Reference(llm, batches(windows)), NAMES[2], size=1.0, draws=1, seed=5)
+def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows, batches):
+    found = noise_cost(Reference(llm, batches), NAMES[2], size=1.0, draws=1, seed=5)
     other = llama()
     weight = other.get_parameter(NAMES[2])
     noise = torch.randn(
@@ -45,9 +31,9 @@ def test_noise_costs_what_a_whole_pass_with_it_says(llm, windows):
     assert found == pytest.approx(kl, abs=3e-7)
 
 
-def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(llm, windows):
+def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(llm, batches):
     kept = {name: llm.get_parameter(name).clone() for name in NAMES}
-    reference = Reference(llm, batches(windows))
+    reference = Reference(llm, batches)
     for name in NAMES:
         small, large = (noise_cost(reference, name, size=s, draws=3) for s in (0.15, 0.3))
         assert small > 0
@@ -55,8 +41,8 @@ def test_twice_the_noise_costs_four_times_as_much_and_the_model_is_left_alone(ll
     assert all(torch.equal(llm.get_parameter(name), kept[name]) for name in NAMES)
 
 
-def test_the_gradient_is_that_of_the_windows_mean_loss(llm, windows):
-    found = pd.DataFrame(gradients(llm, NAMES, batches(windows))).set_index("tensor")
+def test_the_gradient_is_that_of_the_windows_mean_loss(llm, windows, batches):
+    found = pd.DataFrame(gradients(llm, NAMES, batches)).set_index("tensor")
     model = llama()
     for name in NAMES:
         weight, rows = model.get_parameter(name).requires_grad_(), []
