@@ -35,8 +35,8 @@ def says(page, start, *said):
         assert words in told, f"{page}, {start!r}: {words!r} is not in {told!r}"
 
 
-def decision(claim_id, run="reference/study"):
-    return catalogue()[claim_id].decided_by.decide(profiles.load(run))
+def decision(claim_id):
+    return catalogue()[claim_id].decided_by.decide(profiles.load("reference/study"))
 
 
 def test_benchmarks():

@@ -15,9 +15,9 @@ CASES = (st.floats(1, 1e4), st.floats(0.01, 100), st.integers(2, 30))
 SPECTRA = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40)
 
 
-def largest(energy, k, sigma_x=1.0):
+def largest(energy, k):
     """Theorem 1's value, as the paper writes it."""
-    return k / 2 * math.log(2 * math.pi * math.e * sigma_x**2 * energy / k)
+    return k / 2 * math.log(2 * math.pi * math.e * energy / k)
 
 
 def search_band(quantity, kappa, energy, k, rng):

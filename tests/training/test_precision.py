@@ -1,4 +1,4 @@
-"""bf16 weights that train in fp32: against plain fp32, and against what bf16 alone would lose."""
+"""bf16 weights that train in fp32, against plain fp32."""
 
 import pytest
 import tiny_paper
@@ -75,23 +75,3 @@ def test_recomputed_layers_give_the_same_gradients_bit_for_bit_and_keep_less():
         results.append([p.grad for p in chosen])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert sizes[1] < 0.6 * sizes[0]
-
-
-def test_small_updates_survive_that_bf16_alone_would_lose():
-    moved = {}
-    for wide in (False, True):
-        model, chosen = speech_llm(torch.bfloat16)
-        if not wide:
-            for parameter in chosen:
-                parameter.data = parameter.data.bfloat16()
-        before = [p.detach().float().clone() for p in chosen]
-        optimiser = torch.optim.AdamW(chosen, lr=1e-6, weight_decay=0.0)
-        for _ in range(5):
-            loss, _ = model(features(), TEXTS)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        pairs = zip(chosen, before, strict=True)
-        moved[wide] = [(p.detach().float() - b != 0).float().mean().item() for p, b in pairs]
-    assert all(share > 0.9 for share in moved[True])
-    assert all(share < 0.1 for share in moved[False])

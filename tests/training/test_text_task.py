@@ -185,8 +185,3 @@ def test_an_arm_has_its_own_rate_and_a_run_its_own_few_sentences(profile, monkey
     assert seen - tested == set(experiment.data.texts[40:44])  # German comes first
     ends = runs(few).evaluations.query("step == 3").set_index("arm")["kl"]
     assert ends["all"] < 1e-6 < ends["selected"]
-
-
-def test_spectra_of_untouched_tensors_are_refused(profile):
-    with pytest.raises(InputError, match="spectra has to be false with a lora_rank"):
-        profile(spectra=True)

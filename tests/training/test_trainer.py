@@ -241,21 +241,6 @@ def test_an_unknown_tensor_name_is_refused(finished):
         experiment.speech_llm(0, wrong)
 
 
-def test_the_report_shows_every_evaluation_and_both_counts(finished):
-    profile, _, arms, _, table = finished
-    text = report.write(profile).read_text()
-    for _, row in table.iterrows():
-        line = f"| {row['arm']} | {row['step']} | {row['utterances']} | 1 |"
-        assert f"{line} {100 * row['wer_de']:.1f} |" in text
-    rows = runs(profile).wer_intervals
-    for row in rows[rows["step"] == rows["step"].max()].itertuples():
-        ends = f"{100 * row.rate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-        assert f"| {row.arm} | {row.column.removeprefix('wer_')} | {ends} |" in text
-    assert all(f"{arm.parameters:,}" in text for arm in arms.values())
-    assert "one seed, so no spread" in text
-    assert "could not be had" not in text
-
-
 def test_the_report_says_loudly_what_is_missing(finished):
     profile, *_ = finished
     path = profile.folder / "split.json"
