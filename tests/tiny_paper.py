@@ -7,6 +7,7 @@ the sizes are small and the weights random.
 from pathlib import Path
 
 import hub_files
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -133,6 +134,12 @@ def write(root: Path) -> Path:
     whisper().save_pretrained(root / "whisper")
     hub_files.write_both(root / "corpora", train=8, test=3)
     return root
+
+
+def places(patch: pytest.MonkeyPatch, root: Path, results: str = "results") -> None:
+    """Where runs on these files find the corpora, and leave what they keep and find."""
+    for name, folder in (("HOME", "cache"), ("RESULTS", results), ("CORPORA", "corpora")):
+        patch.setenv(f"KAPPA_{name}", str(root / folder))
 
 
 def profile(root: Path, name: str = "paper", **changes) -> Profile:

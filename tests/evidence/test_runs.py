@@ -22,8 +22,8 @@ def profile(*seeds):
     return profiles.load("smoke", arms=["selected"], seeds=list(seeds or (0,)))
 
 
-def write_run(rows=(), metrics=(), arm="selected", seed=0):
-    run = profile().folder / "runs" / f"{arm}-seed{seed}"
+def write_run(rows=(), metrics=(), seed=0):
+    run = profile().folder / "runs" / f"selected-seed{seed}"
     (run / "transcripts").mkdir(parents=True, exist_ok=True)
     (run / "transcripts" / "step000004.json").write_text(json.dumps(list(rows)))
     lines = "".join(json.dumps(line) + "\n" for line in metrics)
@@ -55,9 +55,9 @@ def test_arms_of_two_modules_of_one_name_are_of_different_types():
     assert shown.round(9).to_numpy().tolist() == [[7, 0, 1, 0, 0], [4, 0.5, 0, 1, 1]]
 
 
-def intervals(found, arm="selected"):
-    """Corpus → rate, low and high of an arm's last evaluation."""
-    rows = found.wer_intervals.query("arm == @arm and column != 'wer_mean'")
+def intervals(found):
+    """Corpus → rate, low and high of the only evaluation."""
+    rows = found.wer_intervals.query("column != 'wer_mean'")
     return {
         row.column.removeprefix("wer_"): (row.rate, row.low, row.high) for row in rows.itertuples()
     }

@@ -21,13 +21,13 @@ _, _, _, SAME, UNDECIDED, _, NOT_TESTABLE, _, LOWER, HIGHER = Verdict
 SPREAD = 1.03
 
 
-def verdicts(seeds, effect, trials=2000, margin=1.0):
+def verdicts(seeds, effect, trials=2000):
     """Share of each reading over trials in which the true difference is ``effect``."""
     rng = np.random.default_rng(7)
     shared = rng.normal(5.0, 3.0, (trials, seeds))
     second = shared + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
     first = shared + effect + rng.normal(0.0, SPREAD / np.sqrt(2), (trials, seeds))
-    found = [decide_difference(a - b, margin).verdict for a, b in zip(first, second, strict=True)]
+    found = [decide_difference(a - b, 1.0).verdict for a, b in zip(first, second, strict=True)]
     return {name: found.count(name) / trials for name in (LOWER, HIGHER, SAME, UNDECIDED)}
 
 

@@ -71,21 +71,16 @@ def write_profile(path, **values) -> str:
     return str(path)
 
 
-def places(patch, root):
-    patch.setenv("KAPPA_HOME", str(root / "cache"))
-    patch.setenv("KAPPA_RESULTS", str(root / "results"))
-
-
 @pytest.fixture(autouse=True)
 def _places(root, monkeypatch):
-    places(monkeypatch, root)
+    tiny_paper.places(monkeypatch, root)
 
 
 @pytest.fixture(scope="module")
 def run(root):
     """The whole path once, for the tests below to look at."""
     with pytest.MonkeyPatch.context() as patch:
-        places(patch, root)
+        tiny_paper.places(patch, root)
         speech = {"folder": "meine Aufnahmen: 2026", "language": "de", "text": "gesagt"}
         own = {"corpora": {CORPUS: speech}, "model": "llama", "encoder": "whisper"}
         counts = {"train_utterances": {CORPUS: 14}, "test_utterances": {CORPUS: 4}}

@@ -26,21 +26,16 @@ def root(tmp_path_factory):
     return tiny_paper.write(tmp_path_factory.mktemp("paper"))
 
 
-def places(patch: pytest.MonkeyPatch, root) -> None:
-    for name, folder in (("HOME", "cache"), ("RESULTS", "results"), ("CORPORA", "corpora")):
-        patch.setenv(f"KAPPA_{name}", str(root / folder))
-
-
 @pytest.fixture(autouse=True)
 def _places(root, monkeypatch):
-    places(monkeypatch, root)
+    tiny_paper.places(monkeypatch, root)
 
 
 @pytest.fixture(scope="module")
 def run(root):
     """The whole path once, for the tests below to look at."""
     with pytest.MonkeyPatch.context() as patch:
-        places(patch, root)
+        tiny_paper.places(patch, root)
         profile = tiny_paper.profile(root)
         experiment, arms = stages.prepare(profile)
         table = stages.train_all(experiment, arms)

@@ -21,9 +21,7 @@ def root(tmp_path_factory):
 
 def metrics(root, monkeypatch, name, dtype, stop=0):
     """Of a run with results of its own, all but its seconds; interrupted after ``stop`` steps."""
-    monkeypatch.setenv("KAPPA_CORPORA", str(root / "corpora"))
-    monkeypatch.setenv("KAPPA_HOME", str(root / "cache"))
-    monkeypatch.setenv("KAPPA_RESULTS", str(root / f"{name}-{dtype}"))
+    tiny_paper.places(monkeypatch, root, f"{name}-{dtype}")
     profile = tiny_paper.profile(root, device="cuda", dtype=dtype, arms=["selected"])
 
     def on_step(step):
