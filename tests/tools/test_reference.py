@@ -1,5 +1,3 @@
-import re
-
 import pytest
 from made_runs import arm, write
 
@@ -40,22 +38,6 @@ def test_the_benchmark_s_table_is_that_of_its_seconds():
     seconds = measured["layer"]["seconds"]
     ratio = seconds["torch.linalg.svdvals, fp32"] / seconds["ours, κ alone"]
     assert f"| ours, κ alone | {seconds['ours, κ alone']:.1f} | {ratio:.1f} × |" in table
-
-
-@pytest.mark.parametrize("page", [paths.ROOT / "README.md", readme.TABLES])
-def test_pictures_and_links_of_a_page_exist(page):
-    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
-    assert targets
-    missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
-    assert missing == []
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_report_has_its_pictures(name):
-    folder = paths.REFERENCE / name
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / report.FILE).read_text())
-    assert pictures
-    assert all((folder / picture).is_file() for picture in pictures)
 
 
 def test_a_profile_without_a_report_is_not_published(tmp_path, monkeypatch):
