@@ -101,17 +101,6 @@ def read_all(source) -> dict[str, tuple[torch.Tensor, str]]:
     return {info.name: (info.read(), info.dtype) for info in checkpoint.tensors}
 
 
-def matrices() -> dict[str, torch.Tensor]:
-    """Four layers of three small matrices, named as a Llama's: a checkpoint's content."""
-    shapes = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
-    generator = torch.Generator().manual_seed(0)
-    return {
-        f"model.layers.{layer}.{name}.weight": torch.randn(shape, generator=generator)
-        for layer in range(4)
-        for name, shape in shapes.items()
-    }
-
-
 def adapted(model: PreTrainedModel, targets: dict[str, list[str]]) -> set[str]:
     """Names of the weights that PEFT adapts where it is given these targets."""
     wrapped = get_peft_model(model, LoraConfig(r=2, **targets))

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from declared import EXTRAS
 from safetensors.torch import save_file
@@ -19,6 +18,7 @@ from kappa_lib.spectra import kappa_table, selection
 from kappa_lib.spectra.compare import compare
 from kappa_lib.spectra.scan import scan
 
+SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 
 
@@ -53,10 +53,19 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def weights():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        f"model.layers.{layer}.{name}.weight": torch.randn(shape, generator=generator)
+        for layer in range(4)
+        for name, shape in SHAPES.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    before = tiny.matrices()
+    before = weights()
     after = {n: 2 * t if "v_proj" in n else t for n, t in before.items()} | {
         "model.layers.9.<i>.weight": torch.eye(3)
     }
@@ -162,7 +171,7 @@ sys.exit(cli.main(["scan", sys.argv[1], "-o", sys.argv[2], "--device", "cpu"]))
 
 
 def test_without_matplotlib_there_are_tables_and_a_line(tmp_path):
-    save_file(tiny.matrices(), tmp_path / "a.safetensors")
+    save_file(weights(), tmp_path / "a.safetensors")
     command = [sys.executable, "-c", CODE, str(tmp_path / "a.safetensors"), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
+import torch
 import typer
 from safetensors.torch import save_file
 
@@ -18,10 +18,17 @@ from kappa_lib.errors import InputError
 from kappa_lib.run import cli
 from kappa_lib.spectra import kappa_table
 
+SHAPES = {"self_attn.q_proj": (12, 12), "self_attn.v_proj": (4, 12), "mlp.up_proj": (24, 12)}
+
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    tensors = tiny.matrices()
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"model.layers.{layer}.{name}.weight": torch.randn(shape, generator=generator)
+        for layer in range(4)
+        for name, shape in SHAPES.items()
+    }
     save_file(tensors, tmp_path / "small.safetensors")
     return tmp_path / "small.safetensors", tensors
 
