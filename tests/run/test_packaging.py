@@ -19,6 +19,7 @@ from kappa_lib.files import read_json
 from kappa_lib.run.runner import sources
 from tools import environment
 
+PROVIDERS = metadata.packages_distributions()
 PINS = {canonicalize_name(pin.name): pin for pin in environment.pins()}
 
 
@@ -52,8 +53,7 @@ def third_party(nodes):
 
 def undeclared(modules, requirements):
     """Modules that come from none of the requirements."""
-    providers = metadata.packages_distributions()
-    found = {m: {canonicalize_name(name) for name in providers.get(m, [])} for m in modules}
+    found = {m: {canonicalize_name(name) for name in PROVIDERS.get(m, [])} for m in modules}
     return {m for m, distributions in found.items() if not distributions & names(requirements)}
 
 
