@@ -188,15 +188,9 @@ def _loaded(files: Checkpoint) -> Checkpoint:
     kind, settings = model_class(files.config)
     infos = {info.name: info for info in files.tensors}
     traced = {name: _made(torch.empty(i.shape, device="meta"), i) for name, i in infos.items()}
+    how = {"device_map": "meta", "ignore_mismatched_sizes": True, "output_loading_info": True}
     with _quiet():
-        model, report = kind.from_pretrained(
-            None,
-            config=settings,
-            state_dict=dict(traced),
-            device_map="meta",
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        model, report = kind.from_pretrained(None, config=settings, state_dict={**traced}, **how)
     mismatched = {name: tuple(shape) for name, shape, _ in report["mismatched_keys"]}
     parameters = dict(model.named_parameters())
     found, absent = [], {}
@@ -265,6 +259,9 @@ def as_used(files: Checkpoint) -> Checkpoint:
             return _loaded(files)
         except Exception as error:  # whatever a model's code makes of a configuration
             reason = error.what if isinstance(error, InputError) else first_line(error)
+            if type(error) is RuntimeError:  # what transformers raises where parts do not fit
+                what = "transformers can't make weights of stored tensors: some are missing or odd"
+                files.problems.append(CheckpointError(what, "fetch or save the whole model"))
     files.basis = f"by the names of stored tensors alone, for {reason}"
     for number, info in enumerate(files.tensors):
         if not info.refused:

@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from kappa_lib.errors import CheckpointError
+from kappa_lib.spectra.scan import ScanError, scan
 from kappa_lib.weights.loaded import as_used
 from kappa_lib.weights.models import open_checkpoint
 
@@ -116,6 +117,16 @@ def test_what_the_model_has_and_the_files_lack_is_named(tmp_path):
     assert {i.name: i.why for i in checkpoint.tensors if i.why.startswith("no param")} == {
         "extra.weight": "no parameter of transformers' LlamaForCausalLM"
     }
+
+
+def test_a_part_of_a_stack_that_the_files_lack_is_an_error(tmp_path):
+    """transformers then refuses to put any stack together, and names alone decide."""
+    saved("MixtralForCausalLM", tmp_path)
+    lost = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    edit(tmp_path, lambda t: {name: tensor for name, tensor in t.items() if name != lost})
+    with pytest.raises(ScanError, match="missing") as caught:
+        scan(tmp_path, device="cpu")
+    assert "by the names of stored tensors alone" in caught.value.table.attrs["basis"]
 
 
 @pytest.mark.parametrize(
