@@ -22,7 +22,7 @@ from kappa_lib.weights.checkpoint import TensorInfo, refusal, replaced
 FLOATS = ("F64", "F32", "F16", "BF16")
 _EIGHT_BIT = ("I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _NO_CODES = ("I64", "U64", "BOOL", "C64")  # positions, masks, rotations
-_LOCAL = re.compile(r"(?:(.+?)\.)?(weight[.:].+|[^.]+)")  # module, and the name in it
+_LOCAL = re.compile(r"(?s)(?:(.*?)\.)?(weight[.:].+|[^.]*)")  # module, and the name in it
 # What only packed weights have beside them; of other helpers the type of the codes tells.
 _MARK = re.compile(
     r"SCB|q_?weight|q_?zeros|W_q|bitmask|g_idx|codebooks|\w+_blocks|\w+_scale_inv"
@@ -156,7 +156,8 @@ def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[s
     for local, codes in held.items():
         scales = ["SCB"] if local == "weight" and codes.dtype == "I8" else []
         scales += [f"{local}_scale_inv", f"{local}_scale"]
-        scale = next((name for name in scales if name in held), None)
+        # Scales in whole numbers are codes, too: MXFP8's are exponents.
+        scale = next((x for x in scales if x in held and "F" in held[x].dtype), None)
         if codes.dtype not in _EIGHT_BIT or scale is None:
             continue
         zero = held.get(f"{local}_zero_point")

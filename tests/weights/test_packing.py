@@ -180,6 +180,8 @@ FORMATS = {
                        "weight_shape": codes(2, dtype=torch.int64)},
     "NVFP4": {"weight": codes(8, 8, dtype=torch.uint8), "weight_scale_2": torch.ones(1),
               "weight_scale": torch.ones(8, 1).to(torch.float8_e4m3fn)},
+    "MXFP8": {"weight": torch.ones(8, 32).to(torch.float8_e4m3fn),
+              "weight_scale": codes(8, 1, dtype=torch.uint8)},
     "sparse": {"bitmask": codes(8, 2, dtype=torch.uint8), "compressed": torch.ones(64),
                "row_offsets": codes(8, dtype=torch.int64), "shape": codes(2, dtype=torch.int64)},
     "HQQ": {"W_q": codes(8, 8, dtype=torch.uint8), "scale": torch.ones(16, 1),
@@ -259,6 +261,11 @@ def test_a_buffer_is_left_out_by_name_and_the_weights_are_read(name, tmp_path):
     assert checkpoint.left_out.keys() == {name}
     assert not checkpoint.problems
     assert read(checkpoint, "model.layers.0.mlp.up_proj.weight").trace() == 8
+
+
+@pytest.mark.parametrize("name", ["", ".weight", "a..weight", "a."])
+def test_a_name_with_nothing_before_or_behind_a_dot_is_a_name(name, tmp_path):
+    assert read(opened(tmp_path, {name: torch.eye(4)}), name).trace() == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
