@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 from torch import nn
 
-# By the name of the last module: embeddings, tables of position biases, the output layer. Outside
-# of any module GGUF and RWKV call it output and head.
-_TABLE = re.compile(r"emb|^(?:wte|wpe|shared|lm_head|token_types)$|_bias$|_rel_b$")
+# By the name of the last module: embeddings, norms of each head or group, tables of biases and of
+# RWKV's factors, the output layer. Outside of any module GGUF and RWKV call it output and head.
+_TABLE = re.compile(
+    r"emb|norm|^(?:wte|wpe|shared|lm_head|token_types|time_mix_(?:first|r_k))$|_bias$|_rel_b$"
+)
 _HEAD = re.compile(r"(?:output|head)\.weight")
 _STACK = re.compile(r"(?:experts?|exps)(?:\.|_|$)")
 _WEIGHTS = ("weight", "in_proj_weight")
@@ -75,8 +77,8 @@ def by_name(name: str, shape: tuple[int, ...]) -> tuple[bool, str]:
     if leaf not in _WEIGHTS:
         return False, "no weight by its name"
     if len(shape) == 2 and (_TABLE.search(module) or _HEAD.fullmatch(name)):
-        return False, "an embedding or the output layer by its name"
-    if shape[1] == 1 or (len(shape) == 2 and "conv1d" in module):
+        return False, "an embedding, a norm, a table or the output layer by its name"
+    if shape[1] == 1 or (len(shape) == 2 and re.search(r"conv1d|^conv(?:_dw)?$", module)):
         return False, "a convolution of one channel, or one filter per channel: a file cannot say"
     if len(shape) == 3 and "conv" not in name:
         return False, "a convolution or a stack of matrices: a file cannot say"
