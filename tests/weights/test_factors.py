@@ -4,7 +4,17 @@ import json
 
 import pytest
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model
+from peft import (
+    HRAConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    ShiraConfig,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -103,6 +113,22 @@ def test_a_model_with_lora_in_it_is_refused(dora, checkpoint_of):
     with pytest.raises(CheckpointError, match="of an adapter") as caught:
         checkpoint_of(model.base_model.model)
     assert "merge" in caught.value.remedy
+
+
+@pytest.mark.parametrize("config", [LoHaConfig, HRAConfig, MissConfig, ShiraConfig])
+def test_a_model_with_any_adapter_in_it_is_refused(config, checkpoint_of):
+    """What PEFT wraps is no longer the weight that acts, however it calls what it adds."""
+    model = inject_adapter_in_model(config(r=2, target_modules=["1"]), two_layers())
+    with pytest.raises(CheckpointError, match="of an adapter") as caught:
+        checkpoint_of(model)
+    assert "merge" in caught.value.remedy
+
+
+def test_a_base_layer_of_a_model_s_own_is_a_weight(tmp_path):
+    """As the DLA networks of timm call their first block."""
+    save_file({"model.base_layer.0.weight": torch.eye(4)}, tmp_path / "dla.safetensors")
+    (info,) = open_checkpoint(tmp_path / "dla.safetensors").tensors
+    assert info.read().trace() == 4
 
 
 @pytest.mark.parametrize("config", [LoraConfig, LoHaConfig, LoKrConfig, OFTConfig])
