@@ -32,7 +32,6 @@ _BLOCK = {
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
 }
-_INTEGERS = ("I8", "I16", "I32", "I64")  # codes have types of their own
 _LONG = 1000  # entries of an array: more than any list of layers, fewer than a vocabulary
 _OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
@@ -79,11 +78,13 @@ def open_gguf(path: Path) -> Checkpoint:
         reader = Reader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         what = f"{path.name}: not a complete GGUF file ({error})"
-        raise CheckpointError(what, "fetch it again") from error
+        remedy = "fetch it again; where a type is unknown, another quantisation of the model"
+        raise CheckpointError(what, remedy) from error
     if reader.endianess != gguf.GGUFEndian.LITTLE:
         remedy = f"turn a copy of it round: gguf-convert-endian {path.name} little"
         raise CheckpointError(f"{path.name}: its byte order is big-endian", remedy)
-    if (parts := _field(reader, "split.count", 1)) != 1:
+    # What has been joined keeps a count of 0.
+    if (parts := _field(reader, "split.count", 1)) not in (0, 1):
         what = f"{path.name}: one of the {parts!r:.20} parts of a split model"
         raise CheckpointError(what, "join them with `llama-gguf-split --merge`, and scan the whole")
     checkpoint = Checkpoint(str(_field(reader, "general.name", path.stem)), folder=path.parent)
@@ -92,11 +93,10 @@ def open_gguf(path: Path) -> Checkpoint:
         name = module_name(tensor.name, architecture)
         shape = tuple(int(n) for n in reversed(tensor.shape))
         dtype = tensor.tensor_type.name
-        if dtype in _INTEGERS:
+        if dtype in ("I8", "I16", "I32", "I64"):  # codes have types of their own
             checkpoint.left_out[name] = f"no weights: {dtype}"
             continue
-        heads = _heads(reader, name, architecture)
-        read = partial(_read, tensor, name, shape, heads)
+        read = partial(_read, tensor, name, shape, _heads(reader, name, architecture))
         checkpoint.tensors.append(TensorInfo(name, shape, dtype, read, (path.name,)))
     return checkpoint
 

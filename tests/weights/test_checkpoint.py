@@ -45,9 +45,9 @@ GGUF_NAMES = {
 }
 
 
-def write_gguf(model: LlamaForCausalLM, path, architecture="llama", parts=1) -> None:
+def write_gguf(model: LlamaForCausalLM, path, architecture="llama", parts=None) -> None:
     writer = gguf.GGUFWriter(path, architecture)
-    if parts > 1:
+    if parts is not None:
         writer.add_uint16("split.count", parts)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
@@ -99,6 +99,24 @@ def test_a_part_of_a_split_gguf_is_not_taken_for_the_whole(llama, tmp_path):
     write_gguf(llama, tmp_path / "tiny-00001-of-00003.gguf", parts=3)
     with pytest.raises(CheckpointError, match="one of the 3 parts"):
         open_checkpoint(tmp_path / "tiny-00001-of-00003.gguf")
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+def test_parts_that_were_joined_are_the_whole(parts, llama, tmp_path):
+    """llama-gguf-split leaves a count of 0 in what it joins, so as not to join it again."""
+    write_gguf(llama, tmp_path / "whole.gguf", parts=parts)
+    assert len(open_checkpoint(tmp_path / "whole.gguf").tensors) == 14
+
+
+def test_a_type_that_the_package_does_not_know_is_no_reason_to_fetch_the_same_again(tmp_path):
+    """As Q4_0_4_4, which llama.cpp has given up."""
+    write_vocabulary(path := tmp_path / "old.gguf")
+    data, name = path.read_bytes(), b"\0x" + np.uint32(2).tobytes()
+    at = data.index(name) + len(name) + 16
+    path.write_bytes(data[:at] + np.uint32(31).tobytes() + data[at + 4 :])
+    with pytest.raises(CheckpointError, match=r"31\)? is not a valid") as caught:
+        open_checkpoint(path)
+    assert "another" in caught.value.remedy
 
 
 def test_gguf_names_of_other_architectures_are_kept():
