@@ -25,7 +25,7 @@ _NO_CODES = ("I64", "U64", "BOOL", "C64")  # positions, masks, rotations
 _LOCAL = re.compile(r"(?s)(?:(.*?)\.)?(weight[.:].+|[^.]*)")  # module, and the name in it
 # What only packed weights have beside them; of other helpers the type of the codes tells.
 _MARK = re.compile(
-    r"SCB|q_?weight|q_?zeros|W_q|bitmask|g_idx|codebooks|\w+_blocks|\w+_scale_inv"
+    r"SCB|pre_quant_scale|q_?weight|q_?zeros|W_q|bitmask|g_idx|codebooks|\w+_blocks|\w+_scale_inv"
     r"|\w*weight[_.:]\w*(scale|zero|packed|shape|absmax|quant|data|shift|g_idx)\w*"
 )
 # Behind the name of a packed module: one in it that keeps a part of the weight.

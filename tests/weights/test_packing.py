@@ -182,6 +182,8 @@ FORMATS = {
               "weight_scale": torch.ones(8, 1).to(torch.float8_e4m3fn)},
     "MXFP8": {"weight": torch.ones(8, 32).to(torch.float8_e4m3fn),
               "weight_scale": codes(8, 1, dtype=torch.uint8)},
+    "SmoothQuant": {"weight": codes(8, 8, dtype=torch.int8), "weight_scale": torch.ones(8),
+                    "pre_quant_scale": torch.ones(8), "input_scale": torch.ones(())},
     "sparse": {"bitmask": codes(8, 2, dtype=torch.uint8), "compressed": torch.ones(64),
                "row_offsets": codes(8, dtype=torch.int64), "shape": codes(2, dtype=torch.int64)},
     "HQQ": {"W_q": codes(8, 8, dtype=torch.uint8), "scale": torch.ones(16, 1),
