@@ -45,10 +45,9 @@ def require_space(folder: Path, needed: int) -> None:
     there = next(place for place in [folder, *folder.absolute().parents] if place.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        raise SpaceError(
-            f"{folder}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free",
-            "free some space, or point KAPPA_HOME / KAPPA_RESULTS at a larger disk",
-        )
+        what = f"{folder}: {needed / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free"
+        remedy = "free some space, or point KAPPA_HOME / KAPPA_RESULTS at a larger disk"
+        raise SpaceError(what, remedy)
 
 
 def require_folder(folder: Path) -> None:
@@ -72,10 +71,9 @@ def alone(folder: Path, what: str, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InputError(
-                f"another process is writing to {folder} ({what})",
-                "wait for it, or take another profile or arm",
-            ) from None
+            held = f"another process is writing to {folder} ({what})"
+            remedy = "wait for it, or take another profile or arm"
+            raise InputError(held, remedy) from None
         yield
 
 

@@ -32,10 +32,9 @@ def runs(source: Profile | str) -> "Runs":
     found = Runs(source if isinstance(source, Profile) else profiles.load(source))
     if not found.folders:
         name = found.profile.profile
-        raise InputError(
-            f"{found.profile.folder / 'runs'}: no finished run of profile {name!r}",
-            f"run notebook 04, or `kappa train --profile {name}`",
-        )
+        what = f"{found.profile.folder / 'runs'}: no finished run of profile {name!r}"
+        remedy = f"run notebook 04, or `kappa train --profile {name}`"
+        raise InputError(what, remedy)
     return found
 
 

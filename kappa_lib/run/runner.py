@@ -176,10 +176,9 @@ def _execute(notebook: Path, values: dict[str, Any], partial: Path, key: str) ->
     except PapermillExecutionError as error:
         trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()[-SHOWN_LINES:]
         shown = "".join(f"\n    {line}" for line in trace or [f"{error.ename}: {error.evalue}"])
-        raise KappaError(
-            f"{notebook.name} failed in cell [{error.exec_count}]:{shown}{so_far}",
-            "after a change, the same command goes on from the last finished stage",
-        ) from error
+        what = f"{notebook.name} failed in cell [{error.exec_count}]:{shown}{so_far}"
+        remedy = "after a change, the same command goes on from the last finished stage"
+        raise KappaError(what, remedy) from error
     except DeadKernelError as error:
         # The kernel's own count of the last cell may have died with it; papermill's note has not.
         cells = nbformat.read(partial, as_version=4).cells if partial.is_file() else []

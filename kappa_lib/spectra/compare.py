@@ -110,8 +110,6 @@ def _same_shapes(pair: list[Checkpoint], infos: list[tuple[TensorInfo, TensorInf
     if different:
         first, second = different[0]
         shapes = " and ".join("×".join(map(str, info.shape)) for info in (first, second))
-        raise InputError(
-            f"{models} differ in the shapes of {len(different)} of {len(infos)} tensors:"
-            f" {first.name} is {shapes}",
-            "compare checkpoints of one architecture and size, or --exclude what differs",
-        )
+        what = f"{models} differ in the shapes of {len(different)} of {len(infos)} tensors:"
+        remedy = "compare checkpoints of one architecture and size, or --exclude what differs"
+        raise InputError(f"{what} {first.name} is {shapes}", remedy)

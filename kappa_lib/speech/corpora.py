@@ -198,10 +198,9 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     except subprocess.SubprocessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip()
         if getattr(error, "returncode", None) == synthesis.CANNOT_RUN:
-            raise UnreachableError(
-                f"the speech synthesiser cannot run: {said}",
-                "it needs the C++ runtime of the system (libstdc++ on Linux)",
-            ) from error
+            what = f"the speech synthesiser cannot run: {said}"
+            remedy = "it needs the C++ runtime of the system (libstdc++ on Linux)"
+            raise UnreachableError(what, remedy) from error
         raise KappaError(
             f"{text!r}: the speech synthesiser crashed, hung or was killed at it, or has no voice"
             f" {voice.name}: {said.rpartition(chr(10))[2] or error}",

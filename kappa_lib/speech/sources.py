@@ -100,11 +100,9 @@ class OwnSpeech:
             raise
         except _UNREADABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"{folder}: not readable as a dataset: {reason}",
-                "it needs sound files and a metadata.csv in UTF-8, or Parquet files, which a saved"
-                " dataset's to_parquet writes",
-            ) from error
+            remedy = "it needs sound files and a metadata.csv in UTF-8, or files of to_parquet"
+            what = f"{folder}: not readable as a dataset: {reason}"
+            raise InputError(what, remedy) from error
         return rows, set() if all(tested) else {i for i, is_test in enumerate(tested) if is_test}
 
     def _read(self, table: Path) -> pa.Table:
@@ -121,10 +119,9 @@ class OwnSpeech:
             part = datasets.Dataset.from_parquet(str(table), cache_dir=cache).data.table
         names = part.column_names
         if missing := {sound, self.text} - set(names):
-            raise InputError(
-                f"{table} has no column {', '.join(sorted(missing))}",
-                f"name the transcripts' column; it has {', '.join(names)}",
-            )
+            what = f"{table} has no column {', '.join(sorted(missing))}"
+            remedy = f"name the transcripts' column; it has {', '.join(names)}"
+            raise InputError(what, remedy)
         if not len(part):
             raise ValueError(f"{table} has no rows")
         recordings, texts = part[sound], part[self.text].cast(pa.string())

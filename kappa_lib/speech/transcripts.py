@@ -96,10 +96,9 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], langua
     """
     for reference in references:
         if not normalise(reference, language):
-            raise InputError(
-                f"reference {reference!r} in {language!r} is empty after normalisation",
-                "drop it from the test set: its word error rate is undefined",
-            )
+            what = f"reference {reference!r} in {language!r} is empty after normalisation"
+            remedy = "drop it from the test set: its word error rate is undefined"
+            raise InputError(what, remedy)
     pairs = zip(references, hypotheses, strict=True)
     wrong, words = map(sum, zip(*(word_errors(*pair, language) for pair in pairs), strict=True))
     return wrong / words

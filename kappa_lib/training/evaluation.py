@@ -72,10 +72,9 @@ def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, T
         ids = tokenizer(bundled_text(kind), add_special_tokens=False)["input_ids"]
         if len(ids) < count * (WINDOW + 1):
             most = len(ids) // (WINDOW + 1) * WINDOW
-            raise InputError(
-                f"text_tokens={tokens} asks for more {kind} text than there is",
-                f"at most {most} with this tokenizer",
-            )
+            what = f"text_tokens={tokens} asks for more {kind} text than there is"
+            remedy = f"at most {most} with this tokenizer"
+            raise InputError(what, remedy)
         found[kind] = torch.tensor(ids[: count * (WINDOW + 1)]).reshape(count, WINDOW + 1)
     return found
 
@@ -111,10 +110,9 @@ class Forgetting:
             ids = first[None, :-1].to(llm.device)
             logits = llm(input_ids=ids, use_cache=False).logits[0].float().log_softmax(dim=-1)
         if not torch.equal(_log_probabilities(llm, _read(llm, first)), logits):
-            raise InputError(
-                f"{type(llm).__name__} changes its logits after the output layer",
-                "forgetting cannot be measured on it; use a model without soft-capping",
-            )
+            what = f"{type(llm).__name__} changes its logits after the output layer"
+            remedy = "forgetting cannot be measured on it; use a model without soft-capping"
+            raise InputError(what, remedy)
 
     @torch.inference_mode()
     def measure(self, llm: PreTrainedModel) -> dict[str, Any]:

@@ -36,10 +36,9 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     ``lengths`` may be in any unit. InputError where there are fewer items than a batch holds.
     """
     if len(lengths) < batch:
-        raise InputError(
-            f"{len(lengths)} training utterances do not fill a batch of {batch}",
-            "raise train_utterances, or lower batch and warm_batch",
-        )
+        what = f"{len(lengths)} training utterances do not fill a batch of {batch}"
+        remedy = "raise train_utterances, or lower batch and warm_batch"
+        raise InputError(what, remedy)
     plan: list[list[int]] = []
     rng = np.random.default_rng(seed)
     while len(plan) < steps:

@@ -69,9 +69,7 @@ def warm_start(
     """
     fits = [i for i, y in enumerate(targets) if _alignable(y, positions(len(features[i])))]
     if not fits:
-        raise InputError(
-            "no transcript fits its audio", "check that audio and text belong together"
-        )
+        raise InputError("no transcript fits its audio", "check that they belong together")
     known = sorted({token for i in fits for token in targets[i]})
     index = {token: k + 1 for k, token in enumerate(known)}
     with torch.random.fork_rng(devices=[]):
