@@ -158,7 +158,8 @@ def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    each = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in each)
 
 
 def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # heavy, and a scan does without
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT = "smollm2-135m"
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_HUB_ID = re.compile(r"^\w[\w.-]*/[\w.-]+$")
 BF16_UNITS = ("avx512_bf16", "amx_bf16")  # of a processor, by PyTorch's names
 # Models that come as a GGUF of four to eight bits per weight.
 GGUFS = {
@@ -132,6 +132,8 @@ def open_checkpoint(source: nn.Module | str | Path) -> Checkpoint:
         CheckpointError: nothing in it can be read; the first problem is the message.
         AssetError: a hub id that can't be had, see :func:`snapshot`.
     """
+    if not isinstance(source, nn.Module | str | Path):
+        raise InputError(f"{type(source).__name__} is no model", "give a torch.nn.Module or a path")
     name = str(source)
     path = Path() if isinstance(source, nn.Module) else paths.expanded(source)
     if isinstance(source, nn.Module):

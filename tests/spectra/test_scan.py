@@ -185,6 +185,24 @@ def test_patterns_choose_and_an_empty_choice_is_refused(llama):
         scan(llama, include=["nothing*"])
 
 
+def test_a_string_is_one_pattern_and_not_its_letters(llama):
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert list(scan(llama, include=name)["tensor"]) == [name]
+    assert set(scan(llama)["tensor"]) - set(scan(llama, exclude=name)["tensor"]) == {name}
+
+
+@pytest.mark.parametrize("source", [None, 3, {"a.weight": torch.eye(2)}, torch.eye(2)])
+def test_what_is_no_model_is_refused(source):
+    with pytest.raises(InputError, match=rf"{type(source).__name__} is no model"):
+        scan(source)
+
+
+@pytest.mark.parametrize("path", ["./missing", "../missing"])
+def test_a_path_that_is_not_there_is_not_sought_on_the_hub(path):
+    with pytest.raises(InputError, match="check the path"):
+        scan(path)
+
+
 @pytest.mark.parametrize("device", ["mps", "tpu"])
 def test_devices_with_wrong_small_values_are_refused(device):
     with pytest.raises(InputError, match=device):
