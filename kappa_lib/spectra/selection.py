@@ -120,6 +120,8 @@ def select(
     """
     if arm not in arms.ARMS:
         raise InputError(f"there is no arm {arm!r}", f"use one of {', '.join(arms.ARMS)}")
+    if not {"tensor", "kappa"} <= set(getattr(table, "columns", ())):
+        raise InputError(f"{type(table).__name__} is no κ table", "give what scan returns")
     pool = candidates(table)
     if pool.empty:
         refused = table.attrs.get("not_adapted", {}).items()
@@ -127,9 +129,9 @@ def select(
         what = f"none of {len(table)} matrices is inside of a layer and can be adapted{why}"
         raise InputError(what, "scan the folder of a whole model, whose layers have numbers")
     count = count_for(table, share) if count is None else count
-    if not 0 < count <= len(pool):
+    if not 0 < count <= len(pool) or count % 1:
         what = f"{count} tensors can't be selected from {len(pool)}"
-        raise InputError(what, "give a count between 1 and their number")
+        raise InputError(what, f"give a whole count from 1 to {len(pool)}, or a share of them")
     words, rule = arms.ARMS[arm]
     chosen = rule(pool, count, np.random.default_rng(seed))
     if chosen.empty and arm != "adaptor_only":

@@ -14,7 +14,11 @@ EPS = float(np.finfo(np.float64).eps)
 def matrix_form(weight: torch.Tensor | np.ndarray, name: str = "weight") -> torch.Tensor:
     """Return ``weight`` as a detached 2-D tensor; InputError, where it is no such array of real
     floating-point numbers, or empty. Its values are not looked at."""
-    tensor = torch.as_tensor(weight).detach()
+    try:
+        tensor = torch.as_tensor(weight).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        what = f"{name}: {type(weight).__name__} is no array of numbers"
+        raise InputError(what, "give a tensor or a NumPy array") from error
     if tensor.ndim != 2:
         what = f"{name}: has shape {tuple(tensor.shape)}; a condition number needs a matrix"
         raise InputError(what, "slice 3-D expert tensors, reshape convolutions to out × rest")

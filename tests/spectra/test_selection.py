@@ -250,6 +250,9 @@ def test_a_file_holds_a_selection_or_is_refused(tmp_path):
     [
         (lambda: select(TABLE, "selected", 0), "can't be selected"),
         (lambda: select(TABLE, "selected", 31), "can't be selected"),
+        (lambda: select(TABLE, "selected", 0.2), "whole count from 1 to 30, or a share"),
+        (lambda: select("kappa/kappa.parquet"), "str is no κ table"),
+        (lambda: select(TABLE.drop(columns="kappa")), "DataFrame is no κ table"),
         (lambda: select(TABLE, "best", 3), "no arm 'best'"),
         (lambda: select(make_table(1), "inverse_matched_size", 1), "nearest"),
         (lambda: select(make_table(1), NEIGHBOURS[0], 1), "no tensor of this model fits"),

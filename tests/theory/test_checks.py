@@ -24,6 +24,12 @@ def test_refusal_names_the_tensor_and_the_reason(word, weight):
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("thing", [None, "model.safetensors", torch.nn.Linear(2, 2)])
+def test_what_is_no_array_is_refused(thing):
+    with pytest.raises(InputError, match=f"weight: {type(thing).__name__} is no array"):
+        as_matrix(thing)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_float_dtype_passes_unchanged(dtype):
     weight = torch.eye(3, dtype=dtype)
