@@ -28,7 +28,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Utterances = dict[str, Whole]
 # A corpus of one's own: a folder of recordings (relative to the profile's file), a language (en,
 # de, …) and text, the transcripts' column; see ``speech/sources``.
-Corpus = Annotated[dict[Literal["folder", "language", "text"], str], Field(min_length=3)]
+Corpus = dict[Literal["folder", "language", "text"], str]
 
 
 class Gauged(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -107,10 +107,8 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         if (self.task != "speech" or self.lora_rank) and silent:
             raise ValueError("arms: without adaptor_only, since no adaptor is trained")
         if self.stop_loss and self.eval_every < SMOOTHED:
-            raise ValueError(
-                f"eval_every has to be at least {SMOOTHED} with a stop_loss: the loss is averaged"
-                " over that many steps between two evaluations"
-            )
+            why = "the loss is averaged over that many steps between two evaluations"
+            raise ValueError(f"eval_every has to be at least {SMOOTHED} with a stop_loss: {why}")
         if self.levels and not 0 < self.stop_loss < min(self.levels):
             raise ValueError("levels have to lie above stop_loss, at which a run ends")
         for key in _OF_ARMS:
@@ -121,6 +119,8 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         if taken := set(self.corpora) & set(CORPORA):
             raise ValueError(f"corpora: {', '.join(sorted(taken))} has another meaning")
         for name, own in self.corpora.items():
+            if missing := {"folder", "language", "text"} - set(own):
+                raise ValueError(f"corpora: {name} has no {', '.join(sorted(missing))}")
             if not re.fullmatch("[a-z]{2,3}", own["language"]):
                 raise ValueError(f"corpora: {name}: language has to be a code, for instance en")
         for part in ("train_utterances", "test_utterances", "tune_utterances"):

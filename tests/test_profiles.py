@@ -47,7 +47,7 @@ LEARNED = {"lora_rank": 8, "spectra": False}
         ({"corpora": {"de": OWN}}, "corpora"),
         ({"corpora": {"a b": OWN}}, "corpora"),
         ({"corpora": {"mine": {**OWN, "rate": "16000"}}}, "corpora"),
-        ({"corpora": {"mine": {"folder": "takes"}}}, "corpora"),
+        ({"corpora": {"mine": {"folder": "takes"}}}, "corpora: mine has no language, text"),
         ({"corpora": {"mine": {**OWN, "language": "English"}}}, "corpora"),
         ({"corpora": {"mine": "a folder"}}, "corpora"),
         ({"corpora": ["mine"]}, "corpora"),
