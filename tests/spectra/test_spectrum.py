@@ -148,6 +148,16 @@ def test_spectral_change_of_an_untouched_matrix_is_nothing():
     assert {row[name] for name in row if name.startswith("angle")} == {0.0}
 
 
+def test_an_untouched_matrix_is_decomposed_once(monkeypatch):
+    calls, real = [], spectrum.singular_vectors
+    monkeypatch.setattr(spectrum, "singular_vectors", lambda *a: calls.append(a) or real(*a))
+    weight = torch.from_numpy(WEIGHT)
+    spectrum.spectral_change(weight, weight.clone())
+    assert len(calls) == 1
+    spectrum.spectral_change(weight, weight + 1e-3)
+    assert len(calls) == 3
+
+
 def test_spectral_change_refuses_another_matrix():
     with pytest.raises(InputError, match="12×30 and 30×12"):
         spectrum.spectral_change(torch.from_numpy(WEIGHT), torch.from_numpy(WEIGHT.T))
