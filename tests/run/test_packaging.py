@@ -38,6 +38,12 @@ def test_the_lock_is_the_closure_of_the_direct_dependencies():
     assert wanted == here
 
 
+def test_what_installing_and_the_site_leave_behind_is_no_change_of_the_clone():
+    """A run says whether its clone was clean; pip builds in it, and myst-nb executes there."""
+    ignored = (paths.ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert {"/build/", "/jupyter_execute/", "/site/", "*.egg-info/"} <= set(ignored)
+
+
 def third_party(nodes):
     """Top-level names of the third-party modules that import statements among the nodes import."""
     modules = set()
