@@ -24,7 +24,7 @@ WRONG = 2  # exit status of an error that a person can act on
 
 app = typer.Typer(
     help="The condition number κ of a model's matrices: measure it, and choose tensors by it.",
-    epilog="Begin with `kappa scan smollm2-135m -o out`, then look at out/kappa.html.",
+    epilog="Begin with `kappa scan path/to/model -o out`, then look at out/kappa.html.",
     rich_markup_mode=None,  # boxes neither wrap well nor read well in a log
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -33,8 +33,8 @@ app = typer.Typer(
 
 Several = list[str] | None
 SOURCE = (
-    "Folder of safetensors, one safetensors or GGUF file, a model hub id, or smollm2-135m for the"
-    " pinned default model."
+    "Folder of safetensors, one safetensors or GGUF file, a model hub id, or smollm2-135m, the"
+    " pinned default model (needs '.[speech]')."
 )
 METHOD = "auto: all singular values; extremes: κ alone, faster where matrices are large."
 INCLUDE = "Only names like '*.mlp.*'; repeatable; without it all but embeddings and head."
