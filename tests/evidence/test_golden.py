@@ -9,6 +9,7 @@ import pytest
 from kappa_lib import paths, profiles
 from kappa_lib.evidence import claims, compare
 from kappa_lib.evidence.runs import runs
+from kappa_lib.files import read_json
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERDICTS, COMPARISONS = (
@@ -56,8 +57,10 @@ def test_what_is_declared_gives_the_recorded_verdicts(run):
     """The records are those of today's rules, from the committed runs and tables."""
     profile = profiles.load(f"reference/{run}")
     for claim in claims.load(paths.REFERENCE / run):
-        recorded = (paths.REFERENCE / run / "claims" / f"{claim.id}.json").is_file()
+        record = paths.REFERENCE / run / "claims" / f"{claim.id}.json"
+        recorded = record.is_file()
         assert recorded == (claim.decision is not None), f"{claim.id}: a record of another rule"
+        assert not recorded or read_json(record)["cell"] == claim.cell, f"{claim.id}: another cell"
         if claim.decided_by is not None and recorded:
             found = claim.decided_by.decide(profile)
             assert "Holm" in claim.decision.note or found.verdict == claim.verdict
