@@ -181,6 +181,9 @@ case "$profile" in
             fail "there is no profile '$profile', see kappa_lib/data/profiles/" 2 ;;
 esac
 
+[[ "${command:-run}" == run || "$profile ${#options[@]}" == "laptop 0" ]] ||
+    fail "$command takes no --profile, --set or --only" 2
+
 cd "$ROOT"
 install
 case "${command:-run}" in

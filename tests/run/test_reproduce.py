@@ -141,6 +141,8 @@ def test_help_is_the_header_and_needs_nothing(project):
         (["--profile"], "", "--profile needs a name"),
         (["--profile", "huge"], "", "there is no profile 'huge'"),
         (["run", "test"], "", "one command at a time"),
+        (["--profile", "smoke", "test"], "", "test takes no --profile, --set or --only"),
+        (["site", "--set", "steps=3"], "", "site takes no --profile, --set or --only"),
         ([], "false", "PYTHON=false is not a Python 3.11 or newer"),
     ],
 )
