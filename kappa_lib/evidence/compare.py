@@ -41,7 +41,7 @@ PAIRS: tuple[Pair, ...] = (
     *MATCHED[::-1],
     ("selected", "all"),
     ("selected", "random"),
-    ("peft_default", "all"),
+    ("peft_default", "peft_all"),
     # The same function with another κ, at matched and at equal rates; the rate alone; a flip.
     *((arm, "selected") for arm in ("dose2_matched", "dose3_matched", "dose2", "dose3")),
     *((arm, "selected") for arm in ("rate2", "rate4", "flipped", "dose2_rms", "dose3_rms")),

@@ -139,7 +139,8 @@ def read(path: Path) -> pd.DataFrame:
             raise InputError("it holds an impossible κ or size")
     except (pa.ArrowException, KeyError, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a κ table: {reason}", "run `kappa scan` again") from error
+        remedy = "give a scan's kappa.parquet, or run `kappa scan` again"
+        raise InputError(f"{path}: not a κ table: {reason}", remedy) from error
     table["layer"] = table["layer"].astype("Int64")
     if (inputs := path.parent / INPUTS).is_file():
         found = pd.read_csv(inputs, index_col="tensor").reindex(table["tensor"])
