@@ -129,20 +129,24 @@ def test_a_row_of_the_answer(answer):
     ) in TEXTS["README.md"]
 
 
-def at_equal_loss(arm, corpus, first="selected"):
-    """KL of the first arm minus that of another, both at the held-out loss that both reached."""
-    table = pd.read_csv(REFERENCE / "gauge" / "metrics.csv")
+def kl_at_equal_loss(profile, first, second, learned="heldout_loss"):
+    """Seeds × KL of two arms, both at the held-out loss that both reached."""
+    table = pd.read_csv(REFERENCE / profile / "metrics.csv")
     found = []
-    for _, of_seed in table[table["arm"].isin([first, arm])].groupby("seed"):
+    for _, of_seed in table[table["arm"].isin([first, second])].groupby("seed"):
         paths = {name: rows.sort_values("step") for name, rows in of_seed.groupby("arm")}
         if len(paths) < 2:
             continue
-        level = max(rows[f"heldout_{corpus}"].min() for rows in paths.values())
-        kl = {
-            name: np.interp(-level, -rows[f"heldout_{corpus}"], rows["kl"])
-            for name, rows in paths.items()
-        }
-        found.append(kl[first] - kl[arm])
+        level = max(rows[learned].min() for rows in paths.values())
+        two = (paths[first], paths[second])
+        found.append([np.interp(-level, -rows[learned], rows["kl"]) for rows in two])
+    return np.array(found)
+
+
+def at_equal_loss(arm, corpus, first="selected"):
+    """KL of the first arm minus that of another, with the ends of its interval."""
+    kl = kl_at_equal_loss("gauge", first, arm, f"heldout_{corpus}")
+    found = kl[:, 0] - kl[:, 1]
     half = stats.sem(found) * stats.t.ppf(0.975, len(found) - 1)
     return np.mean(found), np.mean(found) - half, np.mean(found) + half
 
@@ -233,8 +237,8 @@ def test_numbers_in_sentences_of_the_readme():
     _, first, second, *difference = compared(qwen, "kl")
     found = f"seeds (KL {first:.3f} against {second:.3f}: {interval(difference, 3)}, *undecided*)"
     assert found in told
-    _, _, second, *_ = compared("LoRA, Qwen 0.5B: smallest κ − random of the same types", "kl")
-    assert f"same types end at {second:.3f} in the mean" in told
+    own = kl_at_equal_loss("text", "peft_default", "peft_all").mean(axis=0)
+    assert "(KL {:.3f} and {:.3f} at equal held-out loss)".format(*own) in told
     assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
@@ -286,6 +290,11 @@ def test_numbers_in_sentences_of_the_findings():
     unplanned = of_pair("text", "random_like_selected", "all", "kl")[3:]
     assert f"{interval(unplanned, 3)}, a comparison that was not planned" in told
     assert f"seed differs by {apart}" in told
+    own = kl_at_equal_loss("text", "peft_default", "peft_all").mean(axis=0)
+    assert "smallest κ had a KL of {:.3f} and every matrix of {:.3f} at".format(*own) in told
+    assert "come to {:.3f} and {:.3f} at equal held-out".format(*own) in TEXTS["article.md"]
+    own = kl_at_equal_loss("text", "selected", "peft_default").mean(axis=0)
+    assert "same 42 matrices had {:.2f} where they had {:.2f} with PEFT's".format(*own) in told
     kl = ends("text_qwen", "selected", "all")["kl"]
     assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
     kl = ends("text_qwen", "selected", "random_like_selected")["kl"]

@@ -37,6 +37,8 @@ ARM_COLOURS = {
     "value": "#88CCEE",
     "key": "#117733",
     "adaptor_only": "#BBBBBB",
+    "peft_default": "#6699CC",
+    "peft_all": "#999933",
     "all": COLOURS[7],
 }
 STYLE = {
