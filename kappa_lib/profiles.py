@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
@@ -28,7 +28,8 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Utterances = dict[str, Whole]
 # A corpus of one's own: a folder of recordings (relative to the profile's file), a language (en,
 # de, …) and text, the transcripts' column; see ``speech/sources``.
-Corpus = dict[Literal["folder", "language", "text"], str]
+CorpusKey = Literal["folder", "language", "text"]
+Corpus = dict[CorpusKey, str]
 
 
 class Gauged(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -119,7 +120,7 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         if taken := set(self.corpora) & set(CORPORA):
             raise ValueError(f"corpora: {', '.join(sorted(taken))} has another meaning")
         for name, own in self.corpora.items():
-            if missing := {"folder", "language", "text"} - set(own):
+            if missing := {*get_args(CorpusKey)} - {*own}:
                 raise ValueError(f"corpora: {name} has no {', '.join(sorted(missing))}")
             if not re.fullmatch("[a-z]{2,3}", own["language"]):
                 raise ValueError(f"corpora: {name}: language has to be a code, for instance en")

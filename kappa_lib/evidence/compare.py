@@ -83,16 +83,18 @@ def differences(runs: Runs, pair: Pair, outcome: str) -> pd.Series:
     outcome that was not measured, or an arm that was not run.
     """
     cost, _, corpus = outcome.partition(" at equal ")
-    column, learned = ENDS.get(cost, [cost.replace(" ", "_")])[0], f"heldout_{corpus}"
-    needed = {column, learned if corpus else column}
-    if lacking := sorted({*pair} - {*runs.ran} | needed - {*runs.evaluations}):
+    column = ENDS[cost][0] if cost in ENDS else cost.replace(" ", "_")
+    columns = [column, f"heldout_{corpus}"] if corpus else [column]
+    lacking = [arm for arm in pair if arm not in runs.ran]
+    lacking += [name for name in columns if name not in runs.evaluations]
+    if lacking:
         what = f"{outcome!r} of {name_of(pair)}: the runs have no {', '.join(lacking)}"
         raise InputError(what, "see their `ran`, and the columns of their `evaluations`")
     paths = dict(list(runs.evaluations.sort_values("step").groupby(["arm", "seed"])))
     both = sorted(seed for arm, seed in paths if arm == pair[0] and (pair[1], seed) in paths)
     each = {seed: [paths[arm, seed] for arm in pair] for seed in both}
     if corpus:
-        found = {seed: at_equal_learning(*of, learned, column) for seed, of in each.items()}
+        found = {seed: at_equal_learning(*of, columns[1], column) for seed, of in each.items()}
     else:
         found = {s: a[column].iloc[-1] - b[column].iloc[-1] for s, (a, b) in each.items()}
     factor = 100 if cost.startswith("wer") else 1  # points

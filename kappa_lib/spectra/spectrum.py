@@ -151,8 +151,8 @@ def spectral_change(before: torch.Tensor, after: torch.Tensor) -> dict[str, floa
     if pair[0].shape != pair[1].shape:
         shapes = " and ".join("×".join(map(str, matrix.shape)) for matrix in pair)
         raise InputError(f"matrices of {shapes}", "compare a tensor with itself, before and after")
-    found = [singular_vectors(pair[0], _DIRECTIONS)]
-    found += found if torch.equal(*pair) else [singular_vectors(pair[1], _DIRECTIONS)]
+    first = singular_vectors(pair[0], _DIRECTIONS)
+    found = [first, first if torch.equal(*pair) else singular_vectors(pair[1], _DIRECTIONS)]
     row: dict[str, float] = {}
     for when, s in zip(("before", "after"), (s.cpu().numpy() for _, s, _ in found), strict=True):
         row[f"kappa_{when}"] = s[0] / s[-1]

@@ -120,8 +120,7 @@ class OwnSpeech:
         names = part.column_names
         if missing := {sound, self.text} - set(names):
             what = f"{table} has no column {', '.join(sorted(missing))}"
-            remedy = f"name the transcripts' column; it has {', '.join(names)}"
-            raise InputError(what, remedy)
+            raise InputError(what, f"name the transcripts' column; it has {', '.join(names)}")
         if not len(part):
             raise ValueError(f"{table} has no rows")
         recordings, texts = part[sound], part[self.text].cast(pa.string())

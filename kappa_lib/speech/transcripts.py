@@ -97,8 +97,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], langua
     for reference in references:
         if not normalise(reference, language):
             what = f"reference {reference!r} in {language!r} is empty after normalisation"
-            remedy = "drop it from the test set: its word error rate is undefined"
-            raise InputError(what, remedy)
+            raise InputError(what, "drop it from the test set: its word error rate is undefined")
     pairs = zip(references, hypotheses, strict=True)
     wrong, words = map(sum, zip(*(word_errors(*pair, language) for pair in pairs), strict=True))
     return wrong / words

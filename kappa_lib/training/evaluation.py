@@ -73,8 +73,7 @@ def text_windows(tokenizer: PreTrainedTokenizerBase, tokens: int) -> dict[str, T
         if len(ids) < count * (WINDOW + 1):
             most = len(ids) // (WINDOW + 1) * WINDOW
             what = f"text_tokens={tokens} asks for more {kind} text than there is"
-            remedy = f"at most {most} with this tokenizer"
-            raise InputError(what, remedy)
+            raise InputError(what, f"at most {most} with this tokenizer")
         found[kind] = torch.tensor(ids[: count * (WINDOW + 1)]).reshape(count, WINDOW + 1)
     return found
 

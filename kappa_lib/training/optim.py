@@ -37,8 +37,7 @@ def batch_plan(lengths: Sequence[int], batch: int, steps: int, seed: int) -> lis
     """
     if len(lengths) < batch:
         what = f"{len(lengths)} training utterances do not fill a batch of {batch}"
-        remedy = "raise train_utterances, or lower batch and warm_batch"
-        raise InputError(what, remedy)
+        raise InputError(what, "raise train_utterances, or lower batch and warm_batch")
     plan: list[list[int]] = []
     rng = np.random.default_rng(seed)
     while len(plan) < steps:

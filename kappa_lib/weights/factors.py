@@ -16,7 +16,8 @@ _PARAMETRIZED = re.compile(r"((?:.+\.)?)parametrizations\.(\w+)\.(.+)")
 _SPLIT = re.compile(r"((?:.+\.)?)(\w*(?:weight|bias)\w*?)_(g|v|u|orig|mask)")
 # First PEFT's prefix, also of what was trained beside an adapter; then a layer that PEFT wraps.
 _ADAPTER = re.compile(
-    r"^base_model\.model\.|\.base_layer\.\w+$|[._](lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)"
+    r"^base_model\.model\.|\.base_layer\.\w+$"
+    r"|[._](lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)"
     r"|lora\.(down|up)|hada_[wt]\d|lok[ra]_[wt]\d|dora_scale|b?oft_\w+|vera_\w+|ia3_l|randlora_\w+"
     r"|fourierft_\w+)(_[ab])?(\.|$)"
 )

@@ -190,7 +190,7 @@ def _loaded(files: Checkpoint) -> Checkpoint:
     traced = {name: _made(torch.empty(i.shape, device="meta"), i) for name, i in infos.items()}
     how = {"device_map": "meta", "ignore_mismatched_sizes": True, "output_loading_info": True}
     with _quiet():
-        model, report = kind.from_pretrained(None, config=settings, state_dict={**traced}, **how)
+        model, report = kind.from_pretrained(None, config=settings, state_dict=dict(traced), **how)
     mismatched = {name: tuple(shape) for name, shape, _ in report["mismatched_keys"]}
     parameters = dict(model.named_parameters())
     found, absent = [], {}
