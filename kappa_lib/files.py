@@ -10,6 +10,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,21 @@ def whole_lines(path: Path) -> list[bytes]:
     return whole.splitlines()
 
 
+class _Loader(yaml.SafeLoader):
+    """Keeps the rule of YAML that PyYAML does not: a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"the key {twice} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+from_yaml = partial(yaml.load, Loader=_Loader)
+
+
 def parse(text: bytes | str, source: str, kind: Any = object, loads: Callable = json.loads) -> Any:
-    """The value of JSON (or, with ``yaml.safe_load``, YAML) that someone may have damaged.
+    """The value of JSON (or, with ``from_yaml``, YAML) that someone may have damaged.
 
     InputError, with ``source``, where it can't be read or holds no ``kind``: :func:`validated`.
     """

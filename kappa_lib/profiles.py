@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from kappa_lib import paths
 from kappa_lib.errors import InputError
-from kappa_lib.files import parse, validated
+from kappa_lib.files import from_yaml, parse, validated
 
 # The corpora that need no folder of one's own, and their languages.
 CORPORA = {"de": "de", "en": "en", "de_open": "de", "en_open": "en", "en_human": "en"}
@@ -159,7 +158,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
-    return key, parse(value, f"--set {text}", loads=yaml.safe_load)
+    return key, parse(value, f"--set {text}", loads=from_yaml)
 
 
 def names() -> list[str]:
@@ -243,7 +242,7 @@ def _committed(source: str) -> Profile:
 
 
 def _of_file(path: Path, overrides: dict[str, Any]) -> Profile:
-    values = parse(path.read_bytes(), path.name, dict[str, object], yaml.safe_load)
+    values = parse(path.read_bytes(), path.name, dict[str, object], from_yaml)
     if values.get("profile", path.stem) != path.stem:
         # A copy that kept its original's name would write over the original's results.
         raise InputError(f"{path}: its key profile is another", f"write profile: {path.stem}")

@@ -89,6 +89,14 @@ def test_a_missing_key_is_named(tmp_path):
         profiles.load(tmp_path / "smoke.yaml")
 
 
+def test_a_key_that_stands_twice_is_refused_at_any_depth(tmp_path):
+    text = profiles.find("smoke").read_text(encoding="utf-8")
+    for added in ("steps: 4000\n", "gauge: {a: {of: selected, dose: 1, dose: 2}}\n"):
+        (tmp_path / "smoke.yaml").write_text(text + added, encoding="utf-8")
+        with pytest.raises(InputError, match=r"the key (steps|dose) stands there twice"):
+            profiles.load(tmp_path / "smoke.yaml")
+
+
 def test_a_run_that_stops_at_a_loss_needs_steps_to_average_it_over():
     with pytest.raises(InputError, match="eval_every has to be at least 20"):
         profiles.load("smoke", stop_loss=2.0, eval_every=19)

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, Field
 
 from kappa_lib import paths, profiles
 from kappa_lib.errors import InputError
 from kappa_lib.evidence.rules import Code, Comparison, Correlation
 from kappa_lib.evidence.verdicts import LEVEL, Decision, Verdict, holm
-from kappa_lib.files import fingerprint, parse, read_json, write_json
+from kappa_lib.files import fingerprint, from_yaml, parse, read_json, write_json
 
 FILE = paths.DATA / "claims.yaml"
 Group = Literal["theory", "kappa", "case study", "conclusion", "text tasks"]
@@ -63,7 +62,7 @@ class Claim(BaseModel, frozen=True, extra="forbid"):
 def catalogue() -> dict[str, Claim]:
     """All claims by id, the most important first; InputError where a key is missing or unknown (a
     verdict, for instance), or a value of another kind."""
-    entries = parse(FILE.read_bytes(), FILE.name, list[Claim], yaml.safe_load)
+    entries = parse(FILE.read_bytes(), FILE.name, list[Claim], from_yaml)
     return {entry.id: entry for entry in entries}
 
 

@@ -72,7 +72,7 @@ def scan(
     Returns:
         The κ table, one row per matrix, in storage order. ``attrs`` holds where it comes from;
         ``basis``, what it rests on which tensors are weights; ``left_out``, reason → tensors that
-        are none; ``not_adapted``, the matrices that PEFT cannot adapt alone → why; and
+        are none; ``not_adapted``, what PEFT cannot adapt alone, or was not measured → why; and
         ``not_tried``, why that could not be tried.
 
     Raises:
@@ -106,6 +106,7 @@ def scan(
     table = kappa_table.build([scanner.rows[name] for name in names], metadata)
     inside = table.loc[table["layer"].notna(), "tensor"]
     not_adapted, why = adapters.refused(checkpoint.config, inside)
+    not_adapted |= dict.fromkeys(scanner.failures, "not measured by the scan")
     table.attrs |= {"not_adapted": not_adapted, "not_tried": why}
     if folder is not None and len(table):
         kappa_table.write(table, folder)

@@ -63,6 +63,16 @@ def test_scan_then_select(checkpoint, tmp_path, capsys):
             assert f"{arm}.{end}" in shown
 
 
+def test_a_choice_from_a_scan_that_failed_in_part_names_what_it_lacks(checkpoint, tmp_path, capsys):
+    path, tensors = checkpoint
+    lost = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {lost: torch.full((24, 12), torch.nan)}, path)
+    assert cli.main(["scan", str(path), "-o", str(tmp_path)]) == cli.WRONG
+    assert cli.main(["select", str(tmp_path), "-o", str(tmp_path / "arms")]) == 0
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if lost in row]
+    assert line.startswith("left out, not measured by the scan: ")
+
+
 def test_include_and_exclude_reach_the_scan(checkpoint, tmp_path):
     path, _ = checkpoint
     patterns = ["--include", "*proj*", "--exclude", "*.mlp.*", "--exclude", "model.layers.3.*"]
