@@ -143,6 +143,7 @@ def test_notebook_6_answers_as_its_table_does():
         "smallest − largest κ, 600 steps",
         "smallest − largest κ, ten epochs",
         "LoRA: smallest κ − everywhere",
+        "LoRA: smallest κ − at random",
         "LoRA, early: smallest κ − everywhere",
         "LoRA, early: smallest κ − at random",
     ]

@@ -34,6 +34,7 @@ ROWS = {
     "smallest − largest κ, 600 steps": ("long", *EQUAL),
     "smallest − largest κ, ten epochs": ("turn", *EQUAL),
     "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
+    "LoRA: smallest κ − random": ("text", "selected", "random"),
     "LoRA: smallest κ − random of the same types": ("text", "selected", "random_like_selected"),
     "LoRA, Qwen 0.5B: smallest κ − every matrix": ("text_qwen", "selected", "all"),
     "LoRA, Qwen 0.5B: smallest κ − random of the same types": (
@@ -55,11 +56,11 @@ ANSWERS = {
         "same function: κ as it is − × 30, matched rates"
     ),
     "LoRA on the smallest κ, LoRA on every matrix": "LoRA: smallest κ − every matrix",
+    "LoRA on the smallest κ, on random matrices": "LoRA: smallest κ − random",
     "LoRA on the smallest κ, on random matrices of the same types": (
         "LoRA: smallest κ − random of the same types"
     ),
     "smallest κ, largest κ, as many parameters": "smallest − largest κ, 600 steps",
-    "attention, as many parameters of the MLP": "attention − MLP, equal size",
     "**matched pair**: lower and higher κ of neighbouring layers": (
         "matched pairs: lower − higher κ"
     ),
@@ -143,12 +144,33 @@ def kl_at_equal_loss(profile, first, second, learned="heldout_loss"):
     return np.array(found)
 
 
-def at_equal_loss(arm, corpus, first="selected"):
+def at_equal_loss(arm, corpus, first="selected", profile="gauge"):
     """KL of the first arm minus that of another, with the ends of its interval."""
-    kl = kl_at_equal_loss("gauge", first, arm, f"heldout_{corpus}")
+    kl = kl_at_equal_loss(profile, first, arm, f"heldout_{corpus}")
     found = kl[:, 0] - kl[:, 1]
     half = stats.sem(found) * stats.t.ppf(0.975, len(found) - 1)
     return np.mean(found), np.mean(found) - half, np.mean(found) + half
+
+
+def with_peft_s_own():
+    """Seeds × KL of the smallest κ and of every matrix; their difference in both languages."""
+    kl = kl_at_equal_loss("text", "peft_default", "peft_all")
+    german, english = (
+        interval(at_equal_loss("peft_all", corpus, "peft_default", "text"), 3)
+        for corpus in ("de_open", "en_open")
+    )
+    return kl, f"{german} in German, {english} in English"
+
+
+def ranks_of_random():
+    """The lowest and the highest rank at which random matrices have LoRA's parameters."""
+    folder = REFERENCE / "text"
+    table = pd.read_csv(folder / "kappa.csv", index_col="tensor").dropna(subset="layer")
+    sides = table["rows"] + table["cols"]
+    seeds = ends("text", "selected", "random")["kl"].dropna().index
+    each = [json.loads((folder / f"selections/random-seed{s}.json").read_text()) for s in seeds]
+    ranks = [int(16 * sides.sum() / sides[chosen["tensors"]].sum()) for chosen in each]
+    return min(ranks), max(ranks)
 
 
 def test_numbers_of_the_intervention():
@@ -231,14 +253,13 @@ def test_numbers_in_sentences_of_the_readme():
     assert f"technical text ({lower - higher:.3f})" in told
     lower, higher = by_text("text_german")
     assert f"German (loss {lower - higher:+.3f})" in told
-    _, first, second, *_ = compared("smallest − largest κ, ten epochs", "kl")
-    assert f"(KL {first:.3f} against {second:.3f}), but at equal held-out loss" in told
     qwen = "LoRA, Qwen 0.5B: smallest κ − every matrix"
     _, first, second, *difference = compared(qwen, "kl")
     found = f"seeds (KL {first:.3f} against {second:.3f}: {interval(difference, 3)}, *undecided*)"
     assert found in told
-    own = kl_at_equal_loss("text", "peft_default", "peft_all").mean(axis=0)
-    assert "(KL {:.3f} and {:.3f} at equal held-out loss)".format(*own) in told
+    kl, apart = with_peft_s_own()
+    assert "(KL {:.3f} and {:.3f} at equal held-out loss)".format(*kl.mean(axis=0)) in told
+    assert f"*undecided* ({apart}, n = {len(kl)})" in told
     assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
@@ -290,9 +311,26 @@ def test_numbers_in_sentences_of_the_findings():
     unplanned = of_pair("text", "random_like_selected", "all", "kl")[3:]
     assert f"{interval(unplanned, 3)}, a comparison that was not planned" in told
     assert f"seed differs by {apart}" in told
-    own = kl_at_equal_loss("text", "peft_default", "peft_all").mean(axis=0)
+    kl, apart = with_peft_s_own()
+    own = kl.mean(axis=0)
     assert "smallest κ had a KL of {:.3f} and every matrix of {:.3f} at".format(*own) in told
+    assert f"*undecided*: {apart}." in told
     assert "come to {:.3f} and {:.3f} at equal held-out".format(*own) in TEXTS["article.md"]
+    assert f"undecided ({apart}, n = {len(kl)})" in TEXTS["article.md"]
+    kl = ends("text", "selected", "random")["kl"].dropna()
+    *rest, last = (f"{x:.2f}" for x in kl["selected"] - kl["random"])
+    assert f"in each seed, by {', '.join(rest)} and {last}, on average by" in told
+    _, first, second, *difference = of_pair("text", "selected", "random", "kl")
+    assert f"at a KL of {second:.3f}, where the smallest κ" in told
+    assert f"seeds had {first:.3f}" in told
+    low, high = ranks_of_random()
+    for text in (told, TEXTS["article.md"]):
+        assert f"ranks of {low} to {high}" in text
+        assert f" {interval(difference, 3)}" in text
+    _, first, second, *difference = of_pair("text", "random", "all", "kl")
+    assert f"random ones differ by {interval(difference, 3)} (not planned)" in told
+    said = f"ended at a KL of {first:.3f}, on every matrix of the same seeds at {second:.3f}"
+    assert said in TEXTS["README.md"]
     own = kl_at_equal_loss("text", "selected", "peft_default").mean(axis=0)
     assert "same 42 matrices had {:.2f} where they had {:.2f} with PEFT's".format(*own) in told
     kl = ends("text_qwen", "selected", "all")["kl"]

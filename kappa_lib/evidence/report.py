@@ -36,6 +36,7 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
     "LoRA, early: matched pair": ("text_early", compare.MATCHED[0]),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
+    "LoRA: smallest κ − at random": ("text", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
     "LoRA, Qwen 0.5B: smallest κ − everywhere": ("text_qwen", ("selected", "all")),
     "LoRA, Qwen 0.5B: smallest κ − same types": ("text_qwen", ("selected", "random_like_selected")),
