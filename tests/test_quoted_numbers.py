@@ -87,10 +87,14 @@ def compared(row, outcome):
 
 def of_pair(profile, first, second, outcome):
     found = ends(profile, first, second)[outcome].dropna()
-    difference = found[first] - found[second]
-    half = stats.sem(difference) * stats.t.ppf(0.975, len(found) - 1)
-    mean = difference.mean()
-    return len(found), *found[[first, second]].mean(), mean, mean - half, mean + half
+    return len(found), *found[[first, second]].mean(), *mean_and_ends(found[first] - found[second])
+
+
+def mean_and_ends(values):
+    """The mean, and the ends of its 95 % t-interval."""
+    mean = values.mean()
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return mean, mean - half, mean + half
 
 
 def interval(values, digits):
@@ -144,22 +148,17 @@ def kl_at_equal_loss(profile, first, second, learned="heldout_loss"):
     return np.array(found)
 
 
-def at_equal_loss(arm, corpus, first="selected", profile="gauge"):
-    """KL of the first arm minus that of another, with the ends of its interval."""
-    kl = kl_at_equal_loss(profile, first, arm, f"heldout_{corpus}")
-    found = kl[:, 0] - kl[:, 1]
-    half = stats.sem(found) * stats.t.ppf(0.975, len(found) - 1)
-    return np.mean(found), np.mean(found) - half, np.mean(found) + half
+def at_equal_loss(profile, first, second, corpus):
+    """KL of the first arm minus that of the second, with the ends of its interval."""
+    kl = kl_at_equal_loss(profile, first, second, f"heldout_{corpus}")
+    return mean_and_ends(kl[:, 0] - kl[:, 1])
 
 
 def with_peft_s_own():
     """Seeds × KL of the smallest κ and of every matrix; their difference in both languages."""
-    kl = kl_at_equal_loss("text", "peft_default", "peft_all")
-    german, english = (
-        interval(at_equal_loss("peft_all", corpus, "peft_default", "text"), 3)
-        for corpus in ("de_open", "en_open")
-    )
-    return kl, f"{german} in German, {english} in English"
+    pair = ("text", "peft_default", "peft_all")
+    german, english = (interval(at_equal_loss(*pair, c), 3) for c in ("de_open", "en_open"))
+    return kl_at_equal_loss(*pair), f"{german} in German, {english} in English"
 
 
 def ranks_of_random():
@@ -169,7 +168,8 @@ def ranks_of_random():
     sides = table["rows"] + table["cols"]
     seeds = ends("text", "selected", "random")["kl"].dropna().index
     each = [json.loads((folder / f"selections/random-seed{s}.json").read_text()) for s in seeds]
-    ranks = [int(16 * sides.sum() / sides[chosen["tensors"]].sum()) for chosen in each]
+    everywhere = json.loads((folder / "runs/all-seed1/config.json").read_text())["lora_rank"]
+    ranks = [int(everywhere * sides.sum() / sides[of["tensors"]].sum()) for of in each]
     return min(ranks), max(ranks)
 
 
@@ -178,7 +178,7 @@ def test_numbers_of_the_intervention():
     ends = []
     for arm in ("dose2_matched", "dose3_matched"):
         for corpus in ("de_open", "en_open"):
-            values = at_equal_loss(arm, corpus)
+            values = at_equal_loss("gauge", "selected", arm, corpus)
             ends.append(values[1])
             assert interval(values, 3) in findings
             if arm == "dose3_matched":
@@ -189,7 +189,7 @@ def test_numbers_of_the_intervention():
                 assert f"{values[0]:+.3f}" == "+0.007"
     assert min(ends) > -0.002
     for arm in ("rate2", "dose2", "dose3"):
-        both = [-at_equal_loss(arm, corpus)[0] for corpus in ("de_open", "en_open")]
+        both = [-at_equal_loss("gauge", "selected", arm, c)[0] for c in ("de_open", "en_open")]
         assert "{:.3f} and {:.3f}".format(*both) in (readme if arm == "rate2" else findings)
     held = [compared(row, "heldout_loss")[1:3] for row in list(ROWS)[:2]]
     assert f"{held[0][0]:.2f}, {held[1][1]:.2f} and {held[0][1]:.2f}" in findings
@@ -202,7 +202,7 @@ def test_numbers_of_the_secondary_comparisons():
     findings = TEXTS["docs/findings.md"]
     others = {"dose2_rms": "selected", "dose3_rms": "selected", "inverse": "selected"}
     for arm, first in (others | {"inverse_dose2_matched": "inverse"}).items():
-        both = [at_equal_loss(arm, corpus, first)[0] for corpus in ("de_open", "en_open")]
+        both = [at_equal_loss("gauge", first, arm, c)[0] for c in ("de_open", "en_open")]
         assert "{:.3f} and {:.3f}".format(*map(abs, both)) in findings
     slow = [ends("gauge", a)["heldout_loss"][a].mean() for a in ("dose2_rms", "dose3_rms")]
     original = ends("gauge", "selected", "inverse")["heldout_loss"].dropna()["selected"].mean()
@@ -347,8 +347,7 @@ def test_numbers_in_sentences_of_the_findings():
     corpora = ("en_human", "en_actors", "en_open", "de_open")
     rates = {c: 100 * people[f"wer_{c}"].to_numpy().ravel() for c in corpora}
     means = {corpus: f"{values.mean():.1f}" for corpus, values in rates.items()}
-    half = stats.sem(rates["en_actors"]) * stats.t.ppf(0.975, len(people) - 1)
-    low, high = (rates["en_actors"].mean() + side * half for side in (-1, 1))
+    _, low, high = mean_and_ends(rates["en_actors"])
     assert f"WER is {means['en_human']} % on a person" in told
     assert f"{means['en_open']} % and {means['de_open']} % on English and German" in told
     assert f"{means['en_actors']} % [{low:.1f}, {high:.1f}] on six characters" in told
