@@ -158,6 +158,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--set {text}", "write it as KEY=VALUE, for instance steps=40")
+    if key == "profile":  # its runs would be kept among those of the other
+        raise InputError(f"--set {text}", "name it by --profile, or copy the file under a new name")
     return key, parse(value, f"--set {text}", loads=from_yaml)
 
 

@@ -102,6 +102,7 @@ def test_debug_shows_the_traceback(tmp_path):
         (["train", "--profile", "nope"], "there is no profile 'nope'"),
         (["train", "--profile", "smoke", "--set", "steps"], "--set steps"),
         (["train", "--profile", "smoke", "--set", "stepz=1"], "stepz: Extra inputs"),
+        (["train", "--profile", "smoke", "--set", "profile=x"], "name it by --profile"),
         (["train", "--profile", "smoke", "--set", "steps=many"], "steps: Input should be"),
         (["report", "--profile", "nope"], "there is no profile 'nope'"),
         (["select", ".", "--share", "0.2", "--count", "3"], "one of --count, --share"),
