@@ -35,7 +35,7 @@ KEPT = (
 )
 # Profiles that are trained without notebooks and committed as far as they have come.
 PROFILES = ("gauge", "cause", "understood", "type", "long", "voices", "turn")
-PROFILES += ("text", "text_qwen", "text_early")
+PROFILES += ("text", "text_longer", "text_qwen", "text_early")
 # Figures that the report of a profile shows, or the page of all runs; notebook 8 draws gauge's.
 CURVES = ("wer_over_training", "forgetting_over_training", "learning_against_forgetting")
 SHOWN = {
@@ -43,7 +43,9 @@ SHOWN = {
     "study": (*CURVES, "paired_differences"),
     **dict.fromkeys(("turn", "long", "voices"), ("wer_over_training",)),
     **dict.fromkeys(("cause", "understood", "type", "text_early"), ("paired_differences",)),
-    **dict.fromkeys(("text", "text_qwen"), ("learning_against_forgetting", "paired_differences")),
+    **dict.fromkeys(
+        ("text", "text_longer", "text_qwen"), ("learning_against_forgetting", "paired_differences")
+    ),
 }
 # What marks a finished run, and what to call for one.
 FINISHED = {

@@ -38,11 +38,10 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
     "LoRA: smallest κ − at random": ("text", ("selected", "random")),
     "LoRA: smallest κ − same types": ("text", ("selected", "random_like_selected")),
+    "LoRA, longer: smallest κ − everywhere": ("text_longer", ("selected", "all")),
     "LoRA, Qwen 0.5B: smallest κ − everywhere": ("text_qwen", ("selected", "all")),
     "LoRA, Qwen 0.5B: smallest κ − same types": ("text_qwen", ("selected", "random_like_selected")),
     "LoRA, early: smallest κ − everywhere": ("text_early", ("selected", "all")),
-    "LoRA, early: smallest κ − at random": ("text_early", ("selected", "random")),
-    "LoRA, early: smallest κ − same types": ("text_early", ("selected", "random_like_selected")),
 }
 # Scale → how far a verdict reaches, in words, and what "fails" means there.
 REACH = {
