@@ -136,9 +136,7 @@ def select(
         written = [f"{chosen.arm}.json", *(path.name for path in chosen.export(out))]
         size = f"{counted(len(chosen.tensors), 'tensor')}, {chosen.parameters:,} parameters"
         print(f"{out / chosen.arm}: {size} ({', '.join(written)})")
-    left_out = found.attrs.get("not_adapted", {})
-    for why in dict.fromkeys(left_out.values()):
-        names = kinds.patterns(name for name, own in left_out.items() if own == why)
+    for why, names in kinds.by_reason(found.attrs.get("not_adapted", {})).items():
         print(f"left out, {why}: {', '.join(names)}")
     if why := found.attrs.get("not_tried"):
         print(f"not tried with PEFT: {why}")

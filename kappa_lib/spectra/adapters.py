@@ -9,6 +9,7 @@ from kappa_lib.spectra.kappa_table import types_of
 from kappa_lib.weights import loaded
 
 _STACK = "one of a stack of experts, which PEFT and Axolotl only have as a whole"
+_ENDS_ANOTHER = "PEFT takes its name for that of another module, which ends with it, too"
 
 
 def targets(names: Iterable[str]) -> dict[str, list[str]]:
@@ -43,7 +44,10 @@ def refused(config: str, names: Iterable[str]) -> tuple[dict[str, str], str]:
 
     All together are tried first, then each module type by itself; single experts never are.
     """
-    found = {name: _STACK for name in names if name.endswith("]")}
+    names = list(names)
+    ends = {end for name in names for end in _ends(name)}
+    found = {name: _ENDS_ANOTHER for name in names if name in ends}
+    found |= {name: _STACK for name in names if name.endswith("]")}
     whole = [name for name in names if name not in found]
     if not config:
         return found, "no configuration says what model it is"
@@ -64,6 +68,12 @@ def refused(config: str, names: Iterable[str]) -> tuple[dict[str, str], str]:
     if left and (fault := _fault(config, left)):
         found |= dict.fromkeys(left, fault)
     return found, ""
+
+
+def _ends(name: str) -> list[str]:
+    """What a name ends with, from one of its dots on."""
+    parts = name.split(".")
+    return [".".join(parts[first:]) for first in range(1, len(parts))]
 
 
 def _fault(config: str, names: Sequence[str]) -> str:

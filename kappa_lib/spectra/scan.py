@@ -146,29 +146,20 @@ def absent(
     remedy = "fetch or save the whole model; --exclude these names to do without"
     return {
         name: (f"{name}: {why}", remedy)
-        for why, names in _by_reason(asked).items()
+        for why, names in kinds.by_reason(asked).items()
         for name in names
     }
 
 
 def left_out(checkpoint: Checkpoint) -> dict[str, list[str]]:
     """Reason → tensors of two or more dimensions that are no weights; ``*`` for their numbers."""
-    whys = {info.name: info.why for info in checkpoint.tensors}
-    matrices = {name: why for name, why in whys.items() if why and why != kinds.VECTOR}
-    return _by_reason(checkpoint.left_out | matrices)
+    matrices = {i.name: i.why for i in checkpoint.tensors if i.why not in ("", kinds.VECTOR)}
+    return kinds.by_reason(checkpoint.left_out | matrices)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     each = [patterns] if isinstance(patterns, str) else patterns
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in each)
-
-
-def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
-    """Name → reason, the other way round, with ``*`` for numbers."""
-    return {
-        why: kinds.patterns(name for name, own in reasons.items() if own == why)
-        for why in dict.fromkeys(reasons.values())
-    }
 
 
 class _Matrix(NamedTuple):

@@ -64,7 +64,7 @@ class Selection:
         if not self.tensors:
             raise InputError(f"{self.arm}: no tensor to name", "it is an arm for `kappa train`")
         for name in self.tensors:
-            if name.startswith("blk.") or name.endswith("]"):
+            if re.match(r"(?:\w+\.)?blk\.", name) or name.endswith("]"):
                 what = f"{name}: no name that PEFT and Axolotl know, but of GGUF or in a stack"
                 raise InputError(what, "use the JSON, or scan the model's safetensors")
         return adapters.targets(self.tensors)

@@ -5,7 +5,7 @@ opens a checkpoint, :mod:`kappa_lib.weights.loaded` says what its tensors are in
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,12 +61,13 @@ def replaced(
 ) -> dict[str, TensorInfo]:
     """Tensors in the order of storage, with weights that are ``made`` of others in place of one
     of them (stored name → weight), and without the other parts of these, which are ``hidden``."""
-    kept = {
-        name: replace(made[name], files=info.files) if name in made else info
-        for name, info in stored.items()
-        if name in made or name not in hidden
-    }
-    return {info.name: info for info in kept.values()}
+    kept = [made.get(n, info) for n, info in stored.items() if n in made or n not in hidden]
+    return {info.name: info for info in kept}
+
+
+def files_of(parts: Iterable[TensorInfo]) -> tuple[str, ...]:
+    """The files that hold what a tensor is made of, each once."""
+    return tuple(dict.fromkeys(file for part in parts for file in part.files))
 
 
 @dataclass

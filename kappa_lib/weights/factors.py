@@ -19,7 +19,8 @@ _ADAPTER = re.compile(
     r"^base_model\.model\.|\.base_layer\.\w+$"
     r"|[._](lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)"
     r"|lora\.(down|up)|hada_[wt]\d|lok[ra]_[wt]\d|dora_scale|b?oft_\w+|vera_\w+|ia3_l|randlora_\w+"
-    r"|fourierft_\w+)(_[ab])?(\.|$)"
+    r"|fourierft_\w+)(_[ab])?(\.|$)",
+    re.IGNORECASE,
 )
 
 

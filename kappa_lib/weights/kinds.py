@@ -17,8 +17,9 @@ _TABLE = re.compile(
 _HEAD = re.compile(r"(?:output|head)\.weight")
 _STACK = re.compile(r"(?:experts?|exps)(?:\.|_|$)")
 _WEIGHTS = ("weight", "in_proj_weight")
-# The first number that a module's name stands behind: that of a layer.
-LAYER = re.compile(r"(?:^|\.)(\d+)\.(?=[^.]+\.)")
+# The first number that a module's name stands behind: that of a layer. A model that is itself the
+# first of several modules (sentence-transformers') has another number in front.
+LAYER = re.compile(r"(?:^(?!.*\.(?:layers?|blocks?|h)\.\d+\.)|\.)(\d+)\.(?=[^.]+\.)")
 VECTOR = "a vector"
 
 
@@ -28,16 +29,19 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
     The second is empty for what is measured by default: weights of ``Linear``, ``Conv1D``,
     convolutions and attention, and 3-D parameters of a module that says how many experts it has.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    asked = (m for m in model.modules() if hasattr(m, "get_output_embeddings"))  # it may be inside
+    heads = [m.get_output_embeddings() for m in asked]
     found = {}
     for name, tensor in model.named_parameters():
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
         stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
-        why = VECTOR if tensor.ndim < 2 else _why_not(module, leaf, module is head)
+        is_head = any(module is head for head in heads)
+        is_weight = tensor.ndim > 1 or (leaf == "weight" and is_layer(module))
+        why = _why_not(module, leaf, is_head) if is_weight else VECTOR
         found[name] = stack, "" if stack else why
     for path, module in model.named_modules():  # whose weight is computed, as by weight norm
-        if _is_layer(module) and "weight" not in module._parameters:
+        if is_layer(module) and "weight" not in module._parameters:
             found[f"{path}.weight" if path else "weight"] = False, _why_not(module, "weight", False)
     return found
 
@@ -47,7 +51,8 @@ def _counts_experts(module: nn.Module, count: int) -> bool:
     return any(value == count and type(value) is int for value in sizes.values())
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
+    """Whether its weight is a matrix that acts: of ``Linear``, ``Conv1D`` or a convolution."""
     # The second is transformers', which need not be there.
     layers = (nn.Linear, nn.modules.conv._ConvNd)
     return isinstance(module, layers) or type(module).__name__ == "Conv1D"
@@ -58,7 +63,7 @@ def _why_not(module: nn.Module, leaf: str, is_head: bool) -> str:
         return "an embedding"
     if is_head:
         return "the output layer"
-    if leaf == "weight" and _is_layer(module):
+    if leaf == "weight" and is_layer(module):
         groups = getattr(module, "groups", 1)
         return f"a convolution in {groups} groups" if groups > 1 else ""
     if isinstance(module, nn.MultiheadAttention) and leaf.endswith("proj_weight"):
@@ -99,3 +104,11 @@ def patterns(names: Iterable[str]) -> list[str]:
     return [
         own[0] if len(own) == 1 else f"{pattern} ({len(own)})" for pattern, own in alike.items()
     ]
+
+
+def by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
+    """Name → reason, the other way round, with ``*`` for numbers."""
+    return {
+        why: patterns(name for name, own in reasons.items() if own == why)
+        for why in dict.fromkeys(reasons.values())
+    }

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from inspect import ismethod
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from kappa_lib.errors import CheckpointError, InputError, first_line
 from kappa_lib.files import parse
 from kappa_lib.weights import kinds
-from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
+from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo, files_of, refusal
 from kappa_lib.weights.factors import without_factors
 
 if TYPE_CHECKING:  # heavy, and not in the core
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # heavy, and not in the core
 
 # What moves a tensor and leaves its values.
 _MOVES = (torch.Tensor.to, torch.Tensor.detach, torch.Tensor.contiguous)
+_WHOLE = "scan the folder the model was loaded from, or load it whole and unquantised"
 
 
 def of_module(module: nn.Module) -> Checkpoint:
@@ -53,7 +56,36 @@ def of_module(module: nn.Module) -> Checkpoint:
     for name, info in weights.items():
         stack, why = roles.get(name, (False, "a part of a weight"))
         checkpoint.tensors.append(replace(info, stack=stack, why=why))
+    if not checkpoint.problems:
+        _refuse_what_is_elsewhere(checkpoint, module, roles)
     return checkpoint
+
+
+def _refuse_what_is_elsewhere(
+    checkpoint: Checkpoint, module: nn.Module, roles: dict[str, tuple[bool, str]]
+) -> None:
+    """Refuse weights that a model does not hold as a parameter: its layers keep codes in buffers
+    or behind a method, or a sharded model has taken them away."""
+    there = {info.name for info in checkpoint.tensors if len(info.shape) > 1}
+    elsewhere = {name for name, (_, why) in roles.items() if not why} - there
+    for path, layer in module.named_modules():
+        held = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
+        packed = any(t.ndim > 1 and t.shape[:2] != (1, 1) and _are_codes(t) for t in held)
+        # The weight of torch.ao's layers is a method.
+        if (packed and not kinds.is_layer(layer)) or ismethod(getattr(layer, "weight", None)):
+            elsewhere.add(f"{path}.weight")
+    kept = [info for info in checkpoint.tensors if info.name not in elsewhere]
+    why = "its layer holds it packed, or not at all, as where a model is sharded"
+    checkpoint.tensors = kept + [
+        refusal(TensorInfo(name, (0,), "unknown", torch.Tensor), f"{name}: {why}", _WHOLE)
+        for name in sorted(elsewhere)
+    ]
+
+
+def _are_codes(tensor: torch.Tensor) -> bool:
+    if tensor.is_floating_point():
+        return tensor.dtype.itemsize == 1
+    return tensor.dtype not in (torch.bool, torch.int64, torch.complex64)  # masks, positions
 
 
 def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
@@ -63,8 +95,9 @@ def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
     plain = kind in ("Parameter", "Tensor", "DTensor") and parameter.is_floating_point()
     if not plain or parameter.dtype.itemsize == 1:
         what = f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights"
-        remedy = "scan the folder the model was loaded from, or load it unquantised"
-        raise CheckpointError(what, remedy)
+        raise CheckpointError(what, _WHOLE)
+    if kind == "DTensor":
+        parameter = parameter.full_tensor()
     return parameter.detach().cpu()
 
 
@@ -241,7 +274,7 @@ def _info(
         name=name,
         shape=tuple(value.shape),
         source=partial(values, value),
-        files=tuple(dict.fromkeys(file for part in parts for file in part.files)),
+        files=files_of(parts),
         stack=stack,
         why=why,
         expert=expert if stack and len(parts) > 1 else None,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from kappa_lib.errors import InputError
 from kappa_lib.files import parse
-from kappa_lib.weights.checkpoint import TensorInfo, refusal, replaced
+from kappa_lib.weights.checkpoint import TensorInfo, files_of, refusal, replaced
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 _EIGHT_BIT = ("I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
@@ -114,7 +114,8 @@ def _four_bit(stored: Mapping[str, TensorInfo]) -> tuple[dict[str, TensorInfo], 
             made[name] = _not_understood(codes, parts)
             continue
         unpack, shape = partial(_unpack_four_bit, codes, parts, state), tuple(state.shape)
-        made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack)
+        files = files_of([codes, *parts.values()])
+        made[name] = replace(codes, shape=shape, dtype=kind.upper(), source=unpack, files=files)
     return made, hidden
 
 
@@ -156,22 +157,31 @@ def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[s
     for local, codes in held.items():
         scales = ["SCB"] if local == "weight" and codes.dtype == "I8" else []
         scales += [f"{local}_scale_inv", f"{local}_scale"]
-        # Scales in whole numbers are codes, too: MXFP8's are exponents.
-        scale = next((x for x in scales if x in held and "F" in held[x].dtype), None)
+        # Scales in whole numbers are codes, too: MXFP8's are exponents. Bytes with a scale of
+        # exponents hold two numbers of four bits.
+        floats = FLOATS if codes.dtype == "I8" else (*FLOATS, "F8_E8M0")
+        scale = next((x for x in scales if x in held and held[x].dtype in floats), None)
         if codes.dtype not in _EIGHT_BIT or scale is None:
             continue
-        zero = held.get(f"{local}_zero_point")
-        label = "I8+SCB" if scale == "SCB" else codes.dtype
-        unpack = partial(_unpack_eight_bit, codes, held[scale], zero, record)
-        found[local] = replace(codes, dtype=label, source=unpack)
-        helpers |= {scale, f"{local}_zero_point", "weight_format"} & held.keys()
+        beside = [scale, f"{local}_zero_point", "weight_format"]
+        parts = [codes, *(held.get(x) for x in beside)]
+        unpack = partial(_unpack_eight_bit, *parts, record)
+        label, files = "I8+SCB" if scale == "SCB" else codes.dtype, files_of(filter(None, parts))
+        found[local] = replace(codes, dtype=label, source=unpack, files=files)
+        helpers |= {*beside} & held.keys()
     return found, helpers
 
 
 def _unpack_eight_bit(
-    codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None, record: Mapping[str, Any]
+    codes: TensorInfo,
+    scale: TensorInfo,
+    zero: TensorInfo | None,
+    layout: TensorInfo | None,
+    record: Mapping[str, Any],
 ) -> torch.Tensor:
     """Codes times scale; ``_inv`` in DeepSeek's name notwithstanding, all kinds multiply."""
+    if layout is not None and layout.read().any():
+        raise ValueError("weight_format says that its numbers lie in tiles, as older kernels did")
     numbers, factor = codes.read().float(), scale.read().float()
     block = record.get("weight_block_size")
     pair = isinstance(block, list) and [type(side) for side in block] == [int, int]

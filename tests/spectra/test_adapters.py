@@ -60,6 +60,22 @@ def test_what_is_selected_is_what_peft_adapts(family):
         assert tiny.adapted(model, chosen.peft_targets()) == set(chosen.tensors)
 
 
+def test_a_name_that_ends_another_is_left_out():
+    """PEFT takes a module's name for that of every module which ends with it."""
+    torch.manual_seed(0)
+    vision = {"embed_dim": 32, "image_size": 28, "patch_size": 14, "num_hidden_layers": 2}
+    settings = transformers.IdeficsConfig(
+        **{**TEXT, "additional_vocab_size": 0, "use_resampler": False},
+        vision_config=vision | {"num_attention_heads": 4, "intermediate_size": 48},
+    )
+    table = scan(transformers.IdeficsModel(settings))
+    assert "layers.1.self_attn.k_proj.weight" in table.attrs["not_adapted"]
+    for arm in ("inverse", "random", "lowest_in_type"):
+        chosen = select(table, arm, share=0.3)
+        model = transformers.IdeficsModel(settings)
+        assert tiny.adapted(model, chosen.peft_targets()) == set(chosen.tensors)
+
+
 def test_without_peft_the_table_says_that_nothing_was_tried(monkeypatch):
     model = tiny.untied_llama(layers=2)
     assert scan(model, device="cpu").attrs["not_tried"] == ""

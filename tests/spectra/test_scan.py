@@ -84,6 +84,21 @@ def test_what_changed_or_was_damaged_is_measured_again(tmp_path):
     assert scan(model, tmp_path)["kappa"][0] == scan(model)["kappa"][0] != first
 
 
+def test_scales_in_a_file_of_their_own_are_part_of_what_was_measured(tmp_path):
+    name, shards = "a.weight", ("model-1.safetensors", "model-2.safetensors")
+    codes = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    save_file({name: codes}, tmp_path / shards[0])
+    places = {name: shards[0], f"{name}_scale_inv": shards[1]}
+    index = {"metadata": {}, "weight_map": places}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = []
+    for scale in (torch.ones(8, 1), torch.arange(1.0, 9).reshape(8, 1)):
+        save_file({f"{name}_scale_inv": scale}, tmp_path / shards[1])
+        found.append(scan(tmp_path, tmp_path / "kappa"))
+    assert set(found[0].attrs["shards"]) == {*shards}
+    assert found[1]["kappa"][0] == scan(tmp_path)["kappa"][0] != found[0]["kappa"][0]
+
+
 @pytest.fixture
 def folder(tmp_path):
     rng = torch.Generator().manual_seed(0)

@@ -58,7 +58,7 @@ def test_fused_experts_go_to_target_parameters_slices_and_names_of_gguf_are_refu
         "target_modules": ["model.layers.0.self_attn.q_proj"],
         "target_parameters": [name],
     }
-    for other in (f"{name}[2]", "blk.0.attn_q.weight"):
+    for other in (f"{name}[2]", "blk.0.attn_q.weight", "enc.blk.0.attn_q.weight"):
         with pytest.raises(InputError, match=rf"{re.escape(other)}: no name that PEFT"):
             Selection("x", "", 0, [other], 1, "").peft_targets()
 

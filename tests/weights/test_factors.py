@@ -142,8 +142,8 @@ def test_an_adapter_alone_is_refused(config, tmp_path):
 
 
 def test_factors_that_other_trainers_save_are_an_adapter_s(tmp_path):
-    ends = ("lora_down.weight", "lora_up.weight", "hada_w1_a", "lokr_w2")
+    ends = ("lora_down.weight", "lora_up.weight", "lora_a.weight", "hada_w1_a", "lokr_w2")
     stored = {f"lora_unet_down_blocks_0_to_q.{end}": torch.rand(4, 4) for end in ends}
     save_file(stored, tmp_path / "style.safetensors")
-    with pytest.raises(CheckpointError, match="4 tensors of an adapter"):
+    with pytest.raises(CheckpointError, match="5 tensors of an adapter"):
         open_checkpoint(tmp_path / "style.safetensors")

@@ -101,6 +101,8 @@ def test_a_name_alone_leaves_out_what_it_does_not_tell(name, shape, said):
         ("albert_layer_groups.0.albert_layers.3.ffn.weight", 0),
         ("visual.transformer.resblocks.7.attn.in_proj_weight", 7),
         ("model.layers.3.mlp.experts.gate_up_proj[5]", 3),
+        ("0.auto_model.encoder.layer.3.attention.self.query.weight", 3),  # sentence-transformers
+        ("3.mlp.0.linear.weight", 3),
         ("projector.0.weight", None),
         ("lm_head.weight", None),
     ],

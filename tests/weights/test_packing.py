@@ -158,6 +158,18 @@ def test_fp8_scales_of_unknown_layout_are_refused(tmp_path):
         read(checkpoint, "a.weight")
 
 
+@pytest.mark.parametrize("tiles", [0, 2])
+def test_int8_rows_in_tiles_are_refused(tiles, tmp_path):
+    codes = torch.arange(-32, 32, dtype=torch.int8).reshape(8, 8)
+    stored = {"a.weight": codes, "a.SCB": torch.full((8,), 127.0)}
+    checkpoint = opened(tmp_path, stored | {"a.weight_format": torch.tensor(tiles).byte()})
+    if tiles:
+        with pytest.raises(CheckpointError, match="weight_format"):
+            read(checkpoint, "a.weight")
+    else:
+        np.testing.assert_array_equal(read(checkpoint, "a.weight"), codes.float().numpy())
+
+
 def test_fp8_experts_have_blocks_of_their_own(tmp_path):
     values = torch.randn(3, 130, 20, generator=torch.Generator().manual_seed(0))
     codes, scale = values.to(torch.float8_e4m3fn), torch.arange(1.0, 7).reshape(3, 2, 1)
@@ -206,6 +218,10 @@ FORMATS = {
     "codes of 8 bits alone": {"weight": codes(4, 4, dtype=torch.uint8)},
     "FP8 without scales": {"weight": torch.ones(4, 4).to(torch.float8_e4m3fn)},
     "codes as floats": {"weight": torch.ones(8, 8), "weight_scale": torch.ones(8, 1)},
+    "FP4 in bytes, a scale of exponents": {
+        "weight": codes(8, 8, dtype=torch.int8),
+        "weight_scale_inv": torch.ones(8, 1).to(torch.float8_e8m0fnu),
+    },
     "a format of tomorrow": {"ladder": codes(8, 4, dtype=torch.uint8), "rungs": torch.ones(8, 2)},
 }  # fmt: skip
 
