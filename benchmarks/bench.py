@@ -10,7 +10,6 @@ takes about a quarter of an hour, most of it in the routes that ours is compared
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,11 +25,11 @@ from peft.helpers import KappaTuneSelector
 from torch import nn
 
 from benchmarks import synthetic
-from benchmarks.memory import PeakMemory
 from kappa_lib import paths
 from kappa_lib.figures.style import COLOURS, new_figure, save
 from kappa_lib.files import write_json
 from kappa_lib.progress import say
+from kappa_lib.provenance import describe
 from kappa_lib.spectra import kappa_table
 from kappa_lib.spectra.kappa_table import measure
 from kappa_lib.spectra.scan import scan
@@ -101,20 +100,14 @@ def _best(function: Callable[[], Any]) -> tuple[float, float, Any]:
 
 
 def one_shape(module: str, shape: tuple[int, int], device: str) -> dict[str, Any]:
-    """All routes on one matrix: seconds, the host's peak memory, error against a float64 SVD."""
+    """All routes on one matrix: seconds, and the error against a float64 SVD."""
     weight = synthetic.trained_like(*shape, synthetic.decay_of(module), seed=1).to(device)
     truth = synthetic.kappa_of(weight)
     routes = {}
     for name, route in ROUTES.items():
-        with PeakMemory() as memory:
-            seconds, cpu, kappa = _best(lambda route=route: route(weight))
+        seconds, cpu, kappa = _best(lambda route=route: route(weight))
         error = abs(kappa / truth - 1)
-        routes[name] = {
-            "seconds": seconds,
-            "cpu_seconds": cpu,
-            "error": error,
-            "peak_mb": memory.rise / 1e6,
-        }
+        routes[name] = {"seconds": seconds, "cpu_seconds": cpu, "error": error}
         say(f"{module} {shape[0]}×{shape[1]} {name}: {seconds:.2f} s, error {error:.0e}")
     return {"shape": list(shape), "kappa": truth, "routes": routes}
 
@@ -175,18 +168,6 @@ def commands(soup: str) -> dict[str, float]:
         }
         quiet = partial(subprocess.run, cwd=out, check=True, capture_output=True)
         return {name: timed(partial(quiet, command))[0] for name, command in wanted.items()}
-
-
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the timings depend on."""
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": kappa_table.versions(),
-    }
 
 
 def verdicts(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -255,7 +236,7 @@ def run(
     """
     for route in ROUTES.values():
         route(torch.eye(8, device=device))  # first calls load libraries and start threads
-    report: dict[str, Any] = {"machine": machine(device), "divided_by": divide}
+    report: dict[str, Any] = {"load_average": os.getloadavg()[0], "divided_by": divide}
     if with_model:
         report["model"] = default_model(device)
     if soup:
@@ -263,6 +244,7 @@ def run(
     shapes = {m: (a // divide, b // divide) for m, (a, b) in kappa_table.LLAMA_8B.items()}
     report["layer"] = layer(shapes, device)
     report["verdicts"] = verdicts(report)
+    report |= {"versions": kappa_table.versions(), "provenance": describe(device)}
     write_json(out / "bench.json", report)
     save(figure(report), out, "bench")
     return report

@@ -35,19 +35,16 @@ def hadamard_mix(matrix: torch.Tensor) -> torch.Tensor:
     return matrix.mul_(1.0 / math.sqrt(block))
 
 
-def trained_like(
-    rows: int, cols: int, decay: float, seed: int, device: str = "cpu"
-) -> torch.Tensor:
+def trained_like(rows: int, cols: int, decay: float, seed: int) -> torch.Tensor:
     """A bf16 matrix (rows, cols) with a smoothly falling spectrum.
 
-    ``decay`` is the natural logarithm of the first column scale over the last. The Gaussian
-    entries and signs of one ``seed`` differ between devices.
+    ``decay`` is the natural logarithm of the first column scale over the last.
     """
     k, n = min(rows, cols), max(rows, cols)
-    generator = torch.Generator(device).manual_seed(seed)
-    tall = torch.randn(n, k, generator=generator, device=device)
-    signs = torch.randint(0, 2, (k,), generator=generator, device=device) * 2.0 - 1.0
-    tall *= signs * torch.exp(-decay * torch.arange(k, device=device) / k)
+    generator = torch.Generator().manual_seed(seed)
+    tall = torch.randn(n, k, generator=generator)
+    signs = torch.randint(0, 2, (k,), generator=generator) * 2.0 - 1.0
+    tall *= signs * torch.exp(-decay * torch.arange(k) / k)
     mixed = hadamard_mix(tall).mul_(_SCALE).bfloat16()
     return mixed if rows >= cols else mixed.T.contiguous()
 

@@ -38,14 +38,12 @@ def associations(
             continue
         rng = np.random.default_rng(0)
         found = within_types(table, predictor, outcome, LEVEL, resamples, rng)
-        clean, beside = table.dropna(subset=[predictor]), float("nan")
-        if predictor != "layer":
-            beside = beside_layer(table, predictor, outcome)
+        beside = np.nan if predictor == "layer" else beside_layer(table, predictor, outcome)
         row = {"outcome": outcome, "predictor": predictor, "within": found.estimate}
         row |= {"low": found.low, "high": found.high}
         row["p"] = permutation_p(table, predictor, outcome, rng)
-        row["pooled"] = clean[predictor].corr(clean[outcome], method="spearman")
-        rows.append(row | {"beside_layer": beside, "n": len(clean)})
+        row["pooled"] = table[predictor].corr(table[outcome], method="spearman")
+        rows.append(row | {"beside_layer": beside, "n": table[predictor].count()})
     frame = pd.DataFrame(rows)
     for _, group in frame.groupby("outcome"):
         adjusted = holm(dict(zip(group["predictor"], group["p"], strict=True)))

@@ -62,9 +62,8 @@ def main() -> None:
     """Measure the models that are named, or all, and keep what others have left."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
-    csv, functions = (
-        paths.REFERENCE / "gauge" / name for name in ("families.csv", "functions.json")
-    )
+    folder = paths.REFERENCE / "gauge"
+    csv, functions = folder / "families.csv", folder / "functions.json"
     for name in parser.parse_args().models:
         table, facts = measured(name)
         others = [pd.read_csv(csv).query("model != @name")] if csv.is_file() else []

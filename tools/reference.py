@@ -80,8 +80,7 @@ def publish(name: str) -> Path:
         shutil.copyfile(path, copy)
     if name in PROFILES:
         # One that was trained a part at a time left the table of the last part.
-        found = runs(f"reference/{name}")
-        found.evaluations.to_csv(target / "metrics.csv", index=False)
+        runs(f"reference/{name}").evaluations.to_csv(target / "metrics.csv", index=False)
     return target
 
 

@@ -160,7 +160,6 @@ class Table:
         table = table.merge(found, on="tensor", validate="one_to_one")
         if study.llm.config.model_type in gauge.MODELS:
             table["invariant_kappa"] = table["tensor"].map(invariant_kappa(study.llm))
-        table["kappa_goal"] = table["tensor"].map(study.goal)
         if not (path := self.path([], "reversed")).is_file():
             write_json(path, self._after_surgery())
         table["kappa_reversed"] = table["tensor"].map(read_json(path))

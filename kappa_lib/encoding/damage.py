@@ -27,14 +27,12 @@ class Batch:
 
     inputs: dict[str, Tensor]  # arguments of the decoder's call, windows first
     targets: Tensor  # (windows, tokens) ids, which the last positions are to predict
-    labels: list[str]  # the text of each window
 
     @property
     def key(self) -> str:
         """Fingerprint of all that the model is given."""
         tensors = {**self.inputs, "targets": self.targets}
-        hashes = {k: sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()}
-        return fingerprint([hashes, self.labels])
+        return fingerprint({k: sha256(v.numpy().tobytes()).hexdigest() for k, v in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,7 @@ class Reference:
             losses.append(loss_of(now, batch.targets))
             # Window by window: the exponential of the base would be a third array of this size.
             divergences += [
-                functional.kl_div(n, b, reduction="sum", log_target=True) / len(n)
+                functional.kl_div(n, b, reduction="batchmean", log_target=True)
                 for n, b in zip(now, base, strict=True)
             ]
         return torch.cat(losses) - self.loss, torch.stack(divergences)

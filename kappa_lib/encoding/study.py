@@ -61,11 +61,10 @@ def of_texts(tokenizer: PreTrainedTokenizerBase, sizes: Settings) -> Cases:
         middle.append(ids[head:end].reshape(-1, width))
 
     def batches(windows: list[Tensor], given: int | None = -1) -> list[Batch]:
-        labels = [k for k, part in zip(KINDS, windows, strict=True) for _ in part]
         every = torch.cat(windows)
         inputs = torch.cat([torch.tensor(begin).long().expand(len(every), -1), every], dim=1)
         return [
-            Batch({"input_ids": inputs[i : i + 8, :given]}, every[i : i + 8, 1:], labels[i : i + 8])
+            Batch({"input_ids": inputs[i : i + 8, :given]}, every[i : i + 8, 1:])
             for i in range(0, len(every), 8)
         ]
 

@@ -154,11 +154,11 @@ def intervals(
     _rows(axis, rows)
 
 
-def strips(axis: Axes, values: Mapping[str, Sequence[float]], colour: str = COLOURS[0]) -> None:
+def strips(axis: Axes, values: Mapping[str, Sequence[float]]) -> None:
     """A row per name, the first on top, and in it a dot per value, the first of them on top."""
     for place, row in enumerate(values.values()):
         heights = place + np.linspace(-0.3, 0.3, len(row) + 2)[1:-1]
-        axis.plot(row, heights, "o", ms=3, color=colour, alpha=0.8, rasterized=True)
+        axis.plot(row, heights, "o", ms=3, color=COLOURS[0], alpha=0.8, rasterized=True)
     _rows(axis, values)
 
 

@@ -50,9 +50,7 @@ LOWEST = 0.5  # per cent: what lies below, no error at all for instance, is draw
 NARROW = 8  # differences beyond so many margins space the axis by square roots
 
 
-def _curves(
-    axis: Axes, table: pd.DataFrame, column: str, whiskers: pd.DataFrame | None = None
-) -> None:
+def _curves(axis: Axes, table: pd.DataFrame, column: str, whiskers: pd.DataFrame | None) -> None:
     """Mean over seeds against utterances seen, a colour per arm; error rates in per cent.
 
     Whiskers are given by ``arm``, ``step``, ``column``, ``low``, ``high``, or reach over the seeds.
@@ -167,7 +165,7 @@ def learning_and_forgetting(
             rows = table[table["arm"] == arm]
             if len(rows):
                 _paths(axis, rows, cost, colours[arm], f"{label} (n = {rows['seed'].nunique()})")
-        axis.set(title=title, xlabel="held-out loss, nats per token (learning →)")
+        axis.set(title=title, xlabel="held-out loss, nats per token (learning →)", ymargin=0.15)
         axis.legend(loc="upper left")
     axes[0, 0].set_ylabel(f"{TITLES[cost]},\nnats per token (forgetting ↑)")
     if table["heldout_loss"].max() > 3 * table["heldout_loss"].min():

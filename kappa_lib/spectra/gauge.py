@@ -254,13 +254,13 @@ def write(source: Path, out: Path, change: Callable[[list[Symmetry]], Gauge], no
     if getattr(config, "quantization_config", None):
         raise InputError(f"{source}: quantised weights can't take factors", "dequantise it first")
     shards = {path: safe_open(path, "pt") for path in sorted(source.glob("*.safetensors"))}
-    names = {name for shard in shards.values() for name in shard.keys()}  # noqa: SIM118
+    names = {name for shard in shards.values() for name in shard.offset_keys()}
     gauge = change(symmetries(config, names))
     with making(out) as temporary:
         for path in models.parts(source):
             if path not in shards:
                 shutil.copy(path, temporary)
         for path, shard in shards.items():
-            tensors = {k: scaled(k, shard.get_tensor(k), gauge) for k in shard.keys()}  # noqa: SIM118
+            tensors = {k: scaled(k, shard.get_tensor(k), gauge) for k in shard.offset_keys()}
             save_file(tensors, temporary / path.name, shard.metadata())
         write_json(temporary / "regauge.json", note)

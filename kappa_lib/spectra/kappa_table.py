@@ -98,10 +98,9 @@ def build(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> pd.DataFrame:
     table["layer"] = table["layer"].astype("Int64")
     table["type"] = table["tensor"].map(types_of(table["tensor"]))
     # Equal κ (expert copies) are ordered by name, so that a table never depends on the order.
-    order = table.sort_values(["kappa", "tensor"]).index
-    table.loc[order, "rank"] = range(1, len(table) + 1)
-    table["rank"] = table["rank"].astype("int64")
-    table["rank_in_type"] = table.groupby("type")["rank"].rank().astype("int64")
+    ordered = table.sort_values(["kappa", "tensor"])
+    table["rank"] = pd.Series(np.arange(1, len(table) + 1), index=ordered.index)
+    table["rank_in_type"] = ordered.groupby("type").cumcount() + 1
     table.attrs = metadata
     return table
 

@@ -133,7 +133,9 @@ def decompose(
 
 def _by_gram(operator: GramOperator) -> Spectrum:
     """All singular values; the smallest refined where its bound exceeds ``TOLERANCE``."""
-    values = np.sqrt(np.clip(_eigenvalues(operator.gram)[::-1], 0.0, None))
+    library, product = _eigensolvers(operator.gram)
+    squares = torch.as_tensor(library.eigvalsh(product)).cpu().numpy()
+    values = np.sqrt(np.clip(squares[::-1], 0.0, None))
     errors = operator.gram_error / np.maximum(values, math.sqrt(operator.trace) * EPS)
     label = "gram (dsyrk, dsyevd)" if operator.device == "cpu" else "gram (cuda gemm, syevd)"
     found = _assemble(values, errors, operator.shape, label)
@@ -156,14 +158,8 @@ def _eigensolvers(product: torch.Tensor) -> tuple[Any, Any]:
     return (np.linalg, product.numpy()) if small else (torch.linalg, product)
 
 
-def _eigenvalues(product: torch.Tensor) -> np.ndarray:
-    """Eigenvalues of such a matrix, ascending."""
-    library, matrix = _eigensolvers(product)
-    return torch.as_tensor(library.eigvalsh(matrix)).cpu().numpy()
-
-
 def eigenpairs(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, (k,), with the eigenvectors, (k, k), where the matrix is."""
+    """Eigenvalues of such a matrix, (k,), ascending, and its eigenvectors, (k, k), where it is."""
     library, matrix = _eigensolvers(product)
     values, vectors = library.eigh(matrix)
     return torch.as_tensor(values), torch.as_tensor(vectors)

@@ -12,7 +12,7 @@ from torch import nn
 
 from kappa_lib import provenance
 from kappa_lib.errors import KappaError
-from kappa_lib.files import alone, fingerprint, replacing
+from kappa_lib.files import alone, fingerprint, write_text
 from kappa_lib.profiles import SMOOTHED, Profile
 from kappa_lib.progress import Progress
 from kappa_lib.spectra.kappa_table import layer_of, types_of
@@ -84,7 +84,7 @@ class _Learner:
         nn.utils.clip_grad_norm_(self.named.values(), optim.CLIP)
         self.optimiser.step()
         # Now rather than before the next step: an evaluation needs their memory.
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         return value
 
 
@@ -185,5 +185,4 @@ def record_spectral_change(experiment: Experiment, selection: Selection, seed: i
             old = before[name]
             change = spectral_change(old, after.get_tensor(f"llm.{name}").to(old.device))
             rows.append({"tensor": name, "type": kinds[name], "layer": layer_of(name)} | change)
-    with replacing(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    write_text(path, pd.DataFrame(rows).to_csv(index=False))

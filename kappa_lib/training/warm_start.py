@@ -95,7 +95,7 @@ def warm_start(
                 reduction="sum",
                 zero_infinity=True,
             ) / len(items)
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimiser.step()

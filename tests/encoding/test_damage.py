@@ -173,7 +173,7 @@ def test_losses_by_type_tell_two_modules_of_one_name_apart():
 
 
 def test_only_the_last_positions_count_where_a_prompt_comes_first(llm, windows):
-    batch = Batch({"input_ids": windows[:, :-1]}, windows[:, -3:], ["x"] * len(windows))
+    batch = Batch({"input_ids": windows[:, :-1]}, windows[:, -3:])
     reference = damage.Reference(llm, [batch])
     expected = whole(llm, windows)[:, -3:]
     torch.testing.assert_close(reference.base[0], expected, rtol=1e-4, atol=1e-5)
