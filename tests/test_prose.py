@@ -144,8 +144,8 @@ def test_notebook_6_answers_as_its_table_does():
         "smallest − largest κ, ten epochs",
         "LoRA: smallest κ − everywhere",
         "LoRA: smallest κ − at random",
+        "LoRA, longer: smallest κ − everywhere",
         "LoRA, early: smallest κ − everywhere",
-        "LoRA, early: smallest κ − at random",
     ]
     assert "lower" not in set(kl)
     said = "By KL the matrices of smallest κ forgot *more*"

@@ -19,6 +19,7 @@ TEXTS = {
 }
 NEIGHBOURS = ("lower_of_neighbours", "higher_of_neighbours")
 EQUAL = ("selected", "inverse_matched_size")
+PEFT_S_OWN = ("text", "peft_default", "peft_all")
 # Row of the findings → committed profile and its two arms.
 ROWS = {
     "same function: κ as it is − × 30, matched rates": ("gauge", "selected", "dose3_matched"),
@@ -36,6 +37,7 @@ ROWS = {
     "LoRA: smallest κ − every matrix": ("text", "selected", "all"),
     "LoRA: smallest κ − random": ("text", "selected", "random"),
     "LoRA: smallest κ − random of the same types": ("text", "selected", "random_like_selected"),
+    "LoRA, longer: smallest κ − every matrix": ("text_longer", "selected", "all"),
     "LoRA, Qwen 0.5B: smallest κ − every matrix": ("text_qwen", "selected", "all"),
     "LoRA, Qwen 0.5B: smallest κ − random of the same types": (
         "text_qwen",
@@ -134,8 +136,8 @@ def test_a_row_of_the_answer(answer):
     ) in TEXTS["README.md"]
 
 
-def kl_at_equal_loss(profile, first, second, learned="heldout_loss"):
-    """Seeds × KL of two arms, both at the held-out loss that both reached."""
+def at_loss_of_both(profile, first, second, learned="heldout_loss", cost="kl"):
+    """Seeds × KL or another cost of two arms, both at the held-out loss that both reached."""
     table = pd.read_csv(REFERENCE / profile / "metrics.csv")
     found = []
     for _, of_seed in table[table["arm"].isin([first, second])].groupby("seed"):
@@ -144,21 +146,21 @@ def kl_at_equal_loss(profile, first, second, learned="heldout_loss"):
             continue
         level = max(rows[learned].min() for rows in paths.values())
         two = (paths[first], paths[second])
-        found.append([np.interp(-level, -rows[learned], rows["kl"]) for rows in two])
+        found.append([np.interp(-level, -rows[learned], rows[cost]) for rows in two])
     return np.array(found)
 
 
-def at_equal_loss(profile, first, second, corpus):
-    """KL of the first arm minus that of the second, with the ends of its interval."""
-    kl = kl_at_equal_loss(profile, first, second, f"heldout_{corpus}")
-    return mean_and_ends(kl[:, 0] - kl[:, 1])
+def at_equal_loss(profile, first, second, corpus, cost="kl"):
+    """A cost of the first arm minus that of the second, with the ends of its interval."""
+    found = at_loss_of_both(profile, first, second, f"heldout_{corpus}", cost)
+    return mean_and_ends(found[:, 0] - found[:, 1])
 
 
 def with_peft_s_own():
     """Seeds × KL of the smallest κ and of every matrix; their difference in both languages."""
-    pair = ("text", "peft_default", "peft_all")
-    german, english = (interval(at_equal_loss(*pair, c), 3) for c in ("de_open", "en_open"))
-    return kl_at_equal_loss(*pair), f"{german} in German, {english} in English"
+    each = (at_equal_loss(*PEFT_S_OWN, corpus) for corpus in ("de_open", "en_open"))
+    german, english = (interval(values, 3) for values in each)
+    return at_loss_of_both(*PEFT_S_OWN), f"{german} in German, {english} in English"
 
 
 def ranks_of_random():
@@ -247,22 +249,47 @@ def encoded(of):
 def test_numbers_in_sentences_of_the_readme():
     told = TEXTS["README.md"]
     assert f"by a factor of {kappa_contrast():.1f} only" in told
-    lower, higher = by_text("kl_english")
-    assert f"English (KL {lower - higher:.3f})" in told
-    lower, higher = by_text("kl_technical")
-    assert f"technical text ({lower - higher:.3f})" in told
-    lower, higher = by_text("text_german")
-    assert f"German (loss {lower - higher:+.3f})" in told
+    kinds = ("kl_english", "kl_technical", "text_loss", "text_german")
+    apart = (lower - higher for lower, higher in map(by_text, kinds))
+    assert (
+        "By KL the lower κ forgot less on English ({:.3f}) and technical text ({:.3f});"
+        " by general-text loss it forgot more ({:+.3f}), nearly all of it on German ({:+.3f})."
+    ).format(*apart) in told
     qwen = "LoRA, Qwen 0.5B: smallest κ − every matrix"
     _, first, second, *difference = compared(qwen, "kl")
     found = f"seeds (KL {first:.3f} against {second:.3f}: {interval(difference, 3)}, *undecided*)"
     assert found in told
     kl, apart = with_peft_s_own()
-    assert "(KL {:.3f} and {:.3f} at equal held-out loss)".format(*kl.mean(axis=0)) in told
-    assert f"*undecided* ({apart}, n = {len(kl)})" in told
+    at_end = interval(of_pair(*PEFT_S_OWN, "kl")[3:], 3)
+    assert f"at equal held-out loss {apart}; at the end {at_end} (n = {len(kl)})" in told
     assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
+
+
+def test_numbers_of_the_longer_training():
+    readme, article, findings = TEXTS.values()
+    row = "LoRA, longer: smallest κ − every matrix"
+    n, first, second, *difference = compared(row, "kl")
+    apart = interval(difference, 3)
+    assert f"KL {first:.3f} against {second:.3f}, {apart} (n = {n})" in readme
+    assert f"came to {first:.3f} and {second:.3f} ({apart}, n = {n})" in article
+    assert f"KL is then {first:.3f} and {second:.3f};" in findings
+    rates = [100 * x for x in compared(row, "wer_mean")[1:3]]
+    assert "a WER of {:.1f} % and {:.1f} %,".format(*rates) in article
+    each = ends(*ROWS[row])
+    rates = 100 * each[["wer_de_open", "wer_en_open"]].mean()
+    german, english = rates["wer_de_open"], rates["wer_en_open"]
+    found = (german["selected"], english["selected"], german["all"], english["all"])
+    assert (
+        "WER is {:.1f} % in German and {:.1f} % in English with the smallest κ,"
+        " {:.1f} % and {:.1f} % with every matrix"
+    ).format(*found) in findings
+    assert max(german["selected"] - 55, english.max() - 45) < 0 < german["all"] - 55  # the aims
+    differences = each["kl"]["selected"] - each["kl"]["all"]
+    assert "by {:.2f}, {:.2f} and {:.2f}, and".format(*differences) in findings
+    for corpus in ("de_open", "en_open"):
+        assert interval(at_equal_loss(*ROWS[row], corpus), 3) in findings
 
 
 def test_the_time_of_the_small_run():
@@ -315,6 +342,9 @@ def test_numbers_in_sentences_of_the_findings():
     own = kl.mean(axis=0)
     assert "smallest κ had a KL of {:.3f} and every matrix of {:.3f} at".format(*own) in told
     assert f"*undecided*: {apart}." in told
+    assert interval(of_pair(*PEFT_S_OWN, "kl")[3:], 3) in told
+    for cost in ("kl", "text_loss"):
+        assert interval(at_equal_loss("type", "value", "key", "de_open", cost), 3) in told
     assert "come to {:.3f} and {:.3f} at equal held-out".format(*own) in TEXTS["article.md"]
     assert f"undecided ({apart}, n = {len(kl)})" in TEXTS["article.md"]
     kl = ends("text", "selected", "random")["kl"].dropna()
@@ -329,9 +359,7 @@ def test_numbers_in_sentences_of_the_findings():
         assert f" {interval(difference, 3)}" in text
     _, first, second, *difference = of_pair("text", "random", "all", "kl")
     assert f"random ones differ by {interval(difference, 3)} (not planned)" in told
-    said = f"ended at a KL of {first:.3f}, on every matrix of the same seeds at {second:.3f}"
-    assert said in TEXTS["README.md"]
-    own = kl_at_equal_loss("text", "selected", "peft_default").mean(axis=0)
+    own = at_loss_of_both("text", "selected", "peft_default").mean(axis=0)
     assert "same 42 matrices had {:.2f} where they had {:.2f} with PEFT's".format(*own) in told
     kl = ends("text_qwen", "selected", "all")["kl"]
     assert "by {:.2f}, {:.2f} and {:.2f} nats".format(*kl["selected"] - kl["all"]) in told
