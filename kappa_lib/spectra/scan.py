@@ -23,7 +23,7 @@ from kappa_lib.weights.checkpoint import Checkpoint, TensorInfo
 from kappa_lib.weights.loaded import as_used
 
 # Raise when a change here, in the solvers or in what is read alters any number of a row.
-NUMERICS = 6
+NUMERICS = 7
 Source = nn.Module | str | Path
 Report = Callable[[int, int, str], None]
 
@@ -234,8 +234,9 @@ class _Scanner:
         if self._journal is None:
             return ""
         source = self._checkpoint
-        origin = [source.model_id, source.revision, source.digest(info), name, info.dtype]
-        return fingerprint([*origin, self._settings, kappa_table.versions(), NUMERICS])
+        origin = [source.model_id, source.revision, source.config, source.digest(info)]
+        how = [self._settings, kappa_table.versions(), NUMERICS]
+        return fingerprint([*origin, name, info.dtype, *how])
 
     def _keep(self, key: str, row: dict[str, Any]) -> None:
         if self._journal is None:

@@ -166,7 +166,8 @@ def _eight_bit(held: _Module, record: Mapping[str, Any]) -> tuple[_Module, set[s
         beside = [scale, f"{local}_zero_point", "weight_format"]
         parts = [codes, *(held.get(x) for x in beside)]
         unpack = partial(_unpack_eight_bit, *parts, record)
-        label, files = "I8+SCB" if scale == "SCB" else codes.dtype, files_of(filter(None, parts))
+        label = "I8+SCB" if scale == "SCB" else codes.dtype
+        files = files_of(part for part in parts if part)
         found[local] = replace(codes, dtype=label, source=unpack, files=files)
         helpers |= {*beside} & held.keys()
     return found, helpers

@@ -99,6 +99,19 @@ def test_scales_in_a_file_of_their_own_are_part_of_what_was_measured(tmp_path):
     assert found[1]["kappa"][0] == scan(tmp_path)["kappa"][0] != found[0]["kappa"][0]
 
 
+def test_what_the_configuration_says_of_the_packing_is_part_of_it_too(tmp_path):
+    codes = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    scale = torch.tensor([[1.0, 9.0], [5.0, 2.0]])
+    stored = {"a.weight": codes, "a.weight_scale_inv": scale}
+    save_file(stored, tmp_path / "model.safetensors")
+    found = []
+    for side in (4, 6):
+        packing = {"quantization_config": {"weight_block_size": [side, side]}}
+        (tmp_path / "config.json").write_text(json.dumps(packing))
+        found.append(scan(tmp_path, tmp_path / "kappa")["kappa"][0])
+    assert found[1] == scan(tmp_path)["kappa"][0] != found[0]
+
+
 @pytest.fixture
 def folder(tmp_path):
     rng = torch.Generator().manual_seed(0)
