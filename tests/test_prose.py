@@ -141,6 +141,7 @@ def test_notebook_6_answers_as_its_table_does():
     assert [pair.partition(" (n")[0] for pair in more] == [
         "smallest − largest κ, the paper's arms",
         "smallest − largest κ, 600 steps",
+        "smallest − largest κ, people's voices",
         "smallest − largest κ, ten epochs",
         "LoRA: smallest κ − everywhere",
         "LoRA: smallest κ − at random",

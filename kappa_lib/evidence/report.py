@@ -33,6 +33,7 @@ QUESTIONS: dict[str, tuple[str, compare.Pair]] = {
     "smallest − largest κ on real input": ("type", ("lowest_input_kappa", "highest_input_kappa")),
     "smallest − largest κ, the paper's arms": ("study", ("selected", "inverse")),
     "smallest − largest κ, 600 steps": ("long", ("selected", "inverse_matched_size")),
+    "smallest − largest κ, people's voices": ("voices", ("selected", "inverse_matched_size")),
     "smallest − largest κ, ten epochs": ("turn", ("selected", "inverse_matched_size")),
     "LoRA, early: matched pair": ("text_early", compare.MATCHED[0]),
     "LoRA: smallest κ − everywhere": ("text", ("selected", "all")),
