@@ -283,6 +283,7 @@ def test_numbers_of_people_s_voices():
     assert f"it is {', '.join(means[EQUAL[1]][:3])} and {actors[EQUAL[1]]}." in told
     _, first, second, *difference = compared("smallest − largest κ, people's voices", "kl")
     assert f"(KL {first:.3f} and {second:.3f}: {interval(difference, 3)})" in told
+    assert f"({first:.3f} against {second:.3f}, n = {len(people)})" in TEXTS["article.md"]
     assert claim("new-modality")["verdict"] == "undecided"
 
 
