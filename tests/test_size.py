@@ -3,7 +3,7 @@
 from kappa_lib import paths
 
 # Lower these as the library becomes smaller.
-LINES, MODULES = 10_884, 66
+LINES, MODULES = 10_882, 66
 LONGEST = 320  # lines of a module, which has one job
 BESIDE = 1_300  # lines of tools and benchmarks together
 

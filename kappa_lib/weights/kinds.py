@@ -36,9 +36,8 @@ def of_model(model: nn.Module) -> dict[str, tuple[bool, str]]:
         path, _, leaf = name.rpartition(".")
         module = model.get_submodule(path)
         stack = tensor.ndim == 3 and _counts_experts(module, tensor.shape[0])
-        is_head = any(module is head for head in heads)
         is_weight = tensor.ndim > 1 or (leaf == "weight" and is_layer(module))
-        why = _why_not(module, leaf, is_head) if is_weight else VECTOR
+        why = _why_not(module, leaf, module in heads) if is_weight else VECTOR
         found[name] = stack, "" if stack else why
     for path, module in model.named_modules():  # whose weight is computed, as by weight norm
         if is_layer(module) and "weight" not in module._parameters:

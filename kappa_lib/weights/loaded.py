@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # heavy, and not in the core
 
 # What moves a tensor and leaves its values.
 _MOVES = (torch.Tensor.to, torch.Tensor.detach, torch.Tensor.contiguous)
+_NO_CODES = (torch.bool, torch.int64, torch.complex64)  # masks, positions, rotations
 _WHOLE = "scan the folder the model was loaded from, or load it whole and unquantised"
 
 
@@ -70,7 +71,8 @@ def _refuse_what_is_elsewhere(
     elsewhere = {name for name, (_, why) in roles.items() if not why} - there
     for path, layer in module.named_modules():
         held = chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
-        packed = any(t.ndim > 1 and t.shape[:2] != (1, 1) and _are_codes(t) for t in held)
+        odd = [t for t in held if t.ndim > 1 and t.shape[:2] != (1, 1) and not _are_numbers(t)]
+        packed = any(t.dtype not in _NO_CODES for t in odd)
         # The weight of torch.ao's layers is a method.
         if (packed and not kinds.is_layer(layer)) or ismethod(getattr(layer, "weight", None)):
             elsewhere.add(f"{path}.weight")
@@ -82,18 +84,15 @@ def _refuse_what_is_elsewhere(
     ]
 
 
-def _are_codes(tensor: torch.Tensor) -> bool:
-    if tensor.is_floating_point():
-        return tensor.dtype.itemsize == 1
-    return tensor.dtype not in (torch.bool, torch.int64, torch.complex64)  # masks, positions
+def _are_numbers(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize > 1
 
 
 def _values(name: str, parameter: torch.Tensor) -> torch.Tensor:
     """Of a parameter; refused where they are not its own."""
     # Packed ones are of a class of their own, and may pose as floating-point numbers.
     kind = type(parameter).__name__
-    plain = kind in ("Parameter", "Tensor", "DTensor") and parameter.is_floating_point()
-    if not plain or parameter.dtype.itemsize == 1:
+    if kind not in ("Parameter", "Tensor", "DTensor") or not _are_numbers(parameter):
         what = f"{name}: packed as {parameter.dtype} ({kind}), which holds codes and not weights"
         raise CheckpointError(what, _WHOLE)
     if kind == "DTensor":
