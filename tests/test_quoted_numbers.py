@@ -11,6 +11,7 @@ from scipy import stats
 
 from kappa_lib import paths
 from kappa_lib.evidence import claims
+from kappa_lib.training.experiment import LORA_SCALE
 
 REFERENCE = paths.REFERENCE
 TEXTS = {
@@ -263,6 +264,11 @@ def test_numbers_in_sentences_of_the_readme():
     kl, apart = with_peft_s_own()
     at_end = interval(of_pair(*PEFT_S_OWN, "kl")[3:], 3)
     assert f"at equal held-out loss {apart}; at the end {at_end} (n = {len(kl)})" in told
+    runs = (REFERENCE / "text" / "runs" / f"{arm}-seed4" for arm in PEFT_S_OWN[1:])
+    few, every = (json.loads((r / "config.json").read_text())["parameters"] for r in runs)
+    assert round(every / few) == 6
+    assert "have a sixth of the parameters" in told
+    assert f"in ours {LORA_SCALE:.0f} on both" in told
     assert interval(difference, 3) in TEXTS["article.md"]
     assert round(overlap() * 4) == 3
     assert "share three matrices in four" in told
